@@ -1,0 +1,1 @@
+"""DiracX tasks on NATS JetStream."""

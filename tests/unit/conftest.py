@@ -1,0 +1,41 @@
+"""`tests/acme.py` as an installed distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diracx.core import extensions
+
+ENTRY_POINTS = """
+[diracx]
+extension = acme
+
+[diracx.dbs.sql]
+LollygagDB = acme:LollygagDB
+JobDB = acme:PreferredJobDB
+
+[diracx.dbs.os]
+LogsDB = acme:LogsDB
+JobParametersDB = acme:PreferredJobParametersDB
+"""
+
+
+@pytest.fixture
+def acme_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`acme` as an installed distribution, and an environment without DiracX."""
+    information = tmp_path / "site" / "acme-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    for name in ("DIRACX_DB_URL_LOLLYGAGDB", "DIRACX_DB_URL_JOBDB", "DIRACX_OS_DB_LOGSDB", "DIRACX_CONFIG_BACKEND_URL"):
+        monkeypatch.delenv(name, raising=False)
+    cached: list[Any] = [extensions.select_from_extension, extensions.extensions_by_priority]
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
