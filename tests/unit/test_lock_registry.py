@@ -1,0 +1,76 @@
+"""The kinds of lockable things. What is registered stays so for the process, so every test takes a new name."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from uuid import uuid4
+
+import pytest
+
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.lock_registry import (
+    JOB,
+    TASK,
+    TRANSFORMATION,
+    LockedObjectType,
+    register_locked_object_type,
+)
+from diracx.tasks.plumbing.wire.names import lock_key
+
+
+@pytest.fixture
+def name() -> str:
+    return f"thing-{uuid4().hex}"
+
+
+def test_tasks_jobs_and_transformations_can_be_locked() -> None:
+    assert [TASK, JOB, TRANSFORMATION] == ["task", "job", "transformation"]
+    assert LockedObjectType("job") == JOB
+
+
+def test_a_registered_type_is_its_name(name: str) -> None:
+    kind = register_locked_object_type(name)
+    assert isinstance(kind, LockedObjectType)
+    assert kind == name
+    assert hash(kind) == hash(name)
+    assert LockedObjectType(name) == kind
+    assert lock_key("mutex", kind, "1") == f"mutex.{name}.1"
+    assert repr(kind) == f"LockedObjectType({name!r})"
+
+
+def test_a_registered_type_can_be_copied_and_pickled(name: str) -> None:
+    kind = register_locked_object_type(name)
+    for other in (copy.deepcopy(kind), pickle.loads(pickle.dumps(kind))):
+        assert other == kind
+        assert isinstance(other, LockedObjectType)
+
+
+def test_a_type_that_nobody_registered_is_refused_with_the_mend(name: str) -> None:
+    with pytest.raises(TaskDefinitionError) as caught:
+        LockedObjectType(name)
+    assert repr(name) in str(caught.value)
+    assert "job, " in str(caught.value)
+    assert "register_locked_object_type" in str(caught.value)
+    assert "diracx.lock_object_types" in str(caught.value)
+
+
+def test_a_type_registered_at_two_places_is_refused_and_both_are_named(name: str) -> None:
+    register_locked_object_type(name)
+    with pytest.raises(TaskDefinitionError, match="registered twice") as caught:
+        register_locked_object_type(name)
+    assert str(caught.value).count(f"{__name__}:") == 2
+    assert LockedObjectType(name) == name
+
+
+def test_a_module_that_is_loaded_again_registers_its_type_again(name: str) -> None:
+    code = compile(f"kind = register({name!r})", "lollygag_locks.py", "exec")
+    for _ in range(2):
+        module = {"register": register_locked_object_type, "__name__": "lollygag_locks"}
+        exec(code, module)
+        assert module["kind"] == name
+
+
+def test_a_type_without_a_name_is_refused() -> None:
+    with pytest.raises(TaskDefinitionError, match="needs a name"):
+        register_locked_object_type("")
