@@ -1,0 +1,1 @@
+"""What stands on the wire: names, headers, bodies, stories. Promises, pinned by golden tests."""

@@ -1,0 +1,133 @@
+"""The headers of a task message: who it is, when it was submitted, where it belongs.
+
+The body holds the task's fields and nothing else (see `fields`), so a message from any language is a task as soon
+as it says `Task-Name`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
+
+FORMAT_VERSION: Final = 1
+"""The version of this message format that is written, and the newest that is read."""
+
+TASK_NAME: Final = "Task-Name"
+TASK_ID: Final = "Task-Id"
+TASK_VERSION: Final = "Task-Version"
+TASK_SUBMITTED: Final = "Task-Submitted"
+TASK_DUE: Final = "Task-Due"
+TASK_EXPIRES: Final = "Task-Expires"
+TASK_PARENT: Final = "Task-Parent"
+TASK_GROUP: Final = "Task-Group"
+TASK_LABELS: Final = "Task-Labels"
+TRACEPARENT: Final = "traceparent"
+MSG_ID: Final = "Nats-Msg-Id"
+
+_NO_LABELS: Final[dict[str, str]] = {}
+_labels = msgspec.json.Decoder(dict[str, str])
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What the headers of one task message say."""
+
+    name: str
+    """`<category>:<ClassName>`; looked up in the registry only."""
+    id: str
+    """The same through every retry; the stream sequence when the publisher gave none."""
+    version: int = FORMAT_VERSION
+    submitted: datetime | None = None
+    due: datetime | None = None
+    """For a delayed or periodic task, when it was to run."""
+    expires: datetime | None = None
+    """Looked at on the first delivery only: past it, the task is not begun."""
+    parent: str | None = None
+    """The id of the task that submitted this one."""
+    group: str | None = None
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    traceparent: str | None = None
+    """W3C Trace Context."""
+
+    def to_headers(self) -> dict[str, str]:
+        """The headers of a message to be published, de-duplicated by the task's id.
+
+        Raises:
+            ValueError: A naive time, or a label that is no Unicode text.
+        """
+        headers = {TASK_NAME: self.name, TASK_ID: self.id, TASK_VERSION: str(self.version), MSG_ID: self.id}
+        for header, moment in (
+            (TASK_SUBMITTED, self.submitted),
+            (TASK_DUE, self.due),
+            (TASK_EXPIRES, self.expires),
+        ):
+            if moment is not None:
+                headers[header] = to_rfc3339(moment)
+        for header, text in (
+            (TASK_PARENT, self.parent),
+            (TASK_GROUP, self.group),
+            (TRACEPARENT, self.traceparent),
+        ):
+            if text is not None:
+                headers[header] = text
+        if self.labels:
+            headers[TASK_LABELS] = _write_labels(self.labels)
+        return headers
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str] | None, sequence: int) -> Envelope:
+        """Read the headers of a received message.
+
+        Args:
+            headers: As received; None when the message has none.
+            sequence: The message's stream sequence, the id of a message that brings none.
+
+        Raises:
+            MalformedTaskError: No `Task-Name`, or a header that cannot be read; it is named.
+        """
+        if not headers or not (name := headers.get(TASK_NAME)):
+            raise MalformedTaskError(f"the header {TASK_NAME} is missing")
+        try:
+            version = int(headers.get(TASK_VERSION, FORMAT_VERSION))
+        except ValueError:
+            raise MalformedTaskError(f"{TASK_VERSION}: {headers[TASK_VERSION]!r} is no number") from None
+        return cls(
+            name=name,
+            id=headers.get(TASK_ID) or str(sequence),
+            version=version,
+            submitted=_time(headers, TASK_SUBMITTED),
+            due=_time(headers, TASK_DUE),
+            expires=_time(headers, TASK_EXPIRES),
+            parent=headers.get(TASK_PARENT),
+            group=headers.get(TASK_GROUP),
+            labels=_read_labels(headers) if TASK_LABELS in headers else _NO_LABELS,
+            traceparent=headers.get(TRACEPARENT),
+        )
+
+
+def _time(headers: Mapping[str, str], header: str) -> datetime | None:
+    if (text := headers.get(header)) is None:
+        return None
+    try:
+        return from_rfc3339(text)
+    except ValueError as error:
+        raise MalformedTaskError(f"{header}: {error}") from None
+
+
+def _write_labels(labels: dict[str, str]) -> str:
+    text = msgspec.json.encode(labels).decode()
+    # Escaped, since some client libraries lose all headers over one that is not ASCII.
+    return text if text.isascii() else json.dumps(labels, separators=(",", ":"))
+
+
+def _read_labels(headers: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return _labels.decode(headers[TASK_LABELS])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise MalformedTaskError(f"{TASK_LABELS}: {error}") from None

@@ -1,0 +1,35 @@
+"""Times on the wire: RFC 3339 in UTC, microseconds, `Z`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def to_rfc3339(moment: datetime) -> str:
+    """Write an aware time.
+
+    Raises:
+        ValueError: The time is naive, or out of range in UTC.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment.isoformat()} has no time zone; use e.g. datetime.now(UTC)")
+    return _in_utc(moment).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def from_rfc3339(text: str) -> datetime:
+    """Read a time.
+
+    Raises:
+        ValueError: The text is no time, has no offset, or is out of range in UTC.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no time zone; write e.g. 2026-12-01T06:00:00+01:00 or ...Z")
+    return _in_utc(moment)
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{moment.isoformat()} is out of range: years go from 1 to 9999 in UTC") from None

@@ -1,0 +1,188 @@
+"""The headers of a task message: a promise to every language, pinned here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.wire.envelope import Envelope
+from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
+
+FULL = Envelope(
+    name="lollygag:SyncOwnersTask",
+    id="0192f3a4-0000-7000-8000-000000000001",
+    submitted=datetime(2026, 12, 1, 6, 0, 0, 5, tzinfo=timezone(timedelta(hours=1))),
+    due=datetime(2026, 12, 1, 6, tzinfo=UTC),
+    expires=datetime(2026, 12, 1, 7, tzinfo=UTC),
+    parent="0192f3a4-0000-7000-8000-000000000000",
+    group="nightly",
+    labels={"vo": "lhcb", "note": 'a "b"\n'},
+    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+)
+FULL_HEADERS = {
+    "Task-Name": "lollygag:SyncOwnersTask",
+    "Task-Id": "0192f3a4-0000-7000-8000-000000000001",
+    "Task-Version": "1",
+    "Nats-Msg-Id": "0192f3a4-0000-7000-8000-000000000001",
+    "Task-Submitted": "2026-12-01T05:00:00.000005Z",
+    "Task-Due": "2026-12-01T06:00:00.000000Z",
+    "Task-Expires": "2026-12-01T07:00:00.000000Z",
+    "Task-Parent": "0192f3a4-0000-7000-8000-000000000000",
+    "Task-Group": "nightly",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "Task-Labels": r'{"vo":"lhcb","note":"a \"b\"\n"}',
+}
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1)
+times = st.none() | st.datetimes(timezones=st.just(UTC))
+
+
+def test_every_header_has_its_name_and_form() -> None:
+    assert FULL.to_headers() == FULL_HEADERS
+    assert Envelope.from_headers(FULL_HEADERS, 7) == FULL
+
+
+def test_what_a_task_has_not_is_not_written() -> None:
+    assert Envelope(name="a:B", id="1").to_headers() == {
+        "Task-Name": "a:B",
+        "Task-Id": "1",
+        "Task-Version": "1",
+        "Nats-Msg-Id": "1",
+    }
+
+
+def test_a_message_from_another_language_needs_a_name_only() -> None:
+    read = Envelope.from_headers({"Task-Name": "lollygag:SyncOwnersTask"}, sequence=42)
+    assert read == Envelope(name="lollygag:SyncOwnersTask", id="42")
+    assert read.labels == {}
+
+
+def test_an_empty_id_is_none() -> None:
+    assert Envelope.from_headers({"Task-Name": "a:B", "Task-Id": ""}, sequence=42).id == "42"
+
+
+def test_unknown_headers_are_ignored() -> None:
+    read = Envelope.from_headers({**FULL_HEADERS, "Nats-Stream": "X", "Task-Colour": "blue"}, 7)
+    assert read == FULL
+
+
+def test_the_version_is_read_as_a_number() -> None:
+    assert Envelope.from_headers({"Task-Name": "a:B", "Task-Version": "2"}, 1).version == 2
+
+
+@settings(deadline=None)
+@given(
+    st.builds(
+        Envelope,
+        name=texts,
+        id=texts,
+        submitted=times,
+        due=times,
+        expires=times,
+        parent=st.none() | texts,
+        group=st.none() | texts,
+        labels=st.dictionaries(texts, texts),
+        traceparent=st.none() | texts,
+    )
+)
+def test_what_is_written_reads_back(envelope: Envelope) -> None:
+    assert Envelope.from_headers(envelope.to_headers(), 7) == envelope
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"))))
+def test_labels_of_any_text_are_one_line_of_ascii(labels: dict[str, str]) -> None:
+    text = Envelope(name="a:B", id="1", labels=labels).to_headers().get("Task-Labels", "{}")
+    assert text.isascii()
+    assert text.isprintable() or "\x7f" in text
+    assert not set(text) & {"\r", "\n"}
+
+
+def test_a_label_that_is_no_unicode_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        Envelope(name="a:B", id="1", labels={"file": "\udcff"}).to_headers()
+
+
+def test_a_naive_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="no time zone"):
+        Envelope(name="a:B", id="1", due=datetime(2026, 1, 1)).to_headers()  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("headers", [None, {}, {"Task-Id": "1"}, {"Task-Name": ""}])
+def test_a_message_without_a_name_is_malformed(headers: dict[str, str] | None) -> None:
+    with pytest.raises(MalformedTaskError, match="Task-Name is missing"):
+        Envelope.from_headers(headers, 7)
+
+
+@pytest.mark.parametrize("header", ["Task-Submitted", "Task-Due", "Task-Expires"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "soon",
+        "1764547200",
+        "2026-12-01",
+        "2026-12-01T06:00:00",
+        "2026-13-01T06:00:00Z",
+        "0001-01-01T00:00:00+14:00",
+    ],
+)
+def test_a_time_that_cannot_be_read_is_malformed_and_its_header_named(header: str, text: str) -> None:
+    with pytest.raises(MalformedTaskError, match=rf"^{header}: "):
+        Envelope.from_headers({"Task-Name": "a:B", header: text}, 7)
+
+
+@pytest.mark.parametrize("text", ["", "one", "1.5", "9" * 5_000])
+def test_a_version_that_is_no_number_is_malformed_and_named(text: str) -> None:
+    with pytest.raises(MalformedTaskError, match=r"^Task-Version: "):
+        Envelope.from_headers({"Task-Name": "a:B", "Task-Version": text}, 7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"a":1}', '{"a":null}', '{"a":{"b":"c"}}', "vo=lhcb", '{"a":"\udcff"}', "[" * 100_000],
+)
+def test_labels_that_cannot_be_read_are_malformed_and_named(text: str) -> None:
+    with pytest.raises(MalformedTaskError, match=r"^Task-Labels: "):
+        Envelope.from_headers({"Task-Name": "a:B", "Task-Labels": text}, 7)
+
+
+def test_the_label_that_is_wrong_is_named() -> None:
+    with pytest.raises(MalformedTaskError, match=r"got `int` - at `\$\[\.\.\.\]`"):
+        Envelope.from_headers({"Task-Name": "a:B", "Task-Labels": '{"a":1}'}, 7)
+
+
+# Times
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-12-01T06:00:00Z", datetime(2026, 12, 1, 6, tzinfo=UTC)),
+        ("2026-12-01T06:00:00+01:00", datetime(2026, 12, 1, 5, tzinfo=UTC)),
+        ("2026-12-01T06:00:00.25-05:30", datetime(2026, 12, 1, 11, 30, 0, 250_000, tzinfo=UTC)),
+        # Go writes nanoseconds.
+        ("2026-12-01T06:00:00.123456789Z", datetime(2026, 12, 1, 6, 0, 0, 123_456, tzinfo=UTC)),
+    ],
+)
+def test_a_time_of_any_offset_is_read_into_utc(text: str, moment: datetime) -> None:
+    assert from_rfc3339(text) == moment
+    assert from_rfc3339(text).tzinfo is UTC
+
+
+@settings(deadline=None)
+@given(st.datetimes(timezones=st.timezones()).filter(lambda at: 1 < at.year < 9999))
+def test_a_written_time_is_utc_to_the_microsecond(moment: datetime) -> None:
+    text = to_rfc3339(moment)
+    assert len(text) == len("2026-12-01T06:00:00.000000Z")
+    assert text.endswith("Z")
+    assert from_rfc3339(text) == moment.astimezone(UTC)
+
+
+def test_a_time_that_utc_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        to_rfc3339(datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))))
