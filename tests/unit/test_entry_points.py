@@ -1,0 +1,201 @@
+"""Tasks as they are found among what is installed; extensions win over what they extend."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.lock_registry import LockedObjectType
+from diracx.tasks.plumbing.registry import TaskRegistry
+
+TASK = """
+import dataclasses
+from diracx.tasks.plumbing.base_task import BaseTask
+
+@dataclasses.dataclass
+class Sync(BaseTask):
+    owner: str
+    async def execute(self):
+        return self.owner
+"""
+
+
+class Site:
+    """A folder on the path in which distributions are installed. Every test has names of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.unique = uuid4().hex[:8]
+        self.category = f"cat{self.unique}"
+        self.modules: list[str] = []
+
+    def name(self, distribution: str) -> str:
+        return f"{distribution}{self.unique}"
+
+    def install(
+        self, distribution: str, source: str = TASK, *, entry_points: str | None = None, requires: tuple[str, ...] = ()
+    ) -> str:
+        """Install a distribution of one module; return the module's name. `{module}` and `{category}` are filled in."""
+        module = self.name(distribution).replace("-", "_").replace(".", "_").lower()
+        self.modules.append(module)
+        (self.path / f"{module}.py").write_text(source.replace("{site}", self.unique))
+        info = self.path / f"{module}-1.dist-info"
+        info.mkdir()
+        lines = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {self.name(distribution)}\nVersion: 1\n{lines}\n")
+        text = entry_points or "[diracx.tasks.{category}]\nSync = {module}:Sync\n"
+        (info / "entry_points.txt").write_text(text.format(module=module, category=self.category))
+        return module
+
+    def load(self) -> TaskRegistry:
+        return TaskRegistry.installed()
+
+    def task(self, registry: TaskRegistry) -> type[BaseTask]:
+        return registry.get(f"{self.category}:Sync").task_class
+
+    def problems(self, registry: TaskRegistry) -> list[str]:
+        return [problem for problem in registry.problems if self.unique in problem]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("DIRACX_EXTENSIONS", raising=False)
+    site = Site(tmp_path)
+    yield site
+    for module in site.modules:
+        sys.modules.pop(module, None)
+
+
+def test_a_task_is_known_by_category_and_class_with_its_distribution(site: Site) -> None:
+    site.install("lollygag")
+    registry = site.load()
+    registered = registry.get(f"{site.category}:Sync")
+    assert registered.name == f"{site.category}:Sync"
+    assert registered.distribution == site.name("lollygag")
+    assert registered.task_class.__name__ == "Sync"
+    assert registered in list(registry)
+    assert registry.of(registered.task_class("alice")) is registered  # type: ignore[call-arg]
+    assert not site.problems(registry)
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("import no_such_module_of_ours", "ModuleNotFoundError: No module named 'no_such_module_of_ours'"),
+        ("def broken(:", "SyntaxError: "),
+        ("raise RuntimeError('while importing')", "RuntimeError: while importing"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("", "AttributeError: "),
+    ],
+)
+def test_a_broken_entry_point_is_named_and_stops_no_other(site: Site, source: str, cause: str) -> None:
+    module = site.install("broken", source, entry_points="[diracx.tasks.{category}]\nBroken = {module}:Broken\n")
+    site.install("lollygag")
+    registry = site.load()
+    assert site.task(registry).__name__ == "Sync"
+    (problem,) = site.problems(registry)
+    assert problem.startswith(
+        f"{site.category}:Broken ({site.name('broken')}) cannot be loaded from {module}:Broken: {cause}"
+    )
+    with pytest.raises(TaskDefinitionError) as caught:
+        registry.get(f"{site.category}:Broken")
+    assert str(caught.value) == problem
+
+
+def test_a_class_that_cannot_work_is_named_and_stops_no_other(site: Site) -> None:
+    site.install("wrong", TASK.replace("owner: str", "owner: object()"), entry_points=None)
+    site.install("lollygag", entry_points="[diracx.tasks.{category}]\nOther = {module}:Sync\n")
+    registry = site.load()
+    assert registry.get(f"{site.category}:Other").task_class.__name__ == "Sync"
+    (problem,) = site.problems(registry)
+    assert problem.startswith(f"{site.category}:Sync: ")
+    assert "a field cannot be carried" in problem
+
+
+def test_the_modules_of_lock_types_are_imported(site: Site) -> None:
+    site.install(
+        "locks",
+        "from diracx.tasks.plumbing.lock_registry import register_locked_object_type\n"
+        "register_locked_object_type('lollygag-{site}')\n",
+        entry_points="[diracx.lock_object_types]\nlollygag = {module}\n",
+    )
+    site.install("nolocks", "1 / 0", entry_points="[diracx.lock_object_types]\nbroken = {module}\n")
+    registry = site.load()
+    assert LockedObjectType(f"lollygag-{site.unique}") == f"lollygag-{site.unique}"
+    (problem,) = site.problems(registry)
+    assert problem.startswith(f"diracx.lock_object_types broken ({site.name('nolocks')}) cannot be loaded")
+    assert "ZeroDivisionError" in problem
+
+
+@pytest.mark.parametrize(("base", "extension"), [("aaa", "zzz"), ("zzz", "aaa")])
+def test_an_extension_wins_over_the_distribution_that_it_requires(site: Site, base: str, extension: str) -> None:
+    site.install(base)
+    module = site.install(extension, requires=("msgspec>=0.1", f"{site.name(base)}[extra]>=1 ; python_version > '3'"))
+    registry = site.load()
+    assert site.task(registry).__module__ == module
+    assert registry.get(f"{site.category}:Sync").distribution == site.name(extension)
+
+
+def test_the_end_of_a_chain_of_extensions_wins(site: Site) -> None:
+    site.install("mmm")
+    site.install("zzz", requires=(site.name("mmm"),))
+    module = site.install("aaa", requires=(site.name("zzz"),))
+    assert site.task(site.load()).__module__ == module
+
+
+def test_a_requirement_may_spell_the_name_otherwise(site: Site) -> None:
+    site.install("Zzz.Base")
+    module = site.install("aaa", requires=(site.name("zzz_base"),))
+    assert site.task(site.load()).__module__ == module
+
+
+def test_a_distribution_that_offers_its_extension_as_an_extra_does_not_extend_it(site: Site) -> None:
+    site.install("zzz", requires=(f"{site.name('aaa')} ; extra == 'all'",))
+    module = site.install("aaa", requires=(site.name("zzz"),))
+    assert site.task(site.load()).__module__ == module
+
+
+def test_distributions_that_require_each_other_do_not_hang(site: Site) -> None:
+    site.install("aaa", requires=(site.name("zzz"),))
+    site.install("zzz", requires=(site.name("aaa"),))
+    assert site.task(site.load()).__name__ == "Sync"
+
+
+def test_the_first_of_the_listed_extensions_wins_whatever_requires_what(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = {name: site.install(name) for name in ("aaa", "mmm")}
+    modules["zzz"] = site.install("zzz", requires=(site.name("aaa"), site.name("mmm")))
+    for listed, winner in (
+        (("aaa", "mmm", "zzz"), "aaa"),
+        (("mmm", "aaa"), "mmm"),
+        (("mmm",), "mmm"),
+    ):
+        monkeypatch.setenv("DIRACX_EXTENSIONS", ", ".join(modules[name] for name in listed))
+        assert site.task(site.load()).__module__ == modules[winner]
+
+
+def test_a_class_that_was_replaced_is_still_submitted_under_the_shared_name(site: Site) -> None:
+    base = site.install("base")
+    site.install(
+        "extension",
+        f"import dataclasses\nfrom {base} import Sync as Base\n"
+        "@dataclasses.dataclass\nclass Sync(Base):\n    quota: int = 0\n",
+        requires=(site.name("base"),),
+    )
+    registry = site.load()
+    replaced = site.task(registry).__mro__[1]
+    registered = registry.of(replaced("alice"))
+    assert registered.name == f"{site.category}:Sync"
+    assert registered.task_class is replaced
+    body = registered.codec.encode(replaced("alice"))  # type: ignore[call-arg]
+    assert body == b'{"owner":"alice"}'
+    executed = registry.get(registered.name).codec.decode(body)
+    assert (executed.owner, executed.quota) == ("alice", 0)  # type: ignore[attr-defined]
