@@ -1,0 +1,1 @@
+"""Executing one task: registry, injection, locks, outcome. Knows no JetStream."""
