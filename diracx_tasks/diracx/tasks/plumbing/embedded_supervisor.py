@@ -1,0 +1,140 @@
+"""Runs one nats-server for as long as the process that holds the other end of its standard input.
+
+Run as `python -S -E -s embedded_supervisor.py DIRECTORY NATS_SERVER`: a script of its own, the standard
+library alone, so that it starts at once. DIRECTORY is ours: it holds `server.conf`, `server.log` and the
+store when that is temporary, and goes away at the end.
+
+The parent writes `start`, `stop` or `kill`, one a line; each is answered by one line of JSON on standard
+output. End of file means that the parent is gone, also by `kill -9`: the server is stopped and so are we. A
+parent-death signal would fire when the thread ends that started us. When the server ends unasked, we end,
+too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+START_SECONDS = 20.0
+STOP_SECONDS = 5.0
+POLL_SECONDS = 0.01
+LOG_LINES = 5
+
+
+class Supervisor:
+    """Owns the server process and the directory."""
+
+    def __init__(self, directory: Path, program: str) -> None:
+        self.directory = directory
+        self.program = program
+        self.server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> dict[str, object]:
+        """Start the server and wait until it listens."""
+        for ports in self.directory.glob("*.ports"):
+            ports.unlink()
+        with open(self.directory / "server.log", "ab") as log:
+            self.server = subprocess.Popen(  # noqa: S603 - our own parent names the program
+                [self.program, "--config", str(self.directory / "server.conf")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            url = self._url()
+            if url:
+                return {"url": url, "pid": self.server.pid}
+            if self.server.poll() is not None:
+                return self._failed(f"nats-server ended at once, exit code {self.server.wait()}")
+            time.sleep(POLL_SECONDS)
+        self.end(signal.SIGKILL)
+        return self._failed(f"nats-server did not start within {START_SECONDS:g} s")
+
+    def end(self, how: signal.Signals) -> dict[str, object]:
+        """Send the signal and wait for the end; what takes longer than `STOP_SECONDS` is killed."""
+        server, self.server = self.server, None
+        if server is not None and server.poll() is None:
+            server.send_signal(how)
+            try:
+                server.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+        return {"ended": True}
+
+    def serve(self, child_ended: int) -> None:
+        """Obey the parent until it is gone or the server ended unasked."""
+        pending = b""
+        while True:
+            readable, _, _ = select.select([0, child_ended], [], [])
+            if child_ended in readable:
+                os.read(child_ended, 4096)
+                if self.server is not None and self.server.poll() is not None:
+                    return
+            if 0 in readable:
+                received = os.read(0, 4096)
+                if not received:
+                    return
+                *commands, pending = (pending + received).split(b"\n")
+                for command in commands:
+                    answer(self.obey(command))
+
+    def obey(self, command: bytes) -> dict[str, object]:
+        """Carry out one command."""
+        if command == b"start":
+            return self.start()
+        return self.end(signal.SIGKILL if command == b"kill" else signal.SIGTERM)
+
+    def _url(self) -> str | None:
+        for ports in self.directory.glob("*.ports"):
+            try:
+                return str(json.loads(ports.read_text())["nats"][0])
+            except ValueError:
+                # The server writes the file in place: it may be half there.
+                return None
+        return None
+
+    def _failed(self, what: str) -> dict[str, object]:
+        self.server = None
+        lines = (self.directory / "server.log").read_text(errors="replace").splitlines()
+        causes = [line for line in lines if "[FTL]" in line or "[ERR]" in line]
+        return {"failed": what, "log": (causes or lines)[-LOG_LINES:]}
+
+
+def answer(content: dict[str, object]) -> None:
+    """Tell the parent; it may be gone already, which the end of file on standard input says next."""
+    try:
+        os.write(1, json.dumps(content).encode() + b"\n")
+    except BrokenPipeError:
+        return
+
+
+def main() -> None:
+    """Supervise until the parent or the server ends."""
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        # Only the parent's end ends us: Ctrl-C is meant for the parent, which needs the server to stop in
+        # order.
+        signal.signal(ignored, signal.SIG_IGN)
+    child_ended, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    directory = Path(sys.argv[1])
+    supervisor = Supervisor(directory, sys.argv[2])
+    try:
+        supervisor.serve(child_ended)
+    finally:
+        supervisor.end(signal.SIGTERM)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

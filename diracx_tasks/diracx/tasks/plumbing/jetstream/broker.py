@@ -1,0 +1,254 @@
+"""`JetStreamBroker`: what takes tasks to JetStream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
+from diracx.tasks.plumbing.jetstream.assets import DUE_TTL, assets
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import (
+    STORE_FAILED,
+    ApiError,
+    NoRespondersError,
+    NotConnectedError,
+)
+from diracx.tasks.plumbing.jetstream.publish import publish
+from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.stored_message import purge_subject
+from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.submitter import bound_for_process, current_task_id
+from diracx.tasks.plumbing.telemetry import current, current_traceparent
+from diracx.tasks.plumbing.wire.envelope import MSG_ID, Envelope
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import to_rfc3339
+
+T = TypeVar("T")
+
+_IN_FLIGHT: Final = 256
+_KEEPERS: Final = frozenset({"worker", "scheduler"})
+_RETRY_PAUSE: Final = 0.2
+# How long "nobody listens there" may still mean that a leader is being elected.
+_ELECTION: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    stream: str
+    subject: str
+    body: bytes
+    headers: dict[str, str]
+
+
+class JetStreamBroker:
+    """Submits tasks. Made by `connect`; `task.schedule()` finds it where it is bound.
+
+    It belongs to the event loop that connected it, and may be used from others: `submit` hops across.
+
+    Args:
+        connection: Stays open for as long as the broker is used.
+        registry: Knows the names of task classes.
+        timeout: How long one submission may take, reconnects included, in seconds.
+    """
+
+    def __init__(
+        self, connection: Connection, namespace: Namespace, registry: TaskRegistry, *, timeout: float = 10.0
+    ) -> None:
+        self.connection = connection
+        self.namespace = namespace
+        self.registry = registry
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._telemetry = current()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        url: str | None = None,
+        *,
+        settings: ConnectionSettings | None = None,
+        namespace: str = "diracx",
+        registry: TaskRegistry | None = None,
+        name: str = "diracx-producer",
+        role: str = "producer",
+        bind: bool = True,
+    ) -> AsyncIterator[JetStreamBroker]:
+        """Connect, create what is missing on the server as far as this user may, and bind for the process.
+
+        Args:
+            url: Server URLs, separated by commas; None: from the environment, see `ConnectionSettings.resolve`.
+            settings: Everything about the access, in place of `url`.
+            namespace: Whose streams.
+            registry: The tasks that can be submitted; None: the installed ones.
+            name: Of the connection, shown to operators.
+            role: Whose replies are kept apart: `producer`, `worker`, `scheduler`, `operator`.
+            bind: Whether `task.schedule()` finds this broker, anywhere in the process, until the block ends.
+
+        Raises:
+            ServerUnavailableError: No server, or it does not let us in.
+            UnsupportedServerError: It is older than 2.12.1.
+            TopologyDriftError: A stream, consumer or bucket stands otherwise than needed.
+            ValueError: The namespace or a setting has a wrong form.
+        """
+        names = Namespace(namespace)
+        access = settings if settings is not None else ConnectionSettings.resolve(url=url)
+        async with Connection.open(access, name=name, inbox_prefix=names.inbox_prefix(role)) as connection:
+            # Two versions run side by side: whoever only submits must not put back what the newer one changed.
+            await ensure(connection, assets(names), update=role in _KEEPERS)
+            broker = cls(connection, names, registry if registry is not None else TaskRegistry.installed())
+            binding: AbstractContextManager[None] = bound_for_process(broker) if bind else nullcontext()
+            with binding:
+                yield broker
+
+    async def submit(
+        self, task: BaseTask, *, at_time: datetime | None = None, labels: Mapping[str, str] | None = None
+    ) -> str:
+        """Submit one task; see `BaseTask.schedule`.
+
+        Raises:
+            SendTaskError: The server did not store it.
+            TaskDefinitionError: Its class is not registered.
+            MalformedTaskError: A field holds what its type does not allow.
+            ValueError: `at_time` is naive.
+        """
+        message = self._message(task, at_time, labels)
+        await self._on_own_loop(self._send(message))
+        return message.headers[MSG_ID]
+
+    async def schedule_many(self, tasks: Iterable[BaseTask], *, labels: Mapping[str, str] | None = None) -> list[str]:
+        """Submit many tasks, 256 of them under way at a time.
+
+        Returns:
+            Their ids, in order.
+
+        Raises:
+            SendTaskError: Some were not stored; `unsent` holds their positions, the others will run.
+        """
+        messages = [self._message(task, None, labels) for task in tasks]
+        errors = await self._on_own_loop(self._send_all(messages))
+        if errors:
+            first = errors[min(errors)]
+            raise SendTaskError(
+                f"{len(errors)} of {len(messages)} tasks were not stored; the first: {first}",
+                unsent=sorted(errors),
+            ) from first
+        return [message.headers[MSG_ID] for message in messages]
+
+    async def cancel(self, task_id: str) -> bool:
+        """Take back a task that was submitted for later.
+
+        Returns:
+            Whether it was still there; if not, it has fallen due, was taken back before, or never was.
+
+        Raises:
+            ServerError: The server could not be asked, or refused.
+        """
+        subject = self.namespace.delayed_subject(task_id)
+        return await self._on_own_loop(purge_subject(self.connection, self.namespace.later_stream, subject)) > 0
+
+    def _message(self, task: BaseTask, at_time: datetime | None, labels: Mapping[str, str] | None) -> _Message:
+        registered = self.registry.of(task)
+        now = datetime.now(UTC)
+        due = None if at_time is None or _at(registered.name, at_time) <= to_rfc3339(now) else at_time
+        envelope = Envelope(
+            name=registered.name,
+            id=uuid4().hex,
+            submitted=now,
+            due=due,
+            parent=current_task_id.get(),
+            traceparent=current_traceparent.get(),
+            labels=dict(labels or {}),
+        )
+        body = registered.codec.encode(task)
+        # What its type does not allow is refused here, where its author sees it, and not by a worker.
+        registered.codec.decode(body)
+        headers = envelope.to_headers()
+        queue = registered.queue
+        if due is None:
+            return _Message(self.namespace.tasks_stream, self.namespace.task_subject(*queue), body, headers)
+        headers |= {
+            "Nats-Schedule": f"@at {to_rfc3339(due)}",
+            "Nats-Schedule-Target": self.namespace.due_subject(*queue),
+            "Nats-Schedule-TTL": DUE_TTL,
+        }
+        return _Message(self.namespace.later_stream, self.namespace.delayed_subject(envelope.id), body, headers)
+
+    async def _on_own_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        if asyncio.get_running_loop() is self._loop:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def _send_all(self, messages: list[_Message]) -> dict[int, SendTaskError]:
+        errors: dict[int, SendTaskError] = {}
+        queue = iter(enumerate(messages))
+
+        async def send_from_queue() -> None:
+            for index, message in queue:
+                try:
+                    await self._send(message)
+                except SendTaskError as error:
+                    errors[index] = error
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(_IN_FLIGHT, len(messages))):
+                group.create_task(send_from_queue(), name="schedule_many")
+        return errors
+
+    async def _send(self, message: _Message) -> None:
+        measured = self._telemetry
+        size = len(message.body)
+        with nullcontext() if measured is None else measured.publishing(message.subject, message.headers, size):
+            await self._store(message)
+
+    async def _store(self, message: _Message) -> None:
+        """Publish until the server has answered, always with the same id, so that it is stored once."""
+        deadline = self._loop.time() + self._timeout
+        elected = self._loop.time() + min(_ELECTION, self._timeout)
+        while True:
+            remaining = deadline - self._loop.time()
+            try:
+                await publish(
+                    self.connection,
+                    message.subject,
+                    message.body,
+                    message.headers,
+                    timeout=max(remaining, 0.1),
+                )
+                return
+            except NotConnectedError as error:
+                if not await self.connection.wait_connected(max(remaining, 0)):
+                    raise _refused(message, error) from error
+            except NoRespondersError as error:
+                if self._loop.time() >= elected:
+                    raise SendTaskError(
+                        f"no stream takes {message.subject}: create {message.stream} with "
+                        "`diracx-task-run setup`, or start a worker that may"
+                    ) from error
+                await asyncio.sleep(_RETRY_PAUSE)
+            except ServerError as error:
+                raise _refused(message, error) from error
+
+
+def _at(name: str, at_time: datetime) -> str:
+    try:
+        return to_rfc3339(at_time)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be scheduled at {error}") from None
+
+
+def _refused(message: _Message, error: ServerError) -> SendTaskError:
+    if isinstance(error, ApiError) and error.err_code == STORE_FAILED:
+        return SendTaskError(
+            f"the stream {message.stream} is full ({error.description}): let workers drain it, "
+            f"or raise its limit with `nats stream edit {message.stream} --max-bytes=...`"
+        )
+    return SendTaskError(f"{message.subject} did not take the task: {error}")

@@ -1,0 +1,87 @@
+"""A pull of small tasks, and what it delivered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.jetstream.publish import publish
+from diracx.tasks.plumbing.jetstream.pull import StrictPriorityPull
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.testing import wait_until
+
+REALTIME, NORMAL, BACKGROUND = Priority.REALTIME, Priority.NORMAL, Priority.BACKGROUND
+
+
+class Puller:
+    """A pull of small tasks, and what it delivered."""
+
+    def __init__(self, connection: Connection, names: Namespace) -> None:
+        self.connection = connection
+        self.names = names
+        self.delivered: list[Delivery] = []
+        self.on_delivery: Any = None
+        self.consumers = [names.consumer(priority, Size.SMALL) for priority in Priority]
+        self.pull = StrictPriorityPull(connection, names.tasks_stream, self.consumers, self._deliver)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        self.delivered.append(delivery)
+        if self.on_delivery is not None:
+            self.on_delivery(delivery)
+
+    @property
+    def bodies(self) -> list[str]:
+        return [delivery.body.decode() for delivery in self.delivered]
+
+    async def put(self, priority: Priority, *bodies: str, connection: Connection | None = None) -> None:
+        subject = self.names.task_subject(priority, Size.SMALL)
+        for body in bodies:
+            await publish(connection or self.connection, subject, body.encode(), {})
+
+    async def info(self, priority: Priority) -> dict[str, Any]:
+        consumer = self.names.consumer(priority, Size.SMALL)
+        return await self.connection.api(f"CONSUMER.INFO.{self.names.tasks_stream}.{consumer}")
+
+    async def in_hand(self) -> int:
+        return sum([(await self.info(priority))["num_ack_pending"] for priority in Priority])
+
+    async def waiting_pulls(self) -> int:
+        return sum([(await self.info(priority))["num_waiting"] for priority in Priority])
+
+    async def left(self) -> int:
+        info = await self.connection.api(f"STREAM.INFO.{self.names.tasks_stream}")
+        return int(info["state"]["messages"])
+
+    async def probed(self, count: int) -> bool:
+        """Probe; whether `count` messages have been delivered in all."""
+        await self.pull.probe(10)
+        return len(self.delivered) >= count
+
+    async def polling(self, slots: int = 3) -> asyncio.Task[str]:
+        """A `wait` whose requests have reached the server."""
+        waiting = asyncio.create_task(self.pull.wait(slots))
+
+        async def all_asked() -> bool:
+            return await self.waiting_pulls() == len(self.consumers)
+
+        await wait_until(all_asked, description="all three long polls stand on the server")
+        return waiting
+
+
+@asynccontextmanager
+async def pulling(connection: Connection, names: Namespace) -> AsyncIterator[Puller]:
+    puller = Puller(connection, names)
+    await puller.pull.start()
+    try:
+        yield puller
+    finally:
+        await puller.pull.stop()
+
+
+def labels(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]
