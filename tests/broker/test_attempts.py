@@ -1,0 +1,202 @@
+"""The record of what has been tried of a message, in a real bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from diracx.tasks.plumbing.attempts import AttemptRecord, AttemptStore, StaleAttemptError
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.wire.names import Namespace
+
+STORED_NS = 1_790_000_000_000_000_123
+AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
+FAILURE = Failure("ValueError", "no such owner: Größe", "Traceback...", "host-1-small", AT)
+
+
+@dataclass
+class _Message:
+    reply: str
+    subject: str = ""
+    headers: None = None
+    data: bytes = b""
+
+
+def delivery(connection: Connection, sequence: int = 7, delivered: int = 1, stored_ns: int = STORED_NS) -> Delivery:
+    return Delivery(connection, _Message(f"$JS.ACK.S.C.{delivered}.{sequence}.1.{stored_ns}.0"), 0.0)
+
+
+class Unheard(Bucket):
+    """A bucket whose next answer is lost, though the write is not."""
+
+    lose = False
+
+    async def replace(self, key: str, value: bytes, ttl: timedelta | None, revision: int) -> int:
+        stored = await super().replace(key, value, ttl, revision)
+        if self.lose:
+            self.lose = False
+            raise ServerUnavailableError("no answer")
+        return stored
+
+
+@pytest.fixture
+def bucket(connection: Connection, topology: Namespace) -> Unheard:
+    return Unheard(connection, topology.attempts_bucket)
+
+
+async def test_a_first_delivery_is_untried_and_costs_no_read(bucket: Bucket, connection: Connection) -> None:
+    store = AttemptStore(bucket)
+    attempts = store.untried(delivery(connection))
+    assert attempts is not None
+    assert attempts.record == AttemptRecord(STORED_NS)
+    assert store.untried(delivery(connection, delivered=2)) is None
+    await store.forget(attempts)
+    assert await bucket.keys() == []
+
+
+async def test_a_record_lives_from_the_first_failure_to_the_settlement(bucket: Bucket, connection: Connection) -> None:
+    store = AttemptStore(bucket)
+    attempts = store.untried(delivery(connection))
+    assert attempts is not None
+    await store.fail(attempts, FAILURE, AT)
+    assert store.untried(delivery(connection)) is None, "known from now on, whatever the count of the server"
+
+    again = await AttemptStore(bucket).read(delivery(connection, delivered=2))
+    assert again.record == attempts.record
+    assert (again.record.failed, again.record.failures, again.record.not_before) == (1, (FAILURE,), AT)
+    assert (again.record.crashes, again.record.exhausted) == (0, None)
+    await store.begin(again)
+    assert again.record.crashes == 1, "a crash until it has ended"
+    await store.fail(again, FAILURE, AT + timedelta(hours=1))
+    assert (again.record.failed, again.record.crashes, len(again.record.failures)) == (2, 0, 2)
+
+    last = await store.read(delivery(connection, delivered=3))
+    await store.begin(last)
+    await store.exhaust(last, FAILURE, "no retry is left")
+    stored = (await store.read(delivery(connection, delivered=4))).record
+    assert (stored.failed, stored.crashes, stored.exhausted) == (3, 0, "no retry is left")
+
+    await store.forget(last)
+    assert await bucket.keys() == []
+    assert store.untried(delivery(connection)) is not None
+
+
+async def test_the_record_is_json_that_a_person_can_read(bucket: Bucket, connection: Connection) -> None:
+    store = AttemptStore(bucket)
+    attempts = await store.read(delivery(connection))
+    await store.fail(attempts, FAILURE, AT)
+    entry = await bucket.read("7")
+    assert entry is not None
+    assert entry.value.decode() == (
+        '{"stored_ns":1790000000000000123,"begun":0,"ended":0,"unknown":0,"failed":1,"failures":[{"type":"ValueError",'
+        '"message":"no such owner: Größe","traceback":"Traceback...","worker":"host-1-small",'
+        '"at":"2026-12-01T06:00:00Z"}],"not_before":"2026-12-01T06:00:00Z","exhausted":null,'
+        f'"writer":"{attempts.writer}"}}'
+    )
+
+
+async def test_an_execution_that_was_interrupted_is_no_crash_and_no_failure(
+    bucket: Bucket, connection: Connection
+) -> None:
+    store = AttemptStore(bucket)
+    attempts = await store.read(delivery(connection, delivered=2))
+    await store.interrupt(attempts)
+    assert await bucket.keys() == [], "nothing was begun, so nothing is taken back"
+    await store.begin(attempts)
+    await store.interrupt(attempts)
+    await store.interrupt(attempts)
+    record = (await store.read(delivery(connection, delivered=3))).record
+    assert (record.begun, record.ended, record.crashes, record.failed) == (1, 1, 0, 0)
+
+
+async def test_executions_that_never_end_are_counted_as_crashes(bucket: Bucket, connection: Connection) -> None:
+    for crashes in range(3):
+        store = AttemptStore(bucket)
+        attempts = await store.read(delivery(connection, delivered=2 + crashes))
+        assert attempts.record.crashes == crashes
+        await store.begin(attempts)
+
+
+async def test_of_two_workers_with_one_message_only_the_first_may_write(bucket: Bucket, connection: Connection) -> None:
+    first, second = AttemptStore(bucket), AttemptStore(bucket)
+    attempts = [await store.read(delivery(connection, delivered=2)) for store in (first, second)]
+    await first.begin(attempts[0])
+    writes: tuple[Callable[[], Awaitable[None]], ...] = (
+        lambda: second.begin(attempts[1]),
+        lambda: second.fail(attempts[1], FAILURE, AT),
+        lambda: second.exhaust(attempts[1], FAILURE, "over"),
+    )
+    for write in writes:
+        with pytest.raises(StaleAttemptError, match="message 7 is in another worker's hands"):
+            await write()
+    assert not attempts[1].begun_here
+    await second.forget(attempts[1])
+    assert (await first.read(delivery(connection, delivered=3))).record.begun == 1
+
+
+async def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(bucket: Unheard, connection: Connection) -> None:
+    store = AttemptStore(bucket)
+    attempts = await store.read(delivery(connection))
+    bucket.lose = True
+    with pytest.raises(ServerUnavailableError):
+        await store.fail(attempts, FAILURE, AT)
+    assert attempts.record.failed == 0
+    await store.fail(attempts, FAILURE, AT)
+    assert attempts.record.failed == 1
+    assert (await store.read(delivery(connection, delivered=2))).record == attempts.record
+    await store.forget(attempts)
+    assert await bucket.keys() == []
+
+
+async def test_an_exhausted_record_stays_as_it_is(bucket: Bucket, connection: Connection) -> None:
+    store = AttemptStore(bucket)
+    attempts = await store.read(delivery(connection))
+    await store.exhaust(attempts, FAILURE, "the first reason")
+    await store.exhaust(attempts, FAILURE, "the second reason")
+    record = (await store.read(delivery(connection))).record
+    assert (record.exhausted, record.failed) == ("the first reason", 1)
+
+
+async def test_no_more_than_the_latest_20_failures_are_kept(bucket: Bucket, connection: Connection) -> None:
+    store = AttemptStore(bucket)
+    attempts = await store.read(delivery(connection))
+    for n in range(25):
+        await store.fail(attempts, Failure("E", str(n), "", "w", AT), AT)
+    assert attempts.record.failed == 25
+    assert [failure.message for failure in attempts.record.failures] == [str(n) for n in range(5, 25)]
+
+
+async def test_the_record_of_a_message_in_a_stream_that_was_made_anew_is_not_this_ones(
+    bucket: Bucket, connection: Connection
+) -> None:
+    store = AttemptStore(bucket)
+    await store.fail(await store.read(delivery(connection)), FAILURE, AT)
+    newer = delivery(connection, stored_ns=STORED_NS + 1)
+    attempts = await store.read(newer)
+    assert attempts.record == AttemptRecord(STORED_NS + 1)
+    await store.fail(attempts, FAILURE, AT)
+    assert (await store.read(newer)).record.failed == 1
+
+
+async def test_loading_learns_what_was_tried_and_removes_what_the_stream_has_left_behind(
+    bucket: Bucket, connection: Connection
+) -> None:
+    store = AttemptStore(bucket)
+    for sequence in (3, 10, 11):
+        await store.fail(await store.read(delivery(connection, sequence)), FAILURE, AT)
+    await bucket.create("no-number", b"{}")
+    other = AttemptStore(bucket)
+    await other.load(10)
+    assert sorted(await bucket.keys()) == ["10", "11", "no-number"]
+    assert other.untried(delivery(connection, 10)) is None
+    assert other.untried(delivery(connection, 12)) is not None
+    await store.forget(await store.read(delivery(connection, 10)))
+    await other.load(11)
+    assert other.untried(delivery(connection, 10)) is not None

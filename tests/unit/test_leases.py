@@ -1,0 +1,211 @@
+"""Leases by a clock of the test's own; beats and settlements on a real server are in tests/broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.leases import Lease, LeaseKeeper, LeaseLapsedError
+from diracx.tasks.testing import wait_until
+
+ACK_WAIT = timedelta(seconds=30)
+TRUSTED = 29.0
+"""Of 30 s, a tenth but no more than a second is the margin."""
+
+
+class FakeClock:
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class _Message:
+    reply: str
+    subject: str = "diracx.tasks.normal.small"
+    headers: None = None
+    data: bytes = b""
+
+
+@dataclass
+class Answers:
+    """What stands for the connection: notes the beats."""
+
+    error: Exception | None = None
+    beats: list[str] = field(default_factory=list)
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float) -> None:
+        assert payload == b"+WPI"
+        self.beats.append(subject)
+        if self.error is not None:
+            raise self.error
+
+
+def delivery(requested: float, connection: Any = None) -> Delivery:
+    return Delivery(connection, _Message("$JS.ACK.S.C.1.7.1.1000.0"), requested)
+
+
+@contextmanager
+def ticking(keeper: LeaseKeeper) -> Iterator[None]:
+    """Run the keeper; the first tick comes at once, the next ones seconds later."""
+    task = asyncio.create_task(keeper.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def turn() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_a_message_is_trusted_from_its_request_on_less_a_margin() -> None:
+    clock = FakeClock(100)
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    clock.now = 101
+    lease = keeper.take(delivery(requested=100.5))
+    assert lease is not None
+    assert lease.deadline == 100.5 + TRUSTED
+    assert lease.remaining == TRUSTED - 0.5
+    assert keeper.all == [lease]
+    assert len(keeper) == 1
+
+
+async def test_a_short_lease_has_a_margin_of_a_tenth() -> None:
+    keeper = LeaseKeeper(timedelta(seconds=2), FakeClock(10))
+    lease = keeper.take(delivery(requested=10))
+    assert lease is not None
+    assert lease.deadline == pytest.approx(11.8)
+
+
+async def test_a_message_of_a_request_that_waited_long_is_trusted_from_the_tick_before_it() -> None:
+    clock = FakeClock(0)
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    for now in (20.0, 21.0):
+        clock.now = now
+        with ticking(keeper):
+            await turn()
+    lease = keeper.take(delivery(requested=1))
+    assert lease is not None
+    assert lease.deadline == 20 + TRUSTED, "the last tick but one"
+
+
+async def test_a_message_that_lay_in_a_stopped_process_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock(0)
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    clock.now = 100
+    assert keeper.take(delivery(requested=0)) is None
+    assert not keeper.all
+    assert "message 7 lay too long in a stopped process" in caplog.text
+
+
+async def test_a_tick_right_after_the_stop_makes_no_stale_message_fresh() -> None:
+    clock = FakeClock(0)
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    clock.now = 100
+    with ticking(keeper):
+        await turn()
+    assert keeper.take(delivery(requested=0)) is None
+    assert keeper.take(delivery(requested=99)) is not None, "what was asked for since is fresh"
+
+
+async def test_a_lease_ends_at_its_deadline_and_not_before() -> None:
+    clock = FakeClock(0)
+    lease = LeaseKeeper(ACK_WAIT, clock).take(delivery(requested=0))
+    assert lease is not None
+    clock.now = TRUSTED - 0.001
+    lease.ensure()
+    clock.now = TRUSTED
+    with pytest.raises(LeaseLapsedError, match="message 7 lapsed"):
+        lease.ensure()
+    assert lease.remaining == 0
+
+
+async def test_a_lease_is_beaten_after_a_third_of_its_time_and_moves_on() -> None:
+    clock, answers = FakeClock(0), Answers()
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    lease = keeper.take(delivery(0, answers))
+    assert lease is not None
+    clock.now = 9.9
+    with ticking(keeper):
+        await turn()
+    assert not answers.beats
+    clock.now = 10
+    with ticking(keeper):
+        await wait_until(lambda: lease.deadline == 10 + TRUSTED, description="it was beaten")
+    assert answers.beats == ["$JS.ACK.S.C.1.7.1.1000.0"]
+
+
+async def test_a_beat_without_an_answer_proves_nothing_and_is_tried_again() -> None:
+    clock, answers = FakeClock(0), Answers(ServerUnavailableError("away"))
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    lease = keeper.take(delivery(0, answers))
+    assert lease is not None
+    for tries in (1, 2):
+        clock.now = 10 + tries
+        with ticking(keeper):
+            await wait_until(lambda tries=tries: len(answers.beats) == tries, description="it was beaten")  # type: ignore[misc]
+            await wait_until(lambda: not lease.beating, description="it has ended")
+        assert lease.deadline == TRUSTED
+
+
+async def test_a_lapsed_lease_is_never_beaten_and_its_task_is_interrupted() -> None:
+    clock, answers = FakeClock(0), Answers()
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    lease = keeper.take(delivery(0, answers))
+    assert lease is not None
+    lease.task = asyncio.create_task(_forever())
+    await turn()
+    clock.now = TRUSTED
+    with ticking(keeper):
+        await asyncio.wait([lease.task])
+    assert lease.task.cancelled()
+    assert lease.interrupted == "its lease lapsed"
+    assert not answers.beats
+
+
+async def test_a_settled_message_is_beaten_no_more() -> None:
+    clock, answers = FakeClock(0), Answers()
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    lease = keeper.take(delivery(0, answers))
+    assert lease is not None
+    keeper.drop(lease)
+    clock.now = 15
+    with ticking(keeper):
+        await turn()
+    assert not answers.beats
+    assert not keeper.all
+
+
+async def test_what_is_being_settled_is_not_interrupted() -> None:
+    lease = Lease(delivery(0), 0, TRUSTED, FakeClock(0))
+    lease.interrupt("nobody executes it yet")
+    assert lease.interrupted is None
+    lease.task = asyncio.create_task(_forever())
+    lease.settling = True
+    lease.interrupt("too late")
+    await turn()
+    assert lease.interrupted is None
+    assert not lease.task.done()
+    lease.settling = False
+    lease.interrupt("first")
+    lease.interrupt("second")
+    with contextlib.suppress(asyncio.CancelledError):
+        await lease.task
+    assert lease.interrupted == "second"
+
+
+async def _forever() -> None:
+    await asyncio.Event().wait()
