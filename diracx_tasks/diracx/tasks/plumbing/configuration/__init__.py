@@ -1,0 +1,1 @@
+"""What operators set for the whole mesh, and how processes follow it."""

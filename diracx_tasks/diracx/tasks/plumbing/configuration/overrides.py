@@ -1,0 +1,169 @@
+"""The configuration of a mesh: one YAML file.
+
+    vos: [lhcb, atlas]
+    tasks:
+      lollygag:OwnerReportTask:
+        schedule: {cron: "0 7 * * *", timezone: Europe/Zurich}
+        rate_limit: {limit: 10, window_seconds: 60}
+        concurrency_limit: 5
+        vos:
+          atlas: {enabled: false}
+
+Everything may be left out. What is set for a VO wins over what is set for the task, key by key, and that over what the
+task's author wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError, TaskError
+from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule, TaskScheduleBase
+
+
+class ConfigurationError(TaskError):
+    """The configuration cannot be used; the text names the path of the bad key or value."""
+
+
+class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """At most `limit` in any window of `window_seconds`."""
+
+    limit: int
+    window_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ValueError("`limit` must be 1 or more")
+        if not 0 < self.window_seconds < float("inf"):
+            raise ValueError("`window_seconds` must be more than 0")
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """What is set for one task, or for one VO of it; None: nothing."""
+
+    enabled: bool | None = None
+    schedule: TaskScheduleBase | None = None
+    rate_limit: RateLimit | None = None
+    concurrency_limit: int | None = None
+
+    def over(self, other: Override) -> Override:
+        """This one's settings, and the other's where this one has none."""
+        return Override(
+            enabled=other.enabled if self.enabled is None else self.enabled,
+            schedule=other.schedule if self.schedule is None else self.schedule,
+            rate_limit=other.rate_limit if self.rate_limit is None else self.rate_limit,
+            concurrency_limit=other.concurrency_limit if self.concurrency_limit is None else self.concurrency_limit,
+        )
+
+
+_NOTHING = Override()
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of a mesh."""
+
+    vos: tuple[str, ...] | None = None
+    """The virtual organisations; None: it says nothing of them."""
+    tasks: Mapping[str, Override] = {}
+    """By name on the wire."""
+    task_vos: Mapping[tuple[str, str], Override] = {}
+    """By name and VO."""
+
+    def override(self, task: str, vo: str | None = None) -> Override:
+        """What is set for a task, or for its instance of one VO."""
+        of_task = self.tasks.get(task, _NOTHING)
+        return of_task if vo is None else self.task_vos.get((task, vo), _NOTHING).over(of_task)
+
+
+class _Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As it is written: one of the three."""
+
+    cron: str | None = None
+    interval: float | None = None
+    """In seconds."""
+    rrule: str | None = None
+    timezone: str | None = None
+    """Of `cron`."""
+
+    def schedule(self) -> TaskScheduleBase:
+        given = [name for name in ("cron", "interval", "rrule") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise TaskDefinitionError(f"write one of cron, interval (seconds) and rrule, not {len(given)}")
+        if self.timezone is not None and self.cron is None:
+            raise TaskDefinitionError("timezone goes with cron; an rrule has it in its DTSTART")
+        if self.cron is not None:
+            return CronSchedule(self.cron, self.timezone or "UTC")
+        if self.rrule is not None:
+            return RRuleSchedule(self.rrule)
+        return IntervalSeconds(self.interval or 0)
+
+
+class _Written(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    enabled: bool | None = None
+    schedule: _Schedule | None = None
+    rate_limit: RateLimit | None = None
+    concurrency_limit: int | None = None
+
+
+class _WrittenTask(_Written, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    vos: dict[str, Any] | None = None
+
+
+class _WrittenFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    vos: list[str] | None = None
+    tasks: dict[str, Any] | None = None
+
+
+def parse(text: bytes | str) -> Configuration:
+    """Read the YAML of a configuration.
+
+    Raises:
+        ConfigurationError: It is no YAML, or has an unknown key or a bad value; the path is named.
+    """
+    try:
+        raw = msgspec.yaml.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the configuration is no YAML: {error}") from None
+    file = _convert({} if raw is None else raw, _WrittenFile, "")
+    tasks: dict[str, Override] = {}
+    task_vos: dict[tuple[str, str], Override] = {}
+    for task, raw_task in (file.tasks or {}).items():
+        path = f"tasks.{task}"
+        written = _convert({} if raw_task is None else raw_task, _WrittenTask, path)
+        tasks[task] = _override(written, path)
+        for vo, raw_vo in (written.vos or {}).items():
+            vo_path = f"{path}.vos.{vo}"
+            task_vos[task, vo] = _override(_convert({} if raw_vo is None else raw_vo, _Written, vo_path), vo_path)
+    if file.vos is not None and "" in file.vos:
+        raise ConfigurationError("vos: the name of a VO is empty")
+    return Configuration(vos=None if file.vos is None else tuple(file.vos), tasks=tasks, task_vos=task_vos)
+
+
+def _override(written: _Written, path: str) -> Override:
+    if written.concurrency_limit is not None and written.concurrency_limit < 1:
+        raise ConfigurationError(f"{path}.concurrency_limit: {written.concurrency_limit} must be 1 or more")
+    schedule = None
+    if written.schedule is not None:
+        try:
+            schedule = written.schedule.schedule()
+        except TaskDefinitionError as error:
+            raise ConfigurationError(f"{path}.schedule: {error}") from None
+    return Override(
+        enabled=written.enabled,
+        schedule=schedule,
+        rate_limit=written.rate_limit,
+        concurrency_limit=written.concurrency_limit,
+    )
+
+
+def _convert(raw: Any, kind: type[Any], path: str) -> Any:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        # Its path is relative, and stands at the end: `... - at `$.schedule.cron``.
+        text, _, inner = str(error).partition(" - at `$")
+        where = f"{path}{inner.rstrip('`')}".lstrip(".")
+        raise ConfigurationError(f"{where or 'the configuration'}: {text}") from None

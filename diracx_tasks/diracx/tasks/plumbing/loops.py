@@ -1,0 +1,85 @@
+"""Two event loops in one process, each on its thread.
+
+NATS stays on one loop, which beats leases and renews locks; what may block executes on the other. In `call` the task
+has the main thread, where Ctrl-C arrives and a debugger may stop; in a worker it has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+@contextmanager
+def loop_on_a_thread(
+    name: str, loop_factory: LoopFactory = asyncio.new_event_loop
+) -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs on a thread of that name until the end of the block; what still runs is cancelled."""
+    started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            loop = runner.get_loop()
+            started.set_result(loop)
+            loop.run_forever()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    loop = started.result()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+async def run_on(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], on_cancel: Callable[[], object] = lambda: None
+) -> T:
+    """Await a coroutine that runs on another thread's loop, in a copy of this context.
+
+    A cancellation is passed on, and its effect awaited: this returns or raises only when the coroutine has ended.
+
+    Args:
+        on_cancel: Called here each time a cancellation is passed on.
+    """
+    ended: concurrent.futures.Future[T] = concurrent.futures.Future()
+    task: asyncio.Task[T] | None = None
+
+    def begin() -> None:
+        nonlocal task
+        task = loop.create_task(coroutine)
+        task.add_done_callback(lambda done: _transfer(done, ended))
+
+    def cancel() -> None:
+        if task is not None:
+            task.cancel()
+
+    loop.call_soon_threadsafe(begin)
+    waiting = asyncio.wrap_future(ended)
+    while True:
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            if waiting.done():
+                raise
+            loop.call_soon_threadsafe(cancel)
+            on_cancel()
+
+
+def _transfer(task: asyncio.Task[T], ended: concurrent.futures.Future[T]) -> None:
+    # A plain cancel() of a concurrent future that is not running is final; nobody else can have ended it.
+    if task.cancelled():
+        ended.cancel()
+    elif (error := task.exception()) is not None:
+        ended.set_exception(error)
+    else:
+        ended.set_result(task.result())

@@ -1,0 +1,85 @@
+"""One delivery as telemetry and logs see it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Final
+
+from diracx.tasks.plumbing.attempts import Attempts
+from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Interrupted, LockBusy, Outcome, Retry, Succeeded
+from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.telemetry import Received, Telemetry
+from diracx.tasks.plumbing.wire.envelope import TASK_DUE, TASK_ID, TASK_NAME
+from diracx.tasks.plumbing.wire.times import from_rfc3339
+
+WORDS: Final[dict[type, str]] = {
+    Succeeded: "succeeded",
+    Retry: "retry",
+    LockBusy: "lock_busy",
+    Dead: "dead",
+    Discarded: "discarded",
+    Interrupted: "interrupted",
+}
+
+
+def outcome_in_words(outcome: Outcome) -> str:
+    """The outcome in one word, as telemetry and `nats micro stats` show it."""
+    return WORDS.get(type(outcome)) or type(outcome).__name__.lower()
+
+
+def error_of(outcome: Outcome) -> str | None:
+    """What it failed with, in a line; None when it did not fail."""
+    match outcome:
+        case Retry() | Dead() | Discarded() if outcome.failure is not None:
+            return f"{outcome.failure.type}: {outcome.failure.message}"
+        case Dead() | Discarded():
+            return outcome.reason
+    return None
+
+
+def log_fields(delivery: Delivery, attempt: int) -> dict[str, object]:
+    """What log lines say of a delivery.
+
+    Args:
+        attempt: 1 for the first execution; those that did not fail are not counted.
+    """
+    headers = delivery.headers or {}
+    return {
+        "task": headers.get(TASK_NAME, ""),
+        "id": headers.get(TASK_ID) or str(delivery.sequence),
+        "attempt": attempt,
+    }
+
+
+async def observed(telemetry: Telemetry, delivery: Delivery, attempts: Attempts, work: Awaitable[Outcome]) -> Outcome:
+    """Await the outcome of a delivery under the eyes of telemetry."""
+    with telemetry.processing(_received(delivery, attempts)) as processing:
+        outcome = await work
+        processing.end(outcome_in_words(outcome), error_of(outcome))
+        return outcome
+
+
+def _received(delivery: Delivery, attempts: Attempts) -> Received:
+    headers = delivery.headers or {}
+    return Received(
+        task=headers.get(TASK_NAME, ""),
+        id=headers.get(TASK_ID) or str(delivery.sequence),
+        subject=delivery.subject,
+        # `<namespace>.tasks.<priority>.<size>` is what the consumer `<priority>-<size>` filters.
+        consumer="-".join(delivery.subject.split(".")[-2:]),
+        headers=headers,
+        size=len(delivery.body),
+        delivered=delivery.delivered,
+        retries=attempts.record.failed,
+        waited=_waited(delivery, headers.get(TASK_DUE)) if delivery.delivered == 1 else None,
+    )
+
+
+def _waited(delivery: Delivery, due: str | None) -> float:
+    since = delivery.stored_ns / 1e9
+    if due is not None:
+        with suppress(ValueError):  # then the message is malformed, and will be told so
+            since = min(since, from_rfc3339(due).timestamp())
+    return max(0.0, time.time() - since)
