@@ -1,0 +1,66 @@
+"""A scheduler to its operators: a NATS micro service, and its health."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.micro import Figures, Service, serving
+from diracx.tasks.plumbing.scheduler.scheduler import Scheduler
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import to_rfc3339
+
+
+def scheduler_service(namespace: Namespace) -> str:
+    """The name of the service that the schedulers of a namespace are, e.g. `diracx-scheduler`."""
+    return f"{namespace.name}-scheduler"
+
+
+class SchedulerHealth:
+    """Satisfies `health.Health`: that it answers is all that it takes to be alive."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def why_not_live(self) -> str | None:
+        """Never: its loop runs, or it would not answer."""
+        return None
+
+    def why_not_ready(self) -> str | None:
+        """It can neither lead nor stand by without a server."""
+        return None if self._connection.is_connected else "not connected to NATS"
+
+
+@asynccontextmanager
+async def introduced(scheduler: Scheduler, connection: Connection, namespace: Namespace) -> AsyncIterator[None]:
+    """Answer `nats micro` for a scheduler until the end of the block."""
+
+    def figures() -> Figures:
+        following = scheduler.next_occurrence
+        return Figures(
+            requests=scheduler.published,
+            data={"leads": scheduler.leads, "next": None if following is None else to_rfc3339(following)},
+        )
+
+    service = Service(
+        name=scheduler_service(namespace),
+        id=scheduler.id,
+        version=version("diracx-tasks"),
+        description=f"Submits the periodic tasks of the namespace {namespace.name}",
+        metadata={
+            "id": scheduler.id,
+            "namespace": namespace.name,
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+        },
+        endpoint="publish",
+        subject=f"{namespace.name}.periodic.>",
+        queue_group="leader",
+        figures=figures,
+    )
+    async with serving(connection, service):
+        yield

@@ -1,0 +1,121 @@
+"""States and occurrences in the stream of what is to come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.assets import DUE_TTL
+from diracx.tasks.plumbing.jetstream.batch import BatchMessage, publish_batch
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
+from diracx.tasks.plumbing.jetstream.stored_message import purge_subject, read_message, subjects_of
+from diracx.tasks.plumbing.locks import RevisionConflictError
+from diracx.tasks.plumbing.scheduler.instances import Instance
+from diracx.tasks.plumbing.scheduler.keeping import Change, StoredState
+from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState, due_name, occurrence_id
+from diracx.tasks.plumbing.wire.envelope import MSG_ID, Envelope
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import to_rfc3339
+
+_READS_AT_ONCE: Final = 64
+
+_state = msgspec.json.Decoder(ScheduleState)
+
+
+class JetStreamScheduleStore:
+    """Satisfies `keeping.ScheduleStore`."""
+
+    def __init__(self, connection: Connection, namespace: Namespace) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._stream = namespace.later_stream
+
+    async def read(self, keys: Sequence[ScheduleKey]) -> dict[ScheduleKey, StoredState]:
+        """Read states as the stream's leader has them."""
+        return await self._read([self._state_subject(key) for key in keys])
+
+    async def read_all(self) -> dict[ScheduleKey, StoredState]:
+        """Read every state that there is."""
+        pattern = f"{self._namespace.name}.state.>"
+        return await self._read(await subjects_of(self._connection, self._stream, pattern))
+
+    async def _read(self, subjects: Sequence[str]) -> dict[ScheduleKey, StoredState]:
+        found: dict[ScheduleKey, StoredState] = {}
+        for start in range(0, len(subjects), _READS_AT_ONCE):
+            page = subjects[start : start + _READS_AT_ONCE]
+            for stored in await asyncio.gather(*map(self._read_one, page)):
+                if stored is not None:
+                    found[stored.state.key] = stored
+        return found
+
+    async def _read_one(self, subject: str) -> StoredState | None:
+        message = await read_message(self._connection, self._stream, last_by_subj=subject)
+        if message is None:
+            return None
+        try:
+            return StoredState(_state.decode(message.body), message.sequence)
+        except msgspec.MsgspecError as error:
+            raise ServerError(
+                f"the state of a schedule on {subject} cannot be read ({error}); a newer version may have written it: "
+                f"update this scheduler, or purge that subject from {self._stream} to begin anew"
+            ) from None
+
+    async def write(self, changes: Sequence[Change]) -> list[int]:
+        """Store all states with their occurrences in one atomic batch, or nothing."""
+        messages: list[BatchMessage] = []
+        places: list[int] = []
+        for change in changes:
+            places.append(len(messages))
+            messages.append(self._state_message(change))
+            messages += (self._occurrence_message(change.instance, each) for each in change.occurrences)
+        try:
+            ack = await publish_batch(self._connection, messages)
+        except ApiError as error:
+            if error.err_code == WRONG_LAST_SEQUENCE:
+                raise RevisionConflictError(str(changes[0].instance.key)) from None
+            raise
+        first = ack.seq - len(messages) + 1
+        return [first + place for place in places]
+
+    async def take_back(self, key: ScheduleKey, dues: Sequence[datetime], before: int) -> None:
+        """Purge the schedules of occurrences, as far as they are older than `before`."""
+        subjects = [self._occurrence_subject(key, due) for due in dues]
+        for start in range(0, len(subjects), _READS_AT_ONCE):
+            page = subjects[start : start + _READS_AT_ONCE]
+            await asyncio.gather(
+                *(purge_subject(self._connection, self._stream, subject, before=before) for subject in page)
+            )
+
+    def _state_subject(self, key: ScheduleKey) -> str:
+        return self._namespace.state_subject(key.task, key.vo or None)
+
+    def _occurrence_subject(self, key: ScheduleKey, due: datetime) -> str:
+        return self._namespace.periodic_subject(key.task, key.vo or None, due_name(due))
+
+    def _state_message(self, change: Change) -> BatchMessage:
+        headers = {"Nats-Rollup": "sub", "Nats-Expected-Last-Subject-Sequence": str(change.revision)}
+        body = msgspec.json.encode(change.plan.state)
+        return BatchMessage(self._state_subject(change.instance.key), body, headers)
+
+    def _occurrence_message(self, instance: Instance, occurrence: Occurrence) -> BatchMessage:
+        envelope = Envelope(
+            name=instance.key.task,
+            id=occurrence_id(instance.key, occurrence.due),
+            submitted=datetime.now(UTC),
+            due=occurrence.due,
+            expires=occurrence.expires,
+        )
+        headers = envelope.to_headers() | {
+            "Nats-Schedule": f"@at {to_rfc3339(occurrence.due)}",
+            "Nats-Schedule-Target": self._namespace.due_subject(instance.priority, instance.size),
+            "Nats-Schedule-TTL": DUE_TTL,
+        }
+        # The compare-and-set on the state guards against doubles; what is taken back may be published again.
+        del headers[MSG_ID]
+        return BatchMessage(self._occurrence_subject(instance.key, occurrence.due), instance.body, headers)
