@@ -1,0 +1,208 @@
+"""Who may do what: each operation as the requests that it takes, and the roles that it is for.
+
+The tests send these requests as each role and see them carried out or refused as written here; the table in
+`nats/README.md` is rendered from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.wire.names import Namespace
+
+ROLES = ("producer", "worker", "scheduler", "operator", "observer")
+ALL = frozenset(ROLES)
+LOOKING = frozenset({"worker", "scheduler", "operator", "observer"})
+NOBODY: frozenset[str] = frozenset()
+
+FAR = "@at 2099-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is sent; `{api}` is the prefix of the JetStream API, `{ns}` and `{NS}` the namespace."""
+
+    subject: str
+    body: Any = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    refused_by: str = ""
+    """What JetStream itself answers where permissions let it pass: the request is carried out up to there."""
+
+    def filled(self, namespace: str, api: str) -> Request:
+        values = {"{api}": api, "{ns}": namespace, "{NS}": namespace.upper()}
+        body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+        headers = {name: _fill(value, values) for name, value in self.headers.items()}
+        return Request(_fill(self.subject, values), _fill(body.decode(), values).encode(), headers, self.refused_by)
+
+
+def _fill(text: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
+
+
+@dataclass(frozen=True)
+class Operation:
+    text: str
+    roles: frozenset[str]
+    requests: tuple[Request, ...] = ()
+    listens: tuple[str, ...] = ()
+    """Subjects that are subscribed to."""
+
+
+def _later(subject: str, due: str = "{ns}.due.normal.small") -> Request:
+    return Request(subject, b"{}", {"Nats-Schedule": FAR, "Nats-Schedule-Target": due})
+
+
+def _get(stream: str, subject: str) -> Request:
+    # 404: looked, and found nothing.
+    return Request("{api}.STREAM.MSG.GET." + stream, {"last_by_subj": subject}, refused_by="no message found")
+
+
+def _definition(stream: str) -> dict[str, Any]:
+    found = next(asset for asset in assets(Namespace("abc")) if asset.stream == stream.replace("{NS}", "ABC"))
+    text = json.dumps(found.definition)
+    built: dict[str, Any] = json.loads(text.replace("ABC", "{NS}").replace("abc", "{ns}"))
+    return built
+
+
+def _roles(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+OPERATIONS = (
+    Operation(
+        "submit a task",
+        _roles("producer", "worker", "operator"),
+        (Request("{ns}.tasks.normal.small", b"{}", {"Task-Name": "test:Nothing"}),),
+    ),
+    Operation("submit a task for later", _roles("producer", "worker", "operator"), (_later("{ns}.delayed.x"),)),
+    Operation(
+        "take a task from its queue, and settle it",
+        _roles("worker", "operator"),
+        (
+            Request("$JS.API.CONSUMER.MSG.NEXT.{NS}_TASKS.realtime-large", {"batch": 1, "no_wait": True}),
+            Request("$JS.ACK.{NS}_TASKS.realtime-large.1.999.999.1.0", b"+WPI"),
+        ),
+    ),
+    Operation(
+        "record an attempt, a lock, a result, a group",
+        _roles("worker", "operator"),
+        tuple(Request(f"$KV.{{ns}}_{bucket}.x", b"{}") for bucket in ("attempts", "locks", "results", "groups")),
+    ),
+    Operation(
+        "release somebody's lock",
+        _roles("worker", "scheduler", "operator"),
+        (Request("{api}.STREAM.MSG.DELETE.KV_{ns}_locks", {"seq": 999}, refused_by="stream store EOF"),),
+    ),
+    Operation("bury a task", _roles("worker", "operator"), (Request("{ns}.dlq.test.Nothing.1", b"{}"),)),
+    Operation(
+        "forget what fell due and is done",
+        _roles("worker", "operator"),
+        (Request("{api}.STREAM.MSG.DELETE.{NS}_LATER", {"seq": 999}, refused_by="stream store EOF"),),
+    ),
+    Operation(
+        "lead the schedulers",
+        _roles("scheduler", "operator"),
+        (Request("$KV.{ns}_locks.leader.task.scheduler", b"{}"),),
+    ),
+    Operation(
+        "supply a schedule, or take it back",
+        _roles("scheduler", "operator"),
+        (
+            _later("{ns}.periodic.test.Nothing.x"),
+            Request("{ns}.state.test.Nothing", b"{}", {"Nats-Rollup": "sub"}),
+            Request("{api}.STREAM.PURGE.{NS}_LATER", {"filter": "{ns}.periodic.test.Nothing.x"}),
+        ),
+    ),
+    Operation(
+        "look at streams, queues and buckets",
+        LOOKING,
+        (
+            Request("{api}.INFO"),
+            Request("{api}.STREAM.INFO.{NS}_TASKS"),
+            Request("{api}.STREAM.INFO.KV_{ns}_locks", {"subjects_filter": ">"}),
+            Request("{api}.CONSUMER.INFO.{NS}_TASKS.normal-small"),
+        ),
+    ),
+    Operation(
+        "list them",
+        _roles("operator", "observer"),
+        (
+            Request("{api}.STREAM.LIST"),
+            Request("{api}.STREAM.NAMES"),
+            Request("{api}.CONSUMER.LIST.{NS}_TASKS"),
+        ),
+    ),
+    Operation(
+        "read tasks that wait",
+        _roles("operator", "observer"),
+        (
+            _get("{NS}_TASKS", "{ns}.tasks.normal.small"),
+            Request("{api}.DIRECT.GET.{NS}_TASKS", {"last_by_subj": "{ns}.tasks.normal.small"}),
+            Request("$JS.API.DIRECT.GET.{NS}_TASKS", {"last_by_subj": "{ns}.tasks.normal.small"}),
+        ),
+    ),
+    Operation("read a schedule", _roles("scheduler", "operator", "observer"), (_get("{NS}_LATER", "{ns}.state.x"),)),
+    Operation("read a dead letter", _roles("worker", "operator", "observer"), (_get("{NS}_DLQ", "{ns}.dlq.a.b.1"),)),
+    Operation("read a lock", LOOKING, (_get("KV_{ns}_locks", "$KV.{ns}_locks.x"),)),
+    Operation("read the configuration", LOOKING, (_get("KV_{ns}_config", "$KV.{ns}_config.configuration"),)),
+    Operation("set the configuration", _roles("operator"), (Request("$KV.{ns}_config.configuration", b"vos: []"),)),
+    Operation(
+        "remove a task or a dead letter",
+        _roles("operator"),
+        (
+            Request("{api}.STREAM.MSG.DELETE.{NS}_TASKS", {"seq": 999}, refused_by="stream store EOF"),
+            Request("{api}.STREAM.MSG.DELETE.{NS}_DLQ", {"seq": 999}, refused_by="stream store EOF"),
+            Request("{api}.STREAM.PURGE.{NS}_DLQ"),
+        ),
+    ),
+    Operation(
+        "create or change a queue",
+        _roles("operator"),
+        (
+            Request("{api}.CONSUMER.PAUSE.{NS}_TASKS.background-large", {"pause_until": "2099-01-01T00:00:00Z"}),
+            Request(
+                "{api}.CONSUMER.CREATE.{NS}_DLQ.look.{ns}.dlq.>",
+                {
+                    "stream_name": "{NS}_DLQ",
+                    "config": {"name": "look", "filter_subject": "{ns}.dlq.>", "inactive_threshold": 10**9},
+                },
+            ),
+            Request("{api}.CONSUMER.DELETE.{NS}_DLQ.look"),
+        ),
+    ),
+    Operation(
+        "create, change, purge or delete a stream",
+        _roles("operator"),
+        (
+            Request("{api}.STREAM.UPDATE.{NS}_DLQ", _definition("{NS}_DLQ")),
+            Request("{api}.STREAM.PURGE.{NS}_TASKS"),
+            Request("{api}.STREAM.DELETE.{NS}_DLQ"),
+            Request("{api}.STREAM.CREATE.{NS}_DLQ", _definition("{NS}_DLQ")),
+        ),
+    ),
+    Operation("ask workers and schedulers how they are", _roles("operator", "observer"), (Request("$SRV.PING"),)),
+    Operation("hear tasks as they are submitted", _roles("operator"), listens=("{ns}.tasks.>",)),
+    Operation(
+        "hear the answers to others",
+        NOBODY,
+        listens=(">", "*.>", "_INBOX_{ns}_worker.>", "_INBOX_{ns}_scheduler.>", "_R_.>", "$JS.ACK.>"),
+    ),
+)
+
+
+def table() -> str:
+    """As in the README."""
+    return "\n".join(_lines())
+
+
+def _lines() -> Iterator[str]:
+    yield f"| Operation | {' | '.join(ROLES)} |"
+    yield f"|---{'|:-:' * len(ROLES)}|"
+    for operation in OPERATIONS:
+        yield f"| {operation.text} | {' | '.join('yes' if role in operation.roles else '' for role in ROLES)} |"
