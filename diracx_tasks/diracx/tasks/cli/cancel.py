@@ -1,0 +1,41 @@
+"""`diracx-task-run cancel`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import rich_click as click
+
+from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.exit_codes import ExitCode
+from diracx.tasks.cli.missing import mesh_expected
+from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.registry import TaskRegistry
+
+
+@click.command("cancel")
+@click.argument("task_id", metavar="ID")
+@log_option("warning")
+@server_options
+def command(*, task_id: str, access: Access) -> int:
+    """Take back a task that was submitted with --at or --delay.
+
+    Exit code 1: it is not there; it has fallen due, was taken back before, or never was.
+    """
+    if asyncio.run(_cancel(access, task_id)):
+        print(f"cancelled {task_id}")
+        return ExitCode.DONE
+    print(
+        f"{task_id} is not waiting: it has fallen due, was taken back before, or never was submitted for later",
+        file=sys.stderr,
+    )
+    return ExitCode.TASK_FAILED
+
+
+async def _cancel(access: Access, task_id: str) -> bool:
+    namespace = namespace_of(access)
+    async with operator_connection(access, "cancel") as connection:
+        with mesh_expected(namespace):
+            return await JetStreamBroker(connection, namespace, TaskRegistry()).cancel(task_id)

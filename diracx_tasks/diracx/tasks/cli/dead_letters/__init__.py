@@ -1,0 +1,1 @@
+"""The commands `diracx-task-run dlq ...`."""

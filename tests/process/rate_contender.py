@@ -1,0 +1,58 @@
+"""One process that wants to be admitted as often as it can: `rate_contender.py URL NAMESPACE LIMIT WINDOW SECONDS`.
+
+It prints a line when it is ready, starts when it gets one, and at last prints how often it asked and was admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from datetime import timedelta
+from uuid import uuid4
+
+from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
+from diracx.tasks.plumbing.execution.holding import LockKeeper
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import Holder, RateLimiter
+from diracx.tasks.plumbing.wire.names import Namespace
+
+LANES = 4
+SECOND = timedelta(seconds=1)
+
+
+async def main(url: str, namespace: str, limit: int, window: float, seconds: float) -> None:
+    """Contend in a few lanes, each of which comes again when it is told to."""
+    limiter = RateLimiter(JOB, 7, limit=limit, window_seconds=window)
+    settings = ConnectionSettings(servers=(url,))
+    asked = admitted = 0
+    async with Connection.open(settings, name="contender", inbox_prefix="_INBOX_test") as connection:
+        keeper = LockKeeper(Bucket(connection, Namespace(namespace).locks_bucket))
+        watching = asyncio.create_task(keeper.run())
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        end = time.monotonic() + seconds
+
+        async def lane() -> None:
+            nonlocal asked, admitted
+            while time.monotonic() < end:
+                asked += 1
+                holder = Holder.new(task="test:Contender", id=uuid4().hex, worker="w")
+                try:
+                    async with keeper.holding([limiter], holder, lambda: None):
+                        admitted += 1
+                except UnableToAcquireLockError as refusal:
+                    # A limiter always says when; without a word this fails.
+                    await asyncio.sleep(refusal.retry_after / SECOND)  # type: ignore[operator]
+
+        await asyncio.gather(*(lane() for _ in range(LANES)))
+        watching.cancel()
+        await asyncio.wait([watching])
+    print(asked, admitted, time.process_time(), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])))

@@ -1,0 +1,50 @@
+"""What an import brings with it, seen from a fresh interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPORT = "import sys, importlib; importlib.import_module(sys.argv[1]); print(*sorted(sys.modules), sep='\\n')"
+COMMAND_LINE = {"click", "rich_click", "rich"}
+INJECTION = {"fast_depends", "pydantic"}
+DIRACX = {"diracx.core", "diracx.db", "sqlalchemy", "opensearchpy"}
+
+
+def modules_after_importing(name: str, folder: Path) -> set[str]:
+    # Isolated, and in an empty folder: neither the environment nor a folder named `nats` changes the answer.
+    command = [sys.executable, "-I", "-c", REPORT, name]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["base_task", "enums", "exceptions", "lock_registry", "locks", "retry_policies", "schedules"],
+)
+def test_defining_a_task_brings_no_broker_injection_or_command_line(module: str, tmp_path: Path) -> None:
+    brought = modules_after_importing(f"diracx.tasks.plumbing.{module}", tmp_path)
+    assert not brought & ({"nats"} | COMMAND_LINE | INJECTION)
+
+
+def test_asking_for_dependencies_brings_no_broker_and_no_command_line(tmp_path: Path) -> None:
+    assert not modules_after_importing("diracx.tasks.depends", tmp_path) & ({"nats"} | COMMAND_LINE)
+
+
+def test_the_broker_brings_no_command_line(tmp_path: Path) -> None:
+    brought = modules_after_importing("diracx.tasks.plumbing.jetstream", tmp_path)
+    assert "nats" in brought
+    assert not brought & COMMAND_LINE
+
+
+def test_the_command_line_brings_no_test_library(tmp_path: Path) -> None:
+    assert "pytest" not in modules_after_importing("diracx.tasks.cli", tmp_path)
+
+
+@pytest.mark.parametrize("module", ["plumbing.worker", "plumbing.execution.resources", "plumbing.depends", "cli"])
+def test_tasks_that_need_nothing_of_diracx_do_not_bring_it(module: str, tmp_path: Path) -> None:
+    assert not modules_after_importing(f"diracx.tasks.{module}", tmp_path) & DIRACX

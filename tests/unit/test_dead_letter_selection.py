@@ -1,0 +1,38 @@
+"""Which dead letters a command is about."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from diracx.tasks.cli.dead_letters.selection import Selection
+from diracx.tasks.plumbing.dead_letter_reader import Remains
+
+REMAINS = [
+    Remains(seq=seq, stored_us=0, task=task, buried=True, sequence=seq, advisories=(), original_us=None)
+    for seq, task in ((1, "a:B"), (2, None), (3, "a:C"))
+]
+
+
+@pytest.mark.parametrize(
+    ("selection", "meant", "missing"),
+    [
+        (Selection((3, 1, 7), None, False), [1, 3], [7]),
+        (Selection((), "a:C", False), [3], []),
+        (Selection((), "a:Nowhere", False), [], []),
+        (Selection((), None, True), [1, 2, 3], []),
+    ],
+)
+def test_it_means_what_was_named_and_knows_what_is_missing(
+    selection: Selection, meant: list[int], missing: list[int]
+) -> None:
+    assert [each.seq for each in selection.of(REMAINS)] == meant
+    assert selection.missing(REMAINS) == missing
+
+
+@pytest.mark.parametrize(
+    ("seqs", "task", "everything"), [((), None, False), ((1,), "a:B", False), ((1,), None, True), ((), "a:B", True)]
+)
+def test_exactly_one_way_of_naming_them_is_taken(seqs: tuple[int, ...], task: str | None, everything: bool) -> None:
+    with pytest.raises(click.UsageError, match="either SEQ"):
+        Selection(seqs, task, everything)
