@@ -1,0 +1,69 @@
+"""One execution of one task, without queue or worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.execution.holding import Holding, LockKeeper
+from diracx.tasks.plumbing.execution.resources import Resources
+from diracx.tasks.plumbing.locks import FencingToken, Holder, LockStore
+from diracx.tasks.plumbing.locks.fencing import current_token
+from diracx.tasks.plumbing.registry import check_definition
+from diracx.tasks.plumbing.wire.fields import FieldsCodec
+from diracx.tasks.testing.lock_store import InMemoryLockStore
+
+
+async def run_task(
+    task: BaseTask,
+    *,
+    overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+    lock_store: LockStore | None = None,
+) -> Any:
+    """Execute a task once, here: its fields go through the wire format, its locks are held, its needs injected.
+
+    Args:
+        overrides: What to call in place of a dependency, e.g. `{LollygagDB.transaction: fake_transaction}`.
+        lock_store: Where locks are; None: in memory, for this execution only. Share one between calls to see
+            them exclude each other.
+
+    Returns:
+        What `execute()` returned, after its dependencies have closed.
+
+    Raises:
+        TaskDefinitionError: The class cannot work as a task.
+        ResourceError: A database or setting that it needs is not set.
+        UnableToAcquireLockError: One of its locks is held.
+        Exception: The very exception that `execute()` or a dependency raised; no policy is asked.
+    """
+    check_definition(type(task))
+    codec = FieldsCodec(type(task))
+    travelled = codec.decode(codec.encode(task))
+    resources = Resources(overrides)
+    invocation = resources.prepare(type(task))
+    store = lock_store if lock_store is not None else InMemoryLockStore()
+    async with resources.opened(), _locked(travelled, store) as holding:
+        value = await invocation(travelled)
+    if holding.lost is not None:
+        raise holding.lost
+    return value
+
+
+@asynccontextmanager
+async def _locked(task: BaseTask, store: LockStore) -> AsyncIterator[Holding]:
+    keeper = LockKeeper(store)
+    watchdog = asyncio.create_task(keeper.run(), name="locks")
+    executing = asyncio.current_task()
+    assert executing is not None
+    holder = Holder.new(task=type(task).__name__, id="run_task", worker="run_task")
+    try:
+        async with keeper.holding(task.execution_locks, holder, executing.cancel) as holding:
+            current_token.set(holding.token or FencingToken(0))
+            yield holding
+    finally:
+        watchdog.cancel()
+        with suppress(asyncio.CancelledError):
+            await watchdog

@@ -1,0 +1,63 @@
+"""A lock store in memory, for tests that need locks but no server."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+from diracx.tasks.plumbing.clock import Clock, boottime
+from diracx.tasks.plumbing.locks import Entry, RevisionConflictError, Standing
+
+
+class InMemoryLockStore:
+    """A `LockStore` of one process: revisions rise across all keys, and keys expire by a clock that can be given.
+
+    Like the server's, a time to live is whole seconds, rounded up.
+    """
+
+    def __init__(self, clock: Clock = boottime) -> None:
+        self._clock = clock
+        self._last_revision = 0
+        self._entries: dict[str, tuple[Entry, float]] = {}
+
+    async def create(self, key: str, value: bytes, ttl: timedelta) -> int:
+        """Store a new key; `RevisionConflictError` if it exists."""
+        return await self.replace(key, value, ttl, 0)
+
+    async def replace(self, key: str, value: bytes, ttl: timedelta, revision: int) -> int:
+        """Store over `revision` (0: none); `RevisionConflictError` if the key is elsewhere."""
+        entry = await self.read(key)
+        if (entry.revision if entry else 0) != revision:
+            raise RevisionConflictError(key)
+        self._last_revision += 1
+        expires = self._clock() + math.ceil(ttl.total_seconds())
+        self._entries[key] = (Entry(value=value, revision=self._last_revision), expires)
+        return self._last_revision
+
+    async def read(self, key: str) -> Entry | None:
+        """The entry, or None."""
+        entry, expires = self._entries.get(key, (None, 0.0))
+        if entry is not None and self._clock() >= expires:
+            del self._entries[key]
+            return None
+        return entry
+
+    async def delete(self, key: str, revision: int) -> None:
+        """Delete exactly this revision."""
+        if (entry := await self.read(key)) is not None and entry.revision == revision:
+            del self._entries[key]
+
+    async def keys(self, below: str | None = None) -> list[str]:
+        """The keys that are held: all, or those `<below>.<one more token>`."""
+        return [standing.key for standing in await self._standing(below)]
+
+    async def oldest(self, below: str | None = None) -> Standing | None:
+        """Of those keys, the one that was stored first."""
+        return min(await self._standing(below), key=lambda standing: standing.revision, default=None)
+
+    async def _standing(self, below: str | None) -> list[Standing]:
+        found = []
+        for key, (_, expires) in list(self._entries.items()):
+            if (below is None or key.rpartition(".")[0] == below) and (entry := await self.read(key)) is not None:
+                found.append(Standing(key, entry.value, entry.revision, expires - self._clock()))
+        return found

@@ -1,0 +1,1 @@
+"""Gubbins: the reference extension of DiracX, reduced to its tasks."""

@@ -1,0 +1,198 @@
+"""What an author reads who has made a mistake: one line that names the class, the cause and the mend, at load time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from diracx.core import extensions
+
+from diracx.tasks.cli.app import run
+from diracx.tasks.plumbing.registry import TaskRegistry
+
+HEAD = """
+import dataclasses
+from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
+from diracx.tasks.plumbing.lock_registry import LockedObjectType
+from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule
+
+"""
+GOOD = "class Sync(BaseTask):\n    async def execute(self): ...\n"
+PERIODIC = "class Sync(PeriodicBaseTask):\n    default_schedule = {}\n    async def execute(self): ...\n"
+
+Install = Callable[..., str]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a distribution with one module; its task goes by `garage:Sync`. Returns the name of the module."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("DIRACX_EXTENSIONS", raising=False)
+    modules: list[str] = []
+
+    def installed(source: str, distribution: str = "garage", entry_points: str = "") -> str:
+        module = f"{distribution}_{uuid4().hex[:8]}"
+        modules.append(module)
+        (tmp_path / f"{module}.py").write_text(HEAD + source)
+        information = tmp_path / f"{module}-1.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n")
+        (information / "entry_points.txt").write_text(
+            f"[diracx.tasks.garage]\nSync = {module}:Sync\n\n{entry_points.format(module=module)}"
+        )
+        return module
+
+    cached = (extensions.select_from_extension, extensions.extensions_by_priority)
+    for function in cached:
+        function.cache_clear()  # type: ignore[attr-defined]
+    yield installed
+    for function in cached:
+        function.cache_clear()  # type: ignore[attr-defined]
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def problem() -> str:
+    """The one problem with what is installed."""
+    (found,) = [problem for problem in TaskRegistry.installed().problems if "garage" in problem]
+    assert "\n" not in found
+    return found
+
+
+# What is wrong, and what is said of it; {module} is the name of the module.
+MISTAKES = {
+    "no execute": (
+        "class Sync(BaseTask):\n    pass\n",
+        ["garage:Sync: {module}.Sync has no execute()", "write `async def execute(self)`"],
+    ),
+    "execute is not async": (
+        "class Sync(BaseTask):\n    def execute(self): ...\n",
+        ["garage:Sync: {module}.Sync.execute", "is not async", "write `async def"],
+    ),
+    "no dataclass": (
+        "class Sync(BaseTask):\n    owner: str\n    async def execute(self): ...\n",
+        ["garage:Sync: {module}.Sync takes arguments but is no dataclass", "put @dataclasses.dataclass above"],
+    ),
+    "a constructor without a dataclass": (
+        "class Sync(BaseTask):\n    def __init__(self, owner): ...\n    async def execute(self): ...\n",
+        ["garage:Sync: {module}.Sync takes arguments but is no dataclass", "put @dataclasses.dataclass above"],
+    ),
+    "no task at all": (
+        "class Sync:\n    pass\n",
+        ["garage:Sync: {module}.Sync is no subclass of", "base_task.BaseTask"],
+    ),
+    "a field that JSON cannot carry": (
+        "@dataclasses.dataclass\nclass Sync(BaseTask):\n    lock: Exception\n    async def execute(self): ...\n",
+        ["garage:Sync: {module}.Sync: the field $.lock", "use a dataclass"],
+    ),
+    "a module that fails": (
+        "1 / 0\n",
+        ["garage:Sync (garage) cannot be loaded from {module}:Sync: ZeroDivisionError", "python -c 'import {module}'"],
+    ),
+    "a module that needs another": (
+        "import no_such_module_of_ours\n",
+        ["garage:Sync (garage) cannot be loaded", "no_such_module_of_ours", "python -c 'import {module}'"],
+    ),
+    "a name that the module lacks": (
+        "class Snyc(BaseTask):\n    async def execute(self): ...\n",
+        ["garage:Sync (garage) cannot be loaded from {module}:Sync", "correct the entry point in pyproject.toml"],
+    ),
+    "an unknown lock type": (
+        f"LockedObjectType('motor')\n{GOOD}",
+        [
+            "garage:Sync (garage)",
+            "unknown lock type 'motor'",
+            "registered: job",
+            "register_locked_object_type('motor')",
+        ],
+    ),
+    "a retry policy that is a class": (
+        f"{GOOD}    retry_policy = ExponentialBackoff\n",
+        ["garage:Sync: {module}.Sync: retry_policy is <class", "make it an instance", "e.g. ExponentialBackoff()"],
+    ),
+    "a schedule that is a class": (
+        PERIODIC.format("IntervalSeconds"),
+        ["garage:Sync: {module}.Sync: default_schedule is <class", "make it an instance"],
+    ),
+    "no schedule": (
+        "class Sync(PeriodicBaseTask):\n    async def execute(self): ...\n",
+        ["garage:Sync: {module}.Sync: default_schedule is None", "e.g. IntervalSeconds(3600)"],
+    ),
+    "a cron expression that does not parse": (
+        PERIODIC.format("CronSchedule('0 6 * *')"),
+        ["garage:Sync (garage)", "cron '0 6 * *' has 4 fields instead of: minute hour day month weekday"],
+    ),
+    "an unknown time zone": (
+        PERIODIC.format("CronSchedule('0 6 * * *', timezone='Europe/Geneva')"),
+        ["garage:Sync (garage)", "Europe/Geneva"],
+    ),
+    "a rule that does not parse": (
+        PERIODIC.format("RRuleSchedule('FREQ=SOMETIMES')"),
+        ["garage:Sync (garage)", "rrule 'FREQ=SOMETIMES' cannot be read"],
+    ),
+    "an interval of nothing": (
+        PERIODIC.format("IntervalSeconds(0)"),
+        ["garage:Sync (garage)", "IntervalSeconds(0): the interval must be a positive number of seconds"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line_when_tasks_are_loaded(install: Install, mistake: str) -> None:
+    source, said = MISTAKES[mistake]
+    module = install(source)
+    found = problem()
+    assert not [words for words in said if words.format(module=module) not in found], found
+
+
+def test_two_tasks_of_one_name_are_told_with_both_and_which_is_used(install: Install) -> None:
+    first, second = install(GOOD, "agarage"), install(GOOD, "bgarage")
+    found = problem()
+    assert f"garage:Sync is given twice, by {first}:Sync (agarage) and {second}:Sync (bgarage)" in found
+    assert f"{second}:Sync is used: rename one of them, or name the packages in DIRACX_EXTENSIONS" in found
+    assert TaskRegistry.installed().get("garage:Sync").task_class.__module__ == second
+
+
+def test_two_tasks_of_one_name_are_no_problem_once_the_order_is_named(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = install(GOOD, "agarage"), install(GOOD, "bgarage")
+    monkeypatch.setenv("DIRACX_EXTENSIONS", f"{first},{second}")
+    registry = TaskRegistry.installed()
+    assert not [problem for problem in registry.problems if "garage" in problem]
+    assert registry.get("garage:Sync").task_class.__module__ == first
+
+
+def test_a_second_extension_of_diracx_is_told_and_stops_nothing(install: Install) -> None:
+    for name in ("agarage", "bgarage"):
+        install(GOOD, name, "[diracx]\nextension = {module}\n")
+    problems = [problem for problem in TaskRegistry.installed().problems if "one extension" in problem]
+    (found,) = problems
+    assert "agarage" in found
+    assert "bgarage" in found
+    assert "uninstall all but one" in found
+    assert TaskRegistry.installed().get("garage:Sync")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "mend"),
+    [
+        ("owner", "annotate it with Annotated[T, Depends(callable)], or give it a default"),
+        ("owner: 'NoSuchName'", "NoSuchName"),
+        ("owner: str", "annotate it with Annotated[T, Depends(callable)], or give it a default"),
+    ],
+)
+def test_a_parameter_that_nothing_can_inject_is_told_by_the_list_of_tasks(
+    install: Install, capsys: pytest.CaptureFixture[str], parameter: str, mend: str
+) -> None:
+    module = install(f"class Sync(BaseTask):\n    async def execute(self, {parameter}): ...\n")
+    assert run(["tasks"]) == 0
+    told = capsys.readouterr()
+    (line,) = [line for line in told.err.splitlines() if "garage:Sync" in line]
+    assert line.startswith(f"warning: garage:Sync: {module}.Sync.execute(): parameter 'owner'")
+    assert mend in line
+    assert "garage:Sync" not in told.out
