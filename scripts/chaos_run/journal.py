@@ -1,0 +1,66 @@
+"""The journals of all worker processes, read back as executions."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass
+class Execution:
+    """One execution of one task."""
+
+    task_id: str
+    kind: str
+    number: int
+    pid: int
+    begun: float
+    end: Literal["done", "failed", "cancelled"] | None = None
+    ended: float = math.inf
+    attempt: int = -1
+    """Of a failed one: retries already made, as its policy was told."""
+    retry_at: float | None = None
+    """Of a failed one: not before this."""
+
+
+@dataclass
+class Journal:
+    """What all processes wrote."""
+
+    executions: dict[str, list[Execution]]
+    """By task id, in the order in which they began."""
+    children: dict[str, list[str]]
+    """By id of the parent: what it said that it submitted."""
+
+
+def read(folder: Path) -> Journal:
+    """Read all journals in a folder."""
+    executions: defaultdict[str, list[Execution]] = defaultdict(list)
+    children: defaultdict[str, list[str]] = defaultdict(list)
+    for path in folder.glob("*.journal"):
+        running: dict[str, Execution] = {}
+        for line in path.read_text(encoding="ascii").splitlines():
+            event, task_id, kind, number, pid, execution, at, *more = line.split(" ")
+            if event == "begin":
+                running[execution] = Execution(task_id, kind, int(number), int(pid), float(at))
+                executions[task_id].append(running[execution])
+            elif event == "submitted":
+                children[task_id].append(more[0])
+            else:
+                _end(running.pop(execution), event, float(at), more)
+    for runs in executions.values():
+        runs.sort(key=lambda run: run.begun)
+    return Journal(dict(executions), dict(children))
+
+
+def _end(execution: Execution, event: str, at: float, more: list[str]) -> None:
+    if event not in ("done", "failed", "cancelled"):
+        raise ValueError(f"the journal of process {execution.pid} has an unknown event {event!r}")
+    execution.end = event  # type: ignore[assignment]
+    execution.ended = at
+    if event == "failed":
+        execution.attempt = int(more[0])
+        execution.retry_at = None if more[1] == "-" else float(more[1])

@@ -1,0 +1,78 @@
+"""What goes wrong in a run, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+from diracx.tasks.plumbing.clock import boottime
+from diracx.tasks.plumbing.embedded import EmbeddedServer
+from disturbances import Disturbances, Span
+from proxy import Wire
+from seat import Seat
+
+
+class Killers:
+    """Kills, stops and cuts at random moments.
+
+    Args:
+        wires: One for each seat, or none.
+        seconds: Within which all of it begins.
+    """
+
+    def __init__(
+        self,
+        server: EmbeddedServer,
+        seats: Sequence[Seat],
+        wires: Sequence[Wire],
+        disturbances: Disturbances,
+        seconds: float,
+        choose: random.Random,
+    ) -> None:
+        self._server = server
+        self._seats = seats
+        self._wires = wires
+        self._disturbances = disturbances
+        self._seconds = seconds
+        self._choose = choose
+
+    async def run(self, *, workers: int, server: int, stops: int, cuts: int) -> None:
+        """Do each so many times."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._times(workers, self._kill_a_worker), name="worker kills")
+            group.create_task(self._times(server, self._kill_the_server), name="server kills")
+            group.create_task(self._times(stops, self._stop_a_worker), name="stops")
+            group.create_task(self._times(cuts, self._cut_a_wire), name="cuts")
+
+    async def _times(self, count: int, deed: Callable[[], Awaitable[None]]) -> None:
+        started = boottime()
+        for moment in sorted(self._choose.uniform(0, self._seconds) for _ in range(count)):
+            await asyncio.sleep(max(0.0, started + moment - boottime()))
+            await deed()
+
+    async def _kill_a_worker(self) -> None:
+        while not self._choose.choice(self._seats).kill():  # noqa: ASYNC110 - whoever is there next
+            await asyncio.sleep(0.05)
+
+    async def _kill_the_server(self) -> None:
+        begun = boottime()
+        await asyncio.to_thread(self._server.kill)
+        await asyncio.sleep(self._choose.uniform(0, 1.5))
+        await asyncio.to_thread(self._server.start)
+        self._disturbances.server_outages.append(Span(begun, boottime()))
+
+    async def _stop_a_worker(self) -> None:
+        past_the_lease = self._disturbances.ack_wait + self._choose.uniform(0.5, 2)
+        await self._choose.choice(self._seats).stop_for(past_the_lease)
+
+    async def _cut_a_wire(self) -> None:
+        place = self._choose.randrange(len(self._wires))
+        seat, begun = self._seats[place], boottime()
+        pids = {seat.pid}
+        # From shorter than a lease to well past it.
+        seconds = self._choose.uniform(0.5, 2) * self._disturbances.ack_wait
+        await self._wires[place].cut(seconds, silently=self._choose.random() < 0.5)
+        for pid in pids | {seat.pid}:
+            if pid is not None:
+                self._disturbances.cuts.setdefault(pid, []).append(Span(begun, boottime()))

@@ -1,0 +1,167 @@
+"""The demo: 1,000 tasks through a server and a worker process of its own, and two that fail.
+
+Everything that it starts ends with it, and everything that it writes is in one temporary folder, removed at the end.
+It exits with 0 only if the counts at the end are as expected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import worker_process
+from counts import Count, read_counts, rows_of
+from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.exceptions import TaskError
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from gubbins.tasks.lollygag import SyncOwnersTask
+from gubbins.tasks.trouble import FailsAlwaysTask, FailsTwiceTask
+from narration import Narration
+from worker_process import WorkerProcess
+
+OWNERS = 1_000
+DEAD_LETTERS = "diracx-task-run dlq list"
+MAKE_TABLES = "python -m diracx.db init-sql"
+DATABASE = "DIRACX_DB_URL_LOLLYGAGDB"
+PATIENCE_SECONDS = 90.0
+# What each does, and the commands.
+NEXT_STEPS = {
+    "once: the demo's environment, and a database that stays": (
+        f". {Path(sys.prefix).name}/bin/activate",
+        f"export {DATABASE}=sqlite+aiosqlite:///$PWD/{Path(sys.prefix).name}/lollygag.db",
+        MAKE_TABLES,
+    ),
+    "run one task here; no server is needed": ("diracx-task-run call lollygag:SyncOwnersTask --args '[\"alice\"]'",),
+    "a server and workers, with one log; Ctrl-C ends all": ("diracx-task-run dev",),
+    "meanwhile, in another terminal with the same environment: hand a task to a worker": (
+        "diracx-task-run submit lollygag:SyncOwnersTask --args '[\"bob\"]'",
+    ),
+    "a task of your own: begin with a copy, or with README.md, A task in one page": (
+        "cp -r tests/gubbins ../my-extension",
+    ),
+}
+
+
+def main() -> int:
+    """Run the demo and return its exit code."""
+    for name in [name for name in os.environ if name.startswith("DIRACX_")]:
+        del os.environ[name]
+    try:
+        with tempfile.TemporaryDirectory(prefix="diracx-tasks-demo-") as folder:
+            return asyncio.run(demonstrate(Path(folder), Narration()))
+    except (TaskError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+async def demonstrate(folder: Path, tell: Narration) -> int:
+    """Tell the story; 0 if it ends well."""
+    this_task = asyncio.current_task()
+    assert this_task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
+    os.environ[DATABASE] = f"sqlite+aiosqlite:///{folder / 'lollygag.db'}"
+    tell.title(f"diracx-tasks: {OWNERS:,} tasks through NATS JetStream into a database")
+    tell.step(
+        "The reference extension, tests/gubbins, brings tasks and a database. Its tables are made once, in SQLite:"
+    )
+    tell.command(MAKE_TABLES)
+    await asyncio.to_thread(worker_process.run, MAKE_TABLES)
+    async with EmbeddedServer() as server, JetStreamBroker.connect(server.url, name="diracx-demo") as broker:
+        os.environ["DIRACX_TASKS_NATS_URL"] = server.url
+        tell.step(
+            f"A nats-server of the demo's own listens on {server.url}. Its streams and buckets keep all state: "
+            "tasks, retries, locks and dead letters."
+        )
+        owners = read_owners(folder / "owners.txt")
+        return await submit_and_work(broker, owners, folder, tell)
+
+
+async def submit_and_work(broker: JetStreamBroker, owners: list[str], folder: Path, tell: Narration) -> int:
+    """From the first task to the conclusion."""
+    tell.step(
+        f"Tasks are submitted from a file of {len(owners):,} owners: a SyncOwnersTask for each, which stores its owner "
+        "under a lock of that owner. Besides, a FailsTwiceTask, which asks for two retries, and a FailsAlwaysTask, "
+        "whose retries run out."
+    )
+    started = time.monotonic()
+    submitted = await submit(broker, owners, folder)
+    tell.lines(f"{submitted:,} tasks are stored after {time.monotonic() - started:.2f} s")
+    tell.step("A worker runs them, up to 100 at a time, and each in a transaction that commits when it has succeeded:")
+    tell.command(worker_process.COMMAND)
+    async with WorkerProcess(folder / "worker.log") as worker:
+        with tell.progress(submitted) as progress:
+            seconds = await wait_until_drained(broker, worker, submitted, progress.show)
+        worker_exit = await worker.stop()
+    tell.lines(f"done after {seconds:.1f} s, with the worker's start and the waits for retries")
+    tell.step("What came of them, read back from the database and from JetStream:")
+    counts = await read_counts(broker, owners, folder, worker_exit)
+    tell.table([["", "expected", "found"], *rows_of(counts)])
+    tell.step("The task whose retries ran out is kept, with its arguments and its errors:")
+    tell.command(DEAD_LETTERS)
+    await asyncio.to_thread(worker_process.run, DEAD_LETTERS, shown=True)
+    return conclude(counts, worker, tell)
+
+
+def read_owners(file: Path) -> list[str]:
+    """Write the file that the tasks are made from, and read the names in it."""
+    file.write_text("".join(f"owner-{number:04}\n" for number in range(1, OWNERS + 1)), encoding="utf-8")
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+async def submit(broker: JetStreamBroker, owners: list[str], folder: Path) -> int:
+    """Submit a task for each owner and the two that fail; how many."""
+    await FailsTwiceTask(str(folder / "tally")).schedule()
+    await FailsAlwaysTask("there is no such owner").schedule()
+    ids = await broker.schedule_many(map(SyncOwnersTask, owners))
+    return len(ids) + 2
+
+
+async def wait_until_drained(
+    broker: JetStreamBroker, worker: WorkerProcess, submitted: int, show: Callable[[int], None]
+) -> float:
+    """Wait until the queue is empty, showing how far it is; returns the seconds it took.
+
+    Raises:
+        RuntimeError: The worker ended, or it took too long; with the end of the worker's log.
+    """
+    started = time.monotonic()
+    while waiting := await messages(broker):
+        show(submitted - waiting)
+        if worker.ended:
+            raise RuntimeError(f"the worker ended by itself\n{worker.end_of_log()}")
+        if time.monotonic() - started > PATIENCE_SECONDS:
+            raise RuntimeError(f"{waiting} tasks wait still after {PATIENCE_SECONDS:.0f} s\n{worker.end_of_log()}")
+        await asyncio.sleep(0.1)
+    show(submitted)
+    return time.monotonic() - started
+
+
+async def messages(broker: JetStreamBroker) -> int:
+    """How many tasks are not settled yet."""
+    info = await broker.connection.api(f"STREAM.INFO.{broker.namespace.tasks_stream}")
+    return int(info["state"]["messages"])
+
+
+def conclude(counts: list[Count], worker: WorkerProcess, tell: Narration) -> int:
+    """0 if all is as expected."""
+    if all(count.as_expected for count in counts):
+        tell.result(f"All as expected: {OWNERS:,} stored, 1 recovered, 1 kept as a dead letter, none lost.", good=True)
+        tell.next_steps(NEXT_STEPS)
+        return 0
+    tell.result("NOT as expected. The end of the worker's log:", good=False)
+    tell.lines(worker.end_of_log())
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
