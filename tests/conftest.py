@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from diracx.tasks.plumbing.embedded import EmbeddedServer, EmbeddedServerError, find_nats_server
+from diracx.tasks.testing import wait_until
 from nats_command import find_nats
 
 # How long an example takes says nothing on a busy machine.
@@ -59,6 +62,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     count = sum(NO_NATS_COMMAND in str(report.longrepr) for report in skipped)
     if count:
         terminalreporter.write_line(f"NOT TRIED: {count} tests, since {NO_NATS_COMMAND}", yellow=True, bold=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running(request: pytest.FixtureRequest) -> None:
+    """Set up first and so torn down last."""
+    if isinstance(request.node, pytest.Function) and inspect.iscoroutinefunction(request.node.obj):
+        request.getfixturevalue("loop_that_ends_empty")
+
+
+@pytest.fixture
+async def loop_that_ends_empty() -> AsyncIterator[None]:
+    """Fail a test that leaves a task running, which a process that ends would have to wait for."""
+    yield
+
+    def left() -> list[asyncio.Task[object]]:
+        return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+    try:
+        await wait_until(lambda: not left(), description="nothing is left running")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {left()}") from None
 
 
 @pytest.fixture(scope="session")

@@ -155,3 +155,23 @@ async def test_a_server_that_stands_still_is_not_waited_for_longer_than_asked(
         finally:
             os.kill(own_server.pid, signal.SIGCONT)
         assert (await connection.api("INFO"))["type"]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_close_in_the_moment_in_which_an_attempt_to_reconnect_fails_ends_the_attempts(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    failing = asyncio.Event()
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        failing.set()
+        raise ConnectionRefusedError
+
+    before = asyncio.all_tasks()
+    async with connect(own_server):
+        monkeypatch.setattr(asyncio, "open_connection", refuse)
+        own_server.kill()
+        await failing.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    await wait_until(lambda: asyncio.all_tasks() == before, description="nothing of the connection is left")

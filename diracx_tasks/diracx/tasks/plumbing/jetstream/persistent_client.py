@@ -1,6 +1,6 @@
 """The nats-py client, made to outlive what its server says and to send nothing that went stale.
 
-Eight of its ways do not suit a process that runs for months, and it has no options for them:
+Nine of its ways do not suit a process that runs for months, and it has no options for them:
 
 * On most errors that a server reports (expired credentials, a reload that withdraws them, a slow consumer) it
   closes itself for good. The server closes the connection in all cases that matter, and that alone is what
@@ -8,6 +8,8 @@ Eight of its ways do not suit a process that runs for months, and it has no opti
 * What was accepted for sending but not yet written stays queued through an outage and goes out after it. An
   acknowledgement may then settle a message that somebody else has by now, so the queue is emptied at the
   disconnect.
+* Closed while it reconnects, it may go on reconnecting for ever: `asyncio.wait_for` of Python 3.11 swallows a
+  cancellation that comes in the moment in which an attempt fails (CPython issue 86296). Here a close ends it.
 * A reconnect that fails after the TCP connect leaves its socket open.
 * It writes a PING ahead of what is queued, so a flush returns before the server has heard the UNSUB that it was to
   follow, and what the server sends meanwhile is lost until `ack_wait`. Here a PING waits its turn.
@@ -30,6 +32,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error, SecureConnWantedError
 
+_CANCELLED_AGAIN = 0.1
+"""Seconds, after which a cancellation counts as swallowed."""
+
 
 class PersistentClient(Client):
     """A nats-py client that reconnects after every error, and drops at a disconnect what it had not sent."""
@@ -37,6 +42,15 @@ class PersistentClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._listeners: dict[int, Callable[[Msg], None]] = {}
+
+    async def close(self) -> None:
+        """Close for good; no attempt to reconnect outlives this."""
+        reconnecting = self._reconnection_task
+        while reconnecting is not None and not reconnecting.done() and reconnecting is not asyncio.current_task():
+            reconnecting.cancel()
+            await asyncio.wait([reconnecting], timeout=_CANCELLED_AGAIN)
+            reconnecting = self._reconnection_task
+        await super().close()
 
     async def listen(self, subject: str, listener: Callable[[Msg], None]) -> Subscription:
         """Subscribe; `listener` is called with each message as it is read, and must not block."""
