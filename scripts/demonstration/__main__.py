@@ -1,4 +1,4 @@
-"""The demo: 1,000 tasks through a server and a worker process of its own, and two that fail.
+"""The demo: 1,000 tasks through a server and a worker process of its own, two that fail, and some by the clock.
 
 Everything that it starts ends with it, and everything that it writes is in one temporary folder, removed at the end.
 It exits with 0 only if the counts at the end are as expected.
@@ -15,17 +15,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import worker_process
+import mesh_process
+from clockwork import run_by_the_clock
 from counts import Count, read_counts, rows_of
 from diracx.tasks.plumbing.embedded import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import TaskError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from gubbins.tasks.lollygag import SyncOwnersTask
 from gubbins.tasks.trouble import FailsAlwaysTask, FailsTwiceTask
+from mesh_process import MeshProcess
 from narration import Narration
-from worker_process import WorkerProcess
 
 OWNERS = 1_000
+WORKER = "diracx-task-run worker --worker-size small"
 DEAD_LETTERS = "diracx-task-run dlq list"
 MAKE_TABLES = "python -m diracx.db init-sql"
 DATABASE = "DIRACX_DB_URL_LOLLYGAGDB"
@@ -75,7 +77,7 @@ async def demonstrate(folder: Path, tell: Narration) -> int:
         "The reference extension, tests/gubbins, brings tasks and a database. Its tables are made once, in SQLite:"
     )
     tell.command(MAKE_TABLES)
-    await asyncio.to_thread(worker_process.run, MAKE_TABLES)
+    await asyncio.to_thread(mesh_process.run, MAKE_TABLES)
     async with EmbeddedServer() as server, JetStreamBroker.connect(server.url, name="diracx-demo") as broker:
         os.environ["DIRACX_TASKS_NATS_URL"] = server.url
         tell.step(
@@ -97,8 +99,8 @@ async def submit_and_work(broker: JetStreamBroker, owners: list[str], folder: Pa
     submitted = await submit(broker, owners, folder)
     tell.lines(f"{submitted:,} tasks are stored after {time.monotonic() - started:.2f} s")
     tell.step("A worker runs them, up to 100 at a time, and each in a transaction that commits when it has succeeded:")
-    tell.command(worker_process.COMMAND)
-    async with WorkerProcess(folder / "worker.log") as worker:
+    tell.command(WORKER)
+    async with MeshProcess(WORKER, folder / "worker.log") as worker:
         with tell.progress(submitted) as progress:
             seconds = await wait_until_drained(broker, worker, submitted, progress.show)
         worker_exit = await worker.stop()
@@ -108,7 +110,8 @@ async def submit_and_work(broker: JetStreamBroker, owners: list[str], folder: Pa
     tell.table([["", "expected", "found"], *rows_of(counts)])
     tell.step("The task whose retries ran out is kept, with its arguments and its errors:")
     tell.command(DEAD_LETTERS)
-    await asyncio.to_thread(worker_process.run, DEAD_LETTERS, shown=True)
+    await asyncio.to_thread(mesh_process.run, DEAD_LETTERS, shown=True)
+    counts.append(await run_by_the_clock(broker, folder, tell))
     return conclude(counts, worker, tell)
 
 
@@ -127,7 +130,7 @@ async def submit(broker: JetStreamBroker, owners: list[str], folder: Path) -> in
 
 
 async def wait_until_drained(
-    broker: JetStreamBroker, worker: WorkerProcess, submitted: int, show: Callable[[int], None]
+    broker: JetStreamBroker, worker: MeshProcess, submitted: int, show: Callable[[int], None]
 ) -> float:
     """Wait until the queue is empty, showing how far it is; returns the seconds it took.
 
@@ -152,10 +155,14 @@ async def messages(broker: JetStreamBroker) -> int:
     return int(info["state"]["messages"])
 
 
-def conclude(counts: list[Count], worker: WorkerProcess, tell: Narration) -> int:
+def conclude(counts: list[Count], worker: MeshProcess, tell: Narration) -> int:
     """0 if all is as expected."""
     if all(count.as_expected for count in counts):
-        tell.result(f"All as expected: {OWNERS:,} stored, 1 recovered, 1 kept as a dead letter, none lost.", good=True)
+        tell.result(
+            f"All as expected: {OWNERS:,} stored, 1 recovered, 1 kept as a dead letter, "
+            f"{counts[-1].found} run by the clock, none lost.",
+            good=True,
+        )
         tell.next_steps(NEXT_STEPS)
         return 0
     tell.result("NOT as expected. The end of the worker's log:", good=False)

@@ -19,6 +19,7 @@ from diracx.tasks.testing import wait_until
 from installing import pip_install, run_pytest, run_python
 
 GUBBINS = Path(__file__).parents[1] / "gubbins"
+DEMONSTRATION = Path(__file__).parents[2] / "scripts" / "demonstration"
 VARIABLE = "DIRACX_DB_URL_LOLLYGAGDB"
 TASKS = ["lollygag:OwnerCleanupTask", "lollygag:OwnerReportTask", "lollygag:SyncOwnersTask"]
 
@@ -106,3 +107,9 @@ def test_a_database_that_no_variable_names_is_told_with_the_task_before_anything
         "error: lollygag:SyncOwnersTask needs LollygagDB: "
         "set DIRACX_DB_URL_LOLLYGAGDB, e.g. sqlite+aiosqlite:////path/lollygagdb.db\n"
     )
+
+
+def test_the_demo_ends_with_all_as_expected(gubbins: CommandLine) -> None:
+    told = run_python(str(DEMONSTRATION), command_line=gubbins)
+    assert "All as expected: 1,000 stored, 1 recovered, 1 kept as a dead letter, 6 run by the clock" in told
+    assert "differs" not in told

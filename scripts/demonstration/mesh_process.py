@@ -1,4 +1,4 @@
-"""The worker of the demo: the real console script, as a process."""
+"""The workers and the scheduler of the demo: the real console script, as processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-COMMAND = "diracx-task-run worker --worker-size small"
 STOP_SECONDS = 45.0
 
 
@@ -36,21 +35,18 @@ def run(command: str, *, shown: bool = False) -> None:
         raise RuntimeError(f"{command} ended with {done.returncode}\n{done.stdout or ''}")
 
 
-class WorkerProcess:
-    """`diracx-task-run worker --worker-size small`, with its log in a file; it ends with the block.
+class MeshProcess:
+    """A command that serves until it is stopped, with its log in a file; it ends with the block.
 
     Args:
+        command: As one types it.
         log: The file.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, command: str, log: Path) -> None:
+        self.command = command
         self._log = log
         self._process: asyncio.subprocess.Process
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     @property
     def ended(self) -> bool:
@@ -60,11 +56,11 @@ class WorkerProcess:
     async def __aenter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *program(COMMAND),
+                *program(self.command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Out of the terminal's foreground group: Ctrl-C is for the demo, which then stops the worker.
+                # Out of the terminal's foreground group: Ctrl-C is for the demo, which then stops this.
                 start_new_session=True,
             )
         return self

@@ -1,0 +1,100 @@
+"""What runs by the clock: a scheduler, a worker of the size that the task has, and a configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import mesh_process
+from counts import Count
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.status import Glance, StatusReader
+from mesh_process import MeshProcess
+from narration import Narration
+
+SCHEDULER = "diracx-task-run scheduler"
+WORKER = "diracx-task-run worker --worker-size medium"
+SCHEDULES = "diracx-task-run schedule list"
+VOS = ("lhcb", "atlas")
+EACH = 3
+PATIENCE_SECONDS = 60.0
+# Both follow a new configuration within two seconds.
+AHEAD = timedelta(seconds=4)
+
+# The other task with a schedule would be one too many in a demo that sees the hour strike.
+QUIET = """\
+tasks:
+  lollygag:OwnerCleanupTask: {enabled: false}
+"""
+
+
+async def run_by_the_clock(broker: JetStreamBroker, folder: Path, tell: Narration) -> Count:
+    """Have the report run for each VO, and count the runs."""
+    tell.step(
+        "Tasks run by the clock, too. A scheduler submits their occurrences, and a worker of their size runs them. "
+        f"OwnerReportTask is due daily, once for each VO; this configuration has it run {EACH} times, a second apart:"
+    )
+    tell.command(SCHEDULER)
+    tell.command(WORKER)
+    file = folder / "configuration.yaml"
+    setting = f"diracx-task-run config set {file}"
+    file.write_text(QUIET, encoding="utf-8")
+    await asyncio.to_thread(mesh_process.run, setting)
+    async with AsyncExitStack() as processes:
+        for command, log in ((SCHEDULER, "scheduler.log"), (WORKER, "medium.log")):
+            process = MeshProcess(command, folder / log)
+            await processes.enter_async_context(process)
+        await _until(_serving(broker), "scheduler and worker are there")
+        file.write_text(configuration(datetime.now(UTC) + AHEAD), encoding="utf-8")
+        tell.command(setting)
+        tell.lines(file.read_text(encoding="utf-8"))
+        await asyncio.to_thread(mesh_process.run, setting)
+        expected = EACH * len(VOS)
+        with tell.progress(expected) as progress:
+
+            async def all_ran() -> bool:
+                progress.show(await _runs(broker))
+                return await _runs(broker) >= expected
+
+            await _until(all_ran, f"{expected} occurrences have run")
+        tell.command(SCHEDULES)
+        await asyncio.to_thread(mesh_process.run, SCHEDULES, shown=True)
+    return Count("occurrences run by the clock", expected, await _runs(broker))
+
+
+def configuration(start: datetime) -> str:
+    """The report's occurrences begin at `start`."""
+    return (
+        f"vos: [{', '.join(VOS)}]\n"
+        f"{QUIET}"
+        "  lollygag:OwnerReportTask:\n"
+        f'    schedule: {{rrule: "DTSTART:{start:%Y%m%dT%H%M%SZ} RRULE:FREQ=SECONDLY;COUNT={EACH}"}}\n'
+    )
+
+
+def _serving(broker: JetStreamBroker) -> Callable[[], Awaitable[bool]]:
+    reader = StatusReader(broker.connection, broker.namespace)
+
+    async def serving() -> bool:
+        glance: Glance = await reader.read()
+        return glance.status.scheduler.leader is not None and bool(glance.status.workers)
+
+    return serving
+
+
+async def _runs(broker: JetStreamBroker) -> int:
+    """How many messages the medium worker has acknowledged; the queue had none before."""
+    info = await broker.connection.api(f"CONSUMER.INFO.{broker.namespace.tasks_stream}.normal-medium")
+    return int(info["ack_floor"]["consumer_seq"])
+
+
+async def _until(fact: Callable[[], Awaitable[bool]], description: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await fact():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not within {PATIENCE_SECONDS:.0f} s: {description}")
+        await asyncio.sleep(0.1)
