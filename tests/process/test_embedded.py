@@ -24,12 +24,14 @@ print(server.pid, server.supervisor_pid, server._directory, flush=True)
 signal.pause()
 """
 
+POLL_SECONDS = 0.02
+
 
 def wait_until(predicate: Callable[[], bool], description: str, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not predicate():
         assert time.monotonic() < deadline, f"still waiting: {description}"
-        time.sleep(0.02)
+        time.sleep(POLL_SECONDS)
 
 
 def is_running(pid: int) -> bool:

@@ -50,7 +50,7 @@ class Crowds:
             due = now + error.retry_after.total_seconds()
         else:
             # Jitter: those that found one lock busy together should not come back together.
-            due = now + self._delay.total_seconds() * random.uniform(0.75, 1.25)  # noqa: S311
+            due = now + self._delay.total_seconds() * random.uniform(0.75, 1.25)
         pace = _PACE if error.pace is None else error.pace.total_seconds() / _HASTE
         if (before := self._last_due.get(error.key)) is not None:
             due = max(due, before + pace)

@@ -173,7 +173,7 @@ class EmbeddedServer:
         await asyncio.to_thread(self.close)
 
     def _supervise(self, directory: Path, program: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - this Python, our own script
+        return subprocess.Popen(
             [sys.executable, "-S", "-E", "-s", str(_SUPERVISOR), str(directory), program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

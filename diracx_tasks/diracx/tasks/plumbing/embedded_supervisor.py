@@ -41,7 +41,7 @@ class Supervisor:
         for ports in self.directory.glob("*.ports"):
             ports.unlink()
         with open(self.directory / "server.log", "ab") as log:
-            self.server = subprocess.Popen(  # noqa: S603 - our own parent names the program
+            self.server = subprocess.Popen(
                 [self.program, "--config", str(self.directory / "server.conf")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -131,7 +131,7 @@ class Contentions:
 
     def _remembered(self, error: UnableToAcquireLockError | ServerError) -> _Refusal:
         now = self._clock()
-        moment = _MOMENT * random.uniform(0.5, 1.5)  # noqa: S311
+        moment = _MOMENT * random.uniform(0.5, 1.5)
         if isinstance(error, UnableToAcquireLockError) and error.retry_after is not None:
             seconds = error.retry_after.total_seconds()
             return _Refusal(error, now + min(moment, seconds), now + seconds)

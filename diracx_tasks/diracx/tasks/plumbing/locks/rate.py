@@ -155,9 +155,9 @@ class RateLimiter(CountingLimiter):
         assert self.limit is not None
         oldest = None if outrun else await store.oldest(slots_of(self.key))
         if oldest is None or oldest.expires_in is None:
-            seconds = _OUTRUN * random.uniform(0.5, 1.5)  # noqa: S311
+            seconds = _OUTRUN * random.uniform(0.5, 1.5)
         else:
-            seconds = max(oldest.expires_in, _OUTRUN * random.uniform(0.1, 0.5))  # noqa: S311
+            seconds = max(oldest.expires_in, _OUTRUN * random.uniform(0.1, 0.5))
         return UnableToAcquireLockError(
             self.key,
             retry_after=timedelta(seconds=seconds),

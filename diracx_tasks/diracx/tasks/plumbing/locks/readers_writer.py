@@ -84,7 +84,7 @@ class ExclusiveRWLock(_ReadersWriterLock):
             await _take_down(hold)
             raise
         words = f"{len(readers)} readers" if reader is None else f"{len(readers)} readers: {in_words(reader.value)}"
-        again = timedelta(seconds=_COME_BACK * random.uniform(0.75, 1.25))  # noqa: S311
+        again = timedelta(seconds=_COME_BACK * random.uniform(0.75, 1.25))
         raise UnableToAcquireLockError(self.writer_key, words, again, reason=f"{self.key} is held by {words}")
 
 

@@ -62,7 +62,7 @@ async def take_slots(
     below = slots_of(key)
     taken: list[S] = []
     try:
-        if count == 1 and (lucky := await claim(f"{below}.{random.randrange(limit)}")) is not None:  # noqa: S311
+        if count == 1 and (lucky := await claim(f"{below}.{random.randrange(limit)}")) is not None:
             return [lucky]
         for _ in range(_ROUNDS):
             busy = set(await store.keys(below))
