@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Annotated, Any
 
 import fastapi
@@ -16,6 +17,7 @@ from diracx.core.config import Config, ConfigSource
 from diracx.core.properties import SecurityProperty
 
 from acme import GarageSettings, LogsDB, LollygagDB
+from diracx.tasks import plumbing
 from diracx.tasks.plumbing import depends
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction, auto_inject, auto_inject_depends
@@ -161,6 +163,12 @@ def test_without_diracx_core_its_names_say_what_to_install(
         getattr(depends, name)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+@pytest.mark.parametrize("name", ["CallbackSpawner", "Config", "NoTransaction", "auto_inject", "auto_inject_depends"])
+def test_what_diracx_routers_imports_from_the_package_is_that_of_depends(name: str) -> None:
+    assert getattr(plumbing, name) == getattr(depends, name)
+
+
+@pytest.mark.parametrize("module", [plumbing, depends])
+def test_a_name_that_is_not_there_is_an_attribute_error(module: ModuleType) -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = depends.Nothing
+        _ = module.Nothing
