@@ -14,11 +14,12 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any, Final
 
+import crowd
 import drain
 import locks
 import schedules
 
-BENCHMARKS: Final[dict[str, ModuleType]] = {"drain": drain, "locks": locks, "schedules": schedules}
+BENCHMARKS: Final[dict[str, ModuleType]] = {"crowd": crowd, "drain": drain, "locks": locks, "schedules": schedules}
 
 
 def main() -> int:

@@ -85,3 +85,11 @@ async def on_the_server(server: EmbeddedServer, namespace: str) -> AsyncIterator
         view = OnTheServer(connection, Namespace(namespace))
         yield view
         await view.remove()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """Where the tasks of `lock_tasks` write, empty."""
+    path = tmp_path / "journal"
+    path.touch()
+    return path

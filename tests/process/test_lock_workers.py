@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import lock_tasks
-import pytest
+from lock_mesh import lock_mesh, worker_process
 from lock_tasks import Inside, Visit, lines_of, meetings, visits
 
 from diracx.tasks.plumbing.base_task import BaseTask
@@ -20,44 +17,15 @@ from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.testing import wait_until
 
-WORKER = Path(lock_tasks.__file__).with_name("lock_worker.py")
-SLOTS, KEYS = 25, 20
+WORKERS, SLOTS, KEYS = 4, 25, 20
 TASKS = int(os.environ.get("LOCK_TASKS_COUNT", "600"))
 ACK_WAIT_SECONDS = 4
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    path = tmp_path / "journal"
-    path.touch()
-    return path
-
-
 @asynccontextmanager
-async def worker(url: str, namespace: str, journal: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A worker process that has begun to pull."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(WORKER), url, namespace, str(SLOTS), "0.2",
-        env=os.environ | {lock_tasks.JOURNAL_VARIABLE: str(journal)},
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        yield process
-        if process.returncode is None:
-            process.terminate()
-            assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-@asynccontextmanager
-async def mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
+async def impatient_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
     """A mesh whose messages come back soon after a worker died."""
-    async with JetStreamBroker.connect(url, namespace=namespace, registry=lock_tasks.registry()) as broker:
+    async with lock_mesh(url, namespace) as broker:
         names = broker.namespace
         consumers = await broker.connection.api(f"CONSUMER.LIST.{names.tasks_stream}")
         for config in (consumer["config"] for consumer in consumers["consumers"]):
@@ -70,9 +38,6 @@ async def mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
                 },
             )
         yield broker
-        for stream in (await broker.connection.api("STREAM.NAMES"))["streams"]:
-            if stream.removeprefix("KV_").lower().startswith(f"{namespace}_"):
-                await broker.connection.api(f"STREAM.DELETE.{stream}")
 
 
 async def run_and_kill_one(broker: JetStreamBroker, url: str, journal: Path, tasks: list[BaseTask]) -> list[Visit]:
@@ -90,12 +55,11 @@ async def run_and_kill_one(broker: JetStreamBroker, url: str, journal: Path, tas
     async def drained() -> bool:
         return await left() == 0
 
-    async with (
-        worker(url, names.name, journal) as unlucky,
-        worker(url, names.name, journal),
-        worker(url, names.name, journal),
-        worker(url, names.name, journal),
-    ):
+    async with AsyncExitStack() as workers:
+        unlucky, *_ = [
+            await workers.enter_async_context(worker_process(url, names.name, journal, slots=SLOTS, busy_delay=0.2))
+            for _ in range(WORKERS)
+        ]
         await wait_until(half_way, description="half of the tasks are done", timeout=60)
         unlucky.kill()
         await unlucky.wait()
@@ -110,7 +74,7 @@ async def test_no_two_tasks_meet_inside_a_mutex_and_all_are_done(
     server: EmbeddedServer, namespace: str, journal: Path
 ) -> None:
     tasks: list[BaseTask] = [Inside("mutex", number % KEYS, number) for number in range(TASKS)]
-    async with mesh(server.url, namespace) as broker:
+    async with impatient_mesh(server.url, namespace) as broker:
         stays = await run_and_kill_one(broker, server.url, journal, tasks)
     assert meetings(stays) == []
     assert {visit.number for visit in stays} == {str(number) for number in range(TASKS)}
@@ -120,7 +84,7 @@ async def test_no_two_tasks_meet_inside_a_mutex_and_all_are_done(
 async def test_no_writer_meets_anybody_and_readers_share(server: EmbeddedServer, namespace: str, journal: Path) -> None:
     kinds = ["writer" if number // KEYS % 5 == 0 else "reader" for number in range(TASKS)]
     tasks: list[BaseTask] = [Inside(kind, number % KEYS, number) for number, kind in enumerate(kinds)]
-    async with mesh(server.url, namespace) as broker:
+    async with impatient_mesh(server.url, namespace) as broker:
         stays = await run_and_kill_one(broker, server.url, journal, tasks)
     met = meetings(stays)
     assert not [pair for pair in met if "writer" in (pair[0].kind, pair[1].kind)]

@@ -1,0 +1,74 @@
+"""The worker of `crowd`, as a process: URL; a line when it is ready, then one for each task outside the crowd."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+import sys
+import time
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, MutexLock, RateLimiter
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.worker import Worker, WorkerSettings
+
+PER_SECOND = 10
+LOCKS: dict[str, BaseLock] = {
+    "mutex": MutexLock(JOB, "crowd"),
+    "rate": RateLimiter(JOB, "crowd", limit=PER_SECOND, window_seconds=1),
+}
+
+
+@dataclasses.dataclass
+class Crowded(BaseTask):
+    """One of many that want one lock."""
+
+    lock: str
+
+    size = Size.SMALL
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        """The one of all."""
+        return [LOCKS[self.lock]]
+
+    async def execute(self) -> None:
+        """Nothing."""
+
+
+class Free(BaseTask):
+    """Wants no lock."""
+
+    size = Size.SMALL
+
+    async def execute(self) -> None:
+        """Tell when it began, by a clock that all processes share."""
+        print(time.monotonic_ns(), flush=True)
+
+
+def registry() -> TaskRegistry:
+    """A registry with both."""
+    tasks = TaskRegistry()
+    for kind in (Crowded, Free):
+        tasks.add(f"bench:{kind.__name__}", kind)
+    return tasks
+
+
+async def main(url: str) -> None:
+    """Work until SIGTERM, with the slots and the delays of a worker for small tasks."""
+    known = registry()
+    async with JetStreamBroker.connect(url, registry=known, role="worker") as broker:
+        settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=100)
+        worker = Worker(broker.connection, broker.namespace, known, Injector(), settings)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+        print("ready", flush=True)
+        await worker.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
