@@ -17,6 +17,9 @@ MOST_LINES_IN_A_FUNCTION = 40
 # A name that fits everything collects everything.
 VAGUE_NAMES = {"common", "helper", "helpers", "misc", "models", "util", "utils"}
 
+# What tools leave beside the files they read.
+CACHE = re.compile(r"__pycache__|\..*")
+
 # What holds on one machine only: somebody's folders, and the package index that somebody installs from.
 LOCAL_TO_A_MACHINE = re.compile(
     r"(?<![\w.~})>*-])/(?:root|home|work|Users)\b"
@@ -35,7 +38,7 @@ def _texts() -> Iterator[tuple[Path, str]]:
     paths = [path for folder in FOLDERS for path in sorted((TOP / folder).rglob("*"))]
     documents = [path for path in sorted(TOP.iterdir()) if not path.name.startswith(".")]
     for path in [*documents, TOP / ".gitignore", *paths]:
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file() and not any(CACHE.fullmatch(part) for part in path.relative_to(TOP).parts[1:]):
             yield path, path.read_text(encoding="utf-8")
 
 
