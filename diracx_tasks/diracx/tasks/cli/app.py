@@ -7,14 +7,20 @@ import traceback
 from collections.abc import Sequence
 
 import rich_click as click
+from click.shell_completion import add_completion_class
 
+from diracx.tasks.cli.completion import ColonsInBash
 from diracx.tasks.cli.exit_codes import ExitCode, explain
 from diracx.tasks.cli.lazy import LazyCommand, LazyGroup
 
 PROGRAM = "diracx-task-run"
 
+# All commands inherit it from the group.
+HELP = {"max_width": 100, "text_paragraph_linebreaks": "\n\n", "envvar_string": "[${}]"}
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.rich_config(HELP)
 @click.version_option(package_name="diracx-tasks", prog_name=PROGRAM)
 def app() -> None:
     """Run DiracX tasks on NATS JetStream, and look after them.
@@ -23,22 +29,22 @@ def app() -> None:
     """
 
 
-@app.group("dlq", cls=LazyGroup, panel="See and operate")
+@click.group("dlq", cls=LazyGroup, panel="See and operate")
 def dead_letters() -> None:
-    """See the tasks that will not run again, and put them back or remove them."""
+    """See dead tasks, put them back or remove them."""
 
 
-@app.group("locks", cls=LazyGroup, panel="See and operate")
+@click.group("locks", cls=LazyGroup, panel="See and operate")
 def locks() -> None:
     """See who holds which lock, and take one away."""
 
 
-@app.group("schedule", cls=LazyGroup, panel="See and operate")
+@click.group("schedule", cls=LazyGroup, panel="See and operate")
 def schedule() -> None:
     """See the schedules of periodic tasks, or run one once now."""
 
 
-@app.group("config", cls=LazyGroup, panel="See and operate")
+@click.group("config", cls=LazyGroup, panel="See and operate")
 def config() -> None:
     """See and set the configuration that workers and schedulers follow."""
 
@@ -49,12 +55,16 @@ def _add(group: click.RichGroup, panel: str, name: str, module: str, short_help:
 
 _add(app, "Run", "call", "call", "Execute a task here and now, and print its result.")
 _add(app, "Run", "submit", "submit", "Hand a task to the workers, and print its id.")
+_add(app, "Run", "cancel", "cancel", "Take back a task that was submitted for later.")
 _add(app, "Run", "worker", "worker", "Execute tasks of one size as they come.")
 _add(app, "Run", "scheduler", "scheduler", "Submit periodic tasks on their schedules.")
-_add(app, "Run", "cancel", "cancel", "Take back a task that was submitted for later.")
 _add(app, "Run", "dev", "dev", "Run a server, workers and the scheduler here, to try tasks.")
 _add(app, "See and operate", "status", "status", "Show queues, locks, scheduler and workers at a glance.")
 _add(app, "See and operate", "tasks", "tasks", "List the tasks that are installed here.")
+for group in (schedule, dead_letters, locks, config):
+    app.add_command(group)
+_add(app, "See and operate", "pause", "pause", "Hand out no more tasks of a queue.")
+_add(app, "See and operate", "resume", "resume", "Hand out the tasks of a paused queue again.")
 _add(app, "See and operate", "setup", "setup", "Create or update streams, consumers and buckets.")
 _add(dead_letters, "Dead letters", "list", "dead_letters.list", "List the dead letters.")
 _add(dead_letters, "Dead letters", "show", "dead_letters.show", "Show one with its whole story.")
@@ -66,6 +76,9 @@ _add(schedule, "Schedules", "list", "schedule_list", "List the schedules.")
 _add(schedule, "Schedules", "run", "schedule_run", "Run a periodic task once now.")
 _add(config, "Configuration", "show", "config_show", "Show the configuration.")
 _add(config, "Configuration", "set", "config_set", "Put a file in force.")
+
+
+add_completion_class(ColonsInBash, "bash")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

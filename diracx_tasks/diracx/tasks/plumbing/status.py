@@ -24,6 +24,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import MESSAGE_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.micro import ask_all
+from diracx.tasks.plumbing.jetstream.pausing import paused_until
 from diracx.tasks.plumbing.scheduler.service import scheduler_service
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
@@ -47,6 +48,8 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Delivered more than once and not settled."""
     oldest_seconds: float | None
     """How long the oldest one that waits has been waiting, by the server's clock; None when none waits."""
+    paused_until: datetime | None = None
+    """When its pause ends, `pausing.UNTIL_RESUMED` standing for no end; None: it is not paused."""
 
 
 class SchedulerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +184,7 @@ class StatusReader:
             in_hand=executing,
             redelivered=int(info["num_redelivered"]),
             oldest_seconds=None if oldest is None else max(0.0, round((now - oldest) / timedelta(seconds=1), 3)),
+            paused_until=paused_until(info),
         )
         return queue, unsettled - executing
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime
 
 import rich_click as click
 
+from diracx.tasks.cli.durations import duration_from
 from diracx.tasks.plumbing.wire.times import from_rfc3339
-
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.ASCII)
-_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 since_option = click.option(
     "--since",
@@ -29,19 +25,19 @@ def since_from(text: str, now: datetime) -> datetime:
     Raises:
         click.BadParameter: Neither a time nor a duration.
     """
-    if (match := _DURATION.fullmatch(text.strip())) is not None:
-        try:
-            return now - timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
-        except OverflowError:
-            return datetime.min.replace(tzinfo=UTC)
+    try:
+        if (ago := duration_from(text)) is not None:
+            return now - ago
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
     try:
         datetime.fromisoformat(text)
     except ValueError:
         raise click.BadParameter(
             f"{text!r} is neither a time, e.g. 2026-12-01T06:00:00Z, nor a duration, e.g. 90s, 15m, 2h, 7d",
-            param_hint="--since",
+            param_hint=["--since"],
         ) from None
     try:
         return from_rfc3339(text)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--since") from None
+        raise click.BadParameter(str(error), param_hint=["--since"]) from None

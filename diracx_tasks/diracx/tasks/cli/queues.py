@@ -1,0 +1,131 @@
+"""Which queues a command is about."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import rich_click as click
+
+from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.missing import mesh_expected
+from diracx.tasks.cli.options import Access
+from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import CONSUMER_NOT_FOUND, ApiError
+from diracx.tasks.plumbing.jetstream.pausing import paused_until
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import from_rfc3339
+
+Command = Callable[..., Any]
+
+NAMES: Final = tuple(Namespace.consumer(priority, size) for priority in Priority for size in Size)
+
+_SUBJECT: Final = re.compile(r"([a-z][a-z0-9_]*)\.tasks\.(.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue as it stood a moment ago."""
+
+    name: str
+    stream: str
+    paused_until: datetime | None
+    seen: datetime
+    """When, by the server's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """Which queues were asked for; exactly one of the two."""
+
+    texts: tuple[str, ...]
+    everything: bool
+
+    def __post_init__(self) -> None:
+        if bool(self.texts) == self.everything:
+            raise click.UsageError("say which: either QUEUE..., or --all")
+
+    def names(self, namespace: Namespace) -> list[str]:
+        """The names of their consumers, each once.
+
+        Raises:
+            click.UsageError: There is no such queue.
+        """
+        return list(NAMES) if self.everything else list(dict.fromkeys(_named(text, namespace) for text in self.texts))
+
+    @asynccontextmanager
+    async def opened(self, access: Access, command: str) -> AsyncIterator[tuple[Connection, list[Queue]]]:
+        """Connect, and look at each of them, for the block.
+
+        Raises:
+            click.UsageError: There is no such queue.
+            ServerError: The mesh or one of its queues does not exist, or there is no server.
+        """
+        namespace = namespace_of(access)
+        names = self.names(namespace)
+        async with operator_connection(access, command) as connection:
+            with mesh_expected(namespace):
+                yield connection, [await _look(connection, namespace, name) for name in names]
+
+
+def _named(text: str, namespace: Namespace) -> str:
+    subject = _SUBJECT.fullmatch(text)
+    name = (subject[2] if subject else text).replace(".", "-")
+    if name in NAMES:
+        if subject and subject[1] != namespace.name:
+            raise click.UsageError(f"{text} is not of namespace {namespace.name}; add --namespace {subject[1]}")
+        return name
+    near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(NAMES)}"
+    raise click.UsageError(f"unknown queue {text!r}; {hint}")
+
+
+async def _look(connection: Connection, namespace: Namespace, name: str) -> Queue:
+    with _queue_expected(namespace, name):
+        info = await connection.api(f"CONSUMER.INFO.{namespace.tasks_stream}.{name}")
+    return Queue(name, namespace.tasks_stream, paused_until(info), from_rfc3339(info["ts"]))
+
+
+@contextmanager
+def _queue_expected(namespace: Namespace, name: str) -> Iterator[None]:
+    try:
+        yield
+    except ApiError as error:
+        if error.err_code != CONSUMER_NOT_FOUND:
+            raise
+        raise ServerError(
+            f"namespace {namespace.name} has no queue {name}: create it with `diracx-task-run setup`"
+        ) from None
+
+
+def queue_arguments(command: Command) -> Command:
+    """Give a command the argument `queues`."""
+
+    @functools.wraps(command)
+    def with_queues(*, queues: tuple[str, ...], everything: bool, **values: Any) -> Any:
+        return command(queues=Queues(queues, everything), **values)
+
+    def complete(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+        return [name for name in NAMES if name.startswith(typed)]
+
+    decorated: Command = with_queues
+    for option in (
+        click.option("--all", "everything", is_flag=True, help="All nine."),
+        click.argument(
+            "queues",
+            metavar="[QUEUE]...",
+            nargs=-1,
+            shell_complete=complete,
+            help="<priority>-<size>, e.g. normal-small; or its subject.",
+        ),
+    ):
+        decorated = option(decorated)
+    return decorated
