@@ -12,7 +12,12 @@ import pytest
 from scheduling import Hourly, Report, SchedulingMesh, Ticks, more_than_once
 
 from diracx.tasks.plumbing.embedded import EmbeddedServer
-from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.jetstream.stored_message import purge_subject, read_message
+from diracx.tasks.plumbing.scheduler.instances import Instance
+from diracx.tasks.plumbing.scheduler.keeping import ScheduleKeeper
+from diracx.tasks.plumbing.scheduler.planning import Rule
+from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.schedules import RRuleSchedule, TaskScheduleBase
 from diracx.tasks.testing import wait_until
 
@@ -196,8 +201,42 @@ async def test_a_schedule_that_cannot_be_followed_is_told_once_and_stops_no_othe
     assert "test:Broken is not scheduled until its schedule is changed" in told[1]
 
 
-async def test_an_unreadable_state_is_named(mesh: SchedulingMesh) -> None:
-    subject = mesh.namespace.state_subject("test:Ticks")
+async def test_a_state_that_cannot_be_read_is_named_once_left_alone_and_keeps_no_other_back(
+    mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh.register(Hourly, Ticks)
+    subject = mesh.namespace.state_subject("test:Hourly")
     await mesh.connection.request(subject, b"{")
-    with pytest.raises(ServerError, match=r"the state of a schedule on .*Ticks cannot be read"):
-        await mesh.store.read_all()
+    async with mesh.scheduling():
+        await wait_until(lambda: _more_than(mesh, 1), description="the other schedule goes on")
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 1
+    assert told[0].startswith(f"the state of a schedule on {subject} cannot be read")
+    message = await read_message(mesh.connection, mesh.namespace.later_stream, last_by_subj=subject)
+    assert message is not None
+    assert message.body == b"{"
+
+
+async def test_notes_of_a_replay_that_was_cut_off_are_no_states(
+    mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh.register(Ticks)
+    await mesh.connection.request(mesh.namespace.replay_subject(7, 1_795_511_232_712_739), b"")
+    async with mesh.scheduling():
+        await wait_until(lambda: _more_than(mesh, 1), description="the schedule goes on")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_schedule_whose_unreadable_state_was_purged_begins_anew(mesh: SchedulingMesh) -> None:
+    clock = [datetime.now(UTC)]
+    subject = mesh.namespace.state_subject("test:Hourly")
+    rule = Rule(Hourly.default_schedule, enabled=True)
+    hourly = Instance(ScheduleKey("test:Hourly"), rule, Priority.NORMAL, Size.SMALL, b"{}")
+    await mesh.connection.request(subject, b"{")
+    keeper = ScheduleKeeper(mesh.store, timedelta(seconds=30), "a test", now=lambda: clock[0])
+    await keeper.load()
+    assert await keeper.advance(keeper.due([hourly])) == 0
+    await purge_subject(mesh.connection, mesh.namespace.later_stream, subject)
+    assert keeper.due([hourly]) == []
+    clock[0] += timedelta(seconds=30)
+    assert await keeper.advance(keeper.due([hourly])) == 1

@@ -65,6 +65,9 @@ class Server:
     async def read_all(self) -> dict[ScheduleKey, StoredState]:
         return await self.read(list(self.states))
 
+    def unreadable(self, key: ScheduleKey) -> bool:
+        return False
+
     async def write(self, changes: Sequence[Change]) -> list[int]:
         await stopped()
         revisions = self._store(changes)

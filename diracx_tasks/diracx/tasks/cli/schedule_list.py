@@ -14,6 +14,7 @@ from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.missing import mesh_expected
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
 from diracx.tasks.cli.output import print_document, print_table
+from diracx.tasks.cli.tables import Prose
 from diracx.tasks.plumbing.configuration.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.listing import ListedSchedule, list_schedules
@@ -35,11 +36,8 @@ def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
     if as_json:
         print_document(listed)
     elif listed:
-        rows = [
-            [each.task, each.vo, each.schedule, _seconds(each.last), _seconds(each.next) or each.why_not]
-            for each in listed
-        ]
-        print_table(["task", "vo", "schedule", "last", "next"], rows)
+        rows = [[each.task, each.vo, each.schedule, each.last, each.next or each.why_not] for each in listed]
+        print_table(["task", "vo", Prose("schedule"), "last", Prose("next")], rows)
     else:
         print("no periodic task is installed here, or no VO is known to those that run per VO", file=sys.stderr)
 
@@ -52,11 +50,8 @@ async def _schedules(
         follower = ConfigurationFollower(connection, namespace)
         with mesh_expected(namespace):
             await follower.look()
-            states = await JetStreamScheduleStore(connection, namespace).read_all()
+            store = JetStreamScheduleStore(connection, namespace)
+            states = await store.read_all()
         await virtual_organisations.look(follower.current)
         vos = virtual_organisations.now(follower.current) or ()
-        return list_schedules(registry, follower.current, vos, states, datetime.now(UTC))
-
-
-def _seconds(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+        return list_schedules(registry, follower.current, vos, states, store.unreadable, datetime.now(UTC))

@@ -29,6 +29,9 @@ logger = logging.getLogger("diracx.tasks.scheduler")
 MESSAGES_TOGETHER: Final = 400
 """In one write: a batch costs the server some milliseconds, whatever its size up to 1,000."""
 
+_LOOK_AGAIN: Final = timedelta(seconds=30)
+"""After which a state that could not be read is looked at again."""
+
 Now = Callable[[], datetime]
 """The time, aware."""
 
@@ -63,10 +66,13 @@ class ScheduleStore(Protocol):
     """
 
     async def read(self, keys: Sequence[ScheduleKey]) -> dict[ScheduleKey, StoredState]:
-        """The latest states; those without one are left out."""
+        """The latest states; those without one, or with one that cannot be read, are left out."""
 
     async def read_all(self) -> dict[ScheduleKey, StoredState]:
-        """The latest states of all schedules that have one."""
+        """The latest states of all schedules that have one that can be read."""
+
+    def unreadable(self, key: ScheduleKey) -> bool:
+        """Whether there is a state that could not be read when it was last looked at."""
 
     async def write(self, changes: Sequence[Change]) -> list[int]:
         """Store all states with their occurrences, or nothing; return the new revisions.
@@ -100,12 +106,13 @@ class ScheduleKeeper:
         self._unsure: set[ScheduleKey] = set()
         self._undecidable: dict[ScheduleKey, str] = {}
         """Schedules, in words, that an error of their own keeps from being followed."""
+        self._look_again = now()
 
     async def load(self) -> None:
         """Read every state anew: somebody else may have written meanwhile.
 
         Raises:
-            ServerError: Some could not be read.
+            ServerError: The server did not give them.
         """
         found = await self._store.read_all()
         for stored in found.values():
@@ -120,9 +127,16 @@ class ScheduleKeeper:
     def due(self, instances: Iterable[Instance]) -> list[Instance]:
         """Those that `advance` may have something to do about now."""
         now = self._now()
-        return [instance for instance in instances if self._is_due(instance, now)]
+        if again := now >= self._look_again:
+            self._look_again = now + _LOOK_AGAIN
+        return [instance for instance in instances if self._is_due(instance, now, again)]
 
-    def _is_due(self, instance: Instance, now: datetime) -> bool:
+    def _is_due(self, instance: Instance, now: datetime, again: bool) -> bool:
+        if self._store.unreadable(instance.key):
+            # Somebody may have removed it, or mended it.
+            if again:
+                self._unsure.add(instance.key)
+            return again
         if self._undecidable.get(instance.key) == instance.words and instance.rule.enabled:
             return False
         if instance.key in self._unsure:
@@ -163,6 +177,8 @@ class ScheduleKeeper:
 
     def _changes(self, instances: Iterable[Instance]) -> Iterator[Change]:
         for instance in instances:
+            if self._store.unreadable(instance.key):
+                continue  # a newer version may have written it: it is not to be overwritten
             known = self._known.get(instance.key)
             state, revision = (None, 0) if known is None else (known.state, known.revision)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -34,6 +35,7 @@ def list_schedules(
     configuration: Configuration,
     vos: tuple[str, ...],
     states: dict[ScheduleKey, StoredState],
+    unreadable: Callable[[ScheduleKey], bool],
     now: datetime,
 ) -> list[ListedSchedule]:
     """The schedules of the tasks that are installed here, by task and VO.
@@ -41,13 +43,14 @@ def list_schedules(
     Args:
         vos: Those that should be there; those that have been scheduled are listed, too.
         states: As they are stored.
+        unreadable: Whether a state is stored that cannot be read.
     """
     scheduled = (key.vo for key, stored in states.items() if key.vo and stored.state.enabled)
     instances = instances_of(registry, configuration, {*vos, *scheduled})
-    return [_listed(instances[key], states.get(key), now) for key in sorted(instances)]
+    return [_listed(instances[key], states.get(key), unreadable(key), now) for key in sorted(instances)]
 
 
-def _listed(instance: Instance, stored: StoredState | None, now: datetime) -> ListedSchedule:
+def _listed(instance: Instance, stored: StoredState | None, unreadable: bool, now: datetime) -> ListedSchedule:
     state = None if stored is None else stored.state
     following = None if state is None else state.next_after(now)
     return ListedSchedule(
@@ -57,11 +60,13 @@ def _listed(instance: Instance, stored: StoredState | None, now: datetime) -> Li
         enabled=instance.rule.enabled,
         last=None if state is None else state.latest_before(now),
         next=following,
-        why_not=None if following is not None else _why_not(instance, state),
+        why_not=None if following is not None else _why_not(instance, state, unreadable),
     )
 
 
-def _why_not(instance: Instance, state: ScheduleState | None) -> str:
+def _why_not(instance: Instance, state: ScheduleState | None, unreadable: bool) -> str:
+    if unreadable:
+        return "its state cannot be read"
     if instance.why_not is not None:
         return instance.why_not
     if state is None:

@@ -124,14 +124,19 @@ class Scheduler:
             await self._configuration.look()
         except ServerError as error:
             logger.warning("the configuration cannot be read yet: %s", error)
+        told = ""
         async with _beside(self._locks.run(), self._configuration.run()):
             while not self._stopping:
                 try:
                     await self._lead_if_nobody_does()
+                    told = ""
                 except UnableToAcquireLockError as error:
                     logger.debug("standing by: %s", error)
+                    told = ""
                 except ServerError as error:
-                    logger.warning("cannot tell who leads: %s", error)
+                    level = logging.DEBUG if str(error) == told else logging.WARNING
+                    logger.log(level, "cannot tell who leads: %s", error)
+                    told = str(error)
                 await self._pause(POLL.total_seconds())
 
     async def _lead_if_nobody_does(self) -> None:

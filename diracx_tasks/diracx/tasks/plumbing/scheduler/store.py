@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import DUE_TTL
 from diracx.tasks.plumbing.jetstream.batch import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -19,11 +20,14 @@ from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.scheduler.instances import Instance
 from diracx.tasks.plumbing.scheduler.keeping import Change, StoredState
 from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState, due_name, occurrence_id
-from diracx.tasks.plumbing.wire.envelope import MSG_ID, Envelope
+from diracx.tasks.plumbing.telemetry import Outgoing, current
+from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import to_rfc3339
 
 _READS_AT_ONCE: Final = 64
+
+logger = logging.getLogger("diracx.tasks.scheduler")
 
 _state = msgspec.json.Decoder(ScheduleState)
 
@@ -35,6 +39,13 @@ class JetStreamScheduleStore:
         self._connection = connection
         self._namespace = namespace
         self._stream = namespace.later_stream
+        self._telemetry = current()
+        self._unreadable: dict[str, int] = {}
+        """By subject, the sequences of states that could not be read."""
+
+    def unreadable(self, key: ScheduleKey) -> bool:
+        """Whether there is a state that could not be read when it was last looked at."""
+        return bool(self._unreadable) and self._state_subject(key) in self._unreadable
 
     async def read(self, keys: Sequence[ScheduleKey]) -> dict[ScheduleKey, StoredState]:
         """Read states as the stream's leader has them."""
@@ -43,7 +54,9 @@ class JetStreamScheduleStore:
     async def read_all(self) -> dict[ScheduleKey, StoredState]:
         """Read every state that there is."""
         pattern = f"{self._namespace.name}.state.>"
-        return await self._read(await subjects_of(self._connection, self._stream, pattern))
+        subjects = await subjects_of(self._connection, self._stream, pattern)
+        # Notes of a replay that was cut off stand there, too.
+        return await self._read([each for each in subjects if not self._namespace.is_replay(each)])
 
     async def _read(self, subjects: Sequence[str]) -> dict[ScheduleKey, StoredState]:
         found: dict[ScheduleKey, StoredState] = {}
@@ -56,15 +69,20 @@ class JetStreamScheduleStore:
 
     async def _read_one(self, subject: str) -> StoredState | None:
         message = await read_message(self._connection, self._stream, last_by_subj=subject)
+        before = self._unreadable.pop(subject, None)
         if message is None:
             return None
         try:
             return StoredState(_state.decode(message.body), message.sequence)
         except msgspec.MsgspecError as error:
-            raise ServerError(
-                f"the state of a schedule on {subject} cannot be read ({error}); a newer version may have written it: "
-                f"update this scheduler, or purge that subject from {self._stream} to begin anew"
-            ) from None
+            self._unreadable[subject] = message.sequence
+            if message.sequence != before:
+                logger.error(
+                    "the state of a schedule on %s cannot be read (%s), and nothing is scheduled there; a newer "
+                    "version may have written it: update this one, or purge that subject from %s to begin anew",
+                    *(subject, error, self._stream),
+                )
+            return None
 
     async def write(self, changes: Sequence[Change]) -> list[int]:
         """Store all states with their occurrences in one atomic batch, or nothing."""
@@ -75,7 +93,8 @@ class JetStreamScheduleStore:
             messages.append(self._state_message(change))
             messages += (self._occurrence_message(change.instance, each) for each in change.occurrences)
         try:
-            ack = await publish_batch(self._connection, messages)
+            with self._measured(messages):
+                ack = await publish_batch(self._connection, messages)
         except ApiError as error:
             if error.err_code == WRONG_LAST_SEQUENCE:
                 raise RevisionConflictError(str(changes[0].instance.key)) from None
@@ -91,6 +110,13 @@ class JetStreamScheduleStore:
             await asyncio.gather(
                 *(purge_subject(self._connection, self._stream, subject, before=before) for subject in page)
             )
+
+    def _measured(self, messages: Sequence[BatchMessage]) -> AbstractContextManager[object]:
+        if self._telemetry is None:
+            return nullcontext()
+        tasks = [Outgoing(each.subject, each.headers, len(each.body)) for each in messages if TASK_ID in each.headers]
+        together = f"{self._namespace.name}.periodic.>"
+        return self._telemetry.publishing_together(together, tasks) if tasks else nullcontext()
 
     def _state_subject(self, key: ScheduleKey) -> str:
         return self._namespace.state_subject(key.task, key.vo or None)

@@ -149,6 +149,10 @@ class Namespace:
         """
         return f"{self.name}.state.replay.{dead_letter}.{microseconds}"
 
+    def is_replay(self, subject: str) -> bool:
+        """Whether this is such a note; the state of a task of category `replay` is none: a class is no number."""
+        return re.fullmatch(re.escape(self.replay_subject("", "")[:-1]) + r"\d+\.\d+", subject) is not None
+
     def inbox_prefix(self, role: str) -> str:
         """Where replies to one role arrive, so that permissions can keep roles apart."""
         return f"_INBOX_{self.name}_{role}"
