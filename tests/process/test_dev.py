@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -25,12 +27,17 @@ async def test_what_is_submitted_runs_and_one_signal_ends_all(extension: Command
     await dev.ready()
     below = _descendants(dev.process.pid)
     extension.environment["DIRACX_TASKS_NATS_URL"] = dev.url
+    # What it proposes works as it stands.
+    (proposed,) = re.findall(r"^  diracx-task-run (submit .*)$", dev.log, re.MULTILINE)
+    assert extension(*shlex.split(proposed)).returncode == 0
     done = extension("submit", "lollygag:SyncOwnersTask", "--args", '["bob"]')
     assert done.returncode == 0, done.stderr
     await wait_until(lambda: "done: lollygag:SyncOwnersTask" in dev.log, description="the task is done")
     dev.process.send_signal(signal.SIGINT)
     assert await dev.ended() == 0
     assert dev.log.count("ended after") == 4
+    assert "asyncio" not in dev.log
+    assert f"[id={done.stdout.strip()}]" in dev.log
     await wait_until(lambda: not any(map(_alive, below)), description="nothing is left running")
 
 

@@ -14,6 +14,7 @@ from rich.pretty import pretty_repr
 from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
 
 CREDS = "-----BEGIN NATS USER JWT-----\nx\n------END\n-----BEGIN USER NKEY SEED-----\nx\n------END\n"
+SEED = f"S{'A' * 57}"
 
 Context = Callable[..., dict[str, str]]
 
@@ -50,11 +51,12 @@ def test_the_environment_gives_what_no_option_gives(variable: str, field: str, v
 
 
 def test_every_path_can_come_from_the_environment(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text(CREDS)
     names = ("creds", "nkey", "tls_ca", "tls_cert", "tls_key")
-    settings = ConnectionSettings.resolve(environ={f"DIRACX_TASKS_{name.upper()}": str(file) for name in names})
-    assert [getattr(settings, name) for name in names] == [str(file)] * 5
+    files = {name: tmp_path / name for name in names}
+    for name, file in files.items():
+        file.write_text(SEED if name == "nkey" else CREDS)
+    settings = ConnectionSettings.resolve(environ={f"DIRACX_TASKS_{name.upper()}": str(files[name]) for name in names})
+    assert [getattr(settings, name) for name in names] == [str(files[name]) for name in names]
 
 
 def test_an_option_wins_over_the_environment_and_the_environment_over_a_context(context: Context) -> None:
@@ -144,6 +146,16 @@ def test_a_creds_file_without_its_two_sections_is_refused(tmp_path: Path) -> Non
     file.write_text("-----BEGIN NATS USER JWT-----\n")
     with pytest.raises(ValueError, match=r"me\.creds is no \.creds file"):
         ConnectionSettings.resolve(creds=str(file), environ={})
+
+
+def test_a_file_without_an_nkey_seed_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "me.nk"
+    file.write_text(f"{SEED}\n")
+    assert ConnectionSettings.resolve(nkey=str(file), environ={}).nkey == str(file)
+    file.write_text("s3cret")
+    with pytest.raises(ValueError, match=r"me\.nk is no file with an nkey seed") as caught:
+        ConnectionSettings.resolve(nkey=str(file), environ={})
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_tls_key_without_its_certificate_is_refused(tmp_path: Path) -> None:

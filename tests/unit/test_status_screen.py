@@ -6,6 +6,7 @@ import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -83,8 +84,39 @@ def test_every_figure_is_readable_at_both_widths(width: int) -> None:
 def test_a_watched_screen_is_no_higher_than_the_terminal_and_says_what_it_leaves_out(height: int) -> None:
     lines = drawn(Screen(a_glance(workers=50), "the server is away", watching=True), 80, height)
     assert len(lines) <= height
-    shown = sum("small  7/100" in line for line in lines)
-    assert f"and {50 - shown} more" in lines
+    shown = sum(" 7/100 " in line for line in lines)
+    assert shown >= 2
+    assert lines[-1].split() == ["and", str(50 - shown), "more", f"{7 * (50 - shown)}/{100 * (50 - shown)}"]
+    assert "no news since then: the server is away" in lines[:2]
+
+
+@pytest.mark.parametrize("height", [24, 40])
+def test_long_names_are_not_cut_but_the_head_takes_two_lines(height: int) -> None:
+    status = msgspec.structs.replace(a_glance().status, namespace="lhcb_production_reprocessing_2026")
+    lines = drawn(Screen(a_glance(status=status), watching=True), 80, height)
+    assert lines[:2] == [
+        "lhcb_production_reprocessing_2026 on nats://nats.example.org:4222",
+        "2026-12-01 06:00:00 UTC",
+    ]
+    assert len(lines) <= height
+    assert "…" not in "\n".join(lines)
+
+
+def test_on_a_low_terminal_idle_queues_give_way_to_workers() -> None:
+    queues = a_glance().status.queues
+    idle = [msgspec.structs.replace(queue, waiting=0, in_hand=0, redelivered=0) for queue in queues[:8]]
+    status = msgspec.structs.replace(a_glance().status, queues=[*idle, queues[8]])
+    text = "\n".join(drawn(Screen(a_glance(status=status), watching=True), 80, 16))
+    assert "background large" in text
+    assert "realtime" not in text
+    assert text.count(" 7/100 ") == 2
+    assert "realtime" in "\n".join(drawn(Screen(a_glance(status=status), watching=True), 80, 24))
+
+
+def test_a_problem_takes_one_line_however_long_it_is() -> None:
+    (line,) = drawn(Screen(None, "no answer " * 30, watching=True), 80, 24)
+    assert line.startswith("no answer")
+    assert len(line) <= 80
 
 
 def test_plain_text_has_every_worker_and_neither_colours_nor_frames() -> None:

@@ -42,9 +42,9 @@ def _decoded(option: str, text: str | None, kind: type, wanted: str) -> Any:
     try:
         value = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise click.BadParameter(f"{error}; it must be JSON, {wanted}", param_hint=option) from None
+        raise click.BadParameter(f"{error}; it must be JSON, {wanted}", param_hint=[option]) from None
     if not isinstance(value, kind):
-        raise click.BadParameter(f"it must be {wanted}", param_hint=option)
+        raise click.BadParameter(f"it must be {wanted}", param_hint=[option])
     return value
 
 
@@ -63,11 +63,11 @@ def due_time(at: str | None, delay: timedelta | None) -> datetime | None:
     try:
         datetime.fromisoformat(at)
     except ValueError:
-        raise click.BadParameter(f"{at!r} is no time; write e.g. 2026-12-01T06:00:00Z", param_hint="--at") from None
+        raise click.BadParameter(f"{at!r} is no time; write e.g. 2026-12-01T06:00:00Z", param_hint=["--at"]) from None
     try:
         return from_rfc3339(at)
     except (ValueError, OverflowError) as error:
-        raise click.BadParameter(str(error), param_hint="--at") from None
+        raise click.BadParameter(str(error), param_hint=["--at"]) from None
 
 
 def labels_from(pairs: Sequence[str]) -> dict[str, str]:
@@ -80,6 +80,6 @@ def labels_from(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--label")
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint=["--label"])
         labels[name] = value
     return labels

@@ -35,8 +35,9 @@ from diracx.tasks.plumbing.execution.resources import Resources
     type=click.Choice([choice.value for choice in Debugger]),
     default=Debugger.NONE.value,
     show_default=True,
-    help="Open pdb at the first line of execute(), or where an exception was raised. Locks are kept meanwhile, and "
-    "timeout_seconds is not applied.",
+    metavar="WHEN",
+    help="When to open pdb: before, at the first line of execute(); exception, where one was raised; or none. Locks "
+    "are kept meanwhile, and timeout_seconds is not applied.",
 )
 @log_option("warning")
 @server_options
@@ -97,7 +98,7 @@ def _what_a_worker_would_do(outcome: Retry | Dead | Discarded) -> str:
     match outcome:
         case Retry():
             delay = max(0.0, (outcome.at - datetime.now(UTC)).total_seconds())
-            return f"failed; a worker would retry it in {delay:.0f} s"
+            return f"failed; a worker would retry it in {round(delay, 1):g} s"
         case Dead():
             return f"failed; a worker would keep it as a dead letter: {outcome.reason}"
     return f"failed; a worker would drop it, since it is not dlq_eligible: {outcome.reason}"

@@ -16,19 +16,19 @@ from diracx.tasks.plumbing.registry import TaskRegistry
 
 
 @click.command("cancel")
-@click.argument("task_id", metavar="ID")
+@click.argument("id", metavar="ID", help="As `submit` printed it.")
 @log_option("warning")
 @server_options
-def command(*, task_id: str, access: Access) -> int:
+def command(*, id: str, access: Access) -> int:  # noqa: A002 - its name in the help
     """Take back a task that was submitted with --at or --delay.
 
     Exit code 1: it is not there; it has fallen due, was taken back before, or never was.
     """
-    if asyncio.run(_cancel(access, task_id)):
-        print(f"cancelled {task_id}")
+    if asyncio.run(_cancel(access, id)):
+        print(f"cancelled {id}")
         return ExitCode.DONE
     print(
-        f"{task_id} is not waiting: it has fallen due, was taken back before, or never was submitted for later",
+        f"{id} is not waiting: it has fallen due, was taken back before, or never was submitted for later",
         file=sys.stderr,
     )
     return ExitCode.TASK_FAILED

@@ -18,7 +18,13 @@ from diracx.tasks.plumbing.registry import TaskRegistry
 
 
 @click.command("set")
-@click.argument("file", type=click.File("r", encoding="utf-8"), envvar="DIRACX_TASKS_CONFIG")
+@click.argument(
+    "file",
+    type=click.File("r", encoding="utf-8"),
+    metavar="FILE",
+    envvar="DIRACX_TASKS_CONFIG",
+    help="YAML; `-` is standard input.",
+)
 @log_option("warning")
 @server_options
 def command(*, file: TextIO, access: Access) -> None:
@@ -43,7 +49,7 @@ def command(*, file: TextIO, access: Access) -> None:
         for name in sorted(parse(text).tasks.keys() - known):
             print(f"warning: tasks.{name}: no task of that name is installed here", file=sys.stderr)
     except (ConfigurationError, UnicodeDecodeError) as error:
-        raise click.BadParameter(str(error), param_hint=file.name) from None
+        raise click.UsageError(f"{file.name}: {error}") from None
     revision = asyncio.run(_set(access, text))
     print(f"revision {revision} is in force in namespace {namespace_of(access).name}")
 

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from diracx.tasks.cli.children import Child
+from diracx.tasks.cli.examples import example
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import namespace_option
+from diracx.tasks.cli.log_lines import LogLine
+from diracx.tasks.cli.options import Number, namespace_option, panels
 from diracx.tasks.plumbing.embedded import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -29,7 +31,7 @@ _COLOURS: Final = {"small": "cyan", "medium": "green", "large": "magenta", "sche
 @click.command("dev")
 @click.option(
     "--port",
-    type=click.IntRange(1, 65535),
+    type=Number(1, 65535),
     metavar="PORT",
     help=f"Of the server; {DEFAULT_PORT} by default, a free one where that is taken.",
 )
@@ -42,6 +44,7 @@ _COLOURS: Final = {"small": "cyan", "medium": "green", "large": "magenta", "sche
     help="Where the server keeps its streams from one run to the next.",
 )
 @namespace_option
+@panels
 def command(*, port: int | None, store: Path, namespace: str) -> None:
     """Run a server, one worker of each size and the scheduler, until Ctrl-C.
 
@@ -71,8 +74,9 @@ def _is_free(port: int) -> bool:
 async def _run(port: int | None, store: Path, namespace: Namespace, registry: TaskRegistry) -> None:
     console = Console(stderr=True, highlight=False)
 
-    def tell(name: str, line: str) -> None:
-        console.print(Text.assemble((f"{name:>9} ", _COLOURS.get(name, "")), line), soft_wrap=True)
+    def tell(name: str, line: LogLine | str) -> None:
+        shown = line if isinstance(line, str) else line.shown()
+        console.print(Text.assemble((f"{name:<9} ", _COLOURS.get(name, "")), shown), soft_wrap=True)
 
     async with EmbeddedServer(port=port, store_dir=store) as server:
         children = _children(server.url, namespace)
@@ -97,6 +101,7 @@ def _children(url: str, namespace: Namespace) -> list[Child]:
         "DIRACX_TASKS_NATS_URL": url,
         "DIRACX_TASKS_NAMESPACE": namespace.name,
         "DIRACX_TASKS_LOG_LEVEL": "debug",
+        "DIRACX_TASKS_LOG_FORMAT": "json",
         "PYTHONUNBUFFERED": "1",
     }
     workers = [Child(size, ["worker", "--worker-size", size, "--stop-with-input"], environment) for size in Size]
@@ -106,22 +111,23 @@ def _children(url: str, namespace: Namespace) -> list[Child]:
 def _welcome(url: str, store: Path, namespace: Namespace, registry: TaskRegistry) -> list[str]:
     elsewhere = "" if url.endswith(f":{DEFAULT_PORT}") else f"export DIRACX_TASKS_NATS_URL={url}"
     other = "" if namespace.name == "diracx" else f"export DIRACX_TASKS_NAMESPACE={namespace.name}"
-    task = next(iter(registry), None)
+    tried = example(registry)
     program = Path(sys.argv[0]).name
     commands = [
         elsewhere,
         other,
         f"{program} tasks",
-        f"{program} submit {task.name} --kwargs '{{...}}'" if task is not None else "",
+        f"{program} {tried}" if tried is not None else "",
+        f"{program} status --watch",
         f"{program} schedule list",
         f"{program} dlq list",
         f"nats --server {url} stream report",
-        f"nats --server {url} consumer report {namespace.tasks_stream}",
     ]
     return [
-        f"nats-server on {url}, streams in {store}; three workers and the scheduler; {len(registry)} tasks installed",
-        "To look inside, in another terminal:",
-        *(f"    {command}" for command in commands if command),
-        "Ctrl-C ends all.",
+        f"nats-server on {url}, its streams in {store}",
+        f"a worker of each size and the scheduler, {len(registry)} tasks installed; Ctrl-C ends all",
+        "",
+        "In another terminal:",
+        *(f"  {command}" for command in commands if command),
         "",
     ]

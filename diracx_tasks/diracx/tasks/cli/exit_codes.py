@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import Final
 
 import click
 
@@ -32,6 +34,9 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+_MANY: Final = 20
+"""Names of tasks that are listed: the error above them must stay on the screen."""
+
 NOTHING_INSTALLED = (
     "no tasks are installed here: install a package that lists some under "
     '[project.entry-points."diracx.tasks.<category>"]'
@@ -42,17 +47,13 @@ def explain(error: BaseException) -> tuple[ExitCode, str] | None:
     """The exit code of an error and what to write on standard error; None for one that nobody foresaw."""
     match error:
         case click.UsageError():
-            where = f"; see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
-            # click lists choices over several lines.
-            message = " ".join(error.format_message().split()).rstrip(".")
-            return ExitCode.USAGE, f"{message}{where}"
+            return ExitCode.USAGE, _usage(error)
         case click.ClickException():
             return ExitCode.USAGE, error.format_message()
         case click.Abort() | KeyboardInterrupt():
             return ExitCode.INTERRUPTED, "interrupted"
         case UnknownTaskError():
-            known = "\n".join(["installed tasks:", *(f"  {name}" for name in error.known)])
-            return ExitCode.USAGE, f"{error}\n{known if error.known else NOTHING_INSTALLED}"
+            return ExitCode.USAGE, f"{error}\n{_installed(error.known) if error.known else NOTHING_INSTALLED}"
         case TaskDefinitionError() | MalformedTaskError():
             return ExitCode.USAGE, str(error)
         case UnableToAcquireLockError():
@@ -60,3 +61,19 @@ def explain(error: BaseException) -> tuple[ExitCode, str] | None:
         case ServerError() | SendTaskError():
             return ExitCode.UNAVAILABLE, str(error)
     return None
+
+
+def _usage(error: click.UsageError) -> str:
+    # click lists choices over several lines.
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if error.ctx is None or "see `" in message:
+        return message
+    # A question of click's, "Did you mean ...?", ends a sentence.
+    joint = " See" if message.endswith(("?", "?)")) else "; see"
+    return f"{message}{joint} `{error.ctx.command_path} --help`"
+
+
+def _installed(names: Sequence[str]) -> str:
+    shown = names if len(names) <= _MANY else names[:_MANY]
+    more = [f"  and {len(names) - _MANY} more; see `diracx-task-run tasks`"] if len(names) > _MANY else []
+    return "\n".join(["installed tasks:", *(f"  {name}" for name in shown), *more])

@@ -9,6 +9,7 @@ from typing import Any
 
 import rich_click as click
 
+from diracx.tasks.cli.options import Number
 from diracx.tasks.plumbing.health import Health, health_served
 
 Command = Callable[..., Any]
@@ -28,7 +29,7 @@ def health_options(command: Command) -> Command:
         ),
         click.option(
             "--health-port",
-            type=click.IntRange(0, 65535),
+            type=Number(0, 65535),
             metavar="PORT",
             envvar="DIRACX_TASKS_HEALTH_PORT",
             show_envvar=True,
@@ -56,5 +57,5 @@ async def health_door(health: Health, door: tuple[str, int] | None) -> AsyncIter
             # The loop puts a sentence of its own around it.
             cause = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
             why = f"{door[0]}:{door[1]}: {cause}"
-            raise click.BadParameter(why, param_hint="--health-port") from None
+            raise click.BadParameter(why, param_hint=["--health-port"]) from None
         yield

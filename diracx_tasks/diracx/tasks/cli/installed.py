@@ -1,11 +1,14 @@
-"""The installed tasks, with what could not be loaded told on standard error."""
+"""The installed tasks, with what could not be loaded told on standard error; their names, for a shell to complete."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
+import rich_click as click
+
+from diracx.tasks.plumbing.registry import TASK_GROUP, RegisteredTask, TaskRegistry
 
 
 def installed_tasks(but: str = "", tell: Callable[[str], object] | None = None) -> TaskRegistry:
@@ -34,3 +37,21 @@ def installed_task(entry_point: str) -> tuple[TaskRegistry, RegisteredTask]:
     """
     registry = installed_tasks(but=entry_point)
     return registry, registry.get(entry_point)
+
+
+def complete_tasks(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """The installed tasks whose name begins so; none is imported for it."""
+    names = {f"{point.group.removeprefix(TASK_GROUP)}:{point.name}" for point in _entry_points()}
+    return sorted(name for name in names if name.startswith(typed))
+
+
+def packages_with_tasks() -> set[str]:
+    """The top level packages of their authors; none is imported for it."""
+    return {point.module.split(".")[0] for point in _entry_points()}
+
+
+def _entry_points() -> Iterator[importlib.metadata.EntryPoint]:
+    points = importlib.metadata.entry_points()
+    for group in points.groups:
+        if group.startswith(TASK_GROUP):
+            yield from points.select(group=group)

@@ -32,7 +32,11 @@ class LazyCommand(click.RichCommand):
 
 
 class LazyGroup(click.RichGroup):
-    """Loads the command that is run, and no other."""
+    """Loads the command that is run, and no other; its help keeps the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names; click would sort them."""
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -51,20 +51,20 @@ async def lock_server(
     name = connection_name("call")
     async with AsyncExitStack() as stack:
         connecting = JetStreamBroker.connect(
-            settings=settings, namespace=namespace.name, registry=registry, name=name, role="operator"
+            settings=settings, namespace=namespace.name, registry=registry, name=name, role="call"
         )
         try:
             broker = await stack.enter_async_context(connecting)
         except ServerUnreachableError as unreachable:
             server = await _embedded(stack, unreachable)
             embedded = Connection.open(
-                ConnectionSettings(servers=(server.url,)), name=name, inbox_prefix=namespace.inbox_prefix("operator")
+                ConnectionSettings(servers=(server.url,)), name=name, inbox_prefix=namespace.inbox_prefix("call")
             )
             connection = await stack.enter_async_context(embedded)
             await ensure(connection, [asset for asset in assets(namespace) if asset.name == namespace.locks_bucket])
             stack.enter_context(bound_for_process(NowhereToRun()))
             print(
-                f"{unreachable}; an embedded server serves this call, and its locks bind nobody else", file=sys.stderr
+                f"an embedded server serves this call, and its locks bind nobody else: {unreachable}", file=sys.stderr
             )
             yield connection
         else:

@@ -38,8 +38,8 @@ async def _locks(access: Access) -> list[HeldLock]:
         reader = LockReader(connection, namespace)
         if not await reader.exists():
             print(
-                f"warning: there is no bucket {namespace.locks_bucket} on this server: no worker has run in "
-                f"namespace {namespace.name}, and `setup` was not either",
+                f"warning: there is no bucket {namespace.locks_bucket} on this server: neither a worker nor "
+                f"`diracx-task-run setup` has run in namespace {namespace.name}",
                 file=sys.stderr,
             )
             return []
@@ -51,7 +51,4 @@ def _rows(lock: HeldLock) -> list[list[object]]:
     expires = None if lock.expires_in is None else f"{lock.expires_in:.0f} s"
     if not lock.holders:
         return [[lock.key, expires, None, None, None, None]]
-    return [
-        [lock.key, expires, each.task, each.id, each.worker, each.since.isoformat(timespec="seconds")]
-        for each in lock.holders
-    ]
+    return [[lock.key, expires, each.task, each.id, each.worker, each.since] for each in lock.holders]

@@ -8,7 +8,10 @@ import sys
 import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.confirm import confirmed
+from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.output import seconds
 from diracx.tasks.plumbing.lock_inspection import HeldLock, LockReader
 
 
@@ -17,27 +20,33 @@ from diracx.tasks.plumbing.lock_inspection import HeldLock, LockReader
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @log_option("warning")
 @server_options
-def command(*, key: str, yes: bool, access: Access) -> None:
+def command(*, key: str, yes: bool, access: Access) -> int:
     """Take a lock away from whoever holds it.
 
     A holder that died needs none of this: its lock expires by itself. One that is alive goes on until its next
     renewal, up to a third of the lock's life, and meanwhile another may have taken the lock.
     """
-    asyncio.run(_release(key, yes, access))
+    lock = asyncio.run(_held(access, key))
+    if lock is None:
+        raise click.UsageError(f"no lock {key} is held; see `diracx-task-run locks list`")
+    # With no loop around it, which would keep Ctrl-C from it.
+    if not yes and not confirmed(_question(lock), "nothing was released"):
+        print("nothing was released", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    released = asyncio.run(_release(access, key))
+    print(f"released {key}" if released else f"{key} was given back meanwhile", file=sys.stderr)
+    return ExitCode.DONE
 
 
-async def _release(key: str, yes: bool, access: Access) -> None:
+async def _held(access: Access, key: str) -> HeldLock | None:
     async with operator_connection(access, "locks") as connection:
         reader = LockReader(connection, namespace_of(access))
-        lock = await reader.one(key) if await reader.exists() else None
-        if lock is None:
-            raise click.UsageError(f"no lock {key} is held; see `locks list`")
-        if not yes and not await asyncio.to_thread(click.confirm, _question(lock), err=True):
-            raise click.Abort
-        if await reader.release(key):
-            print(f"released {key}", file=sys.stderr)
-        else:
-            print(f"{key} was given back meanwhile", file=sys.stderr)
+        return await reader.one(key) if await reader.exists() else None
+
+
+async def _release(access: Access, key: str) -> bool:
+    async with operator_connection(access, "locks") as connection:
+        return await LockReader(connection, namespace_of(access)).release(key)
 
 
 def _question(lock: HeldLock) -> str:
@@ -45,5 +54,5 @@ def _question(lock: HeldLock) -> str:
         return f"Release {lock.key}, which nobody holds?"
     first = lock.holders[0]
     others = f" and {len(lock.holders) - 1} more" if len(lock.holders) > 1 else ""
-    since = first.since.isoformat(timespec="seconds")
-    return f"Release {lock.key}, held by {first.task} {first.id} on {first.worker} since {since}{others}?"
+    holder = f"{first.task} {first.id} on {first.worker} since {seconds(first.since)}"
+    return f"Release {lock.key}, held by {holder}{others}?"

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from diracx.tasks.cli.installed import packages_with_tasks
 from diracx.tasks.plumbing import log_context
 
 FORMATS: Final = ("text", "json")
@@ -30,12 +31,16 @@ def start_logging(level: str, form: str) -> None:
     """Log to standard error from now on.
 
     Args:
-        level: `debug`, `info`, `warning` or `error`.
+        level: `debug`, `info`, `warning` or `error`. Libraries tell no more than at `info`: some write a line for each
+            call in `debug`.
         form: `text` or `json`.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(_TEXT))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    debug = level.lower() == "debug"
+    logging.basicConfig(level="INFO" if debug else level.upper(), handlers=[handler], force=True)
+    for package in {"diracx", *packages_with_tasks()} if debug else ():
+        logging.getLogger(package).setLevel("DEBUG")
 
 
 def name_worker(name: str) -> None:

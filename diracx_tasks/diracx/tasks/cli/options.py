@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import rich_click as click
 
+from diracx.tasks.cli.installed import complete_tasks
 from diracx.tasks.cli.logs import FORMATS, start_logging
 
 Command = Callable[..., Any]
@@ -46,6 +47,32 @@ class Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if not 0 <= seconds <= _LONGEST_SECONDS:
             self.fail(f"{value} must be a number of seconds from 0 to {_LONGEST_SECONDS}", param, ctx)
         return timedelta(seconds=seconds)
+
+
+class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A whole number.
+
+    Args:
+        least: The least that is allowed.
+        most: The most; None: there is no end.
+    """
+
+    name = "number"
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self._least = least
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Turn the text into a number, or fail with a line."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no whole number", param, ctx)
+        if number < self._least or (self._most is not None and number > self._most):
+            allowed = f"{self._least} or more" if self._most is None else f"from {self._least} to {self._most}"
+            self.fail(f"{number} must be {allowed}", param, ctx)
+        return number
 
 
 class _ShownVariable(click.RichOption):
@@ -109,9 +136,14 @@ def server_options(command: Command) -> Command:
     decorated: Any = with_access
     for option in reversed([_url_option, _context_option, *_CREDENTIAL_OPTIONS.values(), namespace_option]):
         decorated = option(decorated)
-    for panel in reversed(["Arguments", "Options", _SERVER_PANEL]):
-        decorated = click.option_panel(panel)(decorated)
-    return cast("Command", decorated)
+    return panels(cast("Command", decorated))
+
+
+def panels(command: Command) -> Command:
+    """Frame the help of a command: what it takes, its own options, those of the server."""
+    decorated = click.option_panel("Options")(click.option_panel(_SERVER_PANEL)(command))
+    # Beside the name of an argument there would be its type, or the name again.
+    return click.option_panel("Arguments", column_types=["required", "opt_long", "help"])(decorated)
 
 
 def task_arguments(command: Command) -> Command:
@@ -119,7 +151,12 @@ def task_arguments(command: Command) -> Command:
     for option in (
         click.option("--kwargs", metavar="JSON", help='Fields by name, e.g. \'{"owner_name": "alice"}\'.'),
         click.option("--args", metavar="JSON", help="Fields in their order, e.g. '[\"alice\"]'."),
-        click.argument("entry_point", metavar="ENTRY_POINT", help="<category>:<ClassName>; see `tasks`."),
+        click.argument(
+            "entry_point",
+            metavar="ENTRY_POINT",
+            help="<category>:<ClassName>; see `tasks`.",
+            shell_complete=complete_tasks,
+        ),
     ):
         command = option(command)
     return command

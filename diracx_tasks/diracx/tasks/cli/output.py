@@ -1,17 +1,20 @@
 """What commands that list write on standard output: a table for people, or one JSON document.
 
-On a terminal the table is rich's. Piped, it is aligned text without colours or frames, one row a line.
+On a terminal the table is laid out for its width, see `tables`. Piped, it is aligned text without colours, one row a
+line.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from diracx.tasks.cli.tables import Columns, laid_out, names_of
 
 
 def print_document(value: object) -> None:
@@ -21,18 +24,29 @@ def print_document(value: object) -> None:
     sys.stdout.buffer.flush()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a table; None is an empty cell."""
-    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
-    console = Console()
-    if not console.is_terminal:
-        print("\n".join(aligned([list(columns), *cells])))
+def print_table(columns: Columns, rows: Sequence[Sequence[object]]) -> None:
+    """Write a table of at least one row; None is an empty cell, a time is shown to the second."""
+    cells = [[_cell(each) for each in row] for row in rows]
+    if not sys.stdout.isatty():
+        print("\n".join(aligned([names_of(columns), *cells])))
         return
-    table = Table(*columns)
-    for row in cells:
-        # As text, since a reason may hold what rich takes for markup.
-        table.add_row(*map(Text, row))
-    console.print(table)
+    console = Console(highlight=False)
+    for line in laid_out(columns, cells, console.width):
+        console.print(line, soft_wrap=True)
+
+
+def _cell(value: object) -> str:
+    """One line of text."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return seconds(value)
+    return printable(str(value)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def seconds(moment: datetime) -> str:
+    """RFC 3339, to the second."""
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def printable(text: str) -> str:
@@ -42,5 +56,8 @@ def printable(text: str) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines whose cells stand below each other; at least one row."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

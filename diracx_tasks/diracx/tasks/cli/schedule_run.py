@@ -7,7 +7,7 @@ import asyncio
 import rich_click as click
 
 from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
-from diracx.tasks.cli.installed import installed_task
+from diracx.tasks.cli.installed import complete_tasks, installed_task
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
@@ -16,16 +16,18 @@ from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 
 
 @click.command("run")
-@click.argument("entry_point", metavar="TASK")
+@click.argument(
+    "task", metavar="TASK", help="<category>:<ClassName>; see `schedule list`.", shell_complete=complete_tasks
+)
 @click.option("--vo", metavar="NAME", help="For which virtual organisation; for tasks that run per VO.")
 @log_option("warning")
 @server_options
-def command(*, entry_point: str, vo: str | None, access: Access) -> None:
+def command(*, task: str, vo: str | None, access: Access) -> None:
     """Run a periodic task once now, beside its schedule, and print the id of the task.
 
     It waits for its locks as an occurrence does. It makes no difference whether the schedule is enabled.
     """
-    registry, registered = installed_task(entry_point)
+    registry, registered = installed_task(task)
     print(asyncio.run(_submit(access, registry, _task(registered, vo))))
 
 

@@ -74,9 +74,9 @@ def command(
     try:
         settings = SchedulerSettings(takeover=takeover)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--takeover") from None
+        raise click.BadParameter(str(error), param_hint=["--takeover"]) from None
     if "" in vos:
-        raise click.BadParameter("the name of a VO is empty", param_hint="--vo")
+        raise click.BadParameter("the name of a VO is empty", param_hint=["--vo"])
     door = None if health_port is None else (health_host, health_port)
     asyncio.run(
         _serve(

@@ -9,7 +9,7 @@ from pathlib import Path
 import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
-from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.options import Access, Number, log_option, server_options
 from diracx.tasks.plumbing.accounts import accounts_conf
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets, with_replicas
 from diracx.tasks.plumbing.jetstream.topology import ensure
@@ -17,7 +17,7 @@ from diracx.tasks.plumbing.wire.names import Namespace
 
 
 @click.command("setup")
-@click.option("--replicas", type=click.IntRange(1, 5), help="Copies of every stream, also of those that stand.")
+@click.option("--replicas", type=Number(1, 5), metavar="N", help="Copies of every stream, 1 to 5.")
 @click.option(
     "--export",
     "folder",

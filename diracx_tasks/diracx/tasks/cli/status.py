@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import msgspec
@@ -58,7 +61,7 @@ async def _once(access: Access, as_json: bool) -> None:
     console = Console()
     if as_json:
         print_document(glance.status)
-    elif console.is_terminal:
+    elif sys.stdout.isatty():
         console.print(Screen(glance))
     else:
         print(plain(glance))
@@ -73,16 +76,31 @@ async def _watch(access: Access, interval: timedelta, as_json: bool) -> None:
                 sys.stdout.buffer.flush()
             else:
                 print(f"warning: {glance}", file=sys.stderr)
-    elif not console.is_terminal:
+    elif not sys.stdout.isatty() or console.is_dumb_terminal:
         async for glance in _glances(access, interval):
             print(plain(glance) if isinstance(glance, Glance) else f"warning: {glance}", end="\n\n", flush=True)
     else:
         last = None
-        with Live(console=console, screen=True, auto_refresh=False) as live:
+        with _drawn_alone(console) as live:
             async for glance in _glances(access, interval):
                 last = glance if isinstance(glance, Glance) else last
                 problem = None if isinstance(glance, Glance) else str(glance)
                 live.update(Screen(last, problem, watching=True), refresh=True)
+
+
+@contextmanager
+def _drawn_alone(console: Console) -> Iterator[Live]:
+    """A screen that is drawn anew when its size changes, and into which no log is written."""
+    loop = asyncio.get_running_loop()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        loop.add_signal_handler(signal.SIGWINCH, live.refresh)
+        if sys.stderr.isatty():
+            logging.disable()
+        try:
+            yield live
+        finally:
+            logging.disable(logging.NOTSET)
+            loop.remove_signal_handler(signal.SIGWINCH)
 
 
 async def _glances(access: Access, interval: timedelta) -> AsyncIterator[Glance | ServerUnavailableError]:

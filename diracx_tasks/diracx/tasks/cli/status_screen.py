@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from diracx.tasks.cli.output import aligned, printable
+from diracx.tasks.cli.status_pauses import ROOMY, with_pauses
 from diracx.tasks.plumbing.status import Glance, QueueStatus, WorkerStatus
 
 _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
 _WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
-_LINES_BESIDE_WORKERS: Final = 21
+_LINES_BESIDE: Final = 10
+"""Of the screen: blank ones, headings and the summary; not those of its head, queues and workers."""
 _FEWEST_WORKERS: Final = 3
 
 
@@ -76,20 +78,25 @@ def _summary(glance: Glance) -> list[tuple[str, str]]:
 def plain(glance: Glance) -> str:
     """As text, for pipes and files; every worker is in it."""
     status = glance.status
-    queues = [list(_QUEUES), *(_queue_cells(glance, queue) for queue in status.queues)]
     workers = [list(_WORKERS), *(_worker_cells(glance, worker) for worker in status.workers)]
     parts = [
         [f"namespace {status.namespace} on {status.server} at {_clock(glance.at)}"],
-        aligned(queues),
+        aligned(_queue_rows(glance, status.queues, roomy=True)),
         aligned(_summary(glance)),
         aligned(workers) if status.workers else ["no workers"],
     ]
     return "\n\n".join("\n".join(part) for part in parts)
 
 
+def _queue_rows(glance: Glance, queues: Sequence[QueueStatus], *, roomy: bool) -> list[list[str]]:
+    """The names of the columns, then the queues."""
+    rows = [list(_QUEUES), *(_queue_cells(glance, queue) for queue in queues)]
+    return with_pauses(rows, queues, glance.at, roomy=roomy)
+
+
 @dataclass(frozen=True)
 class Screen:
-    """On a terminal; workers beyond its height are counted only.
+    """On a terminal; what is watched is no higher than it: workers beyond are counted only, then idle queues go.
 
     Args:
         glance: None: nothing was read yet.
@@ -102,26 +109,34 @@ class Screen:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Draw it."""
-        if self.glance is not None:
-            yield _head(self.glance)
-            yield ""
-            yield _queue_table(self.glance)
-            yield ""
-            yield _summary_table(self.glance)
-            yield ""
-            room = max(_FEWEST_WORKERS, console.size.height - _LINES_BESIDE_WORKERS) if self.watching else None
-            yield _worker_table(self.glance, room)
-        if self.problem is not None:
-            yield Text(f"as of then, since now: {self.problem}" if self.glance else self.problem, style="bold red")
+        told = self.problem and (f"no news since then: {self.problem}" if self.glance else self.problem)
+        problem = [Text(told, style="bold red", no_wrap=True, overflow="ellipsis")] if told else []
+        if self.glance is None:
+            yield from problem
+            return
+        head = _head(self.glance, options.max_width) + problem
+        queues = self.glance.status.queues
+        room = None
+        if self.watching:
+            spare = console.size.height - _LINES_BESIDE - len(head)
+            if spare - len(queues) < min(_FEWEST_WORKERS, len(self.glance.status.workers)):
+                queues = [queue for queue in queues if _is_news(queue)]
+            room = max(1, spare - len(queues))
+        yield from head
+        yield ""
+        yield _queue_table(self.glance, queues, roomy=options.max_width >= ROOMY)
+        yield ""
+        yield _summary_table(self.glance)
+        yield ""
+        yield _worker_table(self.glance, room)
 
 
-def _head(glance: Glance) -> RenderableType:
-    head = Table.grid(expand=True)
-    head.add_column(overflow="ellipsis", no_wrap=True)
-    head.add_column(justify="right", no_wrap=True)
+def _head(glance: Glance, width: int) -> list[Text]:
+    """What and when, on one line if they fit: it is what tells two screens apart."""
     title = Text.assemble((glance.status.namespace, "bold"), f" on {glance.status.server}")
-    head.add_row(title, Text(_clock(glance.at), style="dim"))
-    return head
+    clock = Text(_clock(glance.at), style="dim")
+    room = width - title.cell_len - clock.cell_len
+    return [Text.assemble(title, " " * room, clock)] if room > 1 else [title, clock]
 
 
 def _cell(text: str, style: str) -> Text:
@@ -129,15 +144,20 @@ def _cell(text: str, style: str) -> Text:
     return Text(text, style="dim" if text in ("0", "0.0", "") else style)
 
 
-def _queue_table(glance: Glance) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(_QUEUES[0], no_wrap=True)
-    for name in _QUEUES[1:]:
+def _is_news(queue: QueueStatus) -> bool:
+    return bool(queue.waiting or queue.in_hand or queue.redelivered or queue.paused_until)
+
+
+def _queue_table(glance: Glance, queues: Sequence[QueueStatus], *, roomy: bool) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    (first, *others), *rows = _queue_rows(glance, queues, roomy=roomy)
+    table.add_column(first, no_wrap=True)
+    for name in others:
         table.add_column(name, justify="right", no_wrap=True)
-    styles = ("bold yellow", "bold green", "magenta", "", "yellow")
-    for queue in glance.status.queues:
-        name, *cells = _queue_cells(glance, queue)
-        table.add_row(name, *(_cell(cell, style) for cell, style in zip(cells, styles, strict=True)))
+    styles = ("bold yellow", "bold green", "magenta", "", "yellow", "bold red")
+    for name, *cells in rows:
+        # The last one is for a column that is there only when a queue is paused.
+        table.add_row(name, *(_cell(cell, style) for cell, style in zip(cells, styles, strict=False)))
     return table
 
 
@@ -165,5 +185,7 @@ def _worker_table(glance: Glance, room: int | None) -> RenderableType:
         name, *cells = _worker_cells(glance, worker)
         table.add_row(Text(name), *(_cell(cell, "") for cell in cells))
     if len(shown) < len(workers):
-        table.add_row(Text(f"and {len(workers) - len(shown)} more", style="dim"))
+        more = workers[len(shown) :]
+        busy = f"{sum(worker.busy for worker in more)}/{sum(worker.slots for worker in more)}"
+        table.add_row(Text(f"and {len(more)} more", style="dim"), "", Text(busy, style="dim"))
     return table

@@ -11,6 +11,7 @@ from diracx.tasks.cli.exit_codes import NOTHING_INSTALLED
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import json_option, log_option
 from diracx.tasks.cli.output import print_document, print_table
+from diracx.tasks.cli.tables import Columns, Prose
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.execution.resources import Resources
@@ -44,7 +45,8 @@ def command(*, as_json: bool) -> None:
             ]
             for task in described
         ]
-        print_table(["task", "priority", "size", "schedule", "retry policy", "dlq", "distribution"], rows)
+        columns: Columns = ["task", "priority", "size", Prose("schedule"), Prose("retry policy"), "dlq", "distribution"]
+        print_table(columns, rows)
 
 
 def _works(task: RegisteredTask, resources: Resources) -> bool:

@@ -15,7 +15,7 @@ from diracx.tasks.cli.children import stop_when_input_ends
 from diracx.tasks.cli.health import health_door, health_options
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
-from diracx.tasks.cli.options import Access, Seconds, log_option, server_options
+from diracx.tasks.cli.options import Access, Number, Seconds, log_option, server_options
 from diracx.tasks.cli.stop_signals import StopSignals
 from diracx.tasks.cli.telemetry import telemetry_from
 from diracx.tasks.plumbing.enums import Size
@@ -44,12 +44,17 @@ logger = logging.getLogger("diracx.tasks.worker")
 
 @click.command("worker")
 @click.option(
-    "--worker-size", "size", type=click.Choice([size.value for size in Size]), required=True, help="Which tasks."
+    "--worker-size",
+    "size",
+    type=click.Choice([size.value for size in Size]),
+    required=True,
+    metavar="SIZE",
+    help="Which tasks: small, medium or large.",
 )
 @click.option(
     "--max-concurrent-tasks",
     "slots",
-    type=click.IntRange(min=1),
+    type=Number(1),
     metavar="N",
     help=f"How many at once; {', '.join(f'{slots} for {size}' for size, slots in DEFAULT_SLOTS.items())}.",
 )
@@ -161,10 +166,12 @@ async def _serve(
 
 async def _run(worker: Worker, tally: Tally, broker: JetStreamBroker, door: tuple[str, int] | None) -> None:
     name_worker(worker.id)
+    slots = worker.settings.max_concurrent_tasks
     logger.info(
-        "%s: %d slots, %d tasks known, namespace %s",
+        "%s: %d %s, %d tasks known, namespace %s",
         worker.id,
-        worker.settings.max_concurrent_tasks,
+        slots,
+        "slot" if slots == 1 else "slots",
         len(broker.registry),
         broker.namespace.name,
     )

@@ -138,6 +138,21 @@ class ScheduleEndedError(TaskError):
         super().__init__(f"{schedule} has ended: no occurrence after {after.isoformat()}")
 
 
+_AS_LIKE = 0.1
+"""How much less alike than the nearest name another one may be, to be suggested beside it."""
+
+
+def _near(name: str, known: Sequence[str]) -> list[str]:
+    """Those that may be meant: of that class in whatever category, else the most alike, whatever the case."""
+    wanted = name.lower()
+    namesakes = [each for each in known if each.lower().rpartition(":")[2] == wanted.rpartition(":")[2]]
+    if namesakes:
+        return namesakes[:3]
+    likeness = {each: difflib.SequenceMatcher(None, each.lower(), wanted).ratio() for each in known}
+    least = max(0.5, max(likeness.values(), default=0) - _AS_LIKE)
+    return sorted((each for each in known if likeness[each] >= least), key=lambda each: -likeness[each])[:3]
+
+
 class UnknownTaskError(TaskError):
     """No task of that name is installed here.
 
@@ -149,7 +164,7 @@ class UnknownTaskError(TaskError):
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         self.name = name
         self.known = sorted(known)
-        self.near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        self.near = _near(name, self.known)
         hint = f"; did you mean {' or '.join(self.near)}?" if self.near else ""
         super().__init__(f"unknown task {name!r}{hint}")
 

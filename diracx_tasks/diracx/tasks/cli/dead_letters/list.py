@@ -13,6 +13,7 @@ from diracx.tasks.cli.dead_letters.selection import task_option
 from diracx.tasks.cli.dead_letters.since import since_from, since_option
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
 from diracx.tasks.cli.output import print_document, print_table
+from diracx.tasks.cli.tables import Prose
 from diracx.tasks.plumbing.dead_letter import DeadLetter
 
 
@@ -36,11 +37,8 @@ def command(*, task: str | None, since: str | None, as_json: bool, access: Acces
     if as_json:
         print_document(letters)
     elif letters:
-        rows = [
-            [letter.seq, _seconds(letter.died), letter.task, letter.id, letter.attempts, letter.reason]
-            for letter in letters
-        ]
-        print_table(["seq", "died", "task", "id", "attempts", "reason"], rows)
+        rows = [[letter.seq, letter.died, letter.task, letter.id, letter.attempts, letter.reason] for letter in letters]
+        print_table(["seq", "died", "task", "id", "attempts", Prose("reason")], rows)
     else:
         asked = [f" of {task}" if task is not None else "", f" since {earliest:%FT%TZ}" if earliest is not None else ""]
         print(f"no dead letters{''.join(asked)}", file=sys.stderr)
@@ -49,7 +47,3 @@ def command(*, task: str | None, since: str | None, as_json: bool, access: Acces
 async def _letters(access: Access) -> list[DeadLetter]:
     async with Letters.open(access) as letters:
         return await letters.all()
-
-
-def _seconds(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import rich_click as click
 
+from diracx.tasks.cli.confirm import confirmed
 from diracx.tasks.cli.dead_letters.reading import Letters
 from diracx.tasks.cli.dead_letters.selection import Selection, selection_options
 from diracx.tasks.cli.exit_codes import ExitCode
@@ -30,21 +31,12 @@ def command(*, selection: Selection, yes: bool, access: Access) -> int:
     chosen, missing = asyncio.run(_chosen(access, selection))
     for seq in missing:
         print(f"error: there is no dead letter {seq}", file=sys.stderr)
-    if chosen and not yes and not _confirmed(len(chosen)):
+    if chosen and not yes and not confirmed(f"Purge {_letters(len(chosen))} for good?", "nothing was purged"):
         print("nothing was purged", file=sys.stderr)
         return ExitCode.DONE
     asyncio.run(_purge(access, chosen))
     print(f"purged {_letters(len(chosen))}")
     return ExitCode.USAGE if missing else ExitCode.DONE
-
-
-def _confirmed(count: int) -> bool:
-    try:
-        return click.confirm(f"Purge {_letters(count)} for good?", err=True)
-    except click.Abort:
-        if sys.stdin.isatty():
-            raise
-        raise click.UsageError("nobody is there to be asked, and nothing was purged; say --yes") from None
 
 
 async def _chosen(access: Access, selection: Selection) -> tuple[list[Remains], list[int]]:

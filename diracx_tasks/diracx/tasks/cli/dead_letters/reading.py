@@ -33,8 +33,8 @@ class Letters:
             size = await DeadLetterReader(connection, namespace).size()
             if size is None:
                 print(
-                    f"warning: there is no stream {namespace.dead_letters_stream} on this server: no worker has run in "
-                    f"namespace {namespace.name}, and `setup` was not either",
+                    f"warning: there is no stream {namespace.dead_letters_stream} on this server: neither a worker nor "
+                    f"`diracx-task-run setup` has run in namespace {namespace.name}",
                     file=sys.stderr,
                 )
             yield cls(connection, namespace, size)

@@ -9,11 +9,15 @@ from typing import Any
 
 import rich_click as click
 
+from diracx.tasks.cli.installed import complete_tasks
+from diracx.tasks.cli.options import Number
 from diracx.tasks.plumbing.dead_letter_reader import Remains
 
 Command = Callable[..., Any]
 
-task_option = click.option("--task", metavar="NAME", help="Those of this task, <category>:<ClassName>.")
+task_option = click.option(
+    "--task", metavar="NAME", help="Those of this task, <category>:<ClassName>.", shell_complete=complete_tasks
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,14 @@ def selection_options(command: Command) -> Command:
     """Give a command the argument `selection`."""
 
     @functools.wraps(command)
-    def with_selection(*, seqs: tuple[int, ...], task: str | None, everything: bool, **values: Any) -> Any:
-        return command(selection=Selection(tuple(dict.fromkeys(seqs)), task, everything), **values)
+    def with_selection(*, seq: tuple[int, ...], task: str | None, everything: bool, **values: Any) -> Any:
+        return command(selection=Selection(tuple(dict.fromkeys(seq)), task, everything), **values)
 
     decorated: Command = with_selection
     for option in (
         click.option("--all", "everything", is_flag=True, help="All of them."),
         task_option,
-        click.argument("seqs", metavar="[SEQ]...", type=click.IntRange(min=1), nargs=-1, help="As `dlq list` has it."),
+        click.argument("seq", metavar="[SEQ]...", type=Number(1), nargs=-1, help="As `dlq list` has it; one or more."),
     ):
         decorated = option(decorated)
     return decorated
