@@ -17,9 +17,16 @@ from typing import Any, Final
 import crowd
 import drain
 import locks
+import parked
 import schedules
 
-BENCHMARKS: Final[dict[str, ModuleType]] = {"crowd": crowd, "drain": drain, "locks": locks, "schedules": schedules}
+BENCHMARKS: Final[dict[str, ModuleType]] = {
+    "crowd": crowd,
+    "drain": drain,
+    "locks": locks,
+    "parked": parked,
+    "schedules": schedules,
+}
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.testing import wait_until
 
 STORED_NS = 1_790_000_000_000_000_123
 AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
@@ -185,7 +187,7 @@ async def test_the_record_of_a_message_in_a_stream_that_was_made_anew_is_not_thi
     assert (await store.read(newer)).record.failed == 1
 
 
-async def test_loading_learns_what_was_tried_and_removes_what_the_stream_has_left_behind(
+async def test_loading_learns_what_was_tried_and_what_the_stream_has_left_behind_is_removed_beside_the_work(
     bucket: Bucket, connection: Connection
 ) -> None:
     store = AttemptStore(bucket)
@@ -194,7 +196,14 @@ async def test_loading_learns_what_was_tried_and_removes_what_the_stream_has_lef
     await bucket.create("no-number", b"{}")
     other = AttemptStore(bucket)
     await other.load(10)
-    assert sorted(await bucket.keys()) == ["10", "11", "no-number"]
+    assert sorted(await bucket.keys()) == ["10", "11", "3", "no-number"], "nobody waited for that"
+    removing = asyncio.create_task(other.run())
+
+    async def removed() -> bool:
+        return sorted(await bucket.keys()) == ["10", "11", "no-number"]
+
+    await wait_until(removed, description="what the stream has left behind is gone")
+    removing.cancel()
     assert other.untried(delivery(connection, 10)) is None
     assert other.untried(delivery(connection, 12)) is not None
     await store.forget(await store.read(delivery(connection, 10)))

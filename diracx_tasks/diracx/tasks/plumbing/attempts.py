@@ -9,11 +9,14 @@ the delay of its nak. So after each (re)connect a worker loads which sequences h
 
 Crash points. Killed while executing: `begun` stays ahead of `ended`, which is a crash. Killed between the record and
 the nak: the message comes back when its lease lapses, and `not_before` still holds. Killed between the ack and the
-removal of the record: the record is removed at a later load, once the stream has moved past its sequence.
+removal of the record: the record is outlived, and removed after a later load, once the stream has moved past its
+sequence. An operator who purges a queue of parked tasks leaves thousands of those, so no worker waits for them to go.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -21,11 +24,13 @@ from uuid import uuid4
 
 import msgspec
 
-from diracx.tasks.plumbing.exceptions import TaskError
+from diracx.tasks.plumbing.exceptions import ServerError, TaskError
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.wire.failure import Failure
+
+logger = logging.getLogger("diracx.tasks.worker")
 
 _KEPT_FAILURES: Final = 20
 
@@ -87,22 +92,35 @@ class AttemptStore:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._known: set[int] = set()
+        self._outlived: list[int] = []
+        self._found = asyncio.Event()
 
     async def load(self, first_sequence: int) -> None:
         """Learn which sequences have a record. Call it after each (re)connect, before pulling.
 
         Args:
-            first_sequence: The lowest sequence that the task stream still holds; older records are removed.
+            first_sequence: The lowest sequence that the task stream still holds; older records are left to `run`.
         """
-        known: set[int] = set()
-        for key in await self._bucket.keys():
-            if not key.isdecimal():
-                continue
-            if int(key) >= first_sequence:
-                known.add(int(key))
-            elif (entry := await self._bucket.read(key)) is not None:
-                await self._bucket.delete(key, entry.revision)
-        self._known = known
+        sequences = [int(key) for key in await self._bucket.keys() if key.isdecimal()]
+        self._known = {sequence for sequence in sequences if sequence >= first_sequence}
+        self._outlived = [sequence for sequence in sequences if sequence < first_sequence]
+        if self._outlived:
+            self._found.set()
+
+    async def run(self) -> None:
+        """Remove, beside the work, what `load` finds to have outlived its message, until cancelled."""
+        while True:
+            await self._found.wait()
+            self._found.clear()
+            try:
+                while self._outlived:
+                    await self._remove(self._outlived.pop())
+            except ServerError as error:  # the next load finds what is left
+                logger.debug("outlived records are left for now: %s", error)
+
+    async def _remove(self, sequence: int) -> None:
+        if (entry := await self._bucket.read(str(sequence))) is not None:
+            await self._bucket.delete(str(sequence), entry.revision)
 
     def untried(self, delivery: Delivery) -> Attempts | None:
         """The empty record of a first delivery, without asking the server; None when it must be read."""
