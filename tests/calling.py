@@ -41,14 +41,14 @@ class Call(BaseTask):
     """Runs what the test gave it."""
 
     body: ClassVar[Callable[[], Awaitable[Any]]]
-    locks: ClassVar[list[BaseLock] | Exception | None] = None
+    locks: ClassVar[list[BaseLock] | BaseException | None] = None
 
     async def execute(self) -> Any:
         return await type(self).body()
 
     @property
     def execution_locks(self) -> list[BaseLock]:
-        if isinstance(self.locks, Exception):
+        if isinstance(self.locks, BaseException):
             raise self.locks
         return self.locks or []
 

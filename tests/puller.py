@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
@@ -21,13 +22,13 @@ REALTIME, NORMAL, BACKGROUND = Priority.REALTIME, Priority.NORMAL, Priority.BACK
 class Puller:
     """A pull of small tasks, and what it delivered."""
 
-    def __init__(self, connection: Connection, names: Namespace) -> None:
+    def __init__(self, connection: Connection, names: Namespace, clock: Clock = boottime) -> None:
         self.connection = connection
         self.names = names
         self.delivered: list[Delivery] = []
         self.on_delivery: Any = None
         self.consumers = [names.consumer(priority, Size.SMALL) for priority in Priority]
-        self.pull = StrictPriorityPull(connection, names.tasks_stream, self.consumers, self._deliver)
+        self.pull = StrictPriorityPull(connection, names.tasks_stream, self.consumers, self._deliver, clock)
 
     def _deliver(self, delivery: Delivery) -> None:
         self.delivered.append(delivery)
@@ -74,8 +75,8 @@ class Puller:
 
 
 @asynccontextmanager
-async def pulling(connection: Connection, names: Namespace) -> AsyncIterator[Puller]:
-    puller = Puller(connection, names)
+async def pulling(connection: Connection, names: Namespace, clock: Clock = boottime) -> AsyncIterator[Puller]:
+    puller = Puller(connection, names, clock)
     await puller.pull.start()
     try:
         yield puller

@@ -55,6 +55,7 @@ class Lease:
         "last_heard",
         "settling",
         "task",
+        "waiting",
     )
 
     def __init__(self, delivery: Delivery, heard: float, deadline: float, clock: Clock) -> None:
@@ -65,6 +66,8 @@ class Lease:
         self.beating = False
         self.task: asyncio.Task[None] | None = None
         """What executes it."""
+        self.waiting = False
+        """Whether its task has yet to `begin`; cancelled now, it could not even give the message back."""
         self.interrupted: str | None = None
         """Why its task was cancelled by its worker; None while it was not."""
         self.settling = False
@@ -86,16 +89,23 @@ class Lease:
         if self._clock() >= self.deadline:
             raise LeaseLapsedError(f"the lease on message {self.delivery.sequence} lapsed; it is left to others")
 
+    def begin(self) -> bool:
+        """The first step of its task; False when it was interrupted before."""
+        self.waiting = False
+        return self.interrupted is None
+
     def interrupt(self, reason: str) -> None:
         """Cancel what executes it, and say why; what is being settled is left alone.
 
-        For another reason it is cancelled again: the first cancellation may have been swallowed.
+        What is `waiting` is told when it begins. For another reason it is cancelled again: the first cancellation may
+        have been swallowed.
         """
         if self.settling or self.interrupted == reason or self.task is None:
             return
         if not self.task.done():
             self.interrupted = reason
-            self.task.cancel()
+            if not self.waiting:
+                self.task.cancel()
 
 
 class LeaseKeeper:

@@ -2,7 +2,9 @@
 
 A publish is a span of kind PRODUCER, and its context travels as `traceparent` in the message. Processing a delivery is
 a span of kind CONSUMER with a link to it, and also its child: a task, its retries and what it spawns are one trace. A
-message without a context, e.g. of `nats pub`, begins one.
+message without a context, e.g. of `nats pub`, begins one. What a scheduler publishes together has, as the conventions
+have it for a batch, a span `create` for each occurrence, whose context travels with it, and one span `publish` of kind
+CLIENT that is linked to them all: each occurrence is a trace of its own.
 
 Only the API of OpenTelemetry is used here. Where spans and figures go is up to the providers that the process was
 given; `cli.telemetry` sets them up for the command line. An application that has its own binds this:
@@ -25,8 +27,8 @@ given; `cli.telemetry` sets them up for the command line. An application that ha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from opentelemetry import metrics, trace
@@ -35,7 +37,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from diracx.tasks.plumbing.telemetry import Received
+from diracx.tasks.plumbing.telemetry import Outgoing, Received
 
 _SCOPE: Final = "diracx.tasks"
 _SCHEMA: Final = "https://opentelemetry.io/schemas/1.37.0"
@@ -109,29 +111,42 @@ class OpenTelemetry:
     @contextmanager
     def publishing(self, subject: str, headers: dict[str, str], size: int) -> Iterator[None]:
         """A span of kind PRODUCER, and its context in the headers."""
-        common: _Attributes = {
-            "messaging.system": "nats",
-            "messaging.operation.name": "publish",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": _low_cardinality(subject),
-        }
-        details: _Attributes = {
-            "messaging.message.id": headers.get("Task-Id", ""),
-            "messaging.message.body.size": size,
-            "diracx.tasks.name": headers.get("Task-Name", ""),
-        }
-        began = time.perf_counter()
-        name = f"publish {common['messaging.destination.name']}"
-        with self._tracer.start_as_current_span(name, kind=SpanKind.PRODUCER, attributes={**common, **details}):
+        common, details = _sending("publish", "send", _low_cardinality(subject)), _message(headers, size)
+        with self._span(common, SpanKind.PRODUCER, details), self._measured(common, 1):
             _propagator.inject(headers)
-            try:
-                yield
-            except BaseException as error:
-                common["error.type"] = type(error).__name__
-                raise
-            finally:
-                self._operation.record(time.perf_counter() - began, common)
-                self._sent.add(1, common)
+            yield
+
+    @contextmanager
+    def publishing_together(self, subject: str, messages: Sequence[Outgoing]) -> Iterator[None]:
+        """A span of kind CLIENT, with links to one of kind PRODUCER for each message, whose context it carries."""
+        links = []
+        for message in messages:
+            creating = _sending("create", "create", _low_cardinality(message.subject))
+            with self._span(creating, SpanKind.PRODUCER, _message(message.headers, message.size)) as created:
+                _propagator.inject(message.headers)
+                links.append(Link(created.get_span_context()))
+        common = _sending("publish", "send", subject)
+        count: _Attributes = {"messaging.batch.message_count": len(messages)}
+        with self._span(common, SpanKind.CLIENT, count, links), self._measured(common, len(messages)):
+            yield
+
+    def _span(
+        self, common: _Attributes, kind: SpanKind, details: _Attributes, links: Sequence[Link] = ()
+    ) -> AbstractContextManager[Span]:
+        name = f"{common['messaging.operation.name']} {common['messaging.destination.name']}"
+        return self._tracer.start_as_current_span(name, kind=kind, attributes={**common, **details}, links=links)
+
+    @contextmanager
+    def _measured(self, common: _Attributes, count: int) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            common["error.type"] = type(error).__name__
+            raise
+        finally:
+            self._operation.record(time.perf_counter() - began, common)
+            self._sent.add(count, common)
 
     @contextmanager
     def processing(self, received: Received) -> Iterator[_Processing]:
@@ -189,7 +204,24 @@ def _origin(headers: Mapping[str, str]) -> tuple[Context, list[Link]]:
     return context, [Link(span)] if span.is_valid else []
 
 
+def _sending(operation: str, kind: str, destination: str) -> _Attributes:
+    return {
+        "messaging.system": "nats",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": kind,
+        "messaging.destination.name": destination,
+    }
+
+
+def _message(headers: Mapping[str, str], size: int) -> _Attributes:
+    return {
+        "messaging.message.id": headers.get("Task-Id", ""),
+        "messaging.message.body.size": size,
+        "diracx.tasks.name": headers.get("Task-Name", ""),
+    }
+
+
 def _low_cardinality(subject: str) -> str:
-    """`acme.delayed.<id>` without the id: a name for each message would be one series each."""
+    """`acme.delayed.<id>` and `acme.periodic.<...>.<time>` without their end: one series for each would be too many."""
     head = subject.rpartition(".")[0]
-    return f"{head}.*" if head.endswith(".delayed") else subject
+    return f"{head}.*" if subject.split(".")[1:2] in (["delayed"], ["periodic"]) else subject

@@ -16,7 +16,7 @@ Each namespace has accounts of its own, so that no user reaches another one, not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from diracx.tasks.plumbing.jetstream.assets import assets
@@ -85,7 +85,8 @@ def _worker(names: Namespace) -> Role:
         ),
     )
     purpose = "executes tasks, and submits more from within them"
-    return _serving(names, "worker", purpose, publish, deny=(_leadership(names),))
+    worker = _serving(names, "worker", purpose, publish, deny=(_leadership(names),))
+    return replace(worker, subscribe=(*worker.subscribe, _calling(names)))
 
 
 def _scheduler(names: Namespace) -> Role:
@@ -112,7 +113,7 @@ def _serving(names: Namespace, name: str, purpose: str, publish: tuple[str, ...]
 def _operator(names: Namespace) -> Role:
     # The account holds this mesh and nothing else.
     held = (f"{names.name}.>", "$KV.>")
-    inboxes = ("_INBOX.>", *(f"{names.inbox_prefix(role)}.>" for role in ("operator", "producer")))
+    inboxes = ("_INBOX.>", *(f"{names.inbox_prefix(role)}.>" for role in ("operator", "producer")), _calling(names))
     return Role(
         "operator",
         "creates, repairs, replays: everything within the mesh",
@@ -155,6 +156,11 @@ def _looking(names: Namespace) -> tuple[str, ...]:
     """What a process compares at its start."""
     infos = (f"{API}.STREAM.INFO.{stream}" for stream in _streams(names))
     return (f"{API}.INFO", *infos, f"{API}.CONSUMER.INFO.{names.tasks_stream}.*")
+
+
+def _calling(names: Namespace) -> str:
+    """Where whoever executes a task by `call` hears answers: it takes a worker's permissions, and an operator's do."""
+    return f"{names.inbox_prefix('call')}.>"
 
 
 def _leadership(names: Namespace) -> str:

@@ -8,7 +8,8 @@ got. So each step must bear being done twice:
 - exhausted, killed before the dead letter: never executed again, the dead letter is stored by whoever gets it next;
 - dead letter stored, killed before the term: storing it again changes nothing, then the term;
 - acked, killed before the record is removed: see `attempts`;
-- told, and the server killed before it has kept that: told again after the reconnect, see `recent_answers`.
+- told, and the server killed before it has kept that: told again after the reconnect, see `recent_answers`;
+- retry or lock wait decided, killed before its nak has left: see `delayed_naks`.
 
 The lease is looked at before the first write and again right before the last word.
 """
@@ -21,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from diracx.tasks.plumbing.attempts import Attempts, AttemptStore
 from diracx.tasks.plumbing.crowds import Crowds
 from diracx.tasks.plumbing.dead_letters import DeadLetterStore
+from diracx.tasks.plumbing.delayed_naks import DelayedNaks
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.execution.outcomes import (
     Dead,
@@ -58,7 +60,8 @@ class Settlement:
         self._attempts = attempts
         self._dead_letters = dead_letters
         self._crowds = Crowds(busy_delay)
-        self._recent = RecentAnswers()
+        self._recent = RecentAnswers(connection)
+        self._naks = DelayedNaks()
 
     async def settle(self, lease: Lease, name: str, attempts: Attempts, outcome: Outcome) -> None:
         """Tell the server what became of a message.
@@ -94,7 +97,7 @@ class Settlement:
             case Interrupted():
                 await self._attempts.interrupt(attempts)
                 lease.ensure()
-                await lease.delivery.nak(outcome.delay)
+                await self._naks.send(lease, outcome.delay)
                 logger.info("gave back %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
                 if outcome.delay and attempts.record.not_before is not None:
                     self._recent.naked(lease, attempts.record.not_before)
@@ -111,9 +114,13 @@ class Settlement:
         """
         await lease.delivery.ack()
 
-    async def repeat_recent(self) -> None:
+    def repeat_recent(self) -> None:
         """Tell the server again what it was told last: call it after each reconnect."""
-        await self._recent.repeat()
+        self._recent.repeat()
+
+    async def close(self) -> None:
+        """Tell the server what it was not told yet: the worker ends, and nothing is in hand."""
+        await self._naks.close()
 
     async def _done(self, lease: Lease, attempts: Attempts) -> None:
         await lease.delivery.ack()
@@ -133,7 +140,7 @@ class Settlement:
             await self._attempts.fail(attempts, outcome.failure, outcome.at)
         delay = max(outcome.at - datetime.now(UTC), timedelta(0))
         lease.ensure()
-        await lease.delivery.nak(delay)
+        await self._naks.send(lease, delay)
         self._recent.naked(lease, outcome.at)
         logger.info(
             "will retry %s (message %d) in %.1f s: %s: %s",
@@ -146,7 +153,7 @@ class Settlement:
 
     async def _wait_for_lock(self, lease: Lease, name: str, outcome: LockBusy) -> None:
         delay = self._crowds.delay(outcome.error)
-        await lease.delivery.nak(delay)
+        await self._naks.send(lease, delay)
         level = logging.INFO if self._crowds.worth_a_line() else logging.DEBUG
         logger.log(level, "%s waits %.1f s: %s", name, delay.total_seconds(), outcome.error)
 

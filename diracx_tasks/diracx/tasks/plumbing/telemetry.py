@@ -8,7 +8,7 @@ A trace is handed on all the same: the `traceparent` (W3C Trace Context) of a ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -36,6 +36,17 @@ class Received:
     """Seconds from when it was due, or stored, to its first delivery; None for a later one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One of several tasks that are about to be published together."""
+
+    subject: str
+    headers: dict[str, str]
+    """These are given the context of the trace."""
+    size: int
+    """Bytes of the body."""
+
+
 class Processing(Protocol):
     """A delivery in the course of being processed."""
 
@@ -53,6 +64,13 @@ class Telemetry(Protocol):
 
     def publishing(self, subject: str, headers: dict[str, str], size: int) -> AbstractContextManager[object]:
         """Wrap one publish; `headers` are given the context of the trace."""
+
+    def publishing_together(self, subject: str, messages: Sequence[Outgoing]) -> AbstractContextManager[object]:
+        """Wrap one publish of several tasks; the headers of each are given the context of a trace of its own.
+
+        Args:
+            subject: What they have in common, with wildcards.
+        """
 
     def processing(self, received: Received) -> AbstractContextManager[Processing]:
         """Wrap the processing of one delivery; what is done inside belongs to its trace."""

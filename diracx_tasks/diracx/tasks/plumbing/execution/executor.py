@@ -102,7 +102,7 @@ class Executor:
             return await self._attempt(job, on_start)
         try:
             locks = self._locks_of(job)
-        except Exception as error:  # an author's property; it fails like the rest of the task
+        except (Exception, SystemExit) as error:  # an author's property; it fails like the rest of the task
             return self._failed(job, error)
         if not locks:
             return await self._attempt(job, on_start)
@@ -199,7 +199,9 @@ class Executor:
                     raise ValueError(f"{retry_at} has no time zone")
             except StopRetryingError:
                 verdict = "no retry is wanted"
-            except Exception as broken:  # an author's policy: no retry, and the story says so
+            except (Exception, SystemExit, asyncio.CancelledError) as broken:
+                # An author's policy, and nothing is awaited here: even a cancellation is its own doing. No retry, and
+                # the story says so.
                 blame = Failure.of(broken, self._worker)
                 retry_at, verdict = None, f"its retry policy failed ({blame.type}: {blame.message})"
         if retry_at is not None:

@@ -33,6 +33,8 @@ class Watchdog:
         self._clock = clock
         self._watched: dict[Hold, OnLost] = {}
         self._renewing: dict[Hold, asyncio.Task[None]] = {}
+        self._failing: set[Hold] = set()
+        """Those whose last renewal failed; it is told once until they are renewed."""
         self._some = asyncio.Event()
 
     def watch(self, hold: Hold, on_lost: OnLost) -> None:
@@ -67,10 +69,13 @@ class Watchdog:
     async def _renew(self, hold: Hold) -> None:
         try:
             await hold.renew()
+            self._failing.discard(hold)
         except LockLostError as error:
             self._lose(hold, error)
         except Exception as error:  # the server may answer again before the deadline; past it, the hold is lost
-            logger.warning("renewing %s: %s", hold.key, error)
+            level = logging.DEBUG if hold in self._failing else logging.WARNING
+            logger.log(level, "renewing %s: %s", hold.key, error)
+            self._failing.add(hold)
         finally:
             del self._renewing[hold]
 
@@ -80,6 +85,7 @@ class Watchdog:
 
     def _forget(self, hold: Hold) -> OnLost | None:
         on_lost = self._watched.pop(hold, None)
+        self._failing.discard(hold)
         if not self._watched:
             self._some.clear()
         return on_lost

@@ -30,7 +30,7 @@ class BatchMessage:
 
     subject: str
     body: bytes
-    headers: Mapping[str, str]
+    headers: dict[str, str]
 
 
 async def publish_batch(connection: Connection, messages: Sequence[BatchMessage], *, timeout: float = 5.0) -> PubAck:

@@ -90,7 +90,7 @@ class JetStreamBroker:
             namespace: Whose streams.
             registry: The tasks that can be submitted; None: the installed ones.
             name: Of the connection, shown to operators.
-            role: Whose replies are kept apart: `producer`, `worker`, `scheduler`, `operator`.
+            role: Whose replies are kept apart: `producer`, `worker`, `scheduler`, `operator`, `call`.
             bind: Whether `task.schedule()` finds this broker, anywhere in the process, until the block ends.
 
         Raises:

@@ -267,7 +267,7 @@ class Connection:
                 callback(denial)
         # Whoever asked has it as an error, and knows whether it matters.
         if not self._closing and not told:
-            self._log.error(str(error) or type(error).__name__)
+            self._log.error(error)
 
     async def _on_disconnected(self) -> None:
         self._connected.clear()

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
+from nats.errors import UnexpectedEOF
+
 from diracx.tasks.plumbing.clock import Clock
 
 logger = logging.getLogger("diracx.tasks.jetstream")
@@ -33,8 +35,11 @@ class ConnectionLog:
     def warning(self, text: str) -> None:
         logger.warning("%s", self._redact(text))
 
-    def error(self, text: str) -> None:
-        """Tell an error, unless the same was told within `REPEAT_INTERVAL`."""
+    def error(self, error: Exception) -> None:
+        """Tell an error, unless the same was told within `REPEAT_INTERVAL`; an end is told as a disconnect."""
+        if isinstance(error, UnexpectedEOF):
+            return
+        text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         now = self._clock()
         told = self._told.get(text)
         if told is not None and now - told < REPEAT_INTERVAL.total_seconds():

@@ -18,6 +18,41 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 _TOKENS_WITHOUT_DOMAIN: Final = 9
 _SOURCE: Final = "Nats-Stream-Source"
 _LONGEST_REASON: Final = 500
+# The server counts nanoseconds in 64 bits, some 292 years; it takes a longer delay for none at all.
+_LONGEST_DELAY: Final = timedelta(days=365)
+
+ACK: Final = b"+ACK"
+"""Done: the work queue removes it."""
+
+
+def nak(delay: timedelta = timedelta(0)) -> bytes:
+    """Not done: the server delivers it again, no earlier than after `delay`, or after a year if that is longer."""
+    nanoseconds = int(min(delay, _LONGEST_DELAY).total_seconds() * 1e9)
+    return b'-NAK {"delay":%d}' % nanoseconds if nanoseconds > 0 else b"-NAK"
+
+
+def term(reason: str) -> bytes:
+    """Never again: the work queue removes it, and an advisory tells the reason."""
+    return f"+TERM {' '.join(reason.split())[:_LONGEST_REASON]}".encode()
+
+
+def answer(connection: Connection, reply: str, verb: bytes) -> None:
+    """Answer the delivery that came with this reply subject.
+
+    Raises:
+        ServerUnavailableError: There is no connection; nothing was sent, nor will be.
+    """
+    try:
+        connection.client.answer(reply, verb)
+    except nats.errors.Error as error:
+        raise ServerUnavailableError(f"message {_position(reply)[1]} cannot be settled now: {error}") from error
+
+
+def _position(reply: str) -> tuple[int, int, int]:
+    """How often the message was delivered, its sequence in the stream, and when that stored it, in nanoseconds."""
+    tokens = reply.split(".")
+    first = 4 if len(tokens) == _TOKENS_WITHOUT_DOMAIN else 6
+    return int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 3])
 
 
 class Delivery:
@@ -54,13 +89,12 @@ class Delivery:
         self.headers: dict[str, str] | None = message.headers
         self.body: bytes = message.data
         self.requested = requested
-        tokens = self.reply.split(".")
-        first = 4 if len(tokens) == _TOKENS_WITHOUT_DOMAIN else 6
-        self.delivered = int(tokens[first])
+        delivered, sequence, stored_ns = _position(self.reply)
+        self.delivered = delivered
         """How often the server has handed out this message, this time included."""
-        self.sequence = int(tokens[first + 1])
+        self.sequence = sequence
         """Its sequence in the stream."""
-        self.stored_ns = int(tokens[first + 3])
+        self.stored_ns = stored_ns
         """When the stream stored it, in nanoseconds since the epoch, by the server's clock."""
 
     @property
@@ -77,25 +111,16 @@ class Delivery:
         return stream, int(sequence)
 
     async def ack(self) -> None:
-        """Done: the work queue removes it."""
-        await self._answer(b"+ACK")
+        """See `ACK`."""
+        answer(self._connection, self.reply, ACK)
 
     async def nak(self, delay: timedelta = timedelta(0)) -> None:
-        """Not done: the server delivers it again, no earlier than after `delay`."""
-        nanoseconds = int(delay.total_seconds() * 1e9)
-        body = b'-NAK {"delay":%d}' % nanoseconds if nanoseconds > 0 else b"-NAK"
-        await self._answer(body)
+        """See `nak`."""
+        answer(self._connection, self.reply, nak(delay))
 
     async def term(self, reason: str) -> None:
-        """Never again: the work queue removes it, and an advisory tells the reason."""
-        line = " ".join(reason.split())[:_LONGEST_REASON]
-        await self._answer(f"+TERM {line}".encode())
-
-    async def _answer(self, verb: bytes) -> None:
-        try:
-            await self._connection.client.publish(self.reply, verb)
-        except nats.errors.Error as error:
-            raise ServerUnavailableError(f"message {self.sequence} cannot be settled now: {error}") from error
+        """See `term`."""
+        answer(self._connection, self.reply, term(reason))
 
     async def in_progress(self, timeout: float) -> None:
         """Still at it: the server's `ack_wait` starts anew. Returns once the server has answered.

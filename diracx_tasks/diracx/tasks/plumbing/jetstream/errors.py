@@ -2,6 +2,7 @@
 
 * ServerError
   x PermissionDeniedError          the server forbids this user a subject
+    - InboxDeniedError             the subject where its answers would come
   x PayloadTooLargeError           more bytes than the server takes in one message
   x ApiError                       JetStream understood the request and said no
   x ServerUnavailableError         nothing is known of what the server did with a request, if it got it
@@ -48,6 +49,19 @@ class PermissionDeniedError(ServerError):
         self.action = action
         self.subject = subject
         super().__init__(f"no permission for {action} to {subject}: grant it to this user on the server")
+
+
+class InboxDeniedError(PermissionDeniedError):
+    """The server forbids this user to hear the answers to its requests: what was asked is for another role.
+
+    Args:
+        prefix: Where the answers would come, without the part that is of this connection alone.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__("subscription", f"{prefix}.>")
+        where = f"no permission for subscription to {self.subject}, where the answers would come"
+        self.args = (f"{where}: connect as a user whose role this is, see nats/README.md",)
 
 
 class PayloadTooLargeError(ServerError):

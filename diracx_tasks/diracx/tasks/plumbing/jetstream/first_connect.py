@@ -92,6 +92,8 @@ def _unavailable(settings: ConnectionSettings, failures: list[Exception]) -> Ser
             return AccessRefusedError(f"cannot connect to {servers}: TLS failed: {settings.redact(str(failure))}")
         if "authorization violation" in str(failure).lower() or "authentication" in str(failure).lower():
             return AccessRefusedError(f"cannot connect to {servers}: authorization refused; check the credentials")
+        if type(failure).__module__.partition(".")[0] == "nkeys":
+            return AccessRefusedError(f"cannot connect to {servers}: the seed of the credentials is malformed")
         if isinstance(failure, ImportError):
             return AccessRefusedError(f"cannot connect to {servers}: a package is missing: {failure}")
     return ServerUnreachableError(f"cannot connect to {servers}: {settings.redact(_reason(failures[-1]))}")
@@ -102,4 +104,6 @@ def _reason(failure: Exception) -> str:
         return "connection refused; is nats-server running there?"
     if isinstance(failure, TimeoutError):
         return "no answer in time"
+    if isinstance(failure, OSError) and failure.strerror:
+        return failure.strerror
     return str(failure) or type(failure).__name__

@@ -1,6 +1,6 @@
 """The nats-py client, made to outlive what its server says and to send nothing that went stale.
 
-Nine of its ways do not suit a process that runs for months, and it has no options for them:
+Eleven of its ways do not suit a process that runs for months, and it has no options for them:
 
 * On most errors that a server reports (expired credentials, a reload that withdraws them, a slow consumer) it
   closes itself for good. The server closes the connection in all cases that matter, and that alone is what
@@ -17,8 +17,10 @@ Nine of its ways do not suit a process that runs for months, and it has no optio
   of the list would not be tried.
 * Asked for TLS, it still sends its credentials in the clear to a server that offers none.
 * It looks at headers a character at a time, which took a third of the time that a received task costs.
+* It looks at each subject that is published to, also at one that the server made and wants back; `answer` does not.
 * Each message goes through a queue to a task of its subscription, a turn of the event loop that a worker with few
   slots waits for at every refill; `listen` hands it over where it was read.
+* What is published is written by a task of its own, which costs such a worker one more turn; `write_now` does not wait.
 """
 
 from __future__ import annotations
@@ -30,10 +32,14 @@ from collections.abc import Callable
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import Error, SecureConnWantedError
+from nats.errors import Error, OutboundBufferLimitError, SecureConnWantedError
 
 _CANCELLED_AGAIN = 0.1
 """Seconds, after which a cancellation counts as swallowed."""
+
+_VERSION = len(b"NATS/1.0")
+_STATUS = ord(" ")
+"""What follows the version where the server tells a status."""
 
 
 class PersistentClient(Client):
@@ -50,7 +56,8 @@ class PersistentClient(Client):
             reconnecting.cancel()
             await asyncio.wait([reconnecting], timeout=_CANCELLED_AGAIN)
             reconnecting = self._reconnection_task
-        await super().close()
+        if self._flush_queue is not None:  # else it failed before there was anything to close
+            await super().close()
 
     async def listen(self, subject: str, listener: Callable[[Msg], None]) -> Subscription:
         """Subscribe; `listener` is called with each message as it is read, and must not block."""
@@ -72,6 +79,29 @@ class PersistentClient(Client):
             self._listeners.pop(subscription._id, None)
             self._remove_sub(subscription._id)
 
+    def answer(self, reply: str, verb: bytes) -> None:
+        """Publish to the reply subject of a message that came, together with all else that this turn of the loop sends.
+
+        Raises:
+            OutboundBufferLimitError: There is no connection; nothing was sent.
+        """
+        if not self.is_connected:
+            raise OutboundBufferLimitError
+        assert self._flush_queue is not None
+        command = b"PUB %b  %d\r\n%b\r\n" % (reply.encode(), len(verb), verb)
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(verb)
+        if self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def write_now(self) -> None:
+        """Write what is queued, a turn of the loop early: the answer to it is waited for."""
+        if self._pending and self.is_connected and self._transport is not None:
+            self._transport.writelines(self._pending[:])
+            self.drop_unsent()
+
     def drop_unsent(self) -> None:
         """Forget what is queued for sending. Subscriptions are not lost: a reconnect repeats them."""
         self._pending.clear()
@@ -89,7 +119,11 @@ class PersistentClient(Client):
             return
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
-        message = self._build_message(sid, subject, reply, data, await self._process_headers(headers))
+        if headers and headers[_VERSION] != _STATUS:
+            parsed = self._parse_header_lines(headers[_VERSION + 2 :]) or None
+        else:
+            parsed = await self._process_headers(headers)
+        message = self._build_message(sid, subject, reply, data, parsed)
         try:
             listener(message)
         except Exception as error:  # it must not end the loop that reads

@@ -6,10 +6,12 @@ request has an end that is seen.
 
 **Probe.** A `no_wait` request on the most urgent consumer for all free slots; what it leaves goes to the next. A
 consumer that was empty less than 2 ms ago is passed over, unless all are: for a worker of few slots and short tasks
-that saves every other round trip, and a more urgent task waits those 2 ms longer at the most. The
-server answers a request with the messages it has, then with a status (404, or 408) unless the batch was filled. Data
-messages carry the stream's subject, so only statuses tell which request they end; there is one request at a time on a
-consumer, and its number is a token of the inbox, so that a late status ends nothing else.
+that saves every other round trip, and a more urgent task waits those 2 ms longer at the most. One that was empty more
+than 1 ms ago is asked for a single message, out of the same slots, beside the less urgent one that it is passed over
+for: mostly it is empty still, known to be for 2 ms more, and cost no round trip. The server answers a request with the
+messages it has, then with a status (404, or 408) unless the batch was filled. Data messages carry the stream's subject,
+so only statuses tell which request they end; there is one request at a time on a consumer, and its number is a token of
+the inbox, so that a late status ends nothing else.
 
 **Wait.** When all three are empty, long polls go out on all of them, for no more messages than there are slots (at
 least one each). The first arrival ends the others: their inboxes are unsubscribed, and the server drops a request
@@ -44,6 +46,8 @@ _PROBE_TIMEOUT: Final = 5.0
 _HEARTBEAT: Final = 5.0
 _POLL_EXPIRES: Final = 30.0
 _STILL_EMPTY: Final = 0.002
+_LOOK_AGAIN: Final = _STILL_EMPTY / 2
+_NO_ANSWER: Final = "no answer"
 _EMPTY: Final = frozenset({"404", "408"})
 
 
@@ -54,6 +58,11 @@ def _status(message: Msg) -> str:
 def _describe(message: Msg) -> str:
     headers = message.headers or {}
     return f"{headers.get('Status', '?')} {headers.get('Description', '')}".strip()
+
+
+def _give_up(answer: asyncio.Future[str]) -> None:
+    if not answer.done():
+        answer.set_result(_NO_ANSWER)
 
 
 class _Probe:
@@ -71,28 +80,34 @@ class _Probe:
         self.emptied = -math.inf
         """When it last had fewer messages than were asked for."""
         self._answer: asyncio.Future[str] | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._inbox = connection.client.new_inbox()
         self._subscription: Any = None
 
     async def start(self) -> None:
         self._subscription = await self._connection.client.listen(f"{self._inbox}.*", self._on_message)
 
-    async def ask(self, batch: int) -> tuple[int, str]:
-        """Ask for up to `batch` messages; return how many came, and the status that ended it ("" if filled)."""
+    async def ask(self, batch: int) -> None:
+        """Ask for up to `batch` messages; to be followed by `answered`."""
         self._number += 1
         self._missing, self._received = batch, 0
-        answer = self._answer = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer = self._answer = loop.create_future()
         self._sent = self._clock()
         await self._connection.publish(
             self._subject, b'{"batch":%d,"no_wait":true}' % batch, reply=f"{self._inbox}.{self._number}"
         )
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT):
-                status = await answer
-        except TimeoutError:
-            status = "no answer"
-            await self._move()
+        self._patience = loop.call_later(_PROBE_TIMEOUT, _give_up, answer)
+
+    async def answered(self) -> tuple[int, str]:
+        """How many messages came, and the status that ended it ("" if filled)."""
+        assert self._answer is not None
+        assert self._patience is not None
+        status = await self._answer
         self._answer = None
+        self._patience.cancel()
+        if status == _NO_ANSWER:
+            await self._move()
         if status.split(" ", 1)[0] in _EMPTY:
             self.emptied = self._clock()
         return self._received, status
@@ -213,22 +228,37 @@ class StrictPriorityPull:
         """
         now = self._clock()
         asked = [probe for probe in self._probes if now - probe.emptied > _STILL_EMPTY]
-        total, problem = await self._ask(asked, slots)
+        more_urgent = self._probes[: self._probes.index(asked[0])] if asked else []
+        beside = [probe for probe in more_urgent if now - probe.emptied > _LOOK_AGAIN][: slots - 1]
+        for probe in beside:
+            await probe.ask(1)
+        total, problem = await self._ask(asked, slots - len(beside))
+        for probe in beside:
+            count, problem_beside = await self._answer_of(probe)
+            total += count
+            problem = problem or problem_beside
         if not total and problem is None:
-            total, problem = await self._ask([probe for probe in self._probes if probe not in asked], slots)
+            passed_over = [probe for probe in self._probes if probe not in asked and probe not in beside]
+            total, problem = await self._ask(passed_over, slots)
         return total, problem
 
     async def _ask(self, probes: Sequence[_Probe], slots: int) -> tuple[int, str | None]:
         total = 0
         for probe in probes:
-            count, status = await probe.ask(slots - total)
+            await probe.ask(slots - total)
+            self._connection.client.write_now()
+            count, problem = await self._answer_of(probe)
             total += count
-            if status and status.split(" ", 1)[0] not in _EMPTY:
-                return total, status
-            self.last_answer = self._clock()
-            if total >= slots:
-                break
+            if problem or total >= slots:
+                return total, problem
         return total, None
+
+    async def _answer_of(self, probe: _Probe) -> tuple[int, str | None]:
+        count, status = await probe.answered()
+        if status and status.split(" ", 1)[0] not in _EMPTY:
+            return count, status
+        self.last_answer = self._clock()
+        return count, None
 
     async def wait(self, slots: int) -> str:
         """Wait until a message arrives, for 30 s at the most, or until `wake`.

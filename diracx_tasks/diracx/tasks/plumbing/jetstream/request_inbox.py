@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, ConnectionDrainingError, OutboundBufferLimitError
 
 from diracx.tasks.plumbing.jetstream.errors import (
+    InboxDeniedError,
     NoRespondersError,
     NotConnectedError,
     PayloadTooLargeError,
@@ -75,7 +76,7 @@ class RequestInbox:
         Raises:
             NotConnectedError: Nothing was sent.
             PayloadTooLargeError: Nothing was sent.
-            PermissionDeniedError: Replies cannot reach us: the inbox is forbidden.
+            InboxDeniedError: Replies cannot reach us.
         """
         if self._denied is not None:
             raise self._denied
@@ -95,8 +96,8 @@ class RequestInbox:
         if denial.action == "subscription":
             ours = denial.subject == f"{self._prefix}*".lower()
             if ours:
-                self._denied = denial
-                self.fail_all(denial)
+                self._denied = InboxDeniedError(self._prefix.rsplit(".", 2)[0])
+                self.fail_all(self._denied)
             return ours
         concerned = [
             (subject, future) for subject, future in self._waiting.values() if subject.lower() == denial.subject

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,7 @@ _CREDENTIALS = {
     "nkey": "nkey",
     "creds": "creds",
 }
+_SEED = re.compile(r"S[A-Z2-7]{57}")
 _VARIABLES = {"url": "NATS_URL"} | {name: name.upper() for name in _FIELDS if name != "inbox_prefix"}
 
 
@@ -143,6 +145,8 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
                 _check_readable(name, path)
         if self.creds is not None:
             _check_creds(self.creds)
+        if self.nkey is not None:
+            _check_nkey(self.nkey)
         if self.tls_key is not None and self.tls_cert is None:
             raise ValueError(f"tls_key {self.tls_key} is given without tls_cert")
 
@@ -177,3 +181,9 @@ def _check_creds(path: str) -> None:
     # nats-py searches for these lines without looking for the end of the file, for ever.
     if "BEGIN NATS USER JWT" not in content or "BEGIN USER NKEY SEED" not in content:
         raise ValueError(f"creds: {path} is no .creds file: it needs a NATS USER JWT and a USER NKEY SEED")
+
+
+def _check_nkey(path: str) -> None:
+    with open(path, encoding="ascii", errors="replace") as file:
+        if _SEED.fullmatch(file.read().strip()) is None:
+            raise ValueError(f"nkey: {path} is no file with an nkey seed: a line of 58 letters and digits from S on")

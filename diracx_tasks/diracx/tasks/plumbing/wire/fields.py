@@ -85,7 +85,7 @@ class FieldsCodec(Generic[T]):
             raise MalformedTaskError(f"the body is not UTF-8: {error}") from None
         except msgspec.MsgspecError as error:
             raise MalformedTaskError(str(error) if body else "the body is empty") from None
-        except Exception as error:  # the author's __post_init__ may raise anything
+        except (Exception, SystemExit) as error:  # the author's __post_init__ may raise anything
             raise MalformedTaskError(f"{type(error).__name__}: {error}") from error
 
     def from_arguments(self, args: Sequence[object], kwargs: Mapping[str, object]) -> T:

@@ -57,16 +57,22 @@ class Hand:
             self._leases.drop(lease)
             self._give_back(delivery)
             return
-        lease.task = asyncio.create_task(self._processor.process(lease))
-        lease.task.add_done_callback(lambda task: self._carried(lease, task))
+        lease.waiting = True
+        lease.task = asyncio.create_task(self._carry(lease))
 
-    def _carried(self, lease: Lease, task: asyncio.Task[None]) -> None:
-        self.processed += 1
-        self._leases.drop(lease)
-        self._slots.give_back()
-        self._solitude.left()
-        if task.cancelled() and lease.remaining > 0:
-            self._give_back(lease.delivery)  # it was cancelled before its first step
+    async def _carry(self, lease: Lease) -> None:
+        try:
+            await self._processor.process(lease)
+        except asyncio.CancelledError:
+            if lease.remaining > 0:
+                self._give_back(lease.delivery)  # its own worker did not cancel it: the loop ends
+            raise
+        finally:
+            # Not when the task is done, which is known a turn of the loop later: so the next pull leaves with the ack.
+            self.processed += 1
+            self._leases.drop(lease)
+            self._slots.give_back()
+            self._solitude.left()
 
     def _give_back(self, delivery: Delivery) -> None:
         returning = asyncio.create_task(delivery.nak(), name=f"give back {delivery.sequence}")

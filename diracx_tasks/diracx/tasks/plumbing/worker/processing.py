@@ -86,6 +86,8 @@ class Processor:
         """Carry one delivery to its end. Whatever goes wrong here leaves the message unsettled, to be redelivered."""
         delivery = lease.delivery
         name = (delivery.headers or {}).get(TASK_NAME, "a message without a name")
+        if not lease.begin():
+            return await self._give_back(lease, name)
         try:
             if self._settlement.was_settled(lease):
                 logger.info("%s (message %d) was settled before; the server had forgotten", name, delivery.sequence)
@@ -151,13 +153,12 @@ class Processor:
             UnknownTaskError, TaskDefinitionError: It cannot be executed by this worker.
         """
         record = attempts.record
-        now = datetime.now(UTC)
         if record.exhausted is not None:
             return Dead(record.exhausted)
         if record.crashes >= QUARANTINE:
             return Dead(f"quarantined: {record.crashes} executions began and never ended")
-        if record.not_before is not None and record.not_before > now:
-            return Interrupted("its retry is not due yet", record.not_before - now)
+        if record.not_before is not None and (rest := record.not_before - datetime.now(UTC)) > timedelta(0):
+            return Interrupted("its retry is not due yet", rest)
         try:
             envelope = Envelope.from_headers(delivery.headers, delivery.sequence)
             if envelope.version > FORMAT_VERSION:
@@ -168,7 +169,7 @@ class Processor:
             task = registered.codec.decode(delivery.body)
         except MalformedTaskError as error:
             return Dead(f"malformed: {error}")
-        if envelope.expires is not None and delivery.delivered == 1 and envelope.expires <= now:
+        if envelope.expires is not None and delivery.delivered == 1 and envelope.expires <= datetime.now(UTC):
             return Discarded(f"expired at {envelope.expires.isoformat(timespec='seconds')} before it was begun")
         return Job(registered, envelope, task, record.failed)
 

@@ -26,6 +26,7 @@ from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.jetstream.pausing import in_words, paused_until
 from diracx.tasks.plumbing.jetstream.pull import StrictPriorityPull
 from diracx.tasks.plumbing.leases import LeaseKeeper
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -136,6 +137,7 @@ class Worker:
     async def abandon(self) -> None:
         """Give back, uncounted, all that is in hand and still ours: the process is about to end without it."""
         await self._hand.abandon(self._attempts)
+        await self._settlement.close()
         await self._connection.client.flush()
 
     async def run(self) -> None:
@@ -144,7 +146,7 @@ class Worker:
         Raises:
             ServerError: The queues cannot be used, e.g. since they are missing and may not be created.
         """
-        self._leases.adopt(await self._ack_wait())
+        self._leases.adopt(await self._look_at_queues())
         async with self._watching():
             await self._pull.start()
             try:
@@ -152,12 +154,14 @@ class Worker:
             finally:
                 await self._pull.stop()
                 await self._hand.wind_down(self.settings.grace)
+                await self._settlement.close()
 
     @asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:
         watchers = [
             asyncio.create_task(self._leases.run(), name="leases"),
             asyncio.create_task(self._locks.run(), name="locks"),
+            asyncio.create_task(self._attempts.run(), name="outlived records"),
             asyncio.create_task(self._configuration.run(), name="configuration"),
         ]
         self._connection.on_reconnect(self._settlement.repeat_recent)
@@ -173,12 +177,19 @@ class Worker:
                 if not watcher.cancelled() and (error := watcher.exception()) is not None:
                     raise error
 
-    async def _ack_wait(self) -> timedelta:
-        """The shortest of the three queues, as the server has them: an operator may have changed it."""
+    async def _look_at_queues(self) -> timedelta:
+        """Tell which of the three are paused, as a worker without work is a riddle otherwise.
+
+        Returns:
+            Their shortest `ack_wait`, as the server has it: an operator may have changed it.
+        """
         infos = [
             await self._connection.api(f"CONSUMER.INFO.{self._namespace.tasks_stream}.{consumer}")
             for consumer in self._consumers
         ]
+        for info in infos:
+            if (until := paused_until(info)) is not None:
+                logger.info("the queue %s is paused until %s", info["name"], in_words(until))
         return timedelta(seconds=min(info["config"]["ack_wait"] for info in infos) / NANOSECONDS)
 
     def _receive(self, delivery: Delivery) -> None:
