@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pty
 import shutil
+import sys
 from pathlib import Path
 
 from diracx.tasks.plumbing.accounts import password_variable
@@ -23,14 +24,15 @@ def find_nats() -> str | None:
 
 @dataclasses.dataclass
 class Terminal:
-    """What an operator types into, in the folder `nats/`, with a home of its own and the passwords at hand."""
+    """What an operator types into, with a home of its own and the passwords at hand."""
 
     server: EmbeddedServer
     home: Path
     namespace: str
+    folder: Path = FOLDER
 
-    async def type_in(self, command: str) -> str:
-        """Run one command line to its end; return what it wrote."""
+    async def type_in(self, command: str, code: int = 0) -> str:
+        """Run one command line to its end, which it has to reach with this exit code; return what it wrote."""
         master, slave = pty.openpty()
         process = await asyncio.create_subprocess_shell(
             command,
@@ -38,7 +40,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             env=self._environment(),
-            cwd=FOLDER,
+            cwd=self.folder,
             start_new_session=True,
         )
         os.close(slave)
@@ -52,14 +54,17 @@ class Terminal:
                 await process.wait()
             written = await reading
             os.close(master)
+        assert process.returncode == code, f"$ {command}\n{written}\nexit code {process.returncode}"
         return written
 
     def _environment(self) -> dict[str, str]:
         names = Namespace(self.namespace)
         passwords = {password_variable(names, role): password(names.name, role) for role in ("operator", "observer")}
         return passwords | {
-            "PATH": f"{Path(find_nats() or '').parent}:{os.environ['PATH']}",
+            "PATH": f"{Path(find_nats() or '').parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(self.home),
+            # The nats command looks up whose home it is by itself, and would add contexts to the real one.
+            "XDG_CONFIG_HOME": str(self.home / ".config"),
             "TERM": "dumb",
             "NATS_URL": self.server.url,
             "NATS_ADMIN_PASSWORD": password("sys", "admin"),

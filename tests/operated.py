@@ -5,27 +5,34 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from scheduling import SchedulingMesh
 
-from diracx.tasks.plumbing.accounts import user_name
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
 from diracx.tasks.plumbing.embedded import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.execution.injection import Injector
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from diracx.tasks.plumbing.scheduler.service import introduced as scheduler_introduced
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker import Worker, WorkerSettings
+from diracx.tasks.plumbing.worker.facts import Tally
+from diracx.tasks.plumbing.worker.service import introduced as worker_introduced
 from diracx.tasks.testing import wait_until
-from mesh import Mesh
-from secured import password
+from mesh import Mesh, running
+from secured import connected, settings_for
 
 NAMESPACE = "diracx"
+NAMES = Namespace(NAMESPACE)
 
 
 @dataclasses.dataclass
@@ -92,32 +99,68 @@ class OwnerCleanupTask(PeriodicBaseTask):
 
 @asynccontextmanager
 async def operated(server: EmbeddedServer) -> AsyncIterator[Mesh]:
-    """One task of each kind, a worker of small tasks and a scheduler, all at work."""
-    operator = f"{user_name(Namespace(NAMESPACE), 'operator')}:{password(NAMESPACE, 'operator')}"
-    url = server.url.replace("nats://", f"nats://{operator}@")
+    """One task of each kind, a worker of small tasks and a scheduler, all at work, each as its own user.
+
+    Yields what the operator sees.
+    """
+    registry = TaskRegistry()
+    for task_class in (SyncOwnersTask, FetchTask, ImportTask, ReportTask, OwnerCleanupTask):
+        registry.add(f"lollygag:{task_class.__name__}", task_class)
     async with AsyncExitStack() as stack:
-        connecting = JetStreamBroker.connect(
-            url, namespace=NAMESPACE, registry=TaskRegistry(), name="diracx-worker/small/node1/412", role="operator"
-        )
-        mesh = Mesh(await stack.enter_async_context(connecting))
+        operator = await stack.enter_async_context(connected(server, NAMESPACE, "operator"))
+        await ensure(operator, assets(NAMES), tolerant=False)
+        mesh = Mesh(JetStreamBroker(operator, NAMES, registry))
         stack.push_async_callback(mesh.remove)
-        for task_class in (SyncOwnersTask, FetchTask, ImportTask, ReportTask, OwnerCleanupTask):
-            mesh.registry.add(f"lollygag:{task_class.__name__}", task_class)
-        scheduling = SchedulingMesh(mesh.broker)
-        await stack.enter_async_context(scheduling.scheduling(name="node1-1-scheduler"))
-        for task in (SyncOwnersTask("alice"), FetchTask("example.org"), ImportTask("mice.zip"), ReportTask("2026-05")):
-            await mesh.broker.submit(task)
-        await mesh.broker.submit(ReportTask("2026-06"), at_time=datetime.now(UTC) + timedelta(days=30))
-        await stack.enter_async_context(mesh.working(grace=timedelta(0)))
+        await stack.enter_async_context(_scheduler(server, registry))
+        await _submit(server, registry)
+        await stack.enter_async_context(_worker(server, registry))
         await _at_work(mesh)
         yield mesh
+
+
+def _broker(
+    server: EmbeddedServer, registry: TaskRegistry, role: str, name: str
+) -> AbstractAsyncContextManager[JetStreamBroker]:
+    settings = settings_for(server, NAMESPACE, role)
+    return JetStreamBroker.connect(
+        settings=settings, namespace=NAMESPACE, registry=registry, name=name, role=role, bind=False
+    )
+
+
+async def _submit(server: EmbeddedServer, registry: TaskRegistry) -> None:
+    async with _broker(server, registry, "producer", "diracx-producer/submit/node1/410") as broker:
+        for task in (SyncOwnersTask("alice"), FetchTask("example.org"), ImportTask("mice.zip"), ReportTask("2026-05")):
+            await broker.submit(task)
+        await broker.submit(ReportTask("2026-06"), at_time=datetime.now(UTC) + timedelta(days=30))
+
+
+@asynccontextmanager
+async def _scheduler(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterator[None]:
+    async with (
+        _broker(server, registry, "scheduler", "diracx-scheduler/node1/411") as broker,
+        SchedulingMesh(broker).scheduling(name="node1-411-scheduler") as scheduler,
+        scheduler_introduced(scheduler, broker.connection, NAMES),
+    ):
+        yield
+
+
+@asynccontextmanager
+async def _worker(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterator[None]:
+    async with _broker(server, registry, "worker", "diracx-worker/small/node1/412") as broker:
+        tally = Tally()
+        settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=100, grace=timedelta(0))
+        worker = Worker(broker.connection, NAMES, registry, Injector(), settings, on_outcome=tally.note)
+        async with worker_introduced(worker, tally, broker.connection, NAMES), running(worker):
+            yield
 
 
 async def _at_work(mesh: Mesh) -> None:
     async def all_is_there() -> bool:
         keys = await mesh.locks.keys()
-        records, letters = await mesh.attempts.keys(), await mesh.dead_letters()
-        states = (await mesh.state(mesh.namespace.later_stream))["num_subjects"]
-        return len(keys) == 2 and len(records) == 1 and len(letters) == 1 and states >= 2
+        records = await mesh.attempts.keys()
+        letters = (await mesh.state(NAMES.dead_letters_stream))["messages"]
+        later = (await mesh.state(NAMES.later_stream))["num_subjects"]
+        # The dead letter and the server's advisory; a state, its next occurrence and what was submitted for later.
+        return (len(keys), len(records), letters, later) == (2, 1, 2, 3)
 
     await wait_until(all_is_there, description="every kind of task is where it belongs", timeout=20)

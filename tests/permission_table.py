@@ -7,7 +7,7 @@ The tests send these requests as each role and see them carried out or refused a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,6 +120,14 @@ OPERATIONS = (
         ),
     ),
     Operation(
+        "take back a task that waits for later, or all of them",
+        _roles("scheduler", "operator"),
+        (
+            Request("{api}.STREAM.PURGE.{NS}_LATER", {"filter": "{ns}.delayed.nothing"}),
+            Request("{api}.STREAM.PURGE.{NS}_LATER", {"filter": "{ns}.delayed.*"}),
+        ),
+    ),
+    Operation(
         "look at streams, queues and buckets",
         LOOKING,
         (
@@ -162,10 +170,17 @@ OPERATIONS = (
         ),
     ),
     Operation(
-        "create or change a queue",
+        "pause a queue, and resume it",
         _roles("operator"),
         (
             Request("{api}.CONSUMER.PAUSE.{NS}_TASKS.background-large", {"pause_until": "2099-01-01T00:00:00Z"}),
+            Request("{api}.CONSUMER.PAUSE.{NS}_TASKS.background-large", {}),
+        ),
+    ),
+    Operation(
+        "create or change a queue",
+        _roles("operator"),
+        (
             Request(
                 "{api}.CONSUMER.CREATE.{NS}_DLQ.look.{ns}.dlq.>",
                 {
@@ -187,22 +202,83 @@ OPERATIONS = (
         ),
     ),
     Operation("ask workers and schedulers how they are", _roles("operator", "observer"), (Request("$SRV.PING"),)),
-    Operation("hear tasks as they are submitted", _roles("operator"), listens=("{ns}.tasks.>",)),
+    Operation("be asked so", _roles("worker", "scheduler"), listens=("$SRV.>",)),
+    Operation(
+        "hear tasks as they are submitted, locks as they change, and advisories",
+        _roles("operator"),
+        listens=("{ns}.tasks.>", "{ns}.delayed.*", "$KV.{ns}_locks.>", "$JS.EVENT.ADVISORY.>"),
+    ),
     Operation(
         "hear the answers to others",
         NOBODY,
-        listens=(">", "*.>", "_INBOX_{ns}_worker.>", "_INBOX_{ns}_scheduler.>", "_R_.>", "$JS.ACK.>"),
+        listens=(
+            *(">", "*.>", "_R_.>", "$JS.ACK.>", "$SYS.>"),
+            *(f"_INBOX_{{ns}}_{role}.>" for role in ("worker", "scheduler")),
+        ),
     ),
 )
 
+INBOXES: dict[str, frozenset[str]] = {
+    "producer": _roles("producer"),
+    "worker": _roles("worker", "call"),
+    "scheduler": _roles("scheduler"),
+    "operator": _roles("operator", "producer", "call", ""),
+    "observer": _roles("observer", "operator", ""),
+}
+"""Whose inbox each role may listen to; "" is that of the nats command. Producers and observers are alone in their
+accounts, so what an operator hears of a producer's is its own, and so is what an observer hears of an operator's."""
 
-def table() -> str:
-    """As in the README."""
-    return "\n".join(_lines())
+LATER_HEADERS: dict[str, dict[str, str]] = {
+    "empty it": {"Nats-Rollup": "all"},
+    "take back a schedule of others": {"Nats-Scheduler": "{ns}.periodic.a.B.1", "Nats-Schedule-Next": "purge"},
+    "write a state of a schedule": {
+        "Nats-Schedule": "@at 2020-01-01T00:00:00Z",
+        "Nats-Schedule-Target": "{ns}.state.a.B",
+    },
+}
+"""By which whoever may submit for later does in that stream what it may not by its subjects."""
 
 
-def _lines() -> Iterator[str]:
-    yield f"| Operation | {' | '.join(ROLES)} |"
-    yield f"|---{'|:-:' * len(ROLES)}|"
-    for operation in OPERATIONS:
-        yield f"| {operation.text} | {' | '.join('yes' if role in operation.roles else '' for role in ROLES)} |"
+@dataclass(frozen=True)
+class Command:
+    """One command of `diracx-task-run`, with arguments that take it as far as the server."""
+
+    name: str
+    roles: frozenset[str]
+    arguments: tuple[str, ...] = ()
+
+    def typed(self, values: Mapping[str, str]) -> list[str]:
+        return [*self.name.split(), *(argument.format_map(values) for argument in self.arguments)]
+
+
+_SUBMITTING, _SEEING, _OPERATING = _roles("producer", "operator"), _roles("operator", "observer"), _roles("operator")
+
+COMMANDS = (
+    Command("submit", _SUBMITTING, ("lollygag:SyncOwnersTask", "--args", '["alice"]')),
+    Command("schedule run", _SUBMITTING, ("lollygag:OwnerCleanupTask",)),
+    Command("worker", _roles("worker"), ("--worker-size", "large", "--burst")),
+    Command("call", _roles("worker", "operator"), ("lollygag:SyncOwnersTask", "--args", '["{role}"]')),
+    Command("scheduler", _roles("scheduler")),
+    Command("status", _SEEING),
+    Command("schedule list", _SEEING),
+    Command("dlq list", _SEEING),
+    Command("dlq show", _SEEING, ("{shown}",)),
+    Command("locks list", _SEEING),
+    Command("config show", _SEEING),
+    Command("cancel", _OPERATING, ("{later}",)),
+    Command("pause", _OPERATING, ("{queue}",)),
+    Command("resume", _OPERATING, ("{queue}",)),
+    Command("dlq replay", _OPERATING, ("{replayed}",)),
+    Command("dlq purge", _OPERATING, ("{purged}", "--yes")),
+    Command("locks release", _OPERATING, ("{lock}", "--yes")),
+    Command("config set", _OPERATING, ("{file}",)),
+    Command("setup", _OPERATING),
+)
+"""Those that connect; `{...}` is filled in by the test, with something of its own for each role."""
+
+
+def table(head: str, rows: Iterable[tuple[str, frozenset[str]]]) -> str:
+    """As in the README: who may what."""
+    lines = [f"| {head} | {' | '.join(ROLES)} |", f"|---{'|:-:' * len(ROLES)}|"]
+    lines += (f"| {text} | {' | '.join('yes' if role in may else '' for role in ROLES)} |" for text, may in rows)
+    return "\n".join(lines)

@@ -90,6 +90,6 @@ async def test_a_forbidden_subject_is_an_error_at_once_and_the_connection_stays(
 
 async def test_a_forbidden_inbox_is_an_error_at_once() -> None:
     async with EmbeddedServer(extra_config=PERMISSIONS) as server:
-        with pytest.raises(errors.PermissionDeniedError, match=r"subscription to _inbox_other\."):
+        with pytest.raises(errors.InboxDeniedError, match=r"subscription to _INBOX_other\.>, where the answers"):
             async with connect(server, user="limited", password="p", inbox_prefix="_INBOX_other"):
                 pass

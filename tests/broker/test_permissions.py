@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.embedded import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.assets import assets
@@ -17,7 +18,7 @@ from diracx.tasks.plumbing.jetstream.errors import NoRespondersError, Permission
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.permissions import API, observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
-from permission_table import OPERATIONS, ROLES, Operation, Request, table
+from permission_table import INBOXES, OPERATIONS, ROLES, Operation, Request, table
 from secured import connected, secured_server
 
 OURS, OTHERS = "diracx", "acme"
@@ -121,6 +122,30 @@ async def contents(connection: Connection) -> dict[str, int]:
     return {each["config"]["name"]: each["state"]["last_seq"] for each in streams}
 
 
+@pytest.mark.parametrize("role", ROLES)
+async def test_nobody_hears_of_another_namespace(secured: EmbeddedServer, role: str) -> None:
+    heard: list[str] = []
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.subject)
+
+    names = Namespace(OTHERS)
+    inboxes = {f"{names.inbox_prefix(each)}.>" for each in ROLES}
+    async with connected(secured, OTHERS, "operator") as theirs, connected(secured, OURS, role) as ours:
+        await ensure(theirs, assets(names), tolerant=False)
+        # Where its permissions forbid it, the server says so; where they do not, it is alone in its account.
+        for subject in (f"{OTHERS}.>", "$KV.>", "$JS.EVENT.ADVISORY.>", "_INBOX.>", "$SRV.>", *inboxes):
+            await ours.client.subscribe(subject, cb=hear)
+        await ours.client.flush()
+        await theirs.request(f"{OTHERS}.tasks.normal.small", b"{}", headers={"Task-Name": "test:Nothing"})
+        await theirs.request(f"$KV.{OTHERS}_locks.held", b"{}")
+        await theirs.publish("$SRV.PING", reply=f"{names.inbox_prefix('operator')}.x")
+        await theirs.api("STREAM.PURGE." + names.tasks_stream)
+        await theirs.client.flush()
+        await ours.client.flush()
+    assert not heard
+
+
 @pytest.mark.parametrize("role", ["producer", "observer"])
 async def test_no_answer_can_be_sent_where_its_asker_may_not_write(
     secured: EmbeddedServer, operator: Connection, role: str
@@ -149,5 +174,40 @@ async def test_no_answer_can_be_sent_where_its_asker_may_not_write(
     assert after[f"{OURS.upper()}_TASKS"] == before[f"{OURS.upper()}_TASKS"] + (4 if role == "producer" else 0)
 
 
+@pytest.mark.parametrize("role", ROLES)
+async def test_each_role_listens_to_its_own_inboxes_only(
+    secured: EmbeddedServer, operator: Connection, role: str
+) -> None:
+    async with connected(secured, OURS, role) as connection:
+        for whose in {*ROLES, "call", ""}:
+            inbox = f"{Namespace(OURS).inbox_prefix(whose)}.>" if whose else "_INBOX.>"
+            refused = await deafness(connection, inbox)
+            assert (not refused) == (whose in INBOXES[role]), f"{inbox}: {refused or 'heard'}"
+
+
+async def test_what_operators_and_observers_may_listen_to_brings_no_answer_of_another_account(
+    secured: EmbeddedServer, operator: Connection
+) -> None:
+    heard: list[str] = []
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.subject)
+
+    async with (
+        connected(secured, OURS, "observer") as observer,
+        connected(secured, OURS, "producer") as producer,
+        connected(secured, OURS, "operator") as another,
+    ):
+        for listener, inbox in ((observer, "operator"), (another, "producer")):
+            await listener.client.subscribe(f"{Namespace(OURS).inbox_prefix(inbox)}.>", cb=hear)
+            await listener.client.flush()
+        assert await refusal(producer, OPERATIONS[0].requests[0].filled(OURS, API)) == ""
+        await operator.api("INFO")
+        for listener in (observer, another):
+            await listener.client.flush()
+    assert not heard
+
+
 def test_the_table_in_the_readme_is_the_one_that_is_enforced() -> None:
-    assert table() in README.read_text(), f"put this into nats/README.md:\n{table()}"
+    wanted = table("Operation", ((each.text, each.roles) for each in OPERATIONS))
+    assert wanted in README.read_text(), f"put this into nats/README.md:\n{wanted}"

@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import nats
 import pytest
+import rich_click as click
 
 from command_line import CommandLine, OnTheServer
+from diracx.tasks.cli.app import app
+from diracx.tasks.cli.lazy import LazyCommand
 from diracx.tasks.plumbing.accounts import user_name
 from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.permissions import observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from secured import ROLES, connected, password, secured_server
+from permission_table import COMMANDS, FAR, table
+from secured import FOLDER, ROLES, connected, password, secured_server
 
 NAMESPACE = "diracx"
+README = FOLDER / "README.md"
+QUEUES = [asset.name for asset in assets(Namespace(NAMESPACE)) if asset.kind == "consumer"]
 
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[EmbeddedServer]:
     with secured_server(NAMESPACE) as server:
         yield server
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A command that was carried to its end."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclasses.dataclass
@@ -49,6 +69,22 @@ class Roles:
         assert done.returncode == code, f"{arguments}: {done.stderr}"
         return done
 
+    def run_each(self, role: str, commands: list[list[str]], **environment: str) -> list[Done]:
+        """Run one after another in one process: to import all that they need takes longer than what they do."""
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("each_command.py"))],
+            env=self.command_line.environment | self.environment(role) | environment,
+            cwd=self.command_line.folder,
+            input=json.dumps(commands),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        self.written += [done.stdout, done.stderr]
+        assert done.returncode == 0, done.stderr
+        return [Done(*each) for each in map(json.loads, done.stdout.splitlines())]
+
     def start(self, role: str, *arguments: str) -> subprocess.Popen[str]:
         return self.command_line.start(*arguments, **self.environment(role))
 
@@ -58,7 +94,7 @@ class Roles:
         assert process.returncode == 0, self.written[-1]
 
 
-def told(done: subprocess.CompletedProcess[str]) -> list[str]:
+def told(done: Done | subprocess.CompletedProcess[str]) -> list[str]:
     """Standard error without what the extension's broken tasks cause, and without `debug`."""
     noise = ("warning: lollygag:", ": lollygag:", "not served: lollygag:", " DEBUG ")
     return [line for line in done.stderr.splitlines() if not any(each in line for each in noise)]
@@ -126,9 +162,36 @@ async def test_a_scheduler_leads_and_supplies_with_its_own_user(as_role: Roles, 
     for role in ("operator", "observer"):
         (listed,) = json.loads(as_role.run(role, "schedule", "list", "--json").stdout)
         assert listed["next"] is not None
+    await all_are_seen(as_role, scheduler)
     as_role.end(scheduler)
     assert "leads" in as_role.written[-1]
     assert "ermission" not in as_role.written[-1]
+
+
+async def all_are_seen(as_role: Roles, scheduler: subprocess.Popen[str]) -> None:
+    """A worker and the scheduler that leads, by whoever may ask them."""
+    worker = as_role.start("worker", "worker", "--worker-size", "large", "--log-level", "debug")
+    for role in ("operator", "observer"):
+
+        def both(role: str = role) -> bool:
+            seen = json.loads(as_role.run(role, "status", "--json", "--log-level", "debug").stdout)
+            workers = {each["pid"]: each["size"] for each in seen["workers"]}
+            return workers == {worker.pid: "large"} and str(scheduler.pid) in str(seen["scheduler"]["leader"])
+
+        await wait_until(both, description=f"{role} sees both", timeout=30)
+        as_role.run(role, "status")
+    host = socket.gethostname()
+    connected_as = {f"diracx-worker/large/{host}/{worker.pid}", f"diracx-scheduler/{host}/{scheduler.pid}"}
+    assert connected_as <= await names_of_connections(as_role.url)
+    as_role.end(worker)
+
+
+async def names_of_connections(url: str) -> set[str]:
+    """As the server tells them to its administrator."""
+    client = await nats.connect(url, user="admin", password=password("sys", "admin"))
+    answer = await client.request("$SYS.REQ.SERVER.PING.CONNZ", timeout=5)
+    await client.close()
+    return {each.get("name", "") for each in json.loads(answer.data)["data"]["connections"]}
 
 
 async def test_a_worker_whose_queues_are_missing_says_who_has_to_create_them(as_role: Roles) -> None:
@@ -140,22 +203,78 @@ async def test_a_worker_whose_queues_are_missing_says_who_has_to_create_them(as_
     assert "create DIRACX_TASKS with `diracx-task-run setup`" in line
 
 
-@pytest.mark.parametrize("role", ["producer", "observer", "worker"])
+@pytest.mark.parametrize("role", [role for role in ROLES if role != "operator"])
 def test_who_may_not_create_is_refused_in_one_line(as_role: Roles, role: str) -> None:
     (line,) = told(as_role.run(role, "setup", code=69))
     assert line.startswith("error: no permission for ")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("worker", "--worker-size", "small", "--log-level", "debug"), ("scheduler", "--log-level", "debug"), ("setup",)],
-    ids=["worker", "scheduler", "setup"],
-)
-def test_wrong_credentials_end_in_one_line_and_exit_69(as_role: Roles, arguments: tuple[str, ...]) -> None:
-    done = as_role.run("worker", *arguments, code=69, DIRACX_TASKS_PASSWORD="wr0ng")
-    (line,) = told(done)
-    assert line == f"error: cannot connect to {as_role.url}: authorization refused; check the credentials"
-    assert "wr0ng" not in done.stdout + done.stderr
+@pytest.fixture
+async def at_hand(as_role: Roles, on_secured: OnTheServer) -> dict[str, dict[str, str]]:
+    """For each role something of its own to take hold of."""
+    operator = on_secured.connection
+    for _ in range(3 * len(ROLES)):
+        headers = {"Task-Name": "lollygag:Dies"}
+        await operator.request(f"{NAMESPACE}.tasks.normal.small", b'{"why": "mice"}', headers=headers)
+    as_role.run("worker", "worker", "--worker-size", "small", "--burst")
+    (file := as_role.command_line.folder / "configuration.yaml").write_text("vos: []\n")
+    letters = [str(letter["seq"]) for letter in json.loads(as_role.run("operator", "dlq", "list", "--json").stdout)]
+    holder = {"owner": "o", "task": "t", "id": "i", "worker": "w", "since": "2026-05-04T09:30:12Z"}
+    found = {}
+    for number, role in enumerate(ROLES):
+        shown, replayed, purged = letters[3 * number : 3 * number + 3]
+        later, lock, queue = f"later-{role}", f"mutex.lollygag.held-{role}", QUEUES[number]
+        schedule = {"Nats-Schedule": FAR, "Nats-Schedule-Target": f"{NAMESPACE}.due.normal.small"}
+        await operator.request(f"{NAMESPACE}.delayed.{later}", b"{}", headers=schedule)
+        await operator.request(f"$KV.{NAMESPACE}_locks.{lock}", json.dumps(holder).encode())
+        pause = {"pause_until": "2099-01-01T00:00:00Z"}
+        await operator.api(f"CONSUMER.PAUSE.{on_secured.names.tasks_stream}.{queue}", pause)
+        values = {"role": role, "later": later, "lock": lock, "queue": queue, "file": str(file)}
+        found[role] = values | {"shown": shown, "replayed": replayed, "purged": purged}
+    return found
+
+
+async def test_each_command_is_carried_out_or_refused_as_the_table_says(
+    as_role: Roles, at_hand: dict[str, dict[str, str]]
+) -> None:
+    for role in ROLES:
+        # A scheduler goes on, see above; `setup` would find nothing to do, see below.
+        commands = [each for each in COMMANDS if each.name != "setup" and not (each.name == role == "scheduler")]
+        typed = [[*command.typed(at_hand[role]), "--log-level", "debug"] for command in commands]
+        for command, done in zip(commands, as_role.run_each(role, typed), strict=True):
+            allowed = role in command.roles
+            errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+            assert done.returncode == (0 if allowed else 69), f"{command.name} as {role}: {done}"
+            assert len(errors) == (0 if allowed else 1), f"{command.name} as {role}: {done}"
+            assert allowed or "no permission for " in errors[0]
+            assert "Traceback" not in done.stderr
+
+
+def test_every_command_that_connects_is_in_the_table() -> None:
+    assert sorted(connecting(app)) == sorted(command.name for command in COMMANDS)
+    wanted = table("`diracx-task-run ...`", ((f"`{each.name}`", each.roles) for each in COMMANDS))
+    assert wanted in README.read_text(), f"put this into nats/README.md:\n{wanted}"
+
+
+def connecting(group: click.Group, *path: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        loaded = command.load() if isinstance(command, LazyCommand) else command
+        if isinstance(loaded, click.Group):
+            yield from connecting(loaded, *path, name)
+        elif any("--nats-url" in parameter.opts for parameter in loaded.params):
+            yield " ".join((*path, name))
+
+
+def test_wrong_credentials_end_every_command_in_one_line_and_exit_69(as_role: Roles) -> None:
+    (file := as_role.command_line.folder / "configuration.yaml").write_text("vos: []\n")
+    values = dict.fromkeys(("shown", "replayed", "purged", "later", "lock", "role"), "1")
+    values |= {"queue": QUEUES[0], "file": str(file)}
+    typed = [[*command.typed(values), "--log-level", "debug"] for command in COMMANDS]
+    for command, done in zip(COMMANDS, as_role.run_each("operator", typed, DIRACX_TASKS_PASSWORD="wr0ng"), strict=True):
+        (line,) = told(done)
+        assert line == f"error: cannot connect to {as_role.url}: authorization refused; check the credentials"
+        assert done.returncode == 69, command.name
+        assert "wr0ng" not in done.stdout + done.stderr
 
 
 def test_a_password_in_the_url_is_shown_nowhere(as_role: Roles) -> None:
