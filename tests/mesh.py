@@ -78,16 +78,8 @@ class Mesh:
     async def working(self, *args: Any, **settings: Any) -> AsyncIterator[Worker]:
         """A worker that runs for the block, and is stopped in order at its end."""
         worker = self.worker(*args, **settings)
-        running = asyncio.create_task(worker.run())
-        try:
+        async with running(worker):
             yield worker
-        except BaseException:
-            worker.stop_now()
-            raise
-        finally:
-            worker.stop()
-            async with asyncio.timeout(END_SECONDS):
-                await running
 
     async def burst(self, slots: int = 10, **settings: Any) -> Worker:
         """Run a worker until nothing is left that is due."""
@@ -184,6 +176,21 @@ class Mesh:
         for asset in reversed(assets(self.namespace)):
             if asset.kind != "consumer":
                 await self.connection.api(f"STREAM.DELETE.{asset.stream}")
+
+
+@asynccontextmanager
+async def running(worker: Worker) -> AsyncIterator[None]:
+    """Run a worker for the block, and stop it in order at its end."""
+    task = asyncio.create_task(worker.run())
+    try:
+        yield
+    except BaseException:
+        worker.stop_now()
+        raise
+    finally:
+        worker.stop()
+        async with asyncio.timeout(END_SECONDS):
+            await task
 
 
 def _read(message: Mapping[str, Any]) -> Stored:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from datetime import UTC, datetime
 from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 
 ran: list[Any] = []
 """What was executed to its end."""
@@ -15,6 +17,8 @@ running: list[int] = []
 """The `Wait` tasks that execute now."""
 most_at_once: list[int] = []
 """How many of them there were, at each start."""
+attempts_seen: list[int] = []
+"""What `Soon` was asked."""
 go = asyncio.Event()
 """Ends every `Wait`."""
 
@@ -23,8 +27,16 @@ def start_afresh() -> None:
     """Forget the last test; its event belongs to its loop."""
     global go
     go = asyncio.Event()
-    for record in (ran, running, most_at_once):
+    for record in (ran, running, most_at_once, attempts_seen):
         record.clear()
+
+
+class Soon(RetryPolicyBase):
+    """One retry, at once; remembers what it was asked."""
+
+    def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
+        attempts_seen.append(attempt)
+        return datetime.now(UTC) if attempt < 1 else None
 
 
 @dataclasses.dataclass

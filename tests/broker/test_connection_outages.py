@@ -45,6 +45,7 @@ async def test_a_restart_of_the_server_is_survived_and_told_in_one_line_each(
     assert lines[0] == "connected to nats://127.0.0.1"
     assert lines.count("reconnected to nats://127.0.0.1") == 2
     assert sum("disconnected" in line for line in lines) == 2
+    assert not any("EOF" in line or "Errno" in line for line in lines)
     assert not any(record.exc_info for record in caplog.records)
 
 

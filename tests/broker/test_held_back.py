@@ -19,23 +19,12 @@ from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.testing import wait_until
 from mesh import Mesh
-from noting import Note, Wait, most_at_once, ran
-
-attempts_seen: list[int] = []
+from noting import Note, Soon, Wait, attempts_seen, most_at_once, ran
 
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
     noting.start_afresh()
-    attempts_seen.clear()
-
-
-class Soon(RetryPolicyBase):
-    """One retry, at once; remembers what it was asked."""
-
-    def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
-        attempts_seen.append(attempt)
-        return datetime.now(UTC) if attempt < 1 else None
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -66,6 +67,27 @@ async def test_a_renewal_that_fails_is_tried_again_before_the_deadline(
             await wait_until(lambda: holding.holds[0].deadline > before, description="the lock was renewed")
         assert "renewing mutex.job.1: no answer" in caplog.text
     assert memory.keys_held() == []
+
+
+async def test_a_renewal_that_goes_on_failing_is_told_once(
+    memory: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="diracx.tasks.locks")
+    lock = MutexLock(JOB, 1, ttl_ms=4000)
+
+    def warnings() -> int:
+        return sum(record.levelno == logging.WARNING for record in caplog.records)
+
+    async with watched(memory) as keeper, keeper.holding([lock], holder(), nobody) as holding:
+        before = holding.holds[0].deadline
+        memory.failing.add("replace")
+        await wait_until(lambda: len(memory.did("replace")) >= 3, description="a renewal was tried three times")
+        memory.failing.clear()
+        await wait_until(lambda: holding.holds[0].deadline > before, description="the lock was renewed")
+        assert warnings() == 1
+        memory.failing.add("replace")
+        await wait_until(lambda: warnings() == 2, description="the next outage is told again")
+        memory.failing.clear()
 
 
 async def lost(keeper: LockKeeper, lock: BaseLock, spoil: Callable[[], None]) -> LockLostError:

@@ -85,8 +85,18 @@ async def test_an_empty_mesh_is_nine_empty_queues_in_order_and_nobody(mesh: Mesh
         (priority, size) for priority in ("realtime", "normal", "background") for size in ("small", "medium", "large")
     ]
     for each in document["queues"]:
-        assert list(each) == ["subject", "priority", "size", "waiting", "in_hand", "redelivered", "oldest_seconds"]
-        assert (each["waiting"], each["in_hand"], each["redelivered"], each["oldest_seconds"]) == (0, 0, 0, None)
+        assert list(each) == [
+            "subject",
+            "priority",
+            "size",
+            "waiting",
+            "in_hand",
+            "redelivered",
+            "oldest_seconds",
+            "paused_until",
+        ]
+        assert (each["waiting"], each["in_hand"], each["redelivered"]) == (0, 0, 0)
+        assert (each["oldest_seconds"], each["paused_until"]) == (None, None)
     assert (document["delayed"], document["dead_letters"], document["locks"]) == (0, 0, 0)
     assert document["scheduler"] == {"leader": None, "standbys": []}
     assert document["workers"] == []

@@ -9,20 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from measuring import Measured, context_of, links_of, measuring, parent_of
 from opentelemetry import trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
-from diracx.tasks.plumbing import log_context, telemetry
+from diracx.tasks.plumbing import log_context
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
-from diracx.tasks.plumbing.otel import OpenTelemetry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from mesh import Mesh
 
@@ -100,55 +96,17 @@ def _fresh() -> Iterator[None]:
         record.clear()
 
 
-class Measured:
-    """What was measured."""
-
-    def __init__(self) -> None:
-        self._exporter = InMemorySpanExporter()
-        self._reader = InMemoryMetricReader()
-        self.tracers = TracerProvider(shutdown_on_exit=False)
-        self.tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.meters = MeterProvider([self._reader], shutdown_on_exit=False)
-
-    @property
-    def spans(self) -> list[ReadableSpan]:
-        return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
-
-    def named(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self.spans if span.name.startswith(name)]
-
-    def metric(self, name: str) -> tuple[str, list[Any]]:
-        """The unit and the points."""
-        data = self._reader.get_metrics_data()
-        assert data is not None
-        metrics = {each.name: each for each in data.resource_metrics[0].scope_metrics[0].metrics}
-        return metrics[name].unit, list(metrics[name].data.data_points)
-
-
 @pytest.fixture
 def measured() -> Iterator[Measured]:
-    measured = Measured()
-    _author.append(measured.tracers)
-    with telemetry.bound(OpenTelemetry(measured.tracers, measured.meters)):
+    with measuring() as measured:
+        _author.append(measured.tracers)
         yield measured
-    measured.tracers.shutdown()
-    measured.meters.shutdown()
 
 
 @pytest.fixture
 async def measured_mesh(measured: Measured, mesh: Mesh) -> Mesh:
     """A mesh that was made after telemetry was bound."""
     return mesh
-
-
-def context_of(span: ReadableSpan) -> tuple[int, int]:
-    context = span.get_span_context()
-    assert context is not None
-    return context.trace_id, context.span_id
-
-
-def parent_of(span: ReadableSpan) -> tuple[int, int] | None:
-    return None if span.parent is None else (span.parent.trace_id, span.parent.span_id)
 
 
 async def test_submission_retry_and_what_is_spawned_are_one_trace(measured: Measured, measured_mesh: Mesh) -> None:
@@ -167,7 +125,7 @@ async def test_submission_retry_and_what_is_spawned_are_one_trace(measured: Meas
     assert parent_of(spawn) == context_of(own)
     assert parent_of(child) == context_of(spawn)
     for process, origin in ((failed, publish), (succeeded, publish), (child, spawn)):
-        assert [(link.context.trace_id, link.context.span_id) for link in process.links] == [context_of(origin)]
+        assert links_of(process) == [context_of(origin)]
     assert (failed.status.status_code, failed.status.description) == (StatusCode.ERROR, "ValueError: not yet")
     assert succeeded.status.status_code is StatusCode.UNSET
     for span, kind, name in ((publish, SpanKind.PRODUCER, "publish"), (failed, SpanKind.CONSUMER, "process")):

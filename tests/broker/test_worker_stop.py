@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 import noting
 from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.testing import wait_until
 from mesh import Mesh
-from noting import Note, Wait, ran, running
-
-attempts_seen: list[int] = []
+from noting import Note, Soon, Wait, attempts_seen, ran, running
 
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
     noting.start_afresh()
-    attempts_seen.clear()
-
-
-class Soon(RetryPolicyBase):
-    """One retry, at once; remembers what it was asked."""
-
-    def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
-        attempts_seen.append(attempt)
-        return datetime.now(UTC) if attempt < 1 else None
 
 
 class FailsOnceGone(Wait):

@@ -13,6 +13,7 @@ import pytest
 from burying import BODY, HEADERS, Morgue
 from command_line import CONSOLE_SCRIPT, CommandLine, OnTheServer
 from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.stored_message import delete_message
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.testing import wait_until
@@ -74,10 +75,28 @@ async def test_show_tells_the_whole_story_at_80_columns(with_server: CommandLine
     assert [with_server.json("dlq", "show", "1")] == with_server.json("dlq", "list")
 
 
+async def test_one_that_the_server_gave_up_is_shown_by_its_message_and_as_gone_once_that_is_gone(
+    with_server: CommandLine, morgue: Morgue
+) -> None:
+    given_up = await morgue.put()
+    await morgue.advise(given_up)
+    (letter,) = with_server.json("dlq", "list")
+    assert (letter["task"], letter["id"], letter["args"]) == (NAME, "abc", {"owner_name": "alice"})
+    assert f"given up on normal-small after 3 deliveries, message {given_up}" in with_server("dlq", "list").stdout
+    assert '             "owner_name": "alice"' in with_server("dlq", "show", "1").stdout.splitlines()
+    await delete_message(morgue.connection, morgue.names.tasks_stream, given_up)
+    (letter,) = with_server.json("dlq", "list")
+    assert (letter["task"], letter["id"], letter["args"], letter["errors"]) == (None, None, None, [])
+    assert letter["reason"].endswith("(the message is gone)")
+    shown = with_server("dlq", "show", "1")
+    assert shown.returncode == 0
+    assert "the message is gone" in " ".join(shown.stdout.split())
+
+
 async def test_show_of_none_is_bad_usage(with_server: CommandLine, morgue: Morgue) -> None:
     done = with_server("dlq", "show", "7")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: Invalid value for SEQ: there is no dead letter 7; see `dlq list`")
+    assert done.stderr.startswith("error: there is no dead letter 7; see `diracx-task-run dlq list`")
 
 
 async def test_replay_takes_those_that_are_named_and_tells_which_it_cannot(

@@ -9,36 +9,16 @@ import re
 import signal
 import socket
 import subprocess
-import urllib.error
-import urllib.request
 from datetime import UTC, datetime
 
 import pytest
+from health_door import get, health_of
 
 from command_line import CONSOLE_SCRIPT, CommandLine, OnTheServer
 from diracx.tasks.plumbing.embedded import EmbeddedServer
 from diracx.tasks.testing import wait_until
 
 SMALL = ("worker", "--worker-size", "small")
-
-
-def get(url: str) -> tuple[int, str]:
-    """The status and the body."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-def health_of(process: subprocess.Popen[str]) -> str:
-    """The address that the log tells."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if match := re.search(r"health on (http://127\.0\.0\.1:\d+)", line):
-            return match[1]
-    raise AssertionError("it ended without serving its health")
 
 
 async def test_the_document_names_a_running_worker_and_scheduler(
@@ -162,7 +142,7 @@ def test_a_health_port_in_use_is_told_in_a_line(with_server: CommandLine) -> Non
         done = with_server(*SMALL, "--health-port", str(taken.getsockname()[1]), "--log-level", "warning")
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert re.match(r"error: Invalid value for --health-port: 127\.0\.0\.1:\d+: Address already in use", last)
+    assert re.match(r"error: Invalid value for '--health-port': 127\.0\.0\.1:\d+: Address already in use", last)
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])

@@ -67,7 +67,7 @@ async def test_an_idle_worker_has_created_the_queues_and_ends_in_order_on_ctrl_c
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     process = with_server.start("worker", "--worker-size", "large")
-    said(process, f"-{process.pid}-large: 1 slots")
+    said(process, f"-{process.pid}-large: 1 slot,")
     infos = await on_the_server.connection.api(f"CONSUMER.LIST.{on_the_server.names.tasks_stream}")
     assert len(infos["consumers"]) == 9
     process.send_signal(signal.SIGINT)

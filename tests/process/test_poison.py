@@ -18,7 +18,6 @@ from diracx.tasks.testing import wait_until
 
 BYSTANDERS = 50
 MOST_EXECUTIONS = 6
-WORKERS = 2
 ACK_WAIT_SECONDS = 1.5
 
 
@@ -38,10 +37,11 @@ def deadly(bare: CommandLine, server: EmbeddedServer) -> CommandLine:
 
 
 class Workers:
-    """Two workers, each replaced when it is gone."""
+    """So many workers, each replaced when it is gone."""
 
-    def __init__(self, command_line: CommandLine) -> None:
+    def __init__(self, command_line: CommandLine, count: int) -> None:
         self._command_line = command_line
+        self._count = count
         self._running: list[subprocess.Popen[str]] = []
         self.killed = 0
 
@@ -50,19 +50,21 @@ class Workers:
             if process.poll() is not None:
                 self.killed += 1
                 self._running.remove(process)
-        while len(self._running) < WORKERS:
+        while len(self._running) < self._count:
             self._running.append(self._command_line.start("worker", "--worker-size", "small", "--log-level", "error"))
 
 
+# With one worker all others are there each time that it is killed, and look as guilty.
+@pytest.mark.parametrize("count", [1, 2])
 async def test_a_task_that_kills_its_worker_ends_as_a_dead_letter_and_all_others_get_done(
-    deadly: CommandLine, on_the_server: OnTheServer
+    deadly: CommandLine, on_the_server: OnTheServer, count: int
 ) -> None:
     assert deadly("setup").returncode == 0
     await shorten_leases(on_the_server)
     await submit(on_the_server, [f'Bystander {{"number":{n}}}' for n in range(BYSTANDERS // 2)])
     await submit(on_the_server, ["Kills {}"])
     await submit(on_the_server, [f'Bystander {{"number":{n}}}' for n in range(BYSTANDERS // 2, BYSTANDERS)])
-    workers = Workers(deadly)
+    workers = Workers(deadly, count)
 
     async def nothing_waits() -> bool:
         workers.see_to_them()

@@ -1,13 +1,19 @@
-"""`tests/acme.py` as an installed distribution."""
+"""`tests/acme.py` as an installed distribution; an executor, with locks in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from diracx.core import extensions
+
+from calling import WORKER
+from diracx.tasks.plumbing.execution.executor import Executor
+from diracx.tasks.plumbing.execution.holding import LockKeeper
+from diracx.tasks.plumbing.execution.injection import Injector
+from lock_store import MemoryStore, watched
 
 ENTRY_POINTS = """
 [diracx]
@@ -39,3 +45,23 @@ def acme_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield
     for function in cached:
         function.cache_clear()
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """Where locks are kept."""
+    return MemoryStore()
+
+
+@pytest.fixture
+async def keeper(store: MemoryStore) -> AsyncIterator[LockKeeper]:
+    """Keeps locks in the store, which is empty again at the end."""
+    async with watched(store) as keeper:
+        yield keeper
+    assert not store.entries, "every lock was given back"
+
+
+@pytest.fixture
+def executor(keeper: LockKeeper) -> Executor:
+    """Executes under locks of the keeper."""
+    return Executor(Injector(), keeper, WORKER)

@@ -17,6 +17,7 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.execution.injection import Injector
 from diracx.tasks.plumbing.execution.resources import Resources
 from diracx.tasks.plumbing.worker.execution_thread import EXIT_CODE, ExecutionThread, executing
 from diracx.tasks.testing import wait_until
@@ -177,6 +178,31 @@ async def test_medium_and_large_tasks_have_a_thread(size: Size) -> None:
     async with executing(size, Resources()) as thread:
         assert thread is not None
         assert (await thread.invoke(where, Task()))[0] == "execution"
+
+
+class OpenedOn(Resources):
+    """Notes on which loop it is opened, and closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loops: list[int] = []
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Injector]:
+        self.loops.append(id(asyncio.get_running_loop()))
+        async with super().opened() as injector:
+            yield injector
+        self.loops.append(id(asyncio.get_running_loop()))
+
+
+async def test_what_is_injected_lives_on_the_loop_that_executes() -> None:
+    on_a_thread, here = OpenedOn(), OpenedOn()
+    async with executing(Size.MEDIUM, on_a_thread) as thread:
+        assert thread is not None
+        assert on_a_thread.loops == [id(thread.loop)]
+    assert on_a_thread.loops == [id(thread.loop)] * 2
+    async with executing(Size.SMALL, here):
+        assert here.loops == [id(asyncio.get_running_loop())]
 
 
 async def test_small_tasks_share_the_loop_of_the_worker() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -28,24 +28,6 @@ from diracx.tasks.plumbing.locks import (
 )
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, NoRetry
 from diracx.tasks.plumbing.submitter import current_task_id
-from lock_store import MemoryStore, watched
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-async def keeper(store: MemoryStore) -> AsyncIterator[LockKeeper]:
-    async with watched(store) as keeper:
-        yield keeper
-    assert not store.entries, "every lock was given back"
-
-
-@pytest.fixture
-def executor(keeper: LockKeeper) -> Executor:
-    return Executor(Injector(), keeper, WORKER)
 
 
 async def test_a_task_that_returns_has_succeeded_with_its_value(executor: Executor) -> None:
@@ -109,6 +91,8 @@ async def test_a_requested_retry_has_no_traceback_and_the_policy_decides(executo
         (RuntimeError("\udc80"), "its retry policy failed (RuntimeError: \\udc80)"),
         (datetime(2030, 1, 1), "its retry policy failed (ValueError: 2030-01-01 00:00:00 has no time zone)"),  # noqa: DTZ001
         (5, "its retry policy failed (AttributeError: 'int' object has no attribute 'tzinfo')"),
+        (SystemExit("out"), "its retry policy failed (SystemExit: out)"),
+        (asyncio.CancelledError(), "its retry policy failed (asyncio.exceptions.CancelledError: )"),
     ],
 )
 async def test_a_policy_that_gives_no_aware_time_gives_no_retry_and_the_story_says_why(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -26,24 +25,7 @@ from diracx.tasks.plumbing.locks import (
     MutexLock,
     RateLimiter,
 )
-from lock_store import MemoryStore, watched
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-async def keeper(store: MemoryStore) -> AsyncIterator[LockKeeper]:
-    async with watched(store) as keeper:
-        yield keeper
-    assert not store.entries, "every lock was given back"
-
-
-@pytest.fixture
-def executor(keeper: LockKeeper) -> Executor:
-    return Executor(Injector(), keeper, WORKER)
+from lock_store import MemoryStore
 
 
 class BrokenLock(MutexLock):
@@ -97,6 +79,7 @@ async def test_a_store_that_is_away_interrupts_and_asks_for_patience(executor: E
     [
         ([BrokenLock(JOB, 1)], "RuntimeError: the lock is broken"),
         (AttributeError("no such job"), "AttributeError: no such job"),
+        (SystemExit("out"), "SystemExit: out"),
     ],
 )
 async def test_a_lock_that_raises_fails_like_the_rest_of_its_task(executor: Executor, locks: Any, message: str) -> None:

@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "plumbing.leases",
         "plumbing.crowds",
+        "plumbing.delayed_naks",
         "plumbing.lock_inspection",
         "plumbing.recent_answers",
         "plumbing.settlement",
@@ -68,8 +69,11 @@ SIDE_BY_SIDE = ("plumbing.execution", "plumbing.jetstream")
 # The packages around the layers: they import nothing of ours, because whoever imports a module runs them first.
 BARE_PACKAGES = {"", "plumbing"}
 
-# A door for other packages of DiracX, which opens when one of them asks.
-LOADED_ON_DEMAND = {("plumbing", f"{ROOT}.plumbing.depends")}
+# A door for other packages of DiracX, which opens when one of them asks; and what costs nothing where nobody wants it.
+LOADED_ON_DEMAND = {
+    ("plumbing", f"{ROOT}.plumbing.depends"),
+    ("cli.telemetry", f"{ROOT}.cli.telemetry_providers"),
+}
 
 # Who may import a library. Web applications load task modules too, so most of the code goes without.
 OWNERS = {
@@ -78,7 +82,7 @@ OWNERS = {
     "click": ("cli",),
     "rich_click": ("cli",),
     "rich": ("cli",),
-    "opentelemetry": ("plumbing.otel", "cli.telemetry"),
+    "opentelemetry": ("plumbing.otel", "cli.telemetry_providers"),
     "pytest": ("testing",),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,8 +53,8 @@ class Answers:
             raise self.error
 
 
-def delivery(requested: float, connection: Any = None) -> Delivery:
-    return Delivery(connection, _Message("$JS.ACK.S.C.1.7.1.1000.0"), requested)
+def delivery(requested: float, connection: Any = None, delivered: int = 1, stored_ns: int = 1000) -> Delivery:
+    return Delivery(connection, _Message(f"$JS.ACK.S.C.{delivered}.7.{delivered}.{stored_ns}.0"), requested)
 
 
 @contextmanager
@@ -119,6 +120,48 @@ async def test_a_tick_right_after_the_stop_makes_no_stale_message_fresh() -> Non
         await turn()
     assert keeper.take(delivery(requested=0)) is None
     assert keeper.take(delivery(requested=99)) is not None, "what was asked for since is fresh"
+
+
+async def test_a_message_that_is_in_hand_already_is_not_taken_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock = FakeClock(0)
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    lease = keeper.take(delivery(requested=0))
+    assert lease is not None
+    clock.now = TRUSTED - 0.001
+    assert keeper.take(delivery(requested=clock.now)) is None, "a server that was killed handed it out anew"
+    assert keeper.all == [lease]
+    assert lease.deadline == TRUSTED, "which says nothing about the lease in hand"
+    assert "message 7 was handed out twice to this worker; it is executed once" in caplog.text
+    keeper.drop(lease)
+    assert keeper.take(delivery(requested=clock.now)) is not None, "it is in hand no more"
+
+
+async def test_a_message_whose_lease_lapsed_here_may_be_taken_anew_and_the_old_lease_takes_nothing_from_it() -> None:
+    clock, answers = FakeClock(0), Answers()
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    stale = keeper.take(delivery(0, answers))
+    assert stale is not None
+    clock.now = TRUSTED
+    fresh = keeper.take(delivery(TRUSTED, answers, delivered=2))
+    assert fresh is not None
+    assert keeper.all == [fresh]
+    keeper.drop(stale)
+    assert keeper.all == [fresh], "it is still kept"
+    clock.now = TRUSTED + 10
+    with ticking(keeper):
+        await wait_until(lambda: fresh.deadline == clock.now + TRUSTED, description="it is beaten")
+    assert answers.beats == ["$JS.ACK.S.C.2.7.2.1000.0"], "and the stale one is not"
+    with pytest.raises(LeaseLapsedError):
+        stale.ensure()
+
+
+async def test_another_message_of_the_same_sequence_in_a_stream_made_anew_is_not_the_one_in_hand() -> None:
+    keeper = LeaseKeeper(ACK_WAIT, FakeClock(0))
+    assert keeper.take(delivery(requested=0, stored_ns=1000)) is not None
+    other = keeper.take(delivery(requested=0, stored_ns=1001))
+    assert other is not None
+    assert keeper.all == [other]
 
 
 async def test_a_lease_ends_at_its_deadline_and_not_before() -> None:

@@ -35,5 +35,5 @@ class Bystander(BaseTask):
     size = Size.SMALL
 
     async def execute(self):
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
         note(f"end Bystander {self.number}")
