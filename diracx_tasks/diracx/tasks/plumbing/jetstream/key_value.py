@@ -3,10 +3,16 @@
 The client library's own class has no compare-and-set with a time to live, and its delete leaves a marker for each
 key for good. Here a key is replaced by a publish with `Nats-Expected-Last-Subject-Sequence` and `Nats-TTL`
 (ADR-8, ADR-43), and removed by deleting its very revision from the stream.
+
+After a `kill -9` nats-server 2.15 may bring back a key that was deleted, and forget that it has a time to live: a lock
+that nobody holds and that never ends. So a key that stands in somebody's way, long after its time, counts as gone. That
+is by the server's clock alone, asked for anew, and takes the very revision that was looked at: a holder that renews
+keeps its key.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from base64 import b64decode
@@ -24,6 +30,11 @@ from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.locks.store import Entry, RevisionConflictError, Standing
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
+logger = logging.getLogger("diracx.tasks.jetstream")
+
+OVERDUE = timedelta(seconds=10)
+"""Longer than the server takes to drop a key whose time is over, and than a look at one takes."""
+
 _TTL = re.compile(rb"Nats-TTL: *(\d+)s\r\n")
 # What a client deletes leaves the first behind; what a bucket with limit markers lets expire, the second (ADR-43).
 _MARKERS = (b"KV-Operation:", b"Nats-Marker-Reason:")
@@ -33,13 +44,20 @@ class Bucket:
     """One bucket; satisfies `locks.LockStore`.
 
     Every method raises `ServerUnavailableError` when no answer came, and `ApiError` when the server refused.
+
+    Args:
+        timeout: For one answer, in seconds.
+        overdue: How long after its time a key counts as gone, though the server has it.
     """
 
-    def __init__(self, connection: Connection, name: str, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self, connection: Connection, name: str, *, timeout: float = 5.0, overdue: timedelta = OVERDUE
+    ) -> None:
         self.name = name
         self._connection = connection
         self._stream = f"KV_{name}"
         self._timeout = timeout
+        self._overdue = overdue
         self._clock_offset: timedelta | None = None
 
     def _subject(self, key: str) -> str:
@@ -55,9 +73,9 @@ class Bucket:
             return await self.replace(key, value, ttl, 0)
         except RevisionConflictError:
             # A marker that `nats kv del` left behind counts as a revision, though the key is gone.
-            if (marker := await self._marker(key)) is None:
+            if (gone := await self._gone(key)) is None:
                 raise
-        return await self.replace(key, value, ttl, marker)
+        return await self.replace(key, value, ttl, gone)
 
     async def replace(self, key: str, value: bytes, ttl: timedelta | None, revision: int) -> int:
         """Store over `revision` (0: none); return the new one. The life of the key starts anew.
@@ -80,8 +98,12 @@ class Bucket:
         return ack.seq
 
     async def read(self, key: str) -> Entry | None:
-        """The entry as the leader has it, or None."""
+        """The entry as the leader has it, or None; one that is overdue is removed."""
         if (message := await self._last(key)) is None or _is_marker(message):
+            return None
+        if await self._is_overdue(message):
+            logger.warning("%s: %s should have ended long ago, and is removed", self.name, key)
+            await self.delete(key, int(message["seq"]))
             return None
         return Entry(value=b64decode(message.get("data", "")), revision=int(message["seq"]))
 
@@ -161,12 +183,23 @@ class Bucket:
         message: dict[str, str] = answer["message"]
         return message
 
-    async def _marker(self, key: str) -> int | None:
+    async def _gone(self, key: str) -> int | None:
+        """The revision that stands where a key is gone, 0 for none; None: the key is there."""
         message = await self._last(key)
         if message is None:
             # It expired or was deleted since: the key is free after all.
             return 0
-        return int(message["seq"]) if _is_marker(message) else None
+        return int(message["seq"]) if _is_marker(message) or await self._is_overdue(message) else None
+
+    async def _is_overdue(self, message: dict[str, str]) -> bool:
+        """Whether the server should have dropped it long ago."""
+        if (ttl := _ttl(message)) is None:
+            return False
+        end = from_rfc3339(message["time"]) + ttl + self._overdue
+        # This machine's clock may be wrong: it only tells whether to ask for the server's.
+        if self._clock_offset is not None and datetime.now(UTC) + self._clock_offset < end:
+            return False
+        return from_rfc3339((await self._info({}))["ts"]) >= end
 
 
 def _ttl(message: dict[str, str]) -> timedelta | None:
