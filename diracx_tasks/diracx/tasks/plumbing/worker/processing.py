@@ -132,7 +132,7 @@ class Processor:
                 return verdict
             on_start = None
             if delivery.delivered > 1 or attempts.revision:
-                on_start = lambda: self._attempts.begin(attempts)  # noqa: E731 - None keeps the common path bare
+                on_start = partial(self._attempts.begin, attempts)
             if attempts.record.crashes < SUSPECT:
                 return await self._executor.execute(verdict, on_start)
             async with self._solitude.alone():
