@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from diracx.tasks.plumbing.dead_letter_reader import DeadLetterReader, Remains
-from diracx.tasks.plumbing.dead_letters import DeadLetterStore
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, Remains
+from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
+from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.publish import publish
-from diracx.tasks.plumbing.jetstream.stored_message import StoredMessage, read_message, read_messages
-from diracx.tasks.plumbing.replay import NotReplayableError, Replayer
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message, read_messages
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until

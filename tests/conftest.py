@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from diracx.tasks.plumbing.embedded import EmbeddedServer, EmbeddedServerError, find_nats_server
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError, find_nats_server
 from diracx.tasks.testing import wait_until
 from nats_command import find_nats
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from diracx.tasks.plumbing.attempts import AttemptStore
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from mesh import Mesh
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import ResourceError
-from diracx.tasks.plumbing.execution.resources import Resources
+from diracx.tasks.plumbing.injection.resources import Resources
 
 AnyCallable = Callable[..., Any]
 

@@ -12,7 +12,6 @@ import pytest
 
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
-from diracx.tasks.plumbing.execution.holding import LockKeeper
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
     BaseLimiter,
@@ -24,6 +23,7 @@ from diracx.tasks.plumbing.locks import (
     MutexLock,
     RevisionConflictError,
 )
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
 
 
 # The shortest that there is: renewed after 0.67 s, not trusted after 1.001 s.

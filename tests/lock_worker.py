@@ -11,9 +11,9 @@ from datetime import timedelta
 from lock_tasks import registry
 
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 

@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from diracx.tasks.plumbing import telemetry
-from diracx.tasks.plumbing.otel import OpenTelemetry
+from diracx.tasks.plumbing.observability import telemetry
+from diracx.tasks.plumbing.observability.otel import OpenTelemetry
 
 
 class Measured:

@@ -10,8 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from diracx.tasks.plumbing.accounts import password_variable
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.operations.accounts import password_variable
 from diracx.tasks.plumbing.wire.names import Namespace
 from secured import FOLDER, password
 

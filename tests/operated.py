@@ -11,22 +11,22 @@ from datetime import UTC, datetime, timedelta
 from scheduling import SchedulingMesh
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
+from diracx.tasks.plumbing.operations.scheduler_service import introduced as scheduler_introduced
+from diracx.tasks.plumbing.operations.worker_service import introduced as worker_introduced
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
-from diracx.tasks.plumbing.scheduler.service import introduced as scheduler_introduced
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
-from diracx.tasks.plumbing.worker.facts import Tally
-from diracx.tasks.plumbing.worker.service import introduced as worker_introduced
+from diracx.tasks.plumbing.worker.snapshot import Tally
 from diracx.tasks.testing import wait_until
 from mesh import Mesh, running
 from secured import connected, settings_for

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
-from diracx.tasks.plumbing.configuration.follower import ConfigurationBucket
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
-from diracx.tasks.plumbing.jetstream.stored_message import subjects_of
+from diracx.tasks.plumbing.jetstream.stream_messages import subjects_of
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from unittest import mock
 
-from diracx.tasks.plumbing.accounts import accounts_conf, password_variable, user_name
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
-from diracx.tasks.plumbing.permissions import observer_api, roles
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.operations.accounts import accounts_conf, password_variable, user_name
+from diracx.tasks.plumbing.operations.permissions import observer_api, roles
 from diracx.tasks.plumbing.wire.names import Namespace
 
 FOLDER = Path(__file__).parents[1] / "nats"

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.registry import TaskRegistry

@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from diracx.tasks.plumbing.clock import boottime
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from disturbances import Disturbances, Span
 from proxy import Wire
 from seat import Seat

@@ -13,8 +13,8 @@ import extension
 import journal
 from accounts import Accountant
 from diracx.tasks.plumbing.clock import boottime
-from diracx.tasks.plumbing.dead_letter_reader import DeadLetterReader
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker

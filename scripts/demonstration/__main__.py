@@ -18,7 +18,7 @@ from pathlib import Path
 import mesh_process
 from clockwork import run_by_the_clock
 from counts import Count, read_counts, rows_of
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import TaskError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from gubbins.tasks.lollygag import SyncOwnersTask

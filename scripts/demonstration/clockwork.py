@@ -12,7 +12,7 @@ from pathlib import Path
 import mesh_process
 from counts import Count
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.status import Glance, StatusReader
+from diracx.tasks.plumbing.operations.status import Glance, StatusReader
 from mesh_process import MeshProcess
 from narration import Narration
 

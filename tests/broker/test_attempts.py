@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from diracx.tasks.plumbing.attempts import AttemptRecord, AttemptStore, StaleAttemptError
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker.attempts import AttemptStore, StaleAttemptError
 from diracx.tasks.testing import wait_until
 
 STORED_NS = 1_790_000_000_000_000_123

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from scheduling import SchedulingMesh
 
-from diracx.tasks.plumbing.configuration.follower import ConfigurationFollower
-from diracx.tasks.plumbing.configuration.overrides import Configuration, ConfigurationError
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
+from diracx.tasks.plumbing.overrides.overrides import Configuration, ConfigurationError
 from diracx.tasks.testing import wait_until
 
 

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 import noting
-from diracx.tasks.plumbing.configuration.follower import ConfigurationBucket
 from diracx.tasks.plumbing.lock_registry import TASK
 from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, RateLimiter
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.testing import wait_until
 from mesh import Mesh
 from noting import Wait, ran, running

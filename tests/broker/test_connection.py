@@ -8,11 +8,11 @@ import json
 import pytest
 
 from connecting import connect, serve
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import UnsupportedServerError
 from diracx.tasks.plumbing.jetstream import errors
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 
 
 async def test_a_connected_client_asks_the_jetstream_api_under_its_own_inbox(server: EmbeddedServer) -> None:

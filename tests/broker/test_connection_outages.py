@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from connecting import NEVER, Link, connect, serve
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream import errors
 from diracx.tasks.testing import wait_until

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from connecting import NEVER, connect, serve
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import errors
 
 

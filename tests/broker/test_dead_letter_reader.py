@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from burying import HEADERS, Morgue
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.dead_letter_reader import DeadLetterReader
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase

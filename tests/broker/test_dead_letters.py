@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from diracx.tasks.plumbing.dead_letters import DeadLetterStore
+from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery

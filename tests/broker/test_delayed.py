@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from scheduling import Delayed, SchedulingMesh, more_than_once
 
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.testing import wait_until
 
 TASKS = 1_000

@@ -12,13 +12,13 @@ from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import boottime
-from diracx.tasks.plumbing.delayed_naks import DelayedNaks
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.leases import Lease
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker.leases import Lease
+from diracx.tasks.plumbing.worker.settlement.nak_batcher import DelayedNaks
 from diracx.tasks.testing import wait_until
 from mesh import Mesh
 from puller import pulling

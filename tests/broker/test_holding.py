@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, UnableToAcquireLockError
-from diracx.tasks.plumbing.execution.holding import LockKeeper
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB, TASK, TRANSFORMATION
 from diracx.tasks.plumbing.locks import (
@@ -18,6 +17,7 @@ from diracx.tasks.plumbing.locks import (
     LockStore,
     MutexLock,
 )
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.testing import wait_until
 from lock_store import Limiter, MemoryStore, Rate, holder, mutexes, nobody, watched
 

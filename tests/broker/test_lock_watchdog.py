@@ -10,7 +10,6 @@ import pytest
 
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import LockLostError
-from diracx.tasks.plumbing.execution.holding import LockKeeper
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
@@ -18,6 +17,7 @@ from diracx.tasks.plumbing.locks import (
     BaseLock,
     MutexLock,
 )
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.testing import wait_until
 from lock_store import MemoryStore, holder, mutexes, nobody, watched
 

@@ -13,15 +13,15 @@ from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
 import noting
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.micro import Figures, Service, ask_all, serving
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
+from diracx.tasks.plumbing.operations.worker_service import introduced
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
-from diracx.tasks.plumbing.worker.facts import Tally
-from diracx.tasks.plumbing.worker.service import introduced
+from diracx.tasks.plumbing.worker.snapshot import Tally
 from diracx.tasks.testing import wait_until
 from mesh import Mesh
 from noting import Note

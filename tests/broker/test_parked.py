@@ -11,10 +11,10 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.operations.status import StatusReader
+from diracx.tasks.plumbing.operations.worker_service import introduced
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
-from diracx.tasks.plumbing.status import StatusReader
-from diracx.tasks.plumbing.worker.facts import Tally
-from diracx.tasks.plumbing.worker.service import introduced
+from diracx.tasks.plumbing.worker.snapshot import Tally
 from diracx.tasks.testing import wait_until
 from mesh import Mesh
 

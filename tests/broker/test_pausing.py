@@ -13,14 +13,14 @@ import pytest
 from nats.aio.msg import Msg
 
 import noting
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.pausing import UNTIL_RESUMED, in_words, pause, paused_until, resume
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, in_words, pause, paused_until, resume
 from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.operations.status import StatusReader
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
-from diracx.tasks.plumbing.status import StatusReader
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from mesh import Mesh

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from nats.aio.msg import Msg
 
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import NoRespondersError, PermissionDeniedError, RequestTimeoutError
 from diracx.tasks.plumbing.jetstream.topology import ensure
-from diracx.tasks.plumbing.permissions import API, observer_api
+from diracx.tasks.plumbing.operations.permissions import API, observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
 from permission_table import INBOXES, OPERATIONS, ROLES, Operation, Request, table
 from secured import connected, secured_server

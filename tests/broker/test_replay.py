@@ -10,11 +10,11 @@ import pytest
 
 from burying import BODY, HEADERS, Morgue
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.dead_letter_removal import remove
+from diracx.tasks.plumbing.dead_letters.removal import remove
+from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream.publish import publish
-from diracx.tasks.plumbing.replay import NotReplayableError, Replayer
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.testing import wait_until

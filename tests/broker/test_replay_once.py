@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from burying import Interposed, KilledError, Morgue, die
-from diracx.tasks.plumbing.dead_letter_removal import remove
+from diracx.tasks.plumbing.dead_letters.removal import remove
+from diracx.tasks.plumbing.dead_letters.replay import Replayer
 from diracx.tasks.plumbing.jetstream.publish import publish
-from diracx.tasks.plumbing.replay import Replayer
 from diracx.tasks.testing import wait_until
 from greeting import edit
 

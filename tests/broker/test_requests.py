@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from connecting import NEVER, connect
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import errors
 from diracx.tasks.plumbing.jetstream.connection import Connection
 

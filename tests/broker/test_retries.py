@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from diracx.tasks.plumbing.attempts import AttemptStore
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError, UnretryableError
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
 from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.testing import wait_until
 from mesh import Mesh
 

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from scheduling import Hourly, Report, SchedulingMesh, Ticks, more_than_once
 
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.jetstream.stored_message import purge_subject, read_message
+from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject, read_message
 from diracx.tasks.plumbing.scheduler.instances import Instance
-from diracx.tasks.plumbing.scheduler.keeping import ScheduleKeeper
 from diracx.tasks.plumbing.scheduler.planning import Rule
+from diracx.tasks.plumbing.scheduler.reconciler import ScheduleKeeper
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.schedules import RRuleSchedule, TaskScheduleBase
 from diracx.tasks.testing import wait_until

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from scheduling import SchedulingMesh, more_than_once
 
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.scheduler.instances import Instance
-from diracx.tasks.plumbing.scheduler.keeping import ScheduleKeeper, StoredState
 from diracx.tasks.plumbing.scheduler.planning import Rule
+from diracx.tasks.plumbing.scheduler.reconciler import ScheduleKeeper, StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.schedules import IntervalSeconds, TaskScheduleBase

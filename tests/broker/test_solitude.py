@@ -10,7 +10,7 @@ import pytest
 
 import noting
 from crashing import leave_crashes
-from diracx.tasks.plumbing.attempts import AttemptRecord
+from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.testing import wait_until
 from mesh import Mesh
 from noting import Note, Wait, most_at_once, ran, running

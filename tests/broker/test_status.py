@@ -17,14 +17,14 @@ from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
+from diracx.tasks.plumbing.operations.scheduler_service import introduced as scheduler_introduced
+from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, StatusReader
+from diracx.tasks.plumbing.operations.worker_service import introduced
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
-from diracx.tasks.plumbing.scheduler.service import introduced as scheduler_introduced
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
-from diracx.tasks.plumbing.status import Glance, QueueStatus, StatusReader
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.facts import Tally
-from diracx.tasks.plumbing.worker.service import introduced
+from diracx.tasks.plumbing.worker.snapshot import Tally
 from diracx.tasks.testing import wait_until
 from mesh import Mesh
 from noting import Note, NoteRealtime, Wait

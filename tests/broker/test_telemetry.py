@@ -14,11 +14,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
-from diracx.tasks.plumbing import log_context
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
+from diracx.tasks.plumbing.observability import log_context
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from mesh import Mesh
 

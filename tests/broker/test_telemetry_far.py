@@ -14,9 +14,9 @@ from scheduling import SchedulingMesh, Ticks
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.execution.resources import Resources
+from diracx.tasks.plumbing.execution.thread import executing
+from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
-from diracx.tasks.plumbing.worker.execution_thread import executing
 from diracx.tasks.testing import wait_until
 from mesh import END_SECONDS, Mesh
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import SendTaskError, TopologyDriftError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import ApiError
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.topology import differences, ensure
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from command_line import CommandLine, OnTheServer
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.wire.names import Namespace
 
 DEAD_SERVER = "nats://127.0.0.1:1"

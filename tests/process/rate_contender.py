@@ -12,12 +12,12 @@ from datetime import timedelta
 from uuid import uuid4
 
 from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
-from diracx.tasks.plumbing.execution.holding import LockKeeper
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import Holder, RateLimiter
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.wire.names import Namespace
 
 LANES = 4

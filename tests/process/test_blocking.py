@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from command_line import CommandLine, OnTheServer
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.testing import wait_until

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from command_line import CommandLine
-from diracx.tasks.cli.children import Child
-from diracx.tasks.cli.log_lines import LogLine
+from diracx.tasks.cli.processes.children import Child
+from diracx.tasks.cli.terminal.log_lines import LogLine
 from diracx.tasks.testing import wait_until
 
 

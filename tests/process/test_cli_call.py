@@ -11,7 +11,7 @@ import pytest
 from command_line import CommandLine, OnTheServer
 
 WITHOUT_NATS_SERVER = """
-import diracx.tasks.plumbing.embedded as embedded
+import diracx.tasks.plumbing.embedded.server as embedded
 embedded.shutil.which = lambda *names, **places: None
 from diracx.tasks.cli import main
 main()

@@ -13,7 +13,7 @@ import pytest
 from burying import BODY, HEADERS, Morgue
 from command_line import CONSOLE_SCRIPT, CommandLine, OnTheServer
 from diracx.tasks.plumbing.jetstream.assets import assets
-from diracx.tasks.plumbing.jetstream.stored_message import delete_message
+from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.testing import wait_until

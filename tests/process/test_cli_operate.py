@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from command_line import CommandLine, OnTheServer
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 
 BURST = ("worker", "--worker-size", "small", "--burst")
 ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED"

@@ -15,7 +15,7 @@ import pytest
 from health_door import get, health_of
 
 from command_line import CONSOLE_SCRIPT, CommandLine, OnTheServer
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.testing import wait_until
 
 SMALL = ("worker", "--worker-size", "small")

@@ -31,11 +31,11 @@ def imported(command_line: CommandLine, *arguments: str, **environment: str) -> 
 @pytest.mark.parametrize("command", [("submit", "lollygag:SyncOwnersTask", "--args", '["alice"]'), BURST])
 def test_nothing_of_it_is_imported_unless_it_is_asked_for(with_server: CommandLine, command: tuple[str, ...]) -> None:
     without = imported(with_server, *command)
-    assert "diracx.tasks.cli.telemetry" in without
+    assert "diracx.tasks.cli.processes.telemetry" in without
     assert not {name for name in without if "opentelemetry" in name}
     assert not {name for name in imported(with_server, *command, OTEL_SDK_DISABLED="true") if "opentelemetry" in name}
     asked = imported(with_server, *command, OTEL_TRACES_EXPORTER="console")
-    assert {"opentelemetry.sdk.trace", "diracx.tasks.plumbing.otel"} <= asked
+    assert {"opentelemetry.sdk.trace", "diracx.tasks.plumbing.observability.otel"} <= asked
 
 
 def test_providers_that_somebody_has_set_up_are_used(with_server: CommandLine) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from diracx.tasks.plumbing import embedded
-from diracx.tasks.plumbing.embedded import EmbeddedServer, EmbeddedServerError
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError
+from diracx.tasks.plumbing.embedded.server import server as embedded
 
 PARENT = """
 import signal, sys
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 server = EmbeddedServer()
 server.start()
 print(server.pid, server.supervisor_pid, server._directory, flush=True)

@@ -15,12 +15,12 @@ from lock_mesh import lock_mesh, worker_process
 from lock_tasks import Crowded, Free, lines_of
 from locking import holder
 
-from diracx.tasks.plumbing.embedded import EmbeddedServer
-from diracx.tasks.plumbing.execution.holding import LockKeeper
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import MutexLock
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.testing import wait_until
 
 CROWD = 2_000

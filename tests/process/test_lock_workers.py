@@ -12,7 +12,7 @@ from lock_mesh import lock_mesh, worker_process
 from lock_tasks import Inside, Visit, lines_of, meetings, visits
 
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.testing import wait_until

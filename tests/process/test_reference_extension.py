@@ -14,7 +14,7 @@ import pytest
 
 from command_line import CommandLine, OnTheServer
 from dev_process import Dev, free_port
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.testing import wait_until
 from installing import pip_install, run_pytest, run_python
 

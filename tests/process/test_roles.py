@@ -17,10 +17,10 @@ import rich_click as click
 from command_line import CommandLine, OnTheServer
 from diracx.tasks.cli.app import app
 from diracx.tasks.cli.lazy import LazyCommand
-from diracx.tasks.plumbing.accounts import user_name
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.assets import assets
-from diracx.tasks.plumbing.permissions import observer_api
+from diracx.tasks.plumbing.operations.accounts import user_name
+from diracx.tasks.plumbing.operations.permissions import observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from permission_table import COMMANDS, FAR, table

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from scheduling import SchedulingMesh, more_than_once
 
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.testing import wait_until
 

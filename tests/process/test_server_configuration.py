@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from certificates import Authority
-from diracx.tasks.cli.setup import export
-from diracx.tasks.plumbing.accounts import password_variable, user_name
-from diracx.tasks.plumbing.embedded import find_nats_server
+from diracx.tasks.cli.commands.setup import export
+from diracx.tasks.plumbing.embedded.server import find_nats_server
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
-from diracx.tasks.plumbing.permissions import observer_api
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.operations.accounts import password_variable, user_name
+from diracx.tasks.plumbing.operations.permissions import observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from secured import FOLDER, ROLES

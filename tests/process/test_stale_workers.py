@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from command_line import CommandLine, OnTheServer
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.testing import wait_until
 from lasting import (

@@ -11,7 +11,7 @@ import pytest
 
 from certificates import Authority
 from command_line import CommandLine
-from diracx.tasks.plumbing.embedded import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from secured import FOLDER, password, secured_server
 
 NAMESPACE = "diracx"

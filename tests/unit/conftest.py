@@ -11,8 +11,8 @@ from diracx.core import extensions
 
 from calling import WORKER
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.holding import LockKeeper
-from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.injection.injector import Injector
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from lock_store import MemoryStore, watched
 
 ENTRY_POINTS = """

@@ -21,7 +21,7 @@ from diracx.tasks import plumbing
 from diracx.tasks.plumbing import depends
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction, auto_inject, auto_inject_depends
-from diracx.tasks.plumbing.execution.resources import Resources
+from diracx.tasks.plumbing.injection.resources import Resources
 
 SERVED: dict[Callable[..., Any], Callable[..., Any]] = {
     LollygagDB.transaction: lambda: "transaction",

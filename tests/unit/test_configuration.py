@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diracx.tasks.plumbing.configuration.overrides import Configuration, ConfigurationError, RateLimit, parse
+from diracx.tasks.plumbing.overrides.overrides import Configuration, ConfigurationError, RateLimit, parse
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule
 
 TEXT = """

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from rich.pretty import pretty_repr
 
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 
 CREDS = "-----BEGIN NATS USER JWT-----\nx\n------END\n-----BEGIN USER NKEY SEED-----\nx\n------END\n"
 SEED = f"S{'A' * 57}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from diracx.tasks.cli.dead_letters.selection import Selection
-from diracx.tasks.plumbing.dead_letter_reader import Remains
+from diracx.tasks.cli.commands.dlq.selection import Selection
+from diracx.tasks.plumbing.dead_letters.reader import Remains
 
 REMAINS = [
     Remains(seq=seq, stored_us=0, task=task, buried=True, sequence=seq, advisories=(), original_us=None)

@@ -22,7 +22,7 @@ from acme import (
 from diracx.tasks.plumbing import depends
 from diracx.tasks.plumbing.depends import DBDepends, Depends
 from diracx.tasks.plumbing.exceptions import ResourceError
-from diracx.tasks.plumbing.execution.resources import Resources
+from diracx.tasks.plumbing.injection.resources import Resources
 from executing import missing, run, task_with
 
 pytestmark = pytest.mark.usefixtures("acme_installed")

@@ -13,12 +13,12 @@ from locking import Ticks, holder
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.holding import LockKeeper
-from diracx.tasks.plumbing.execution.injection import Injector
 from diracx.tasks.plumbing.execution.job import Job
 from diracx.tasks.plumbing.execution.outcomes import Interrupted, LockBusy, Outcome, Succeeded
+from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, FencingToken, MutexLock, RateLimiter
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.testing.lock_store import InMemoryLockStore

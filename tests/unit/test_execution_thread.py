@@ -17,9 +17,9 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.execution.injection import Injector
-from diracx.tasks.plumbing.execution.resources import Resources
-from diracx.tasks.plumbing.worker.execution_thread import EXIT_CODE, ExecutionThread, executing
+from diracx.tasks.plumbing.execution.thread import EXIT_CODE, ExecutionThread, executing
+from diracx.tasks.plumbing.injection.injector import Injector
+from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.testing import wait_until
 
 caller: ContextVar[str] = ContextVar("caller", default="nobody")
@@ -139,7 +139,7 @@ async def test_a_thread_that_does_not_yield_to_a_cancellation_ends_the_process(
 def test_the_end_of_the_process_waits_for_no_thread() -> None:
     code = (
         "import threading\n"
-        "from diracx.tasks.plumbing.worker.execution_thread import end_process\n"
+        "from diracx.tasks.plumbing.execution.thread import end_process\n"
         "threading.Thread(target=threading.Event().wait).start()\n"
         "end_process()\n"
     )

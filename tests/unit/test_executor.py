@@ -19,13 +19,13 @@ from diracx.tasks.plumbing.exceptions import (
     UnretryableError,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.holding import LockKeeper
-from diracx.tasks.plumbing.execution.injection import Injector
 from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Outcome, Retry, Succeeded
+from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
     MutexLock,
 )
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, NoRetry
 from diracx.tasks.plumbing.submitter import current_task_id
 

@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 
 from calling import LATER, WORKER, Policy, forever, job, nothing, raising
-from diracx.tasks.plumbing.attempts import StaleAttemptError
 from diracx.tasks.plumbing.exceptions import (
     ServerUnavailableError,
     UnableToAcquireLockError,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.holding import LockKeeper
-from diracx.tasks.plumbing.execution.injection import Injector
 from diracx.tasks.plumbing.execution.outcomes import Dead, Interrupted, LockBusy, Succeeded
+from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
     ConcurrencyLimiter,
@@ -25,6 +23,8 @@ from diracx.tasks.plumbing.locks import (
     MutexLock,
     RateLimiter,
 )
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.worker.attempts import StaleAttemptError
 from lock_store import MemoryStore
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diracx.tasks.cli.setup import export
+from diracx.tasks.cli.commands.setup import export
 from diracx.tasks.plumbing.wire.names import Namespace
 
 FOLDER = Path(__file__).parents[2] / "nats"

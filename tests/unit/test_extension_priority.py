@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from diracx.core import extensions
 
-from diracx.tasks.plumbing.extension_priority import diracx_rank
+from diracx.tasks.plumbing.registry.extension_priority import diracx_rank
 
 GROUP = "diracx.tasks.garage"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from diracx.tasks.plumbing.health import health_served
+from diracx.tasks.plumbing.observability.health import health_served
 
 
 @dataclass

@@ -11,7 +11,6 @@ import pytest
 from locking import Ticks, holder
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, UnableToAcquireLockError
-from diracx.tasks.plumbing.execution.holding import LockKeeper
 from diracx.tasks.plumbing.lock_registry import JOB, TASK
 from diracx.tasks.plumbing.locks import (
     BaseLock,
@@ -26,6 +25,7 @@ from diracx.tasks.plumbing.locks import (
     RateLimiter,
     SharedRWLock,
 )
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.testing.lock_store import InMemoryLockStore
 
 

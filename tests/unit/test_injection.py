@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import Depends
-from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.injection.injector import Injector
 from injecting import Reader, Settings, configured, run, task_with
 
 

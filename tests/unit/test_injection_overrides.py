@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import fastapi
 
 from diracx.tasks.plumbing.depends import DBDepends, Depends
-from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.injection.injector import Injector
 from injecting import Story, configured, run, task_with
 
 

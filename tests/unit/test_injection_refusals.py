@@ -12,7 +12,7 @@ from diracx.tasks.depends import CallbackSpawner
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import DBDepends, Depends
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
-from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.injection.injector import Injector
 from injecting import Settings, configured, refusal, task_with
 
 

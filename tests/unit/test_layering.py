@@ -18,47 +18,19 @@ ROOT = "diracx.tasks"
 
 # Lowest first; a name covers the modules below it. Imports stay in their layer or go to one higher up here.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    (
-        "plumbing.enums",
-        "plumbing.exceptions",
-        "plumbing.clock",
-        "plumbing.wall_clock",
-        "plumbing.loops",
-        "plumbing.telemetry",
-        "plumbing.log_context",
-        "plumbing.health",
-    ),
-    ("plumbing.retry_policies", "plumbing.recurrence", "plumbing.schedules", "plumbing.lock_registry"),
+    ("plumbing.enums", "plumbing.exceptions", "plumbing.clock", "plumbing.observability"),
+    ("plumbing.retry_policies", "plumbing.schedules", "plumbing.lock_registry", "plumbing.key_value_store"),
     ("plumbing.wire",),
     ("plumbing.locks",),
     ("plumbing.submitter",),
     ("plumbing.base_task",),
-    ("plumbing.extension_priority", "plumbing.registry"),
-    ("plumbing.annotations", "plumbing.markers", "plumbing.diracx_classes"),
-    ("plumbing.auto_injection",),
+    ("plumbing.registry",),
+    ("plumbing.injection",),
     ("plumbing.depends", "depends"),
     ("plumbing.execution", "plumbing.jetstream"),
-    (
-        "plumbing.leases",
-        "plumbing.crowds",
-        "plumbing.delayed_naks",
-        "plumbing.lock_inspection",
-        "plumbing.recent_answers",
-        "plumbing.settlement",
-        "plumbing.attempts",
-        "plumbing.callbacks",
-        "plumbing.advisories",
-        "plumbing.dead_letters",
-        "plumbing.requeue",
-        "plumbing.dead_letter",
-        "plumbing.dead_letter_reader",
-        "plumbing.dead_letter_removal",
-        "plumbing.replay",
-        "plumbing.results",
-        "plumbing.configuration",
-    ),
-    ("plumbing.worker", "plumbing.scheduler", "plumbing.embedded", "plumbing.embedded_supervisor"),
-    ("plumbing.otel", "plumbing.status", "plumbing.permissions", "plumbing.accounts"),
+    ("plumbing.overrides", "plumbing.dead_letters", "plumbing.embedded"),
+    ("plumbing.worker", "plumbing.scheduler"),
+    ("plumbing.operations",),
     ("cli",),
     ("testing",),
 )
@@ -72,17 +44,17 @@ BARE_PACKAGES = {"", "plumbing"}
 # A door for other packages of DiracX, which opens when one of them asks; and what costs nothing where nobody wants it.
 LOADED_ON_DEMAND = {
     ("plumbing", f"{ROOT}.plumbing.depends"),
-    ("cli.telemetry", f"{ROOT}.cli.telemetry_providers"),
+    ("cli.processes.telemetry", f"{ROOT}.cli.processes.telemetry_providers"),
 }
 
 # Who may import a library. Web applications load task modules too, so most of the code goes without.
 OWNERS = {
     "nats": ("plumbing.jetstream",),
-    "fast_depends": ("plumbing.depends", "depends", "plumbing.execution"),
+    "fast_depends": ("plumbing.injection",),
     "click": ("cli",),
     "rich_click": ("cli",),
     "rich": ("cli",),
-    "opentelemetry": ("plumbing.otel", "cli.telemetry_providers"),
+    "opentelemetry": ("plumbing.observability.otel", "cli.processes.telemetry_providers"),
     "pytest": ("testing",),
 }
 

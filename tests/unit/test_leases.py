@@ -15,7 +15,7 @@ import pytest
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.leases import Lease, LeaseKeeper, LeaseLapsedError
+from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, LeaseLapsedError
 from diracx.tasks.testing import wait_until
 
 ACK_WAIT = timedelta(seconds=30)

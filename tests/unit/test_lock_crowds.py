@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from locking import Ticks
 
-from diracx.tasks.plumbing.crowds import Crowds
 from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
+from diracx.tasks.plumbing.worker.settlement.lock_backoff import Crowds
 
 FIVE = timedelta(seconds=5)
 

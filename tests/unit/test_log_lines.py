@@ -8,8 +8,8 @@ from datetime import time
 
 import pytest
 
-from diracx.tasks.cli.log_lines import LogLine
 from diracx.tasks.cli.logs import JsonFormatter
+from diracx.tasks.cli.terminal.log_lines import LogLine
 
 
 def written(message: str, level: int = logging.INFO, logger: str = "diracx.tasks.worker", **facts: object) -> str:

@@ -7,8 +7,8 @@ from datetime import timedelta
 import click
 import pytest
 
-from diracx.tasks.cli.durations import Duration
 from diracx.tasks.cli.queues import NAMES, Queues
+from diracx.tasks.cli.terminal.durations import Duration
 from diracx.tasks.plumbing.wire.names import Namespace
 
 DIRACX = Namespace()

@@ -13,8 +13,8 @@ import nats.errors
 import pytest
 
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.leases import Lease
-from diracx.tasks.plumbing.recent_answers import RecentAnswers
+from diracx.tasks.plumbing.worker.leases import Lease
+from diracx.tasks.plumbing.worker.settlement.ack_replay import RecentAnswers
 
 DEADLINE = 29.0
 

@@ -12,7 +12,8 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError, UnknownTaskError
 from diracx.tasks.plumbing.locks import BaseLock
-from diracx.tasks.plumbing.registry import TaskRegistry, check_definition
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.registry.registry import check_definition
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 

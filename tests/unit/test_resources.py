@@ -18,8 +18,8 @@ from acme import (
 )
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction
 from diracx.tasks.plumbing.exceptions import ResourceError, TaskDefinitionError
-from diracx.tasks.plumbing.execution.injection import Injector
-from diracx.tasks.plumbing.execution.resources import Resources
+from diracx.tasks.plumbing.injection.injector import Injector
+from diracx.tasks.plumbing.injection.resources import Resources
 from executing import missing, run, task_with
 
 pytestmark = pytest.mark.usefixtures("acme_installed")

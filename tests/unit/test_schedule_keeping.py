@@ -19,8 +19,8 @@ from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.scheduler.instances import Instance
-from diracx.tasks.plumbing.scheduler.keeping import Change, ScheduleKeeper, StoredState
 from diracx.tasks.plumbing.scheduler.planning import Rule
+from diracx.tasks.plumbing.scheduler.reconciler import Change, ScheduleKeeper, StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from diracx.tasks.cli.dead_letters.since import since_from
+from diracx.tasks.cli.commands.dlq.since import since_from
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 

@@ -19,7 +19,7 @@ from acme import (
     PreferredJobDB,
 )
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction
-from diracx.tasks.plumbing.execution.resources import Resources
+from diracx.tasks.plumbing.injection.resources import Resources
 from executing import run, task_with
 
 pytestmark = pytest.mark.usefixtures("acme_installed")

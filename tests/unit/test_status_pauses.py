@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from diracx.tasks.cli.status_screen import Screen, plain
+from diracx.tasks.cli.terminal.status_screen import Screen, plain
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.jetstream.pausing import UNTIL_RESUMED
-from diracx.tasks.plumbing.status import Glance, QueueStatus, SchedulerStatus, Status
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
+from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, SchedulerStatus, Status
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 QUEUES = [(priority, size) for priority in Priority for size in Size]

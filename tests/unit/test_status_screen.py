@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from diracx.tasks.cli.status_screen import Screen, duration, plain
+from diracx.tasks.cli.terminal.status_screen import Screen, duration, plain
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.status import Glance, QueueStatus, SchedulerStatus, Status, WorkerStatus
+from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, SchedulerStatus, Status, WorkerStatus
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from diracx.tasks.cli.tables import Columns, Prose, laid_out
+from diracx.tasks.cli.terminal.tables import Columns, Prose, laid_out
 
 DEAD: Columns = ["seq", "died", "task", "id", "attempts", Prose("reason")]
 ID = "fbad372ddf92429dbadd9c2a131f1146"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from diracx.tasks.plumbing.configuration.overrides import Configuration, parse
+from diracx.tasks.plumbing.overrides.overrides import Configuration, parse
 from diracx.tasks.plumbing.scheduler.vos import BACKEND_URL, VirtualOrganisations
 
 SILENT = Configuration()

@@ -10,7 +10,7 @@ import rich_click as click
 
 from diracx.tasks.cli.options import Access
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.wire.names import Namespace
 
 

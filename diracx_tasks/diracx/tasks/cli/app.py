@@ -50,7 +50,7 @@ def config() -> None:
 
 
 def _add(group: click.RichGroup, panel: str, name: str, module: str, short_help: str) -> None:
-    group.add_command(LazyCommand(name, f"{__package__}.{module}", short_help, panel))
+    group.add_command(LazyCommand(name, f"{__package__}.commands.{module}", short_help, panel))
 
 
 _add(app, "Run", "call", "call", "Execute a task here and now, and print its result.")
@@ -66,16 +66,16 @@ for group in (schedule, dead_letters, locks, config):
 _add(app, "See and operate", "pause", "pause", "Hand out no more tasks of a queue.")
 _add(app, "See and operate", "resume", "resume", "Hand out the tasks of a paused queue again.")
 _add(app, "See and operate", "setup", "setup", "Create or update streams, consumers and buckets.")
-_add(dead_letters, "Dead letters", "list", "dead_letters.list", "List the dead letters.")
-_add(dead_letters, "Dead letters", "show", "dead_letters.show", "Show one with its whole story.")
-_add(dead_letters, "Dead letters", "replay", "dead_letters.replay", "Put dead tasks back into their queues.")
-_add(dead_letters, "Dead letters", "purge", "dead_letters.purge", "Remove dead tasks for good.")
-_add(locks, "Locks", "list", "locks_list", "List the locks that are held.")
-_add(locks, "Locks", "release", "locks_release", "Take a lock away from whoever holds it.")
-_add(schedule, "Schedules", "list", "schedule_list", "List the schedules.")
-_add(schedule, "Schedules", "run", "schedule_run", "Run a periodic task once now.")
-_add(config, "Configuration", "show", "config_show", "Show the configuration.")
-_add(config, "Configuration", "set", "config_set", "Put a file in force.")
+_add(dead_letters, "Dead letters", "list", "dlq.list", "List the dead letters.")
+_add(dead_letters, "Dead letters", "show", "dlq.show", "Show one with its whole story.")
+_add(dead_letters, "Dead letters", "replay", "dlq.replay", "Put dead tasks back into their queues.")
+_add(dead_letters, "Dead letters", "purge", "dlq.purge", "Remove dead tasks for good.")
+_add(locks, "Locks", "list", "locks.list", "List the locks that are held.")
+_add(locks, "Locks", "release", "locks.release", "Take a lock away from whoever holds it.")
+_add(schedule, "Schedules", "list", "schedule.list", "List the schedules.")
+_add(schedule, "Schedules", "run", "schedule.run", "Run a periodic task once now.")
+_add(config, "Configuration", "show", "config.show", "Show the configuration.")
+_add(config, "Configuration", "set", "config.set", "Put a file in force.")
 
 
 add_completion_class(ColonsInBash, "bash")

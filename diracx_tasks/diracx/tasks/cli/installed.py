@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import rich_click as click
 
-from diracx.tasks.plumbing.registry import TASK_GROUP, RegisteredTask, TaskRegistry
+from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
+from diracx.tasks.plumbing.registry.registry import TASK_GROUP
 
 
 def installed_tasks(but: str = "", tell: Callable[[str], object] | None = None) -> TaskRegistry:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from diracx.tasks.cli.installed import packages_with_tasks
-from diracx.tasks.plumbing import log_context
+from diracx.tasks.plumbing.observability import log_context
 
 FORMATS: Final = ("text", "json")
 

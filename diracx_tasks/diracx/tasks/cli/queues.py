@@ -19,8 +19,8 @@ from diracx.tasks.cli.options import Access
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
 from diracx.tasks.plumbing.jetstream.errors import CONSUMER_NOT_FOUND, ApiError
-from diracx.tasks.plumbing.jetstream.pausing import paused_until
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 

@@ -34,8 +34,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Annotated, Any, Final
 
-from diracx.tasks.plumbing.auto_injection import auto_inject, auto_inject_depends
-from diracx.tasks.plumbing.markers import (
+from diracx.tasks.plumbing.injection.auto_injection import auto_inject, auto_inject_depends
+from diracx.tasks.plumbing.injection.markers import (
     CallbackSpawner,
     DBDepends,
     Depends,

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.execution.holding import Holding, LockKeeper
-from diracx.tasks.plumbing.execution.resources import Resources
+from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.locks import FencingToken, Holder, LockStore
 from diracx.tasks.plumbing.locks.fencing import current_token
-from diracx.tasks.plumbing.registry import check_definition
+from diracx.tasks.plumbing.locks.keeper import Holding, LockKeeper
+from diracx.tasks.plumbing.registry.registry import check_definition
 from diracx.tasks.plumbing.wire.fields import FieldsCodec
 from diracx.tasks.testing.lock_store import InMemoryLockStore
 

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.dead_letter import DeadLetter
-from diracx.tasks.plumbing.dead_letter_reader import DeadLetterReader
+from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.execution.outcomes import Outcome
-from diracx.tasks.plumbing.execution.resources import Resources
+from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.key_value import Bucket

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from diracx.tasks.plumbing.embedded import EmbeddedServer, EmbeddedServerError, find_nats_server
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError, find_nats_server
 from diracx.tasks.testing.mesh import Mesh
 
 

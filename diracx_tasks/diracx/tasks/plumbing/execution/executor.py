@@ -21,8 +21,6 @@ from diracx.tasks.plumbing.exceptions import (
     UnableToAcquireLockError,
     UnretryableError,
 )
-from diracx.tasks.plumbing.execution.holding import LockKeeper
-from diracx.tasks.plumbing.execution.injection import Injector
 from diracx.tasks.plumbing.execution.job import Job
 from diracx.tasks.plumbing.execution.outcomes import (
     Dead,
@@ -33,10 +31,12 @@ from diracx.tasks.plumbing.execution.outcomes import (
     Retry,
     Succeeded,
 )
+from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.locks import BaseLimiter, BaseLock, CountingLimiter, FencingToken, Holder
 from diracx.tasks.plumbing.locks.fencing import current_token
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.submitter import current_task_id
-from diracx.tasks.plumbing.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.wire.failure import Failure
 
 OnStart: TypeAlias = Callable[[], Awaitable[None]]

@@ -14,6 +14,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
 from diracx.tasks.plumbing.jetstream.assets import DUE_TTL, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import (
     STORE_FAILED,
     ApiError,
@@ -21,12 +22,11 @@ from diracx.tasks.plumbing.jetstream.errors import (
     NotConnectedError,
 )
 from diracx.tasks.plumbing.jetstream.publish import publish
-from diracx.tasks.plumbing.jetstream.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.stored_message import purge_subject
+from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject
 from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.submitter import bound_for_process, current_task_id
-from diracx.tasks.plumbing.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import to_rfc3339

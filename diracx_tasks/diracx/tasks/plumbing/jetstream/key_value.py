@@ -27,7 +27,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
     ApiError,
 )
 from diracx.tasks.plumbing.jetstream.publish import publish
-from diracx.tasks.plumbing.locks.store import Entry, RevisionConflictError, Standing
+from diracx.tasks.plumbing.key_value_store import Entry, RevisionConflictError, Standing
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 logger = logging.getLogger("diracx.tasks.jetstream")

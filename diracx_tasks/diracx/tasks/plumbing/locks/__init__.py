@@ -14,6 +14,7 @@ All of them take a lock now or not at all; waiting is the queue's business. `exe
 task, remembers what is busy and renews what is held.
 """
 
+from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError, Standing
 from diracx.tasks.plumbing.locks.base import DEFAULT_TTL_MS, BaseLimiter, BaseLock, Capacity, CountingLimiter
 from diracx.tasks.plumbing.locks.concurrency import ConcurrencyLimiter
 from diracx.tasks.plumbing.locks.fencing import FencingToken
@@ -22,7 +23,6 @@ from diracx.tasks.plumbing.locks.holder import Holder
 from diracx.tasks.plumbing.locks.mutex import MutexLock
 from diracx.tasks.plumbing.locks.rate import RateLimiter
 from diracx.tasks.plumbing.locks.readers_writer import ExclusiveRWLock, SharedRWLock
-from diracx.tasks.plumbing.locks.store import Entry, LockStore, RevisionConflictError, Standing
 
 __all__ = [
     "DEFAULT_TTL_MS",

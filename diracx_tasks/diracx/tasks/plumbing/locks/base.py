@@ -24,10 +24,10 @@ from functools import cached_property
 from typing import ClassVar, Self
 
 from diracx.tasks.plumbing.clock import Clock, boottime
+from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.locks.hold import MARGIN, Hold
 from diracx.tasks.plumbing.locks.holder import Holder
-from diracx.tasks.plumbing.locks.store import LockStore
 from diracx.tasks.plumbing.wire.names import lock_key
 
 DEFAULT_TTL_MS = 30_000

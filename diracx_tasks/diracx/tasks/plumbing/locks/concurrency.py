@@ -11,12 +11,12 @@ from typing import ClassVar
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
+from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.locks.base import DEFAULT_TTL_MS, CountingLimiter
 from diracx.tasks.plumbing.locks.hold import Hold, KeyHold
 from diracx.tasks.plumbing.locks.holder import Holder, in_words
 from diracx.tasks.plumbing.locks.slots import Full, slots_of, take_slots
-from diracx.tasks.plumbing.locks.store import LockStore
 
 
 class ConcurrencyLimiter(CountingLimiter):

@@ -21,8 +21,8 @@ import msgspec
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError
+from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError
 from diracx.tasks.plumbing.locks.holder import Holder, in_words
-from diracx.tasks.plumbing.locks.store import Entry, LockStore, RevisionConflictError
 
 MARGIN = timedelta(seconds=1)
 """How long before its key may expire a hold stops being trusted."""

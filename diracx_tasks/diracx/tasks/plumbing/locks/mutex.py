@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.locks.base import BaseLock, Capacity
 from diracx.tasks.plumbing.locks.hold import Hold, KeyHold
 from diracx.tasks.plumbing.locks.holder import Holder
-from diracx.tasks.plumbing.locks.store import LockStore
 
 
 class MutexLock(BaseLock):

@@ -25,12 +25,12 @@ from typing import ClassVar, Final, Self
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
+from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.locks.base import CountingLimiter
 from diracx.tasks.plumbing.locks.hold import Hold, KeyHold
 from diracx.tasks.plumbing.locks.holder import Holder
 from diracx.tasks.plumbing.locks.slots import Full, slots_of, take_slots
-from diracx.tasks.plumbing.locks.store import LockStore
 
 # How long to stay away when the slots were free and others were quicker.
 _OUTRUN: Final = 0.1

@@ -33,10 +33,10 @@ from typing import ClassVar, Final
 import msgspec
 
 from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
+from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError
 from diracx.tasks.plumbing.locks.base import BaseLock, Capacity
 from diracx.tasks.plumbing.locks.hold import Hold, KeyHold
 from diracx.tasks.plumbing.locks.holder import Holder, in_words, read_holder
-from diracx.tasks.plumbing.locks.store import Entry, LockStore, RevisionConflictError
 
 WAITING_TTL: Final = timedelta(seconds=10)
 """How long the mark of a writer that waits keeps readers out; many times what it takes to come back."""

@@ -15,7 +15,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
-from diracx.tasks.plumbing.locks.store import LockStore
+from diracx.tasks.plumbing.key_value_store import LockStore
 
 _ROUNDS: Final = 3
 

@@ -13,17 +13,17 @@ from typing import Any, Final
 
 import msgspec
 
-from diracx.tasks.plumbing.configuration.follower import ConfigurationFollower
-from diracx.tasks.plumbing.configuration.overrides import Configuration
 from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
-from diracx.tasks.plumbing.execution.holding import LockKeeper
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks import Holder, RevisionConflictError
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
+from diracx.tasks.plumbing.overrides.overrides import Configuration
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.instances import Instance, instance_without_vo, instances_of
-from diracx.tasks.plumbing.scheduler.keeping import Now, ScheduleKeeper, utc_now
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, POLL, LeaderLock, ttl_for
+from diracx.tasks.plumbing.scheduler.reconciler import Now, ScheduleKeeper, utc_now
 from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace

@@ -15,12 +15,12 @@ from diracx.tasks.plumbing.jetstream.assets import DUE_TTL
 from diracx.tasks.plumbing.jetstream.batch import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
-from diracx.tasks.plumbing.jetstream.stored_message import purge_subject, read_message, subjects_of
+from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject, read_message, subjects_of
 from diracx.tasks.plumbing.locks import RevisionConflictError
+from diracx.tasks.plumbing.observability.telemetry import Outgoing, current
 from diracx.tasks.plumbing.scheduler.instances import Instance
-from diracx.tasks.plumbing.scheduler.keeping import Change, StoredState
+from diracx.tasks.plumbing.scheduler.reconciler import Change, StoredState
 from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState, due_name, occurrence_id
-from diracx.tasks.plumbing.telemetry import Outgoing, current
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import to_rfc3339

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from diracx.tasks.plumbing.configuration.follower import ConfigurationFollower
 from diracx.tasks.plumbing.execution.job import Job
 from diracx.tasks.plumbing.locks import ConcurrencyLimiter, CountingLimiter, RateLimiter
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 
 
 class ConfiguredLimits:

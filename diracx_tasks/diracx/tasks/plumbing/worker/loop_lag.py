@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
-from diracx.tasks.plumbing import telemetry
 from diracx.tasks.plumbing.clock import Clock, boottime
+from diracx.tasks.plumbing.observability import telemetry
 
 logger = logging.getLogger("diracx.tasks.worker")
 

@@ -14,8 +14,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, TypeAlias
 
-from diracx.tasks.plumbing import log_context, telemetry
-from diracx.tasks.plumbing.attempts import Attempts, AttemptStore, StaleAttemptError
 from diracx.tasks.plumbing.exceptions import (
     MalformedTaskError,
     SendTaskError,
@@ -28,14 +26,16 @@ from diracx.tasks.plumbing.execution.job import Job
 from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Interrupted, Misplaced, Outcome
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.leases import Lease, LeaseLapsedError
+from diracx.tasks.plumbing.observability import log_context, telemetry
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.settlement import Settlement
 from diracx.tasks.plumbing.wire.envelope import FORMAT_VERSION, TASK_ID, TASK_NAME, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore, StaleAttemptError
+from diracx.tasks.plumbing.worker.isolation import NotAloneError, Solitude
+from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
 from diracx.tasks.plumbing.worker.observation import log_fields, observed
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
-from diracx.tasks.plumbing.worker.solitude import NotAloneError, Solitude
+from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 
 logger = logging.getLogger("diracx.tasks.worker")
 

@@ -14,32 +14,32 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
-from diracx.tasks.plumbing.attempts import AttemptStore
-from diracx.tasks.plumbing.configuration.follower import ConfigurationFollower
-from diracx.tasks.plumbing.dead_letters import DeadLetterStore
+from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.enums import Priority
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.execution.executor import Executor, Invoke
-from diracx.tasks.plumbing.execution.holding import LockKeeper
-from diracx.tasks.plumbing.execution.injection import Injector
+from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.consumer_pause import in_words, paused_until
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.jetstream.pausing import in_words, paused_until
 from diracx.tasks.plumbing.jetstream.pull import StrictPriorityPull
-from diracx.tasks.plumbing.leases import LeaseKeeper
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.settlement import Settlement
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.facts import WorkerFacts
-from diracx.tasks.plumbing.worker.hand import Hand
+from diracx.tasks.plumbing.worker.attempts import AttemptStore
+from diracx.tasks.plumbing.worker.in_flight import Hand
+from diracx.tasks.plumbing.worker.isolation import Solitude
+from diracx.tasks.plumbing.worker.leases import LeaseKeeper
 from diracx.tasks.plumbing.worker.limits import ConfiguredLimits
 from diracx.tasks.plumbing.worker.loop_lag import LoopLag
 from diracx.tasks.plumbing.worker.processing import OnOutcome, Processor
 from diracx.tasks.plumbing.worker.settings import WorkerSettings, worker_id
+from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.plumbing.worker.slots import Slots
-from diracx.tasks.plumbing.worker.solitude import Solitude
+from diracx.tasks.plumbing.worker.snapshot import WorkerFacts
 
 logger = logging.getLogger("diracx.tasks.worker")
 

@@ -1,0 +1,1 @@
+"""What `call` needs: the task runs here, in this process."""

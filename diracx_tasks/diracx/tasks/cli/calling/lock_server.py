@@ -1,0 +1,78 @@
+"""Where the locks of a `call` are: on the server that is reachable, else on one of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from diracx.tasks.cli.access import connection_name
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError
+from diracx.tasks.plumbing.exceptions import SendTaskError, ServerUnavailableError
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.errors import ServerUnreachableError
+from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.submitter import bound_for_process
+from diracx.tasks.plumbing.wire.names import Namespace
+
+
+class NowhereToRun:
+    """The submitter beside an embedded server: what it took would run nowhere, so it takes nothing."""
+
+    async def submit(
+        self, task: Any, *, at_time: datetime | None = None, labels: Mapping[str, str] | None = None
+    ) -> str:
+        """Refuse.
+
+        Raises:
+            SendTaskError: Always.
+        """
+        raise SendTaskError(
+            f"{type(task).__name__} was not submitted: the embedded server of this call ends with it, so the task "
+            "would run nowhere; start a nats-server with JetStream and name it by --nats-url"
+        )
+
+
+@asynccontextmanager
+async def lock_server(
+    settings: ConnectionSettings, namespace: Namespace, registry: TaskRegistry
+) -> AsyncIterator[Connection]:
+    """A connection to a server with the bucket of locks, and a submitter bound for the process.
+
+    Raises:
+        ServerUnavailableError: A server is there but lets us not in; or none is, and none could be started.
+    """
+    name = connection_name("call")
+    async with AsyncExitStack() as stack:
+        connecting = JetStreamBroker.connect(
+            settings=settings, namespace=namespace.name, registry=registry, name=name, role="call"
+        )
+        try:
+            broker = await stack.enter_async_context(connecting)
+        except ServerUnreachableError as unreachable:
+            server = await _embedded(stack, unreachable)
+            embedded = Connection.open(
+                ConnectionSettings(servers=(server.url,)), name=name, inbox_prefix=namespace.inbox_prefix("call")
+            )
+            connection = await stack.enter_async_context(embedded)
+            await ensure(connection, [asset for asset in assets(namespace) if asset.name == namespace.locks_bucket])
+            stack.enter_context(bound_for_process(NowhereToRun()))
+            print(
+                f"an embedded server serves this call, and its locks bind nobody else: {unreachable}", file=sys.stderr
+            )
+            yield connection
+        else:
+            yield broker.connection
+
+
+async def _embedded(stack: AsyncExitStack, unreachable: ServerUnreachableError) -> EmbeddedServer:
+    try:
+        return await stack.enter_async_context(EmbeddedServer())
+    except EmbeddedServerError as error:
+        raise ServerUnavailableError(f"{unreachable}; and no server can be started for this call: {error}") from error

@@ -1,0 +1,1 @@
+"""The commands, a file each; a group of commands is a folder."""

@@ -1,0 +1,57 @@
+"""`diracx-task-run dlq replay`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import rich_click as click
+
+from diracx.tasks.cli.commands.dlq.reading import Letters
+from diracx.tasks.cli.commands.dlq.selection import Selection, selection_options
+from diracx.tasks.cli.exit_codes import ExitCode
+from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.terminal.progress import work_through
+from diracx.tasks.plumbing.dead_letters.reader import Remains
+from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
+
+
+@click.command("replay")
+@selection_options
+@log_option("warning")
+@server_options
+def command(*, selection: Selection, access: Access) -> int:
+    """Put dead tasks back into their queues, with all their retries before them.
+
+    Each is enqueued once, also when this command is killed and run again. The task keeps its id. One whose message is
+    gone is left out, and told on standard error; where it was named by its SEQ, the exit code is 2.
+    """
+    return asyncio.run(_replay(access, selection))
+
+
+async def _replay(access: Access, selection: Selection) -> ExitCode:
+    async with Letters.open(access) as letters:
+        replayer = Replayer(letters.connection, letters.namespace)
+        finished = await replayer.finish_earlier()
+        remains = await letters.remains()
+        chosen = selection.of(remains)
+        left_out: list[NotReplayableError] = []
+
+        async def replay(each: Remains) -> None:
+            try:
+                await replayer.replay(each)
+            except NotReplayableError as error:
+                left_out.append(error)
+
+        await work_through("replaying", chosen, replay)
+    missing = [seq for seq in selection.missing(remains) if seq not in finished]
+    for line in [f"there is no dead letter {seq}" for seq in missing] + list(map(str, left_out)):
+        print(f"error: {line}", file=sys.stderr)
+    if finished:
+        print(f"finished {_tasks(len(finished))} of a run that was cut off")
+    print(f"replayed {_tasks(len(chosen) - len(left_out))}")
+    return ExitCode.USAGE if selection.seqs and (missing or left_out) else ExitCode.DONE
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task" if count == 1 else f"{count} tasks"

@@ -1,0 +1,54 @@
+"""`diracx-task-run locks list`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import rich_click as click
+
+from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.terminal.output import print_document, print_table
+from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
+
+
+@click.command("list")
+@json_option
+@log_option("warning")
+@server_options
+def command(*, as_json: bool, access: Access) -> None:
+    """List the locks that are held, and the admissions of rate limiters in their present windows.
+
+    A lock whose holder died goes when it expires; that of a live holder is renewed before.
+    """
+    locks = asyncio.run(_locks(access))
+    if as_json:
+        print_document(locks)
+    elif locks:
+        columns = ["key", "expires in", "task", "id", "worker", "since"]
+        print_table(columns, [row for lock in locks for row in _rows(lock)])
+    else:
+        print("no locks are held", file=sys.stderr)
+
+
+async def _locks(access: Access) -> list[HeldLock]:
+    namespace = namespace_of(access)
+    async with operator_connection(access, "locks") as connection:
+        reader = LockReader(connection, namespace)
+        if not await reader.exists():
+            print(
+                f"warning: there is no bucket {namespace.locks_bucket} on this server: neither a worker nor "
+                f"`diracx-task-run setup` has run in namespace {namespace.name}",
+                file=sys.stderr,
+            )
+            return []
+        return await reader.all()
+
+
+def _rows(lock: HeldLock) -> list[list[object]]:
+    """One line for each holder."""
+    expires = None if lock.expires_in is None else f"{lock.expires_in:.0f} s"
+    if not lock.holders:
+        return [[lock.key, expires, None, None, None, None]]
+    return [[lock.key, expires, each.task, each.id, each.worker, each.since] for each in lock.holders]

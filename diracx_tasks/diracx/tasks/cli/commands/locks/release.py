@@ -1,0 +1,58 @@
+"""`diracx-task-run locks release`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import rich_click as click
+
+from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.exit_codes import ExitCode
+from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.terminal.confirm import confirmed
+from diracx.tasks.cli.terminal.output import seconds
+from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
+
+
+@click.command("release")
+@click.argument("key", metavar="KEY", help="As `locks list` shows it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@log_option("warning")
+@server_options
+def command(*, key: str, yes: bool, access: Access) -> int:
+    """Take a lock away from whoever holds it.
+
+    A holder that died needs none of this: its lock expires by itself. One that is alive goes on until its next
+    renewal, up to a third of the lock's life, and meanwhile another may have taken the lock.
+    """
+    lock = asyncio.run(_held(access, key))
+    if lock is None:
+        raise click.UsageError(f"no lock {key} is held; see `diracx-task-run locks list`")
+    # With no loop around it, which would keep Ctrl-C from it.
+    if not yes and not confirmed(_question(lock), "nothing was released"):
+        print("nothing was released", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    released = asyncio.run(_release(access, key))
+    print(f"released {key}" if released else f"{key} was given back meanwhile", file=sys.stderr)
+    return ExitCode.DONE
+
+
+async def _held(access: Access, key: str) -> HeldLock | None:
+    async with operator_connection(access, "locks") as connection:
+        reader = LockReader(connection, namespace_of(access))
+        return await reader.one(key) if await reader.exists() else None
+
+
+async def _release(access: Access, key: str) -> bool:
+    async with operator_connection(access, "locks") as connection:
+        return await LockReader(connection, namespace_of(access)).release(key)
+
+
+def _question(lock: HeldLock) -> str:
+    if not lock.holders:
+        return f"Release {lock.key}, which nobody holds?"
+    first = lock.holders[0]
+    others = f" and {len(lock.holders) - 1} more" if len(lock.holders) > 1 else ""
+    holder = f"{first.task} {first.id} on {first.worker} since {seconds(first.since)}"
+    return f"Release {lock.key}, held by {holder}{others}?"

@@ -1,0 +1,57 @@
+"""`diracx-task-run schedule list`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import rich_click as click
+
+from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.installed import installed_tasks
+from diracx.tasks.cli.missing import mesh_expected
+from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.terminal.output import print_document, print_table
+from diracx.tasks.cli.terminal.tables import Prose
+from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
+from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
+
+
+@click.command("list")
+@click.option("--vo", "vos", metavar="NAME", multiple=True, help="As told to the scheduler; repeatable.")
+@json_option
+@log_option("warning")
+@server_options
+def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
+    """List the schedules of the periodic tasks that are installed here.
+
+    When each ran last and runs next, or why it does not.
+    """
+    listed = asyncio.run(_schedules(access, installed_tasks(), VirtualOrganisations(vos)))
+    if as_json:
+        print_document(listed)
+    elif listed:
+        rows = [[each.task, each.vo, each.schedule, each.last, each.next or each.why_not] for each in listed]
+        print_table(["task", "vo", Prose("schedule"), "last", Prose("next")], rows)
+    else:
+        print("no periodic task is installed here, or no VO is known to those that run per VO", file=sys.stderr)
+
+
+async def _schedules(
+    access: Access, registry: TaskRegistry, virtual_organisations: VirtualOrganisations
+) -> list[ListedSchedule]:
+    namespace = namespace_of(access)
+    async with operator_connection(access, "schedule") as connection:
+        follower = ConfigurationFollower(connection, namespace)
+        with mesh_expected(namespace):
+            await follower.look()
+            store = JetStreamScheduleStore(connection, namespace)
+            states = await store.read_all()
+        await virtual_organisations.look(follower.current)
+        vos = virtual_organisations.now(follower.current) or ()
+        return list_schedules(registry, follower.current, vos, states, store.unreadable, datetime.now(UTC))

@@ -1,0 +1,58 @@
+"""`diracx-task-run submit`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+import rich_click as click
+
+from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
+from diracx.tasks.cli.arguments import due_time, labels_from, task_from
+from diracx.tasks.cli.installed import installed_task
+from diracx.tasks.cli.options import Access, Seconds, log_option, server_options, task_arguments
+from diracx.tasks.cli.processes.telemetry import telemetry_from
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.registry import TaskRegistry
+
+
+@click.command("submit")
+@task_arguments
+@click.option("--at", metavar="TIME", help="When to run it: RFC 3339 with an offset or Z. A past time runs at once.")
+@click.option("--delay", metavar="SECONDS", type=Seconds(), help="Run it in so many seconds.")
+@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Free text to go along; repeatable.")
+@log_option("warning")
+@server_options
+def command(
+    *,
+    entry_point: str,
+    args: str | None,
+    kwargs: str | None,
+    at: str | None,
+    delay: timedelta | None,
+    labels: Sequence[str],
+    access: Access,
+) -> None:
+    """Hand a task to the workers, and print its id.
+
+    The id is all there is on standard output, once the server has stored the task.
+    """
+    registry, registered = installed_task(entry_point)
+    task = task_from(registered, args, kwargs)
+    with telemetry_from(os.environ, f"{access.namespace}-producer", connection_name("producer", "submit")):
+        print(asyncio.run(_submit(access, registry, task, due_time(at, delay), labels_from(labels))))
+
+
+async def _submit(
+    access: Access, registry: TaskRegistry, task: BaseTask, at: datetime | None, labels: Mapping[str, str]
+) -> str:
+    async with JetStreamBroker.connect(
+        settings=settings_of(access),
+        namespace=namespace_of(access).name,
+        registry=registry,
+        name=connection_name("producer", "submit"),
+    ) as broker:
+        return await broker.submit(task, at_time=at, labels=labels)

@@ -1,0 +1,183 @@
+"""`diracx-task-run worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import rich_click as click
+
+from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
+from diracx.tasks.cli.installed import installed_tasks
+from diracx.tasks.cli.logs import name_worker
+from diracx.tasks.cli.options import Access, Number, Seconds, log_option, server_options
+from diracx.tasks.cli.processes.children import stop_when_input_ends
+from diracx.tasks.cli.processes.health import health_door, health_options
+from diracx.tasks.cli.processes.stop_signals import StopSignals
+from diracx.tasks.cli.processes.telemetry import telemetry_from
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.execution.thread import EXIT_CODE, end_process, executing
+from diracx.tasks.plumbing.injection.resources import Resources
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.operations.worker_service import WorkerHealth, introduced
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker import Worker, WorkerSettings
+from diracx.tasks.plumbing.worker.settings import DEFAULT_SLOTS, worker_id
+from diracx.tasks.plumbing.worker.snapshot import Tally
+
+try:
+    # The extra `uvloop`: less CPU for each task.
+    import uvloop
+except ImportError:
+    _new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+else:
+    _new_loop = uvloop.new_event_loop
+
+logger = logging.getLogger("diracx.tasks.worker")
+
+
+@click.command("worker")
+@click.option(
+    "--worker-size",
+    "size",
+    type=click.Choice([size.value for size in Size]),
+    required=True,
+    metavar="SIZE",
+    help="Which tasks: small, medium or large.",
+)
+@click.option(
+    "--max-concurrent-tasks",
+    "slots",
+    type=Number(1),
+    metavar="N",
+    help=f"How many at once; {', '.join(f'{slots} for {size}' for size, slots in DEFAULT_SLOTS.items())}.",
+)
+@click.option("--burst", is_flag=True, help="End when nothing is left that is due.")
+@click.option(
+    "--grace",
+    type=Seconds(),
+    default="30",
+    show_default=True,
+    metavar="SECONDS",
+    help="How long running tasks may go on after a stop was asked for.",
+)
+@click.option(
+    "--lock-retry-delay",
+    type=Seconds(),
+    default="5",
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a task waits whose lock is held, give or take a quarter.",
+)
+@health_options
+@click.option("--stop-with-input", is_flag=True, hidden=True, help="Stop when standard input ends.")
+@log_option("info")
+@server_options
+def command(
+    *,
+    size: str,
+    slots: int | None,
+    burst: bool,
+    grace: timedelta,
+    lock_retry_delay: timedelta,
+    stop_with_input: bool,
+    health_host: str,
+    health_port: int | None,
+    access: Access,
+) -> None:
+    """Execute tasks of one size as they come.
+
+    SIGTERM and Ctrl-C stop it: nothing new is begun, running tasks get their grace period, and what is not done by
+    then is given back to other workers, uncounted. A second signal ends the grace period at once.
+    """
+    if stop_with_input:
+        stop_when_input_ends()
+    registry, resources = installed_tasks(tell=logger.warning), Resources()
+    _prepare(registry, resources, Size(size))
+    resources.check()
+    settings = WorkerSettings(
+        size=Size(size),
+        max_concurrent_tasks=slots or DEFAULT_SLOTS[Size(size)],
+        burst=burst,
+        grace=grace,
+        busy_delay=lock_retry_delay,
+    )
+    door = None if health_port is None else (health_host, health_port)
+    serving = _serve(settings_of(access), namespace_of(access), registry, resources, settings, door)
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(serving)
+
+
+def _prepare(registry: TaskRegistry, resources: Resources, size: Size) -> None:
+    """Find out before the first task which classes of this size cannot work; they are reported and not served."""
+    for task in list(registry):
+        if task.task_class.size is not size:
+            continue
+        try:
+            resources.prepare(task.task_class, task.name)
+        except TaskDefinitionError as error:
+            registry.withdraw(task.name, str(error))
+            logger.error("not served: %s: %s", task.name, error)
+
+
+async def _serve(
+    access: ConnectionSettings,
+    namespace: Namespace,
+    registry: TaskRegistry,
+    resources: Resources,
+    settings: WorkerSettings,
+    door: tuple[str, int] | None,
+) -> None:
+    signals = StopSignals()
+    measured = telemetry_from(os.environ, f"{namespace.name}-worker", worker_id(settings.size))
+    with signals.handled(), measured:
+        try:
+            async with (
+                JetStreamBroker.connect(
+                    settings=access,
+                    namespace=namespace.name,
+                    registry=registry,
+                    name=connection_name("worker", settings.size),
+                    role="worker",
+                ) as broker,
+                executing(settings.size, resources, _new_loop) as thread,
+            ):
+                tally = Tally()
+                invoke = thread.invoke if thread else None
+                worker = Worker(
+                    broker.connection, namespace, registry, resources.injector, settings, invoke, tally.note
+                )
+                if thread is not None:
+                    thread.before_end = worker.abandon
+                    thread.end = lambda: end_process(0 if signals.count else EXIT_CODE)
+                signals.stop_worker(worker)
+                await _run(worker, tally, broker, door)
+        except asyncio.CancelledError:
+            # Stopped while it still connected: nothing is in hand.
+            if not signals.count:
+                raise
+
+
+async def _run(worker: Worker, tally: Tally, broker: JetStreamBroker, door: tuple[str, int] | None) -> None:
+    name_worker(worker.id)
+    slots = worker.settings.max_concurrent_tasks
+    logger.info(
+        "%s: %d %s, %d tasks known, namespace %s",
+        worker.id,
+        slots,
+        "slot" if slots == 1 else "slots",
+        len(broker.registry),
+        broker.namespace.name,
+    )
+    async with (
+        health_door(WorkerHealth(worker, broker.connection), door),
+        introduced(worker, tally, broker.connection, broker.namespace),
+    ):
+        await worker.run()
+    logger.info("%s: ended after %d deliveries", worker.id, worker.processed)

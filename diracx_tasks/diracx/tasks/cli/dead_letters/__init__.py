@@ -1,1 +1,0 @@
-"""The commands `diracx-task-run dlq ...`."""

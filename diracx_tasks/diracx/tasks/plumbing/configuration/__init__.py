@@ -1,1 +1,0 @@
-"""What operators set for the whole mesh, and how processes follow it."""

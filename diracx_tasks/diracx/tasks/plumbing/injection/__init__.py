@@ -1,0 +1,1 @@
+"""What does `execute()` ask for, and where does it come from?"""

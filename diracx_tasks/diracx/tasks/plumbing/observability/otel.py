@@ -1,0 +1,227 @@
+"""Traces and metrics by OpenTelemetry, after its conventions for messaging systems (semantic conventions 1.37).
+
+A publish is a span of kind PRODUCER, and its context travels as `traceparent` in the message. Processing a delivery is
+a span of kind CONSUMER with a link to it, and also its child: a task, its retries and what it spawns are one trace. A
+message without a context, e.g. of `nats pub`, begins one. What a scheduler publishes together has, as the conventions
+have it for a batch, a span `create` for each occurrence, whose context travels with it, and one span `publish` of kind
+CLIENT that is linked to them all: each occurrence is a trace of its own.
+
+Only the API of OpenTelemetry is used here. Where spans and figures go is up to the providers that the process was
+given; `cli.telemetry` sets them up for the command line. An application that has its own binds this:
+
+    with telemetry.bound(OpenTelemetry()):
+        async with JetStreamBroker.connect(url):
+            ...
+
+| Metric | Unit | Kind |
+|---|---|---|
+| `messaging.client.operation.duration` | s | histogram: a publish, until it was stored |
+| `messaging.client.sent.messages` | {message} | counter |
+| `messaging.client.consumed.messages` | {message} | counter |
+| `messaging.process.duration` | s | histogram: locks, injection and execution of one delivery |
+| `diracx.tasks.queue.wait` | s | histogram: from due, or stored, to the first delivery |
+| `diracx.tasks.lock.lost` | {lock} | counter |
+| `diracx.tasks.loop.lag` | s | histogram: how late the event loop of a worker is, four times a second |
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final
+
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from diracx.tasks.plumbing.observability.telemetry import Outgoing, Received
+
+_SCOPE: Final = "diracx.tasks"
+_SCHEMA: Final = "https://opentelemetry.io/schemas/1.37.0"
+# The advice of the conventions for durations.
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_LONG_SECONDS: Final = (*_SECONDS, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
+
+# Not the propagator that the process is set to: the header is part of our wire format.
+_propagator: Final = TraceContextTextMapPropagator()
+
+_Attributes = dict[str, str | int]
+
+
+class _Processing:
+    """Satisfies `telemetry.Processing`."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self.facts: _Attributes = {}
+        """What became known, for span and metrics."""
+
+    def end(self, outcome: str, error: str | None) -> None:
+        """Note the outcome on the span."""
+        self.facts["diracx.tasks.outcome"] = outcome
+        if error is not None:
+            kind, _, _ = error.partition(":")
+            # A reason is no class: as a type it would have any number of values.
+            self.facts["error.type"] = kind if kind.isidentifier() else outcome
+            self._span.set_status(Status(StatusCode.ERROR, error))
+
+
+class OpenTelemetry:
+    """Satisfies `telemetry.Telemetry`.
+
+    Args:
+        tracers: None: the provider of the process.
+        meters: None: the provider of the process.
+    """
+
+    def __init__(self, tracers: TracerProvider | None = None, meters: MeterProvider | None = None) -> None:
+        self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracers, schema_url=_SCHEMA)
+        meter = metrics.get_meter(_SCOPE, meter_provider=meters, schema_url=_SCHEMA)
+        self._operation = meter.create_histogram(
+            "messaging.client.operation.duration",
+            "s",
+            "Duration of a publish",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self._sent = meter.create_counter("messaging.client.sent.messages", "{message}", "Tasks submitted")
+        self._consumed = meter.create_counter("messaging.client.consumed.messages", "{message}", "Deliveries")
+        self._process = meter.create_histogram(
+            "messaging.process.duration",
+            "s",
+            "Duration of the processing of a delivery",
+            explicit_bucket_boundaries_advisory=_LONG_SECONDS,
+        )
+        self._wait = meter.create_histogram(
+            "diracx.tasks.queue.wait",
+            "s",
+            "From due, or stored, to the first delivery",
+            explicit_bucket_boundaries_advisory=_LONG_SECONDS,
+        )
+        self._lost = meter.create_counter("diracx.tasks.lock.lost", "{lock}", "Locks lost while their task executed")
+        self._lag = meter.create_histogram(
+            "diracx.tasks.loop.lag",
+            "s",
+            "How late the event loop of a worker is",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+
+    @contextmanager
+    def publishing(self, subject: str, headers: dict[str, str], size: int) -> Iterator[None]:
+        """A span of kind PRODUCER, and its context in the headers."""
+        common, details = _sending("publish", "send", _low_cardinality(subject)), _message(headers, size)
+        with self._span(common, SpanKind.PRODUCER, details), self._measured(common, 1):
+            _propagator.inject(headers)
+            yield
+
+    @contextmanager
+    def publishing_together(self, subject: str, messages: Sequence[Outgoing]) -> Iterator[None]:
+        """A span of kind CLIENT, with links to one of kind PRODUCER for each message, whose context it carries."""
+        links = []
+        for message in messages:
+            creating = _sending("create", "create", _low_cardinality(message.subject))
+            with self._span(creating, SpanKind.PRODUCER, _message(message.headers, message.size)) as created:
+                _propagator.inject(message.headers)
+                links.append(Link(created.get_span_context()))
+        common = _sending("publish", "send", subject)
+        count: _Attributes = {"messaging.batch.message_count": len(messages)}
+        with self._span(common, SpanKind.CLIENT, count, links), self._measured(common, len(messages)):
+            yield
+
+    def _span(
+        self, common: _Attributes, kind: SpanKind, details: _Attributes, links: Sequence[Link] = ()
+    ) -> AbstractContextManager[Span]:
+        name = f"{common['messaging.operation.name']} {common['messaging.destination.name']}"
+        return self._tracer.start_as_current_span(name, kind=kind, attributes={**common, **details}, links=links)
+
+    @contextmanager
+    def _measured(self, common: _Attributes, count: int) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            common["error.type"] = type(error).__name__
+            raise
+        finally:
+            self._operation.record(time.perf_counter() - began, common)
+            self._sent.add(count, common)
+
+    @contextmanager
+    def processing(self, received: Received) -> Iterator[_Processing]:
+        """A span of kind CONSUMER, linked to the one that published."""
+        common: _Attributes = {
+            "messaging.system": "nats",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": received.subject,
+            "messaging.consumer.group.name": received.consumer,
+            "diracx.tasks.name": received.task,
+        }
+        if received.waited is not None:
+            self._wait.record(received.waited, common)
+        parent, links = _origin(received.headers)
+        details: _Attributes = {
+            "messaging.message.id": received.id,
+            "messaging.message.body.size": received.size,
+            "diracx.tasks.delivered": received.delivered,
+            "diracx.tasks.retries": received.retries,
+        }
+        began = time.perf_counter()
+        with self._tracer.start_as_current_span(
+            f"process {received.subject}",
+            context=parent,
+            kind=SpanKind.CONSUMER,
+            attributes={**common, **details},
+            links=links,
+            # Whoever was cancelled did not fail.
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            processing = _Processing(span)
+            try:
+                yield processing
+            finally:
+                span.set_attributes(processing.facts)
+                self._process.record(time.perf_counter() - began, {**common, **processing.facts})
+                self._consumed.add(1, {**common, **processing.facts})
+
+    def lock_lost(self, key: str) -> None:
+        """Count it by the kind of lock and of what is locked."""
+        kind, _, rest = key.partition(".")
+        self._lost.add(1, {"diracx.tasks.lock.kind": kind, "diracx.tasks.lock.object": rest.partition(".")[0]})
+
+    def loop_lagged(self, seconds: float) -> None:
+        """Record it."""
+        self._lag.record(seconds)
+
+
+def _origin(headers: Mapping[str, str]) -> tuple[Context, list[Link]]:
+    """The context that a message brings, for parent and link."""
+    context = _propagator.extract(headers, context=Context())
+    span = trace.get_current_span(context).get_span_context()
+    return context, [Link(span)] if span.is_valid else []
+
+
+def _sending(operation: str, kind: str, destination: str) -> _Attributes:
+    return {
+        "messaging.system": "nats",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": kind,
+        "messaging.destination.name": destination,
+    }
+
+
+def _message(headers: Mapping[str, str], size: int) -> _Attributes:
+    return {
+        "messaging.message.id": headers.get("Task-Id", ""),
+        "messaging.message.body.size": size,
+        "diracx.tasks.name": headers.get("Task-Name", ""),
+    }
+
+
+def _low_cardinality(subject: str) -> str:
+    """`acme.delayed.<id>` and `acme.periodic.<...>.<time>` without their end: one series for each would be too many."""
+    head = subject.rpartition(".")[0]
+    return f"{head}.*" if subject.split(".")[1:2] in (["delayed"], ["periodic"]) else subject

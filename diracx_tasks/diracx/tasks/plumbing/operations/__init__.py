@@ -1,0 +1,1 @@
+"""What do operators ask, and what are they answered?"""

@@ -1,0 +1,1 @@
+"""What does the configuration of the mesh say in place of the code?"""

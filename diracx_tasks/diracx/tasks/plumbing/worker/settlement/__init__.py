@@ -1,0 +1,1 @@
+"""How does an outcome become an ack, a nak or a term?"""
