@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError, find_nats_server
 from diracx.tasks.testing import wait_until
-from nats_command import find_nats
+from support.nats_command import find_nats
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("untimed", deadline=None)

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from burying import Morgue
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -20,7 +19,8 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from mesh import Mesh
+from support.dead_letters import Morgue
+from support.mesh import Mesh
 
 
 @pytest.fixture

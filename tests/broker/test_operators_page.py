@@ -17,11 +17,11 @@ from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettin
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from mesh import Mesh
-from nats_command import Terminal
-from operated import NAMESPACE, operated
-from permission_table import COMMANDS
-from secured import FOLDER, secured_server
+from support.mesh import Mesh
+from support.nats_command import Terminal
+from support.operated_mesh import NAMESPACE, operated
+from support.permission_table import COMMANDS
+from support.secured import FOLDER, secured_server
 
 PAGE = FOLDER / "README.md"
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from command_line import CommandLine, OnTheServer
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.wire.names import Namespace
+from support.command_line import CommandLine, OnTheServer
+from support.paths import EXTENSIONS
 
 DEAD_SERVER = "nats://127.0.0.1:1"
 """Nobody listens there: `call` embeds a server, the rest exits 69."""
@@ -58,7 +59,7 @@ def extension(bare: CommandLine) -> CommandLine:
     """The command line with the distribution `lollygag-tasks` installed, and no server reachable."""
     points = "".join(f"{task} = lollygag_tasks.tasks:{task}\n" for task in (*TASKS, *BROKEN))
     site = bare.folder / "site"
-    shutil.copytree(Path(__file__).with_name("lollygag_tasks"), site / "lollygag_tasks")
+    shutil.copytree(EXTENSIONS / "lollygag_tasks", site / "lollygag_tasks")
     # What an installer would leave beside it.
     info = site / "lollygag_tasks-1.0.dist-info"
     info.mkdir()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from command_line import CommandLine
-from dev_process import Dev, free_port
 from diracx.tasks.testing import wait_until
-from installing import pip_install, run_pytest, run_python
+from support.command_line import CommandLine
+from support.dev_process import Dev, free_port
+from support.installing import pip_install, run_pytest, run_python
 
 README = Path(__file__).parents[2] / "README.md"
 FILES = {

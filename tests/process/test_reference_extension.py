@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from command_line import CommandLine, OnTheServer
-from dev_process import Dev, free_port
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.testing import wait_until
-from installing import pip_install, run_pytest, run_python
+from support.command_line import CommandLine, OnTheServer
+from support.dev_process import Dev, free_port
+from support.installing import pip_install, run_pytest, run_python
+from support.paths import DEMONSTRATION, GUBBINS
 
-GUBBINS = Path(__file__).parents[1] / "gubbins"
-DEMONSTRATION = Path(__file__).parents[2] / "scripts" / "demonstration"
 VARIABLE = "DIRACX_DB_URL_LOLLYGAGDB"
 TASKS = ["lollygag:OwnerCleanupTask", "lollygag:OwnerReportTask", "lollygag:SyncOwnersTask"]
 

@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 from diracx.core import extensions
 
-from calling import WORKER
 from diracx.tasks.plumbing.execution.executor import Executor
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
-from lock_store import MemoryStore, watched
+from support.calling import WORKER
+from support.lock_store import MemoryStore, watched
 
 ENTRY_POINTS = """
 [diracx]
-extension = acme
+extension = support
 
 [diracx.dbs.sql]
-LollygagDB = acme:LollygagDB
-JobDB = acme:PreferredJobDB
+LollygagDB = support.acme:LollygagDB
+JobDB = support.acme:PreferredJobDB
 
 [diracx.dbs.os]
-LogsDB = acme:LogsDB
-JobParametersDB = acme:PreferredJobParametersDB
+LogsDB = support.acme:LogsDB
+JobParametersDB = support.acme:PreferredJobParametersDB
 """
 
 

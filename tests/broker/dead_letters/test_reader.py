@@ -1,0 +1,116 @@
+"""Dead tasks as operators see them, those included whose end no worker has written down."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
+from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.jetstream.publish import publish
+from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
+from diracx.tasks.testing import wait_until
+from support.dead_letters import HEADERS, Morgue
+from support.mesh import Mesh
+
+
+def reader(morgue: Morgue) -> DeadLetterReader:
+    return DeadLetterReader(morgue.connection, morgue.names)
+
+
+@dataclasses.dataclass
+class Waits(BaseTask):
+    """Fails, and would be tried again much later."""
+
+    why: str
+    size = Size.SMALL
+    retry_policy: ClassVar[RetryPolicyBase] = ExponentialBackoff(base_delay_seconds=0.01, max_retries=20)
+
+    async def execute(self) -> None:
+        raise ValueError(self.why)
+
+
+async def limit_deliveries(mesh: Mesh, most: int) -> None:
+    """As an operator would."""
+    stream, consumer = mesh.namespace.tasks_stream, mesh.namespace.consumer(Priority.NORMAL, Size.SMALL)
+    config = (await mesh.connection.api(f"CONSUMER.INFO.{stream}.{consumer}"))["config"] | {"max_deliver": most}
+    subject = f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}"
+    await mesh.connection.api(subject, {"stream_name": stream, "config": config})
+
+
+async def test_a_task_that_the_server_gave_up_is_shown_whole_and_runs_again_when_replayed(mesh: Mesh) -> None:
+    mesh.leaves_something_behind = True
+    mesh.register(Waits)
+    morgue = Morgue(mesh.connection, mesh.namespace)
+    # The worker brings the queue back to what it should be, so the limit comes after.
+    async with mesh.working() as worker:
+        await limit_deliveries(mesh, 2)
+        task_id = await Waits("mice").schedule(labels={"vo": "lhcb"})
+        await wait_until(morgue.letters, description="the server gave it up")
+        (letter,) = await reader(morgue).all()
+        assert (letter.task, letter.id, letter.args, letter.labels) == (
+            "test:Waits",
+            task_id,
+            {"why": "mice"},
+            {"vo": "lhcb"},
+        )
+        assert letter.reason == "given up on normal-small after 2 deliveries, message 1"
+        assert (letter.attempts, [error.message for error in letter.errors]) == (2, ["mice", "mice"])
+        assert letter.submitted is not None
+        assert letter.submitted <= letter.died
+        assert await reader(morgue).get(letter.seq) == letter
+        await morgue.replay_all()
+        await wait_until(morgue.letters, description="the server gave it up again")
+        worker.stop()
+    (again,) = await reader(morgue).all()
+    assert (again.id, again.attempts) == (task_id, 2)
+    assert await morgue.task(1) is None
+
+
+async def test_one_whose_message_is_gone_says_so(morgue: Morgue) -> None:
+    await morgue.advise(7, "MSG_TERMINATED")
+    (letter,) = await reader(morgue).all()
+    assert letter.reason == "terminated on normal-small after 3 deliveries, message 7 (the message is gone)"
+    assert (letter.task, letter.args, letter.died) == (None, None, datetime(2100, 1, 1, tzinfo=UTC))
+    assert await reader(morgue).get(letter.seq) == letter
+
+
+async def test_one_whose_sequence_another_message_has_by_now_says_so_too(morgue: Morgue) -> None:
+    await morgue.advise(await morgue.put(), at="2020-01-01T00:00:00Z")
+    (letter,) = await reader(morgue).all()
+    assert letter.reason.endswith("(the message is gone)")
+    assert (letter.task, letter.args) == (None, None)
+
+
+async def test_an_advisory_of_a_burial_is_no_dead_letter_of_its_own(morgue: Morgue) -> None:
+    await morgue.bury(sequence=7)
+    for kind in ("MSG_TERMINATED", "MAX_DELIVERIES", "MSG_TERMINATED"):
+        await morgue.advise(7, kind)
+    assert [letter.seq for letter in await reader(morgue).all()] == [1]
+    assert [await reader(morgue).get(seq) is not None for seq in (1, 2, 3, 4, 5)] == [True, False, False, False, False]
+    (remains,) = await morgue.remains()
+    assert [advisory.seq for advisory in remains.advisories] == [2, 3, 4]
+
+
+async def test_an_advisory_of_an_earlier_message_of_that_sequence_stands_for_itself(morgue: Morgue) -> None:
+    await morgue.bury(sequence=7)
+    await morgue.advise(7, at=(datetime.now(UTC) - timedelta(days=1)).isoformat())
+    assert [letter.seq for letter in await reader(morgue).all()] == [1, 2]
+    assert await reader(morgue).get(2) is not None
+
+
+async def test_an_advisory_by_a_clock_that_is_a_little_behind_still_belongs_to_its_letter(morgue: Morgue) -> None:
+    await morgue.bury(sequence=7)
+    await morgue.advise(7, at=(datetime.now(UTC) - timedelta(seconds=30)).isoformat())
+    assert [letter.seq for letter in await reader(morgue).all()] == [1]
+
+
+async def test_an_advisory_that_cannot_be_read_hides_nothing(morgue: Morgue) -> None:
+    subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{morgue.names.tasks_stream}.normal-small"
+    await publish(morgue.connection, subject, b"{}", {})
+    await morgue.bury()
+    unread, letter = await reader(morgue).all()
+    assert unread.reason.startswith("an advisory that cannot be read: ")
+    assert (letter.task, letter.args) == (HEADERS["Task-Name"], {"owner_name": "alice"})

@@ -1,0 +1,90 @@
+"""The connection of a process to a real nats-server: in, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.exceptions import UnsupportedServerError
+from diracx.tasks.plumbing.jetstream import errors
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from support.connecting import connect, serve
+
+
+async def test_a_connected_client_asks_the_jetstream_api_under_its_own_inbox(server: EmbeddedServer) -> None:
+    async with connect(server) as connection:
+        assert connection.is_connected
+        assert connection.generation == 0
+        assert connection.max_payload == 1024 * 1024
+        assert connection.client.new_inbox().startswith("_INBOX_test.")
+        assert (await connection.api("INFO"))["type"].endswith("account_info_response")
+
+
+async def test_the_inbox_prefix_of_the_settings_wins_over_the_roles_own(server: EmbeddedServer) -> None:
+    async with connect(server, inbox_prefix="_INBOX_operator") as connection:
+        assert connection.client.new_inbox().startswith("_INBOX_operator.")
+
+
+async def test_no_server_is_an_error_of_one_line_without_the_password() -> None:
+    async with serve(lambda *_: asyncio.sleep(0)) as url:
+        pass
+    url = url.replace("127", "alice:s3cret@127")
+    with pytest.raises(errors.ServerUnreachableError, match="connection refused") as caught:
+        async with connect(url):
+            pass
+    assert "***@127.0.0.1" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+async def test_of_several_servers_one_is_enough(server: EmbeddedServer) -> None:
+    async with serve(lambda *_: asyncio.sleep(0)) as gone:
+        pass
+    settings = ConnectionSettings(servers=(gone, server.url))
+    async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as connection:
+        assert connection.is_connected
+
+
+async def test_a_server_that_never_greets_is_given_up(server: EmbeddedServer) -> None:
+    over = asyncio.Event()
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    async with serve(say_nothing) as url:
+        with pytest.raises(errors.ServerUnreachableError, match="no answer in time"):
+            async with Connection.open(
+                ConnectionSettings(servers=(url,)), name="a test", inbox_prefix="_I", connect_timeout=0.2
+            ):
+                pass
+        over.set()
+
+
+async def test_a_server_that_is_too_old_is_refused_with_both_versions() -> None:
+    # Only the greeting of an old server, which cannot be installed here; nothing else of NATS is played.
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"server_id": "old", "version": "2.9.0", "max_payload": 1048576, "headers": True, "proto": 1}
+        writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
+        while line := await reader.readline():
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with serve(greet) as url:
+        with pytest.raises(UnsupportedServerError, match=r"2\.9\.0.*2\.12\.1"):
+            async with connect(url):
+                pass
+
+
+async def test_a_server_without_jetstream_is_refused() -> None:
+    # The account's own switch: the server has JetStream, this user has none.
+    accounts = "accounts { A { users: [{user: a, password: p}] } }"
+    async with EmbeddedServer(extra_config=accounts) as server:
+        with pytest.raises(errors.JetStreamUnavailableError, match="JetStream"):
+            async with connect(server, user="a", password="p"):
+                pass

@@ -1,0 +1,67 @@
+"""A full queue: whoever publishes is refused, and what is under way goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import SendTaskError
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, MutexLock
+from diracx.tasks.testing import wait_until
+from support.mesh import Mesh
+
+running: list[int] = []
+ended: list[int] = []
+gate: list[asyncio.Event] = []
+
+
+@dataclasses.dataclass
+class Holds(BaseTask):
+    """Holds a lock, which is renewed while it runs."""
+
+    key: int
+    size = Size.SMALL
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [MutexLock(JOB, self.key, ttl_ms=2001)]
+
+    async def execute(self) -> None:
+        running.append(self.key)
+        await gate[0].wait()
+        ended.append(self.key)
+
+
+async def test_a_full_queue_refuses_publishers_while_locks_and_settlements_go_on(mesh: Mesh) -> None:
+    running.clear()
+    ended.clear()
+    gate[:] = [asyncio.Event()]
+    mesh.register(Holds)
+    stream = mesh.namespace.tasks_stream
+    for key in range(4):
+        await Holds(key).schedule()
+    async with mesh.working(slots=2):
+        await wait_until(lambda: len(running) == 2, description="two are running")
+        await mesh.edit_stream(stream, max_bytes=(await mesh.state())["bytes"])
+        with pytest.raises(SendTaskError, match=f"the stream {stream} is full"):
+            await Holds(9).schedule()
+        keys = [f"mutex.job.{key}" for key in running]
+        before = [entry.revision for key in keys if (entry := await mesh.locks.read(key)) is not None]
+        assert len(before) == 2
+
+        async def renewed() -> bool:
+            entries = [await mesh.locks.read(key) for key in keys]
+            return all(entry is not None and entry.revision > old for entry, old in zip(entries, before, strict=True))
+
+        await wait_until(renewed, description="their locks are renewed")
+        gate[0].set()
+        await wait_until(lambda: sorted(ended) == [0, 1, 2, 3], description="all are done, the waiting ones too")
+    assert await mesh.waiting() == 0
+    await Holds(9).schedule()
+    await mesh.burst()
+    assert ended[-1] == 9

@@ -1,0 +1,185 @@
+"""The status of a mesh in states that the tests bring about."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, MutexLock
+from diracx.tasks.plumbing.operations.scheduler_service import introduced as scheduler_introduced
+from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, StatusReader
+from diracx.tasks.plumbing.operations.worker_service import introduced
+from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
+from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.testing import wait_until
+from support import recording_tasks as noting
+from support.mesh import Mesh
+from support.recording_tasks import Note, NoteRealtime, Wait
+
+
+@dataclasses.dataclass
+class Locked(Wait):
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [MutexLock(JOB, self.n)]
+
+
+class Later(BaseTask):
+    """Fails once, and would be retried in an hour."""
+
+    size = Size.SMALL
+    retry_policy = ExponentialBackoff(base_delay_seconds=3600, max_retries=1)
+
+    async def execute(self) -> None:
+        raise ValueError("not now")
+
+
+class Dies(BaseTask):
+    size = Size.SMALL
+    dlq_eligible = True
+
+    async def execute(self) -> None:
+        raise ValueError("never")
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    noting.start_afresh()
+    yield
+    noting.start_afresh()
+
+
+def queue(glance: Glance, name: str) -> QueueStatus:
+    return next(each for each in glance.status.queues if f"{each.priority}-{each.size}" == name)
+
+
+async def test_an_empty_mesh_is_nine_empty_queues_in_order_and_nobody(mesh: Mesh) -> None:
+    glance = await StatusReader(mesh.connection, mesh.namespace).read()
+    document = msgspec.json.decode(msgspec.json.encode(glance.status))
+    assert list(document) == [
+        "namespace",
+        "server",
+        "queues",
+        "delayed",
+        "dead_letters",
+        "locks",
+        "scheduler",
+        "workers",
+    ]
+    assert document["namespace"] == mesh.namespace.name
+    assert document["server"].startswith("nats://127.0.0.1:")
+    assert [(each["priority"], each["size"]) for each in document["queues"]] == [
+        (priority, size) for priority in ("realtime", "normal", "background") for size in ("small", "medium", "large")
+    ]
+    for each in document["queues"]:
+        assert list(each) == [
+            "subject",
+            "priority",
+            "size",
+            "waiting",
+            "in_hand",
+            "redelivered",
+            "oldest_seconds",
+            "paused_until",
+        ]
+        assert (each["waiting"], each["in_hand"], each["redelivered"]) == (0, 0, 0)
+        assert (each["oldest_seconds"], each["paused_until"]) == (None, None)
+    assert (document["delayed"], document["dead_letters"], document["locks"]) == (0, 0, 0)
+    assert document["scheduler"] == {"leader": None, "standbys": []}
+    assert document["workers"] == []
+
+
+async def test_what_waits_is_counted_by_queue_with_the_age_of_the_oldest(mesh: Mesh) -> None:
+    mesh.register(Note, NoteRealtime)
+    await Note(1).schedule()
+    await Note(2).schedule()
+    await NoteRealtime(3).schedule()
+    await Note(4).schedule(at_time=datetime.now(UTC) + timedelta(hours=1))
+    await Note(5).schedule(at_time=datetime.now(UTC) + timedelta(hours=2))
+    reader = StatusReader(mesh.connection, mesh.namespace)
+    first = await reader.read()
+    assert queue(first, "normal-small").waiting == 2
+    assert queue(first, "realtime-small").waiting == 1
+    assert first.status.delayed == 2
+    age = queue(first, "normal-small").oldest_seconds
+    assert age is not None
+    stored = (await mesh.connection.api(f"STREAM.MSG.GET.{mesh.namespace.tasks_stream}", {"seq": 1}))["message"]["time"]
+    assert age == pytest.approx((first.at - datetime.fromisoformat(stored)).total_seconds(), abs=0.001)
+    later = queue(await reader.read(), "normal-small").oldest_seconds
+    assert later is not None
+    assert 0 <= age < later
+    await mesh.burst()
+
+
+async def test_what_is_executed_is_in_hand_and_what_waits_for_a_retry_or_a_lock_is_parked(mesh: Mesh) -> None:
+    mesh.register(Locked, Later, Dies, Note)
+    mesh.leaves_something_behind = True
+    reader = StatusReader(mesh.connection, mesh.namespace)
+    async with (
+        mesh.working(slots=4, busy_delay=timedelta(hours=1)) as worker,
+        introduced(worker, Tally(), mesh.connection, mesh.namespace),
+    ):
+        await Locked(7).schedule()
+        await wait_until(lambda: noting.running, description="the holder runs")
+        for task in (Locked(7), Later(), Dies(), Note(1)):
+            await task.schedule()
+        await wait_until(lambda: noting.ran and worker.processed == 4, description="the others are settled")
+
+        async def looked() -> bool:
+            glances.append(await reader.read())
+            return glances[-1].status.dead_letters == 1
+
+        glances: list[Glance] = []
+        await wait_until(looked, description="the server has heard of all")
+        noting.go.set()
+    glance = glances[-1]
+    small = queue(glance, "normal-small")
+    assert (small.waiting, small.in_hand, small.redelivered) == (0, 1, 0)
+    assert glance.parked is not None
+    assert glance.parked[small.subject] == 2
+    assert glance.status.locks == 1
+    assert [(each.id, each.size, each.slots, each.busy) for each in glance.status.workers] == [
+        (worker.id, Size.SMALL, 4, 1)
+    ]
+    assert str(glance.status.workers[0].pid) in worker.id
+    assert glance.status.workers[0].host in worker.id
+    assert glance.status.workers[0].since <= datetime.now(UTC)
+    assert (await reader.read()).status.workers == []
+
+
+async def test_the_leading_scheduler_and_the_standbys_are_told_apart(mesh: Mesh) -> None:
+    schedulers = [
+        Scheduler(mesh.connection, mesh.namespace, mesh.registry, VirtualOrganisations([]), SchedulerSettings(), name=n)
+        for n in ("a-1-scheduler", "b-2-scheduler")
+    ]
+    async with asyncio.TaskGroup() as group:
+        for scheduler in schedulers:
+            group.create_task(scheduler.run())
+        await wait_until(lambda: any(each.leads for each in schedulers), description="one leads")
+        async with (
+            scheduler_introduced(schedulers[0], mesh.connection, mesh.namespace),
+            scheduler_introduced(schedulers[1], mesh.connection, mesh.namespace),
+        ):
+            status = (await StatusReader(mesh.connection, mesh.namespace).read()).status
+        leader, standby = sorted(schedulers, key=lambda each: not each.leads)
+        for scheduler in schedulers:
+            scheduler.stop()
+    assert (status.scheduler.leader, status.scheduler.standbys) == (leader.id, [standby.id])
+
+
+async def test_a_namespace_that_is_not_there_is_an_error(connection: Connection, names: Namespace) -> None:
+    with pytest.raises(ServerError, match="stream not found"):
+        await StatusReader(connection, names).read()

@@ -1,0 +1,170 @@
+"""How far a producer gets that may submit for later and means harm, and how it is kept from it.
+
+Headers are nothing that permissions of nats-server can tell apart, and the stream of what is to come reads some: it
+allows rollups since schedules need them. What is seen here is what `nats/README.md` warns of; where a newer server
+refuses it, the page has to be changed.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.testing import wait_until
+from support.permission_table import FAR, LATER_HEADERS
+from support.secured import FOLDER, connected, secured_server
+
+NS = "diracx"
+STREAM = "DIRACX_LATER"
+STATE, OCCURRENCE, OTHER = f"{NS}.state.a.B", f"{NS}.periodic.a.B.1", f"{NS}.delayed.other"
+LATER = {"Nats-Schedule": FAR, "Nats-Schedule-Target": f"{NS}.due.normal.small"}
+NOW = {"Nats-Schedule": "@at 2020-01-01T00:00:00Z"}
+GRANT = '                        "diracx.delayed.*"\n'
+
+
+@pytest.fixture
+def secured() -> Iterator[EmbeddedServer]:
+    with secured_server(NS) as server:
+        yield server
+
+
+@pytest.fixture
+async def operator(secured: EmbeddedServer) -> AsyncIterator[Connection]:
+    """With a state, its next occurrence, and a task of another producer in the stream."""
+    async with connected(secured, NS, "operator") as connection:
+        await ensure(connection, assets(Namespace(NS)), tolerant=False)
+        await answer(connection, STATE, {})
+        await answer(connection, OCCURRENCE, LATER)
+        await answer(connection, OTHER, LATER)
+        yield connection
+
+
+@pytest.fixture
+async def producer(secured: EmbeddedServer) -> AsyncIterator[Connection]:
+    async with connected(secured, NS, "producer") as connection:
+        yield connection
+
+
+async def answer(connection: Connection, subject: str, headers: dict[str, str], body: bytes = b"{}") -> str:
+    """The refusal; empty when it was stored."""
+    done = json.loads((await connection.request(subject, body, headers=headers)).data)
+    return str(done["error"]["description"]) if "error" in done else ""
+
+
+async def held(operator: Connection) -> set[str]:
+    """The subjects of the stream."""
+    info = await operator.api(f"STREAM.INFO.{STREAM}", {"subjects_filter": ">"})
+    return set(info["state"].get("subjects") or {})
+
+
+async def body_of(operator: Connection, subject: str) -> bytes:
+    message = (await operator.api(f"STREAM.MSG.GET.{STREAM}", {"last_by_subj": subject}))["message"]
+    return b64decode(message.get("data", ""))
+
+
+def headers_to(end: str) -> dict[str, str]:
+    return {name: value.replace("{ns}", NS) for name, value in LATER_HEADERS[end].items()}
+
+
+async def test_it_can_empty_the_stream(operator: Connection, producer: Connection) -> None:
+    assert not await answer(producer, f"{NS}.delayed.mine", headers_to("empty it"))
+    assert await held(operator) == {f"{NS}.delayed.mine"}
+
+
+async def test_it_can_take_back_a_schedule_of_others(operator: Connection, producer: Connection) -> None:
+    assert not await answer(producer, f"{NS}.delayed.mine", headers_to("take back a schedule of others"))
+    assert await held(operator) == {STATE, OTHER, f"{NS}.delayed.mine"}
+
+
+async def test_it_can_write_a_state_in_the_name_of_a_scheduler(operator: Connection, producer: Connection) -> None:
+    headers = headers_to("write a state of a schedule")
+    assert not await answer(producer, f"{NS}.delayed.mine", headers, b'"forged"')
+
+    async def forged() -> bool:
+        return await body_of(operator, STATE) == b'"forged"'
+
+    await wait_until(forged, description="the schedule has fired", timeout=10)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"{NS}.tasks.normal.small",
+        f"{NS}.dlq.a.B.1",
+        f"{NS}.state.>",
+        f"$KV.{NS}_locks.leader.task.scheduler",
+        f"$KV.{NS}_config.configuration",
+        "$JS.API.STREAM.PURGE.DIRACX_DLQ",
+        "$SRV.PING",
+    ],
+)
+async def test_it_gets_no_further_than_that_stream(operator: Connection, producer: Connection, target: str) -> None:
+    refused = await answer(producer, f"{NS}.delayed.mine", NOW | {"Nats-Schedule-Target": target})
+    assert refused == "message schedules target is invalid"
+
+
+@pytest.mark.parametrize(
+    ("headers", "refused"),
+    [
+        (LATER | {"Nats-Rollup": "all"}, "message schedules invalid rollup"),
+        (LATER | {"Nats-Schedule-Rollup": "all"}, "message schedules invalid rollup"),
+        ({"Nats-Scheduler": f"{NS}.periodic.>", "Nats-Schedule-Next": "purge"}, "message schedules invalid scheduler"),
+        ({"Nats-Scheduler": STATE, "Nats-Schedule-Next": "purge"}, "message schedules invalid scheduler"),
+    ],
+)
+async def test_what_the_server_refuses_changes_nothing(
+    operator: Connection, producer: Connection, headers: dict[str, str], refused: str
+) -> None:
+    assert await answer(producer, f"{NS}.delayed.mine", headers) == refused
+    assert await held(operator) == {STATE, OCCURRENCE, OTHER}
+
+
+@pytest.mark.parametrize("stream", ["DIRACX_TASKS", "DIRACX_DLQ"])
+async def test_no_other_stream_that_a_limited_user_writes_to_can_be_emptied_so(
+    secured: EmbeddedServer, operator: Connection, stream: str
+) -> None:
+    role, subject = (
+        ("producer", f"{NS}.tasks.normal.small") if stream == "DIRACX_TASKS" else ("worker", f"{NS}.dlq.a.B.1")
+    )
+    async with connected(secured, NS, role) as connection:
+        assert "rollup not permitted" in await answer(connection, subject, {"Nats-Rollup": "all"})
+
+
+async def test_without_the_grant_it_submits_for_now_and_harms_nothing(
+    secured: EmbeddedServer, operator: Connection
+) -> None:
+    head, account, rest = secured.extra_config.partition("DIRACX_PRODUCERS {")
+    assert GRANT in rest
+    assert (account + rest).partition("\n}\n")[0].count(GRANT) == 1
+    secured.extra_config = head + account + rest.replace(GRANT, "", 1)
+    secured.reload()
+    async with connected(secured, NS, "producer") as producer:
+
+        async def refused() -> bool:
+            try:
+                await answer(producer, f"{NS}.delayed.mine", LATER)
+            except PermissionDeniedError:
+                return True
+            return False
+
+        await wait_until(refused, description="the server goes by its new configuration", timeout=10)
+        for headers in map(headers_to, LATER_HEADERS):
+            with pytest.raises(PermissionDeniedError, match=rf"publish to {NS}\.delayed\.mine"):
+                await answer(producer, f"{NS}.delayed.mine", headers)
+        assert not await answer(producer, f"{NS}.tasks.normal.small", {"Task-Name": "a:B"})
+    assert await held(operator) >= {STATE, OCCURRENCE, OTHER}
+
+
+def test_the_page_says_so() -> None:
+    page = (FOLDER / "README.md").read_text()
+    assert GRANT.strip() in page
+    assert all(name in page for headers in LATER_HEADERS.values() for name in headers)

@@ -1,0 +1,165 @@
+"""A worker as a NATS micro service, read by the client library's own classes for ADR-32."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import nats
+from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.injection.injector import Injector
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.micro import Figures, Service, ask_all, serving
+from diracx.tasks.plumbing.operations.worker_service import introduced
+from diracx.tasks.plumbing.worker import Worker, WorkerSettings
+from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.testing import wait_until
+from support import recording_tasks as noting
+from support.mesh import Mesh
+from support.recording_tasks import Note
+
+
+class Breaks(BaseTask):
+    size = Size.SMALL
+
+    async def execute(self) -> None:
+        raise ValueError("broken")
+
+
+async def asked(connection: Connection, subject: str) -> dict[str, Any]:
+    """The first answer, to a plain client of its own."""
+    url = connection.client.connected_url
+    assert url is not None
+    client = await nats.connect(url.geturl())
+    try:
+        answer: dict[str, Any] = json.loads((await client.request(subject, timeout=5)).data)
+        return answer
+    finally:
+        await client.close()
+
+
+def a_service(name: str, id: str = "host.example.org-1-small") -> Service:  # noqa: A002
+    return Service(
+        name=name,
+        id=id,
+        version="1.2.3",
+        description="A test",
+        metadata={"id": id},
+        endpoint="execute",
+        subject="a.*.small",
+        queue_group="small",
+        figures=lambda: Figures(4, 1, "it broke", 8_000, {"busy": 2}),
+    )
+
+
+async def test_ping_info_and_stats_are_answered_to_all_to_the_service_and_to_the_one(
+    connection: Connection, namespace: str
+) -> None:
+    async with serving(connection, a_service(namespace)):
+        for where in (f".{namespace}", f".{namespace}.host=2Eexample=2Eorg-1-small"):
+            ping = ServicePing.from_dict(await asked(connection, f"$SRV.PING{where}"))
+            assert (ping.name, ping.id, ping.version) == (namespace, "host=2Eexample=2Eorg-1-small", "1.2.3")
+            info = ServiceInfo.from_dict(await asked(connection, f"$SRV.INFO{where}"))
+            assert info.description == "A test"
+            assert info.endpoints[0].subject == "a.*.small"
+            stats = ServiceStats.from_dict(await asked(connection, f"$SRV.STATS{where}"))
+            assert datetime.now(UTC) - stats.started.replace(tzinfo=UTC) < timedelta(minutes=1)
+            endpoint = stats.endpoints[0]
+            assert (endpoint.num_requests, endpoint.num_errors, endpoint.last_error) == (4, 1, "it broke")
+            assert (endpoint.processing_time, endpoint.average_processing_time) == (8_000, 2_000)
+            assert endpoint.data == {"busy": 2}
+        assert (await asked(connection, "$SRV.PING"))["type"] == "io.nats.micro.v1.ping_response"
+
+
+async def test_a_service_that_ended_does_not_answer(connection: Connection, namespace: str) -> None:
+    async with serving(connection, a_service(namespace)):
+        assert await ask_all(connection, namespace) != []
+    assert await ask_all(connection, namespace) == []
+
+
+async def test_every_process_of_a_service_is_found(connection: Connection, namespace: str) -> None:
+    async with (
+        serving(connection, a_service(namespace, "one")),
+        serving(connection, a_service(namespace, "two")),
+        serving(connection, a_service(f"{namespace}_other", "three")),
+    ):
+        found = await ask_all(connection, namespace)
+    assert found is not None
+    assert [answer["id"] for answer in found] == ["one", "two"]
+
+
+def test_an_unknown_verb_has_no_answer() -> None:
+    assert a_service("any").answer("SCHEMA") is None
+
+
+async def test_the_figures_of_a_worker_are_those_of_its_deliveries(mesh: Mesh) -> None:
+    noting.start_afresh()
+    mesh.register(Note, Breaks)
+    tally = Tally()
+    settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=3, burst=True)
+    worker = Worker(mesh.connection, mesh.namespace, mesh.registry, Injector(), settings, on_outcome=tally.note)
+    for n in range(4):
+        await Note(n).schedule()
+    broken = await Breaks().schedule()
+    async with introduced(worker, tally, mesh.connection, mesh.namespace):
+        await worker.run()
+        answers = await ask_all(mesh.connection, f"{mesh.namespace.name}-worker")
+    assert answers is not None
+    stats = answers[0]["endpoints"][0]
+    assert (stats["num_requests"], stats["num_errors"]) == (5, 1)
+    assert stats["last_error"] == f"test:Breaks {broken}: ValueError: broken"
+    assert 0 < stats["average_processing_time"] < stats["processing_time"]
+    assert stats["data"]["in_hand"] == {}
+    assert (stats["data"]["slots"], stats["data"]["busy"], stats["data"]["stopping"]) == (3, 0, False)
+    assert stats["data"]["last_pull_seconds"] >= 0
+
+
+async def test_a_worker_says_what_it_has_in_hand(mesh: Mesh) -> None:
+    noting.start_afresh()
+    mesh.register(noting.Wait, noting.WaitRealtime)
+    name = f"{mesh.namespace.name}-worker"
+    async with mesh.working(slots=5) as worker, introduced(worker, Tally(), mesh.connection, mesh.namespace):
+        await mesh.broker.schedule_many([noting.Wait(0), noting.Wait(1), noting.WaitRealtime(2)])
+        await wait_until(lambda: len(noting.running) == 3, description="all run")
+        answers = await ask_all(mesh.connection, name)
+        noting.go.set()
+    assert answers is not None
+    data = answers[0]["endpoints"][0]["data"]
+    prefix = f"{mesh.namespace.name}.tasks"
+    assert data["in_hand"] == {f"{prefix}.normal.small": 2, f"{prefix}.realtime.small": 1}
+    assert data["busy"] == 3
+
+
+SECRETIVE = """
+authorization {
+  users: [
+    { user: seen, password: x }
+    { user: blind, password: x, permissions: { publish: { deny: "$SRV.>" }, subscribe: { deny: "$SRV.>" } } }
+  ]
+}
+"""
+
+
+@contextlib.asynccontextmanager
+async def connected(server: EmbeddedServer, user: str) -> AsyncIterator[Connection]:
+    settings = ConnectionSettings(servers=(server.url,), user=user, password="x")
+    async with Connection.open(settings, name=user, inbox_prefix=f"_INBOX_{user}") as opened:
+        yield opened
+
+
+async def test_who_may_neither_ask_nor_answer_is_told_so_and_works_all_the_same() -> None:
+    with EmbeddedServer(extra_config=SECRETIVE) as server:
+        async with connected(server, "seen") as seen, connected(server, "blind") as blind:
+            async with serving(blind, a_service("one")), serving(seen, a_service("two")):
+                assert await ask_all(blind, "two") is None
+                assert await ask_all(seen, "one") == []
+                assert await ask_all(seen, "two") != []
+            assert (await blind.api("INFO"))["streams"] == 0

@@ -1,0 +1,70 @@
+"""Following the configuration in its bucket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
+from diracx.tasks.plumbing.overrides.overrides import Configuration, ConfigurationError
+from diracx.tasks.testing import wait_until
+from support.scheduling import SchedulingMesh
+
+
+@pytest.fixture
+async def mesh(server: EmbeddedServer, namespace: str) -> AsyncIterator[SchedulingMesh]:
+    async with SchedulingMesh.open(server.url, namespace) as mesh:
+        yield mesh
+        await mesh.remove()
+
+
+@asynccontextmanager
+async def following(mesh: SchedulingMesh) -> AsyncIterator[ConfigurationFollower]:
+    follower = ConfigurationFollower(mesh.connection, mesh.namespace)
+    running = asyncio.create_task(follower.run())
+    try:
+        yield follower
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_followers_see_a_new_configuration_within_two_seconds(mesh: SchedulingMesh) -> None:
+    changes: list[Configuration] = []
+    async with following(mesh) as follower:
+        follower.on_change(lambda: changes.append(follower.current))
+        for vos in (("lhcb",), ("lhcb", "atlas")):
+            await mesh.configuration.write(f"vos: [{', '.join(vos)}]")
+            await wait_until(lambda vos=vos: follower.current.vos == vos, description="it is in force", timeout=2)
+    assert [change.vos for change in changes] == [("lhcb",), ("lhcb", "atlas")]
+
+
+async def test_the_text_is_kept_as_it_was_written(mesh: SchedulingMesh) -> None:
+    assert await mesh.configuration.read() == ("", 0)
+    text = "# ours\nvos: [lhcb]   # and no other\n"
+    revision = await mesh.configuration.write(text)
+    assert await mesh.configuration.read() == (text, revision)
+
+
+async def test_a_bad_configuration_is_not_stored(mesh: SchedulingMesh) -> None:
+    await mesh.configuration.write("vos: [lhcb]")
+    with pytest.raises(ConfigurationError):
+        await mesh.configuration.write("vo: [atlas]")
+    assert (await mesh.configuration.read())[0] == "vos: [lhcb]"
+
+
+async def test_a_bad_text_that_got_there_otherwise_is_reported_once_and_the_last_good_one_stays(
+    mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    await mesh.configuration.write("vos: [lhcb]")
+    follower = ConfigurationFollower(mesh.connection, mesh.namespace)
+    await follower.look()
+    await mesh.connection.request(f"$KV.{mesh.namespace.config_bucket}.configuration", b"vo: [atlas]")
+    for _ in range(2):
+        await follower.look()
+    assert follower.current.vos == ("lhcb",)
+    assert len([record for record in caplog.records if "is not in force" in record.message]) == 1

@@ -1,0 +1,156 @@
+"""Tasks that do not run now, or here: a held lock, a passed expiry, a name that nobody knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, Holder, MutexLock
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
+from diracx.tasks.testing import wait_until
+from support import recording_tasks as noting
+from support.mesh import Mesh
+from support.recording_tasks import Note, Soon, Wait, attempts_seen, most_at_once, ran
+
+
+@pytest.fixture(autouse=True)
+async def fresh() -> None:
+    noting.start_afresh()
+
+
+@dataclasses.dataclass
+class Locked(BaseTask):
+    n: int
+    size = Size.SMALL
+    retry_policy = Soon()
+    dlq_eligible = True
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [MutexLock(JOB, 1)]
+
+    async def execute(self) -> None:
+        ran.append(self.n)
+        if self.n < 0:
+            raise ValueError("no")
+
+
+async def test_a_busy_lock_delays_a_task_and_costs_it_no_retry(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    mesh.register(Locked)
+    hold = await MutexLock(JOB, 1).acquire(mesh.locks, Holder.new(task="a test", id="me", worker="here"))
+    await Locked(-1).schedule()
+    async with mesh.working():
+        await wait_until(lambda: caplog.text.count("mutex.job.1 is held by a test me") >= 3, description="it waits")
+        assert not ran
+        assert not await mesh.attempts.keys()
+        await hold.release()
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it ran out of retries")
+    assert attempts_seen == [0, 1]
+    assert ran == [-1, -1]
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["Dead-Executions"] == "2"
+
+
+async def test_tasks_that_want_one_lock_run_one_after_another(mesh: Mesh) -> None:
+    class Exclusive(Wait):
+        @property
+        def execution_locks(self) -> list[BaseLock]:
+            return [MutexLock(JOB, 1)]
+
+    mesh.register(Exclusive)
+    noting.go.set()
+    await mesh.broker.schedule_many(Exclusive(n) for n in range(5))
+    async with mesh.working():
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="all are done")
+    assert sorted(ran) == list(range(5))
+    assert max(most_at_once) == 1
+
+
+async def test_an_expired_task_is_dropped_with_a_warning_on_its_first_delivery(
+    mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh.register(Note)
+    await mesh.publish_by_hand(
+        ({"Task-Name": "test:Note", "Task-Expires": "2026-01-01T00:00:00Z"}, b'{"n": 1}'),
+        ({"Task-Name": "test:Note", "Task-Expires": "9999-01-01T00:00:00Z"}, b'{"n": 2}'),
+    )
+    await mesh.burst()
+    assert ran == [2]
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "dropped test:Note (message 1): expired at 2026-01-01T00:00:00+00:00 before it was begun"
+    ]
+    assert not await mesh.dead_letters()
+
+
+async def test_a_task_that_was_begun_in_time_is_retried_past_its_expiry(mesh: Mesh) -> None:
+    expires = datetime.now(UTC) + timedelta(seconds=1)
+
+    class PastExpiry(RetryPolicyBase):
+        def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
+            return expires + timedelta(seconds=0.1) if attempt < 1 else None
+
+    class Begun(Note):
+        retry_policy = PastExpiry()
+
+        async def execute(self) -> None:
+            ran.append(datetime.now(UTC) > expires)
+            raise ValueError("no")
+
+    mesh.register(Begun)
+    await mesh.publish_by_hand(({"Task-Name": "test:Begun", "Task-Expires": expires.isoformat()}, b'{"n": 1}'))
+    async with mesh.working():
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was retried")
+    assert ran == [False, True]
+
+
+async def test_a_task_that_nobody_knows_is_given_back_a_few_times_and_then_buried(mesh: Mesh) -> None:
+    async with mesh.working(unknown_tries=3):
+        await mesh.publish_by_hand(({"Task-Name": "test:Newer", "Task-Labels": '{"a":"b"}'}, b'{"n": 1}'))
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
+    (letter,) = await mesh.dead_letters()
+    assert letter.body == b'{"n": 1}'
+    assert letter.headers["Dead-Reason"] == "unknown task 'test:Newer'"
+    assert letter.headers["Dead-Executions"] == "0"
+    assert letter.headers["Task-Labels"] == '{"a":"b"}'
+    (advisory,) = await mesh.stored(mesh.namespace.dead_letters_stream, "$JS.EVENT.ADVISORY")
+    assert json.loads(advisory.body)["deliveries"] == 3
+    assert json.loads(advisory.body)["reason"] == "unknown task 'test:Newer'"
+
+
+async def test_a_task_that_this_worker_does_not_know_is_taken_by_a_newer_one(
+    mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    newer = TaskRegistry()
+    newer.add("test:Note", Note)
+    async with mesh.working(unknown_tries=1000):
+        await mesh.publish_by_hand(({"Task-Name": "test:Note"}, b'{"n": 1}'))
+        await wait_until(lambda: "try 2 of 1000: unknown task 'test:Note'" in caplog.text, description="given back")
+        async with mesh.working(registry=newer):
+            await wait_until(lambda: ran, description="the newer worker took it")
+    assert ran == [1]
+    assert not await mesh.dead_letters()
+
+
+async def test_a_message_of_a_newer_format_is_left_to_newer_workers(mesh: Mesh) -> None:
+    mesh.register(Note)
+    async with mesh.working(unknown_tries=2):
+        await mesh.publish_by_hand(({"Task-Name": "test:Note", "Task-Version": "2"}, b'{"n": 1}'))
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
+    assert not ran
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["Dead-Reason"] == "message format 2 is newer than this worker"
+
+
+async def _equals(coroutine: Any, expected: object) -> bool:
+    return bool(await coroutine == expected)

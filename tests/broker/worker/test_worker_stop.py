@@ -1,0 +1,108 @@
+"""Stopping a worker on a real server: what ends, what is given back, and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.testing import wait_until
+from support import recording_tasks as noting
+from support.mesh import Mesh
+from support.recording_tasks import Note, Soon, Wait, attempts_seen, ran, running
+
+
+@pytest.fixture(autouse=True)
+async def fresh() -> None:
+    noting.start_afresh()
+
+
+class FailsOnceGone(Wait):
+    """Waits as `Wait` does, then fails."""
+
+    retry_policy = Soon()
+
+    async def execute(self) -> None:
+        await super().execute()
+        raise ValueError("no")
+
+
+async def test_a_worker_that_stops_gives_back_what_runs_and_counts_it_as_no_attempt(mesh: Mesh) -> None:
+    mesh.register(FailsOnceGone)
+    await mesh.broker.schedule_many(FailsOnceGone(n) for n in range(3))
+    async with mesh.working(slots=3, grace=timedelta(0)):
+        await wait_until(lambda: len(running) == 3, description="all three run")
+    assert not running
+    assert not ran
+    assert await mesh.residue() == {"tasks": 3, "in hand": 3}, "nothing was recorded"
+    noting.go.set()
+    async with mesh.working(slots=3):
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="failed for good")
+    assert sorted(ran) == [0, 0, 1, 1, 2, 2]
+    assert sorted(attempts_seen) == [0, 0, 0, 1, 1, 1], "the interrupted execution used up no retry"
+
+
+async def test_a_task_that_stopping_workers_give_back_time_and_again_is_not_taken_for_one_that_kills_them(
+    mesh: Mesh,
+) -> None:
+    mesh.register(Wait)
+    await Wait(1).schedule()
+    for _ in range(7):
+        async with mesh.working(grace=timedelta(0)):
+            await wait_until(lambda: running, description="it runs")
+        assert not running
+    noting.go.set()
+    await mesh.burst()
+    assert ran == [1]
+    assert not await mesh.dead_letters()
+
+
+async def test_a_worker_that_stops_lets_running_tasks_end_within_the_grace_period(mesh: Mesh) -> None:
+    mesh.register(Wait)
+    await mesh.broker.schedule_many(Wait(n) for n in range(5))
+    async with mesh.working(slots=2) as worker:
+        await wait_until(lambda: len(running) == 2, description="two run")
+        worker.stop()
+        noting.go.set()
+    assert sorted(ran) == [0, 1]
+    assert await mesh.waiting() == 3, "it asked for nothing more, and held nothing more"
+    await mesh.burst()
+    assert sorted(ran) == [0, 1, 2, 3, 4]
+
+
+async def test_stop_now_ends_the_grace_period(mesh: Mesh) -> None:
+    mesh.register(Wait)
+    await Wait(1).schedule()
+    async with mesh.working() as worker:
+        await wait_until(lambda: running, description="it runs")
+        worker.stop()
+        worker.stop_now()
+    assert not ran
+    noting.go.set()
+    await mesh.burst()
+
+
+async def test_a_stop_asked_for_before_the_worker_runs_is_not_lost(mesh: Mesh) -> None:
+    mesh.register(Note)
+    await Note(1).schedule()
+    worker = mesh.worker()
+    worker.stop()
+    async with asyncio.timeout(10):
+        await worker.run()
+    assert not ran
+    await mesh.burst()
+
+
+async def test_a_worker_on_missing_queues_says_so(mesh: Mesh) -> None:
+    mesh.leaves_something_behind = True
+    await mesh.connection.api(f"CONSUMER.DELETE.{mesh.namespace.tasks_stream}.normal-small")
+    worker = mesh.worker()
+    with pytest.raises(ServerError, match="consumer not found"):
+        await worker.run()
+
+
+async def _equals(coroutine: Any, expected: object) -> bool:
+    return bool(await coroutine == expected)

@@ -1,0 +1,66 @@
+"""`call --debugger`: pdb has the main thread, and the lock is kept meanwhile."""
+
+from __future__ import annotations
+
+from support.command_line import CommandLine, OnTheServer
+
+
+def test_before_stops_at_the_first_line_of_execute_with_dependencies_injected(with_server: CommandLine) -> None:
+    done = with_server(
+        "call",
+        "lollygag:SyncOwnersTask",
+        "--args",
+        '["alice"]',
+        "--debugger",
+        "before",
+        typed="p self.owner_name, type(lollygag_db).__name__\np open('journal').read()\nc\n",
+    )
+    assert done.returncode == 0, done.stderr
+    assert '-> note(f"sync {self.owner_name}")' in done.stdout
+    assert "('alice', '_LollygagDB')" in done.stdout
+    assert "FileNotFoundError" in done.stdout
+    assert done.stdout.endswith("Result: 1\n")
+
+
+def test_leaving_the_debugger_is_a_failure_that_rolls_back(with_server: CommandLine) -> None:
+    arguments = ("call", "lollygag:SyncOwnersTask", "--args", '["alice"]')
+    left = with_server(*arguments, "--debugger", "before", typed="n\nn\nq\n")
+    assert left.returncode == 1
+    assert "the debugger was left before the task had ended" in left.stderr
+    assert "Traceback" not in left.stderr
+    assert with_server(*arguments).stdout == "Result: 1\n"
+
+
+def test_exception_opens_where_it_was_raised(with_server: CommandLine) -> None:
+    done = with_server(
+        "call", "lollygag:Dies", "--args", '["mice"]', "--debugger", "exception", typed="p self.why\nq\n"
+    )
+    assert done.returncode == 1
+    assert "-> raise ValueError(self.why)" in done.stdout
+    assert "'mice'" in done.stdout
+    assert "ValueError: mice" in done.stderr
+
+
+def test_exception_leaves_a_task_that_succeeds_alone(with_server: CommandLine) -> None:
+    done = with_server("call", "lollygag:SyncOwnersTask", "--args", '["alice"]', "--debugger", "exception")
+    assert (done.returncode, done.stdout) == (0, "Result: 1\n"), done.stderr
+
+
+async def test_the_lock_is_renewed_while_somebody_reads_at_the_prompt(
+    with_server: CommandLine, on_the_server: OnTheServer
+) -> None:
+    process = with_server.start("call", "lollygag:Waits", "--args", '["read"]', "--debugger", "before")
+    await on_the_server.renewal("mutex.lollygag.read")
+    assert with_server("call", "lollygag:Waits", "--args", '["read"]').returncode == 75
+    assert with_server.journal() == []
+    with_server.release("read")
+    out, err = process.communicate("c\n", timeout=30)
+    assert process.returncode == 0, err
+    assert out.endswith("Result: read\n")
+    assert await on_the_server.locks() == 0
+
+
+def test_the_time_limit_of_a_task_does_not_run_while_it_is_debugged(with_server: CommandLine) -> None:
+    done = with_server("call", "lollygag:Limited", "--debugger", "before", typed="import time; time.sleep(0.5)\nc\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("Result: in time\n")

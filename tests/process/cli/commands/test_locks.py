@@ -1,0 +1,119 @@
+"""`locks list` and `locks release`, as an operator runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator
+
+import pytest
+
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import ConcurrencyLimiter, ExclusiveRWLock, MutexLock, RateLimiter, SharedRWLock
+from diracx.tasks.plumbing.wire.names import Namespace
+from support.locking import holder
+from support.paths import CONSOLE_SCRIPT
+
+
+@pytest.fixture
+async def bucket(server: EmbeddedServer, namespace: str) -> AsyncIterator[Bucket]:
+    names = Namespace(namespace)
+    settings = ConnectionSettings(servers=(server.url,))
+    async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as connection:
+        await ensure(connection, [asset for asset in assets(names) if asset.name == names.locks_bucket])
+        yield Bucket(connection, names.locks_bucket)
+        await connection.api(f"STREAM.DELETE.KV_{names.locks_bucket}")
+
+
+@pytest.fixture
+def environment(server: EmbeddedServer, namespace: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DIRACX_")}
+    return clean | {"DIRACX_TASKS_NATS_URL": server.url, "DIRACX_TASKS_NAMESPACE": namespace, "COLUMNS": "200"}
+
+
+async def run(
+    environment: dict[str, str], *arguments: str, answer: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(
+        subprocess.run,
+        [str(CONSOLE_SCRIPT), "locks", *arguments],
+        env=environment,
+        input=answer or "",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+async def test_locks_of_all_kinds_are_listed_with_their_holders(bucket: Bucket, environment: dict[str, str]) -> None:
+    await MutexLock(JOB, "a.b").acquire(bucket, holder("w1"))
+    for number in range(2):
+        await SharedRWLock(JOB, 7).acquire(bucket, holder(f"reader-{number}"))
+        await ConcurrencyLimiter(JOB, 7, limit=2).acquire(bucket, holder())
+    await RateLimiter(JOB, 7, limit=2, window_seconds=60).acquire(bucket, holder())
+    listed = await run(environment, "list", "--json")
+    assert listed.returncode == 0, listed.stderr
+    locks = json.loads(listed.stdout)
+    assert [(lock["key"], lock["kind"], len(lock["holders"])) for lock in locks] == [
+        ("conc.job.7", "conc", 2),
+        ("mutex.job.a=2Eb", "mutex", 1),
+        ("rate.job.7", "rate", 1),
+        ("rw.job.7", "rw", 2),
+    ]
+    mutex = locks[1]
+    assert list(mutex) == ["key", "kind", "holders", "expires_in"]
+    assert 0 < mutex["expires_in"] <= 30
+    assert list(mutex["holders"][0]) == ["task", "id", "worker", "since"]
+    assert mutex["holders"][0]["worker"] == "w1"
+    table = await run(environment, "list")
+    assert [line.split()[0] for line in table.stdout.splitlines()] == [
+        "key", "conc.job.7", "conc.job.7", "mutex.job.a=2Eb", "rate.job.7", "rw.job.7", "rw.job.7",
+    ]  # fmt: skip
+
+
+async def test_nothing_held_is_an_empty_list(bucket: Bucket, environment: dict[str, str]) -> None:
+    assert json.loads((await run(environment, "list", "--json")).stdout) == []
+    assert "no locks are held" in (await run(environment, "list")).stderr
+
+
+async def test_a_server_where_nothing_ran_is_told(environment: dict[str, str], namespace: str) -> None:
+    listed = await run(environment, "list", "--json")
+    assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
+    assert f"there is no bucket {namespace}_locks" in listed.stderr
+
+
+async def test_a_lock_is_released_after_a_yes_and_all_its_keys_go(bucket: Bucket, environment: dict[str, str]) -> None:
+    for number in range(2):
+        await SharedRWLock(JOB, 7).acquire(bucket, holder(f"reader-{number}"))
+    await MutexLock(JOB, 8).acquire(bucket, holder())
+    refused = await run(environment, "release", "rw.job.7", answer="n\n")
+    assert refused.returncode != 0
+    assert "held by lollygag:SyncOwnersTask 0192 on reader-0" in refused.stderr
+    assert "and 1 more?" in refused.stderr
+    assert len(await bucket.keys()) == 3
+    done = await run(environment, "release", "rw.job.7", answer="y\n")
+    assert done.returncode == 0, done.stderr
+    assert await bucket.keys() == ["mutex.job.8"]
+    await (await ExclusiveRWLock(JOB, 7).acquire(bucket, holder())).release()
+
+
+async def test_with_yes_nobody_is_asked(bucket: Bucket, environment: dict[str, str]) -> None:
+    await MutexLock(JOB, 8).acquire(bucket, holder())
+    done = await run(environment, "release", "mutex.job.8", "--yes")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert await bucket.keys() == []
+
+
+async def test_a_lock_that_nobody_holds_is_a_usage_error(bucket: Bucket, environment: dict[str, str]) -> None:
+    refused = await run(environment, "release", "mutex.job.9", "--yes")
+    assert refused.returncode == 2
+    assert "no lock mutex.job.9 is held" in refused.stderr

@@ -1,0 +1,51 @@
+"""What telemetry costs a process that was not asked to measure: nothing, not even an import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from support.command_line import CommandLine
+
+BURST = ("worker", "--worker-size", "small", "--burst")
+
+
+def imported(command_line: CommandLine, *arguments: str, **environment: str) -> set[str]:
+    """What the interpreter says that it has imported, by the end of the command."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "diracx.tasks.cli", *arguments],
+        env=command_line.environment | environment,
+        cwd=command_line.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (line for line in done.stderr.splitlines() if line.startswith("import time:"))
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+@pytest.mark.parametrize("command", [("submit", "lollygag:SyncOwnersTask", "--args", '["alice"]'), BURST])
+def test_nothing_of_it_is_imported_unless_it_is_asked_for(with_server: CommandLine, command: tuple[str, ...]) -> None:
+    without = imported(with_server, *command)
+    assert "diracx.tasks.cli.processes.telemetry" in without
+    assert not {name for name in without if "opentelemetry" in name}
+    assert not {name for name in imported(with_server, *command, OTEL_SDK_DISABLED="true") if "opentelemetry" in name}
+    asked = imported(with_server, *command, OTEL_TRACES_EXPORTER="console")
+    assert {"opentelemetry.sdk.trace", "diracx.tasks.plumbing.observability.otel"} <= asked
+
+
+def test_providers_that_somebody_has_set_up_are_used(with_server: CommandLine) -> None:
+    # As `opentelemetry-instrument` does, by the same door.
+    (with_server.folder / "site" / "sitecustomize.py").write_text(
+        "from opentelemetry import trace\n"
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor\n"
+        "trace.set_tracer_provider(TracerProvider())\n"
+        "trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))\n"
+    )
+    done = with_server("submit", "lollygag:SyncOwnersTask", "--args", '["alice"]')
+    assert '"name": "publish ' in done.stdout

@@ -1,0 +1,179 @@
+"""What is bad usage, and how it is told; what the lists look like."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from support.command_line import CommandLine
+
+IN_FIELDS = (
+    "call",
+    "lollygag:Typed",
+    "--args",
+    '["2026-05-01T00:00:00Z", "PT90S", "6fa459ea-ee8a-3ca4-894e-db77e160355e"]',
+    "--kwargs",
+)
+
+
+def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What it says beside warnings of what is broken."""
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    return [line for line in done.stderr.splitlines() if not line.startswith("warning:")]
+
+
+def test_arguments_are_converted_to_the_types_of_their_fields(with_server: CommandLine) -> None:
+    done = with_server(*IN_FIELDS, '{"tags": [1, 2]}')
+    assert (done.returncode, done.stdout) == (0, "Result: 2026 90 UUID [1, 2]\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((*IN_FIELDS, '{"tags": [1, "x"]}'), ["lollygag:Typed", "Expected `int`, got `str`", "`$.tags[1]`"]),
+        ((*IN_FIELDS, '{"tag": []}'), ["no field 'tag'", "did you mean tags?"]),
+        ((*IN_FIELDS, '{"key": 1}'), ["key is given twice"]),
+        ((*IN_FIELDS, "[]"), ["--kwargs", "it must be an object"]),
+        (("call", "lollygag:Dies"), ["missing required field `why`"]),
+        (("call", "lollygag:Dies", "--args", '["a", "b"]'), ["takes 1 positional arguments (why), got 2"]),
+        (("call", "lollygag:Dies", "--args", "[alice]"), ["--args", "it must be JSON, a list"]),
+        (("call", "lollygag:Dies", "--args", "[" * 5000), ["--args"]),
+        (("submit", "lollygag:Dies", "--args", "[1]"), ["Expected `str`, got `int`", "`$.why`"]),
+        (("submit", "lollygag:Retried", "--at", "2026-05-01T00:00:00"), ["--at", "has no time zone"]),
+        (("submit", "lollygag:Retried", "--at", "tomorrow"), ["--at", "'tomorrow' is no time"]),
+        (("submit", "lollygag:Retried", "--delay", "-1"), ["--delay", "-1"]),
+        (("submit", "lollygag:Retried", "--delay", "1", "--at", "2026-05-01T00:00:00Z"), ["exclude each other"]),
+        (("submit", "lollygag:Retried", "--label", "urgent"), ["--label", "'urgent' is not NAME=VALUE"]),
+        (("submit", "lollygag:Retried", "--namespace", "Dirac.X"), ["namespace 'Dirac.X' must be lower case"]),
+        (("submit", "lollygag:Retried", "--nats-url", "http://me:secret@host"), ["http://***@host", "scheme"]),
+        (("submit", "lollygag:Retried", "--creds", "/nowhere.creds"), ["creds: there is no file /nowhere.creds"]),
+        (("call", "lollygag:Gone"), ["lollygag:Gone (lollygag_tasks) cannot be loaded", "ModuleNotFoundError"]),
+        (("call", "lollygag:NoDataclass"), ["is no dataclass"]),
+        (("call", "lollygag:Unpreparable"), ["parameter 'database'"]),
+        (("worker", "--worker-size", "huge"), ["--worker-size", "'huge'"]),
+        (("worker",), ["--worker-size", "diracx-task-run worker --help"]),
+        (("wroker",), ["No such command 'wroker'", "worker"]),
+    ],
+)
+def test_bad_usage_is_one_line_on_standard_error(
+    extension: CommandLine, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    (line,) = errors(extension(*arguments))
+    assert all(word in line for word in words), line
+    assert "secret" not in line
+
+
+def test_an_unknown_task_is_told_with_near_names_and_what_there_is(extension: CommandLine) -> None:
+    for command in ("call", "submit"):
+        first, second, *names = errors(extension(command, "lollygag:SyncOwnerTask"))
+        assert "unknown task 'lollygag:SyncOwnerTask'; did you mean lollygag:SyncOwnersTask" in first
+        assert second == "installed tasks:"
+        assert "  lollygag:SyncOwnersTask" in names
+
+
+def test_an_unknown_task_where_nothing_is_installed_says_how_to_install_some(bare: CommandLine) -> None:
+    bare.environment["PYTHONPATH"] = ""
+    # The repository's own environment may have tasks installed; an isolated look at entry points has none.
+    done = subprocess.run(
+        [sys.executable, "-c", NOTHING_INSTALLED, "call", "nonexistent:Task"],
+        env=bare.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    first, second = errors(done)
+    assert first == "error: unknown task 'nonexistent:Task'"
+    assert '[project.entry-points."diracx.tasks.<category>"]' in second
+
+
+NOTHING_INSTALLED = """
+import importlib.metadata as metadata
+metadata.entry_points = lambda: metadata.EntryPoints()
+metadata.EntryPoints.groups = property(lambda self: set())
+from diracx.tasks.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit", "lollygag:Retried"),
+        ("worker", "--worker-size", "small", "--burst"),
+        ("dlq", "list", "--json"),
+        ("setup",),
+    ],
+)
+def test_no_server_is_exit_69_and_a_line(extension: CommandLine, arguments: tuple[str, ...]) -> None:
+    done = extension(*arguments, DIRACX_TASKS_USER="me", DIRACX_TASKS_PASSWORD="secret")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr.splitlines()[-1].startswith("error: cannot connect to nats://127.0.0.1:1: connection refused")
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_tasks_lists_what_is_installed_as_one_document(extension: CommandLine) -> None:
+    tasks = {task["name"]: task for task in extension.json("tasks") if task["name"].startswith("lollygag:")}
+    assert tasks["lollygag:SyncOwnersTask"] == {
+        "name": "lollygag:SyncOwnersTask",
+        "priority": "normal",
+        "size": "small",
+        "periodic": False,
+        "schedule": None,
+        "retry_policy": "exponential backoff, base 5 s, 3 retries",
+        "dlq_eligible": True,
+        "distribution": "lollygag_tasks",
+    }
+    assert tasks["lollygag:OwnerCleanupTask"]["periodic"] is True
+    assert tasks["lollygag:OwnerCleanupTask"]["schedule"] == "every 3600 s"
+    assert "lollygag:Gone" not in tasks
+
+
+def test_tasks_warns_of_what_is_broken_and_prints_a_plain_table_when_piped(extension: CommandLine) -> None:
+    done = extension("tasks", FORCE_COLOR="")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    header, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert header[:3] == ["task", "priority", "size"]
+    assert ["lollygag:Waits", "normal", "small", "no", "retry", "no", "lollygag_tasks"] in rows
+    assert "warning: lollygag:Gone (lollygag_tasks) cannot be loaded" in done.stderr
+    assert "warning: lollygag:NoDataclass: " in done.stderr
+
+
+def test_help_and_the_list_of_tasks_load_no_nats_and_no_injection(extension: CommandLine) -> None:
+    for arguments in (["--help"], ["tasks"]):
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED, *arguments],
+            env=extension.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        loaded = set(json.loads(done.stderr.splitlines()[-1]))
+        assert not loaded & ({"nats", "fast_depends"} if arguments == ["--help"] else {"nats"})
+
+
+LOADED = """
+import json, sys
+from diracx.tasks.cli.app import run
+code = run()
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_help_names_every_command_and_fits_80_columns(bare: CommandLine) -> None:
+    done = bare("--help")
+    assert done.returncode == 0
+    for command in ("call", "submit", "worker", "tasks", "setup", "dlq"):
+        assert f" {command} " in done.stdout
+        arguments = (command, "list") if command == "dlq" else (command,)
+        shown = bare(*arguments, "--help")
+        assert shown.returncode == 0
+        assert max(map(len, shown.stdout.splitlines())) <= 80
+        assert "…" not in shown.stdout

@@ -1,0 +1,91 @@
+"""Four worker processes with many tasks and few locks, one of them killed half way."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
+from diracx.tasks.testing import wait_until
+from support.lock_mesh import lock_mesh, worker_process
+from support.lock_tasks import Inside, Visit, lines_of, meetings, visits
+
+WORKERS, SLOTS, KEYS = 4, 25, 20
+TASKS = int(os.environ.get("LOCK_TASKS_COUNT", "600"))
+ACK_WAIT_SECONDS = 4
+
+
+@asynccontextmanager
+async def impatient_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
+    """A mesh whose messages come back soon after a worker died."""
+    async with lock_mesh(url, namespace) as broker:
+        names = broker.namespace
+        consumers = await broker.connection.api(f"CONSUMER.LIST.{names.tasks_stream}")
+        for config in (consumer["config"] for consumer in consumers["consumers"]):
+            await broker.connection.api(
+                f"CONSUMER.CREATE.{names.tasks_stream}.{config['name']}.{config['filter_subject']}",
+                {
+                    "stream_name": names.tasks_stream,
+                    "config": config | {"ack_wait": ACK_WAIT_SECONDS * NANOSECONDS},
+                    "action": "update",
+                },
+            )
+        yield broker
+
+
+async def run_and_kill_one(broker: JetStreamBroker, url: str, journal: Path, tasks: list[BaseTask]) -> list[Visit]:
+    """Run the tasks in four workers, of which one is killed half way."""
+    names = broker.namespace
+    await broker.schedule_many(tasks)
+
+    async def left() -> int:
+        info = await broker.connection.api(f"STREAM.INFO.{names.tasks_stream}")
+        return int(info["state"]["messages"])
+
+    async def half_way() -> bool:
+        return await left() <= len(tasks) // 2
+
+    async def drained() -> bool:
+        return await left() == 0
+
+    async with AsyncExitStack() as workers:
+        unlucky, *_ = [
+            await workers.enter_async_context(worker_process(url, names.name, journal, slots=SLOTS, busy_delay=0.2))
+            for _ in range(WORKERS)
+        ]
+        await wait_until(half_way, description="half of the tasks are done", timeout=60)
+        unlucky.kill()
+        await unlucky.wait()
+        killed = {str(unlucky.pid): time.monotonic_ns()}
+        await wait_until(drained, description="all tasks are done", timeout=90)
+    info = await broker.connection.api(f"STREAM.INFO.KV_{names.locks_bucket}")
+    assert info["state"]["messages"] == 0, "locks are left"
+    return visits(lines_of(journal), killed)
+
+
+async def test_no_two_tasks_meet_inside_a_mutex_and_all_are_done(
+    server: EmbeddedServer, namespace: str, journal: Path
+) -> None:
+    tasks: list[BaseTask] = [Inside("mutex", number % KEYS, number) for number in range(TASKS)]
+    async with impatient_mesh(server.url, namespace) as broker:
+        stays = await run_and_kill_one(broker, server.url, journal, tasks)
+    assert meetings(stays) == []
+    assert {visit.number for visit in stays} == {str(number) for number in range(TASKS)}
+    assert len({visit.process for visit in stays}) > 1
+
+
+async def test_no_writer_meets_anybody_and_readers_share(server: EmbeddedServer, namespace: str, journal: Path) -> None:
+    kinds = ["writer" if number // KEYS % 5 == 0 else "reader" for number in range(TASKS)]
+    tasks: list[BaseTask] = [Inside(kind, number % KEYS, number) for number, kind in enumerate(kinds)]
+    async with impatient_mesh(server.url, namespace) as broker:
+        stays = await run_and_kill_one(broker, server.url, journal, tasks)
+    met = meetings(stays)
+    assert not [pair for pair in met if "writer" in (pair[0].kind, pair[1].kind)]
+    assert met, "readers never shared"
+    assert {visit.number for visit in stays} == {str(number) for number in range(TASKS)}

@@ -1,0 +1,84 @@
+"""A crowd behind one lock asks the server for it once in a while, and keeps nobody else waiting.
+
+What it costs is measured by `scripts/bench crowd`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import MutexLock
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.testing import wait_until
+from support.lock_mesh import lock_mesh, worker_process
+from support.lock_tasks import Crowded, Free, lines_of
+from support.locking import holder
+
+CROWD = 2_000
+OTHERS = 100
+
+
+def begun(journal: Path, what: str) -> list[int]:
+    """When the tasks of one kind began, in nanoseconds."""
+    return [int(line.split()[0]) for line in lines_of(journal) if f" {what} " in line]
+
+
+@asynccontextmanager
+async def lock_requests(broker: JetStreamBroker) -> AsyncIterator[list[str]]:
+    """The subjects of all that is asked of the bucket of locks meanwhile."""
+    bucket, asked = broker.namespace.locks_bucket, list[str]()
+
+    async def note(message: Any) -> None:
+        asked.append(message.subject)
+
+    client = broker.connection.client
+    subjects = (f"$KV.{bucket}.>", f"$JS.API.STREAM.MSG.*.KV_{bucket}", f"$JS.API.STREAM.INFO.KV_{bucket}")
+    subscriptions = [await client.subscribe(subject, cb=note) for subject in subjects]
+    await client.flush()
+    yield asked
+    for subscription in subscriptions:
+        await subscription.unsubscribe()
+
+
+@asynccontextmanager
+async def crowded_worker(broker: JetStreamBroker, url: str, journal: Path, kind: str) -> AsyncIterator[None]:
+    """A worker that has seen each of a crowd, and runs what wants no lock."""
+    names = broker.namespace
+    await broker.schedule_many([Crowded(kind, number) for number in range(CROWD)])
+
+    async def all_looked_at() -> bool:
+        info = await broker.connection.api(f"CONSUMER.INFO.{names.tasks_stream}.normal-small")
+        return bool(info["num_pending"] == 0)
+
+    async with lock_requests(broker) as asked, worker_process(url, names.name, journal, slots=100, busy_delay=5):
+        await wait_until(all_looked_at, description="each of the crowd was looked at", timeout=60)
+        assert 0 < len(asked) < CROWD / 5, "a key known to be busy is answered from memory"
+        await broker.schedule_many([Free(number) for number in range(OTHERS)])
+        await wait_until(lambda: len(begun(journal, "free")) == OTHERS, description="the others have begun", timeout=30)
+        yield
+
+
+async def test_a_crowd_behind_one_held_mutex(server: EmbeddedServer, namespace: str, journal: Path) -> None:
+    async with lock_mesh(server.url, namespace) as broker:
+        keeper = LockKeeper(Bucket(broker.connection, broker.namespace.locks_bucket))
+        watching = asyncio.create_task(keeper.run())
+        async with (
+            keeper.holding([MutexLock(JOB, "crowd")], holder("another-process"), lambda: None),
+            crowded_worker(broker, server.url, journal, "mutex"),
+        ):
+            assert begun(journal, "crowded") == []
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+async def test_a_crowd_behind_a_rate_limit(server: EmbeddedServer, namespace: str, journal: Path) -> None:
+    async with lock_mesh(server.url, namespace) as broker, crowded_worker(broker, server.url, journal, "rate"):
+        await wait_until(lambda: len(begun(journal, "crowded")) > 10, description="the window moves on")

@@ -1,0 +1,165 @@
+"""A mesh in the middle of its work, on the server of `nats/`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.injection.injector import Injector
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, MutexLock
+from diracx.tasks.plumbing.operations.scheduler_service import introduced as scheduler_introduced
+from diracx.tasks.plumbing.operations.worker_service import introduced as worker_introduced
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from diracx.tasks.plumbing.schedules import IntervalSeconds
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker import Worker, WorkerSettings
+from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.testing import wait_until
+from support.mesh import Mesh, running
+from support.scheduling import SchedulingMesh
+from support.secured import connected, settings_for
+
+NAMESPACE = "diracx"
+NAMES = Namespace(NAMESPACE)
+
+
+@dataclasses.dataclass
+class SyncOwnersTask(BaseTask):
+    """Runs until it is cancelled, under a lock."""
+
+    owner_name: str
+
+    size = Size.SMALL
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [MutexLock(JOB, self.owner_name)]
+
+    async def execute(self) -> None:
+        await asyncio.Event().wait()
+
+
+@dataclasses.dataclass
+class FetchTask(BaseTask):
+    """Fails, and is parked until its retry."""
+
+    url: str
+
+    size = Size.SMALL
+    retry_policy = ExponentialBackoff(base_delay_seconds=3600, max_retries=5)
+
+    async def execute(self) -> None:
+        raise ConnectionError(f"no route to {self.url}")
+
+
+@dataclasses.dataclass
+class ImportTask(BaseTask):
+    """Dies."""
+
+    path: str
+
+    size = Size.SMALL
+    dlq_eligible = True
+
+    async def execute(self) -> None:
+        raise ValueError(f"{self.path} is no archive")
+
+
+@dataclasses.dataclass
+class ReportTask(BaseTask):
+    """Waits: there is no worker of its size."""
+
+    month: str
+
+    size = Size.LARGE
+
+    async def execute(self) -> None:
+        """Nothing."""
+
+
+class OwnerCleanupTask(PeriodicBaseTask):
+    size = Size.SMALL
+    default_schedule = IntervalSeconds(3600)
+
+    async def execute(self) -> None:
+        """Nothing."""
+
+
+@asynccontextmanager
+async def operated(server: EmbeddedServer) -> AsyncIterator[Mesh]:
+    """One task of each kind, a worker of small tasks and a scheduler, all at work, each as its own user.
+
+    Yields what the operator sees.
+    """
+    registry = TaskRegistry()
+    for task_class in (SyncOwnersTask, FetchTask, ImportTask, ReportTask, OwnerCleanupTask):
+        registry.add(f"lollygag:{task_class.__name__}", task_class)
+    async with AsyncExitStack() as stack:
+        operator = await stack.enter_async_context(connected(server, NAMESPACE, "operator"))
+        await ensure(operator, assets(NAMES), tolerant=False)
+        mesh = Mesh(JetStreamBroker(operator, NAMES, registry))
+        stack.push_async_callback(mesh.remove)
+        await stack.enter_async_context(_scheduler(server, registry))
+        await _submit(server, registry)
+        await stack.enter_async_context(_worker(server, registry))
+        await _at_work(mesh)
+        yield mesh
+
+
+def _broker(
+    server: EmbeddedServer, registry: TaskRegistry, role: str, name: str
+) -> AbstractAsyncContextManager[JetStreamBroker]:
+    settings = settings_for(server, NAMESPACE, role)
+    return JetStreamBroker.connect(
+        settings=settings, namespace=NAMESPACE, registry=registry, name=name, role=role, bind=False
+    )
+
+
+async def _submit(server: EmbeddedServer, registry: TaskRegistry) -> None:
+    async with _broker(server, registry, "producer", "diracx-producer/submit/node1/410") as broker:
+        for task in (SyncOwnersTask("alice"), FetchTask("example.org"), ImportTask("mice.zip"), ReportTask("2026-05")):
+            await broker.submit(task)
+        await broker.submit(ReportTask("2026-06"), at_time=datetime.now(UTC) + timedelta(days=30))
+
+
+@asynccontextmanager
+async def _scheduler(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterator[None]:
+    async with (
+        _broker(server, registry, "scheduler", "diracx-scheduler/node1/411") as broker,
+        SchedulingMesh(broker).scheduling(name="node1-411-scheduler") as scheduler,
+        scheduler_introduced(scheduler, broker.connection, NAMES),
+    ):
+        yield
+
+
+@asynccontextmanager
+async def _worker(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterator[None]:
+    async with _broker(server, registry, "worker", "diracx-worker/small/node1/412") as broker:
+        tally = Tally()
+        settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=100, grace=timedelta(0))
+        worker = Worker(broker.connection, NAMES, registry, Injector(), settings, on_outcome=tally.note)
+        async with worker_introduced(worker, tally, broker.connection, NAMES), running(worker):
+            yield
+
+
+async def _at_work(mesh: Mesh) -> None:
+    async def all_is_there() -> bool:
+        keys = await mesh.locks.keys()
+        records = await mesh.attempts.keys()
+        letters = (await mesh.state(NAMES.dead_letters_stream))["messages"]
+        later = (await mesh.state(NAMES.later_stream))["num_subjects"]
+        # The dead letter and the server's advisory; a state, its next occurrence and what was submitted for later.
+        return (len(keys), len(records), letters, later) == (2, 1, 2, 3)
+
+    await wait_until(all_is_there, description="every kind of task is where it belongs", timeout=20)

@@ -1,0 +1,19 @@
+"""Where the parts of the repository are that tests read or run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+TOP = TESTS.parent
+SOURCE_ROOT = TOP / "diracx_tasks"
+NATS_FOLDER = TOP / "nats"
+SCRIPTS = TOP / "scripts"
+CHAOS = SCRIPTS / "chaos_run"
+DEMONSTRATION = SCRIPTS / "demonstration"
+GUBBINS = TESTS / "gubbins"
+"""The reference extension."""
+EXTENSIONS = TESTS / "support" / "extensions"
+"""Small distributions of tasks, each a folder."""
+CONSOLE_SCRIPT = Path(sys.executable).with_name("diracx-task-run")

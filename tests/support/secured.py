@@ -1,0 +1,67 @@
+"""A server with the configuration of the folder `nats/`, and connections of its users."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from unittest import mock
+
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.operations.accounts import accounts_conf, password_variable, user_name
+from diracx.tasks.plumbing.operations.permissions import observer_api, roles
+from diracx.tasks.plumbing.wire.names import Namespace
+from support.paths import NATS_FOLDER as FOLDER
+
+ROLES = tuple(roles(Namespace()))
+INCLUDED = '    include "accounts.conf"\n'
+TLS_LINE = '# include "tls.conf"\n'
+
+
+def password(namespace: str, role: str) -> str:
+    """Recognisable wherever it should not be."""
+    return f"s3cret-of-{namespace}-{role}"
+
+
+@contextmanager
+def secured_server(*namespaces: str, tls: str = "") -> Iterator[EmbeddedServer]:
+    """The server of `server.conf` on loopback with a temporary store, and the accounts of the namespaces."""
+    text = (FOLDER / "server.conf").read_text()
+    assert INCLUDED in text
+    assert TLS_LINE in text
+    text = text.replace(INCLUDED, "".join(accounts_conf(Namespace(name)) for name in namespaces))
+    text = text.replace(TLS_LINE, tls)
+    variables = {
+        password_variable(Namespace(name), role): password(name, role) for name in namespaces for role in ROLES
+    }
+    variables["NATS_ADMIN_PASSWORD"] = password("sys", "admin")
+    # Where it listens is the test's; all else is as it stands.
+    text, listens = re.subn(r"^(listen|http): .*$", "", text, flags=re.MULTILINE)
+    assert listens == 2
+    with (
+        tempfile.TemporaryDirectory() as store,
+        mock.patch.dict(os.environ, variables | {"NATS_STORE_DIR": store}),
+        EmbeddedServer(extra_config=text) as server,
+    ):
+        yield server
+
+
+def settings_for(server: EmbeddedServer, namespace: str, role: str) -> ConnectionSettings:
+    return ConnectionSettings(
+        servers=(server.url,),
+        user=user_name(Namespace(namespace), role),
+        password=password(namespace, role),
+        api_prefix=observer_api(Namespace(namespace)) if role == "observer" else None,
+    )
+
+
+@asynccontextmanager
+async def connected(server: EmbeddedServer, namespace: str, role: str) -> AsyncIterator[Connection]:
+    settings = settings_for(server, namespace, role)
+    inbox = Namespace(namespace).inbox_prefix(role)
+    async with Connection.open(settings, name=f"test/{role}", inbox_prefix=inbox) as connection:
+        yield connection

@@ -1,0 +1,209 @@
+"""Every outcome of one execution, as a value."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.exceptions import (
+    StopRetryingError,
+    TaskRetryRequestedError,
+    TooManyRetriesError,
+    UnretryableError,
+)
+from diracx.tasks.plumbing.execution.executor import Executor
+from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Outcome, Retry, Succeeded
+from diracx.tasks.plumbing.injection.injector import Injector
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import (
+    MutexLock,
+)
+from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, NoRetry
+from diracx.tasks.plumbing.submitter import current_task_id
+from support.calling import LATER, WORKER, Policy, forever, job, nothing, raising
+
+
+async def test_a_task_that_returns_has_succeeded_with_its_value(executor: Executor) -> None:
+    assert await executor.execute(job(nothing)) == Succeeded("done")
+
+
+async def test_a_failure_that_its_policy_wants_again_is_a_retry(executor: Executor) -> None:
+    policy, error = Policy(LATER), LookupError("gone")
+    outcome = await executor.execute(job(raising(error), attempt=3, retry_policy=policy))
+    assert isinstance(outcome, Retry)
+    assert outcome.at == LATER
+    assert (outcome.failure.type, outcome.failure.message) == ("LookupError", "gone")
+    assert outcome.failure.worker == WORKER
+    assert "in body" in outcome.failure.traceback
+    ((attempt, exception),) = policy.asked
+    assert attempt == 3
+    assert exception is error
+
+
+async def test_a_final_failure_is_dead_where_eligible_and_discarded_elsewhere(executor: Executor) -> None:
+    for eligible, kind in ((True, Dead), (False, Discarded)):
+        outcome = await executor.execute(job(raising(ValueError("no")), attempt=2, dlq_eligible=eligible))
+        assert type(outcome) is kind
+        assert isinstance(outcome, Dead | Discarded)
+        assert outcome.reason == "no retry is left after 3 executions: ValueError: no"
+        assert outcome.failure is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (UnretryableError("bad owner"), "it cannot be retried"),
+        (TooManyRetriesError("enough"), "no retry is wanted"),
+        (StopRetryingError("stop"), "no retry is wanted"),
+    ],
+)
+async def test_an_error_that_forbids_a_retry_does_not_ask_the_policy(
+    executor: Executor, error: Exception, verdict: str
+) -> None:
+    policy = Policy(LATER)
+    outcome = await executor.execute(job(raising(error), retry_policy=policy, dlq_eligible=True))
+    assert isinstance(outcome, Dead)
+    assert outcome.reason.startswith(f"{verdict} after 1 executions: ")
+    assert not policy.asked
+
+
+async def test_a_requested_retry_has_no_traceback_and_the_policy_decides(executor: Executor) -> None:
+    request = raising(TaskRetryRequestedError("not ready"))
+    outcome = await executor.execute(job(request, retry_policy=Policy(LATER)))
+    assert isinstance(outcome, Retry)
+    assert (outcome.failure.message, outcome.failure.traceback) == ("not ready", "")
+    assert isinstance(await executor.execute(job(request, retry_policy=NoRetry())), Discarded)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (None, "no retry is left"),
+        (StopRetryingError("stop"), "no retry is wanted"),
+        (RuntimeError("oops"), "its retry policy failed (RuntimeError: oops)"),
+        (RuntimeError("\udc80"), "its retry policy failed (RuntimeError: \\udc80)"),
+        (datetime(2030, 1, 1), "its retry policy failed (ValueError: 2030-01-01 00:00:00 has no time zone)"),  # noqa: DTZ001
+        (5, "its retry policy failed (AttributeError: 'int' object has no attribute 'tzinfo')"),
+        (SystemExit("out"), "its retry policy failed (SystemExit: out)"),
+        (asyncio.CancelledError(), "its retry policy failed (asyncio.exceptions.CancelledError: )"),
+    ],
+)
+async def test_a_policy_that_gives_no_aware_time_gives_no_retry_and_the_story_says_why(
+    executor: Executor, answer: Any, verdict: str
+) -> None:
+    outcome = await executor.execute(job(raising(ValueError("no")), retry_policy=Policy(answer), dlq_eligible=True))
+    assert isinstance(outcome, Dead)
+    assert outcome.reason == f"{verdict} after 1 executions: ValueError: no"
+
+
+async def test_a_task_that_runs_too_long_is_cancelled_and_has_failed(executor: Executor) -> None:
+    policy = Policy(LATER)
+    outcome = await executor.execute(job(forever, retry_policy=policy, timeout_seconds=0.01))
+    assert isinstance(outcome, Retry)
+    assert outcome.failure.message == "ran longer than timeout_seconds=0.01"
+    assert "in forever" in outcome.failure.traceback
+    assert isinstance(policy.asked[0][1], TimeoutError)
+
+
+@pytest.mark.parametrize("end", [None, ValueError("while cleaning up")])
+async def test_a_task_that_resists_its_timeout_has_failed_of_it(executor: Executor, end: Exception | None) -> None:
+    async def resist() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+        if end is not None:
+            raise end
+
+    outcome = await executor.execute(job(resist, timeout_seconds=0.01))
+    assert isinstance(outcome, Discarded)
+    assert "TimeoutError: ran longer than timeout_seconds=0.01" in outcome.reason
+
+
+async def test_a_timeout_of_the_tasks_own_is_its_own_failure(executor: Executor) -> None:
+    outcome = await executor.execute(job(raising(TimeoutError("the database")), timeout_seconds=60))
+    assert isinstance(outcome, Discarded)
+    assert outcome.reason.endswith("TimeoutError: the database")
+
+
+async def test_without_timeouts_a_task_may_take_its_time(keeper: LockKeeper) -> None:
+    async def longer() -> str:
+        await asyncio.sleep(0.05)
+        return "done"
+
+    executor = Executor(Injector(), keeper, WORKER, timeouts=False)
+    assert await executor.execute(job(longer, timeout_seconds=0.01)) == Succeeded("done")
+
+
+async def test_a_task_that_exits_has_failed_and_ends_nothing_else(executor: Executor) -> None:
+    outcome = await executor.execute(job(raising(SystemExit(3)), dlq_eligible=True))
+    assert isinstance(outcome, Dead)
+    assert outcome.reason.endswith("SystemExit: 3")
+
+
+async def test_a_task_that_awaited_something_cancelled_has_failed(executor: Executor) -> None:
+    async def await_cancelled() -> None:
+        other = asyncio.create_task(forever())
+        other.cancel()
+        await other
+
+    outcome = await executor.execute(job(await_cancelled, dlq_eligible=True))
+    assert isinstance(outcome, Dead)
+    assert outcome.failure is not None
+    assert outcome.failure.type == "asyncio.exceptions.CancelledError"
+
+
+@pytest.mark.parametrize("locks", [None, [MutexLock(JOB, 1)]])
+@pytest.mark.parametrize("timeout_seconds", [None, 60])
+async def test_a_cancellation_from_outside_comes_out_and_is_no_failure(
+    executor: Executor, locks: Any, timeout_seconds: Any
+) -> None:
+    started, policy = asyncio.Event(), Policy(LATER)
+
+    async def body() -> None:
+        started.set()
+        await forever()
+
+    executing = asyncio.create_task(
+        executor.execute(job(body, locks=locks, timeout_seconds=timeout_seconds, retry_policy=policy))
+    )
+    await started.wait()
+    executing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await executing
+    assert not policy.asked
+
+
+async def test_a_task_knows_its_id(executor: Executor) -> None:
+    async def body() -> str | None:
+        return current_task_id.get()
+
+    assert await executor.execute(job(body)) == Succeeded("the-id")
+
+
+async def test_an_invoker_runs_the_task_in_place_of_the_executor(keeper: LockKeeper) -> None:
+    calls: list[BaseTask] = []
+
+    async def invoke(invocation: Callable[[BaseTask], Awaitable[Any]], task: BaseTask) -> Any:
+        calls.append(task)
+        return f"elsewhere: {await invocation(task)}"
+
+    executor = Executor(Injector(), keeper, WORKER, invoke=invoke)
+    called = job(nothing)
+    assert await executor.execute(called) == Succeeded("elsewhere: done")
+    assert calls == [called.task]
+
+
+async def test_an_exponential_backoff_ends_after_its_retries(executor: Executor) -> None:
+    outcomes: list[type[Outcome]] = []
+    for attempt in range(4):
+        outcome = await executor.execute(
+            job(raising(ValueError("no")), attempt, retry_policy=ExponentialBackoff(1, 3), dlq_eligible=True)
+        )
+        outcomes.append(type(outcome))
+    assert outcomes == [Retry, Retry, Retry, Dead]
