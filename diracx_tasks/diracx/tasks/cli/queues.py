@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +16,7 @@ from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.missing import mesh_expected
 from diracx.tasks.cli.options import Access
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.exceptions import ServerError, near_names
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
 from diracx.tasks.plumbing.jetstream.errors import CONSUMER_NOT_FOUND, ApiError
@@ -83,7 +82,7 @@ def _named(text: str, namespace: Namespace) -> str:
         if subject and subject[1] != namespace.name:
             raise click.UsageError(f"{text} is not of namespace {namespace.name}; add --namespace {subject[1]}")
         return name
-    near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.5)
+    near = near_names(name, NAMES)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(NAMES)}"
     raise click.UsageError(f"unknown queue {text!r}; {hint}")
 

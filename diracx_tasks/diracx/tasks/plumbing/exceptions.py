@@ -138,18 +138,22 @@ class ScheduleEndedError(TaskError):
         super().__init__(f"{schedule} has ended: no occurrence after {after.isoformat()}")
 
 
-_AS_LIKE = 0.1
-"""How much less alike than the nearest name another one may be, to be suggested beside it."""
+MIN_LIKENESS = 0.5
+MAX_LIKENESS_GAP = 0.1
+"""The gap in likeness between the nearest name and another name that is still suggested beside it."""
 
 
-def _near(name: str, known: Sequence[str]) -> list[str]:
-    """Those that may be meant: of that class in whatever category, else the most alike, whatever the case."""
+def near_names(name: str, known: Sequence[str]) -> list[str]:
+    """Return up to three of the known names that the user may have meant, the nearest first.
+
+    Case does not matter. `<category>:<ClassName>` of another category comes before names that are only alike.
+    """
     wanted = name.lower()
     namesakes = [each for each in known if each.lower().rpartition(":")[2] == wanted.rpartition(":")[2]]
     if namesakes:
         return namesakes[:3]
     likeness = {each: difflib.SequenceMatcher(None, each.lower(), wanted).ratio() for each in known}
-    least = max(0.5, max(likeness.values(), default=0) - _AS_LIKE)
+    least = max(MIN_LIKENESS, max(likeness.values(), default=0) - MAX_LIKENESS_GAP)
     return sorted((each for each in known if likeness[each] >= least), key=lambda each: -likeness[each])[:3]
 
 
@@ -164,7 +168,7 @@ class UnknownTaskError(TaskError):
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         self.name = name
         self.known = sorted(known)
-        self.near = _near(name, self.known)
+        self.near = near_names(name, self.known)
         hint = f"; did you mean {' or '.join(self.near)}?" if self.near else ""
         super().__init__(f"unknown task {name!r}{hint}")
 

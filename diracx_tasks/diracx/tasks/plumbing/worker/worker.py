@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
+from diracx.tasks.plumbing.clock import sleep_until_set
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.enums import Priority
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -244,8 +245,4 @@ class Worker:
         return True
 
     async def _back_off(self) -> None:
-        try:
-            async with asyncio.timeout(_BACKOFF):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
+        await sleep_until_set(self._stopping, _BACKOFF)
