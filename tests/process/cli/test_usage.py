@@ -43,7 +43,7 @@ def test_arguments_are_converted_to_the_types_of_their_fields(with_server: Comma
         (("call", "lollygag:Dies", "--args", "[" * 5000), ["--args"]),
         (("submit", "lollygag:Dies", "--args", "[1]"), ["Expected `str`, got `int`", "`$.why`"]),
         (("submit", "lollygag:Retried", "--at", "2026-05-01T00:00:00"), ["--at", "has no time zone"]),
-        (("submit", "lollygag:Retried", "--at", "tomorrow"), ["--at", "'tomorrow' is no time"]),
+        (("submit", "lollygag:Retried", "--at", "tomorrow"), ["--at", "'tomorrow' is not a time"]),
         (("submit", "lollygag:Retried", "--delay", "-1"), ["--delay", "-1"]),
         (("submit", "lollygag:Retried", "--delay", "1", "--at", "2026-05-01T00:00:00Z"), ["exclude each other"]),
         (("submit", "lollygag:Retried", "--label", "urgent"), ["--label", "'urgent' is not NAME=VALUE"]),

@@ -1,4 +1,4 @@
-"""A log of another process, as `dev` shows it: written as JSON by one formatter, read by the other."""
+"""The JSON log of another process, as `dev` reads and shows it."""
 
 from __future__ import annotations
 
@@ -8,50 +8,49 @@ from datetime import time
 
 import pytest
 
-from diracx.tasks.cli.logs import JsonFormatter
-from diracx.tasks.cli.terminal.log_lines import LogLine
+from diracx.tasks.cli.logs import JsonFormatter, LogLine
 
 
-def written(message: str, level: int = logging.INFO, logger: str = "diracx.tasks.worker", **facts: object) -> str:
+def written(message: str, level: int = logging.INFO, logger: str = "diracx.tasks.worker", **fields: object) -> str:
     record = logging.LogRecord(logger, level, __file__, 1, message, None, None)
-    vars(record).update(facts)
+    vars(record).update(fields)
     return JsonFormatter().format(record)
 
 
 def shown(line: str) -> str:
     read = LogLine.read(line)
     assert read is not None
-    clock, _, text = read.shown().plain.partition(" ")
+    clock, _, text = str(read).partition(" ")
     assert time.fromisoformat(clock)
     return text
 
 
-def test_a_line_of_ours_is_its_message_and_what_that_does_not_say() -> None:
-    facts = {"task": "acme:Sync", "id": "0192", "attempt": 1, "worker": "node-1-small"}
-    assert shown(written("done: acme:Sync (message 1)", **facts)) == "done: acme:Sync (message 1) [id=0192]"
-    facts["attempt"] = 2
-    assert shown(written("owners: 7", **facts)) == "owners: 7 [task=acme:Sync id=0192 attempt=2]"
+def test_a_line_shows_its_message_and_the_fields_that_the_message_lacks() -> None:
+    fields = {"task": "acme:Sync", "id": "0192", "attempt": 1, "worker": "node-1-small"}
+    assert shown(written("done: acme:Sync (message 1)", **fields)) == "done: acme:Sync (message 1) [id=0192]"
+    fields["attempt"] = 2
+    assert shown(written("owners: 7", **fields)) == "owners: 7 [task=acme:Sync id=0192 attempt=2]"
     assert shown(written("connected")) == "connected"
 
 
-def test_what_is_wrong_is_told_by_its_level_and_another_logger_by_its_name() -> None:
+def test_warnings_and_errors_show_their_level_and_other_loggers_their_name() -> None:
     assert shown(written("dead", logging.ERROR)) == "ERROR dead"
     assert shown(written("slow", logging.WARNING, "sqlalchemy.pool")) == "WARNING sqlalchemy.pool: slow"
 
 
-def test_a_traceback_follows() -> None:
+def test_a_traceback_follows_the_line() -> None:
     try:
         raise ValueError("no owner")
     except ValueError:
         record = logging.LogRecord("acme", logging.ERROR, __file__, 1, "failed", None, sys.exc_info())
-    first, *story = shown(JsonFormatter().format(record)).splitlines()
+    first, *traceback = shown(JsonFormatter().format(record)).splitlines()
     assert first == "ERROR acme: failed"
-    assert (story[0], story[-1]) == ("Traceback (most recent call last):", "ValueError: no owner")
+    assert (traceback[0], traceback[-1]) == ("Traceback (most recent call last):", "ValueError: no owner")
 
 
 @pytest.mark.parametrize(
     "line",
     ["", "error: no server", "{", "[]", "1", '{"time": 1}', '{"time": "x", "level": "", "logger": "", "message": ""}'],
 )
-def test_what_is_no_line_of_a_log_is_not_taken_for_one(line: str) -> None:
+def test_other_text_is_not_read_as_a_log_line(line: str) -> None:
     assert LogLine.read(line) is None

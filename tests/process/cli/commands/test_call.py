@@ -143,3 +143,10 @@ async def test_a_second_ctrl_c_breaks_off_a_task_that_blocks(
     out, err = process.communicate(timeout=30)
     assert (process.returncode > 128, out) == (True, ""), err
     assert await on_the_server.locks() == 0
+
+
+def test_a_server_that_refuses_the_client_is_exit_69_and_none_is_embedded(restricted: CommandLine) -> None:
+    done = restricted("call", "lollygag:SyncOwnersTask", "--args", '["alice"]', DIRACX_TASKS_PASSWORD="wrong")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "authorization refused" in done.stderr
+    assert "wrong" not in done.stderr

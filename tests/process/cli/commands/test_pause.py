@@ -106,9 +106,9 @@ def test_an_unknown_queue_is_exit_2_and_a_line_with_near_names_and_nothing_is_do
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("pause",), "say which: either QUEUE..., or --all"),
-        (("resume", "normal-small", "--all"), "say which: either QUEUE..., or --all"),
-        (("pause", "normal-small", "--for", "soon"), "'soon' is no duration, e.g. 90s, 15m, 2h, 7d"),
+        (("pause",), "give either QUEUE... or --all"),
+        (("resume", "normal-small", "--all"), "give either QUEUE... or --all"),
+        (("pause", "normal-small", "--for", "soon"), "'soon' is not a duration, e.g. 90s, 15m, 2h, 7d"),
         (("pause", "normal-small", "--for", "0"), "0 is not from 1s to 3650d"),
     ],
 )

@@ -1,4 +1,10 @@
-"""SIGTERM and SIGINT to a worker or scheduler: the first stops it in order, the second at once."""
+"""SIGINT and SIGTERM to a running command.
+
+    running --first signal--> stopping --second signal--> broken off
+
+The first signal asks the running work to stop in order: a worker gives its tasks the grace period, a `call` cancels its
+task, which rolls back and gives its locks back. The second signal breaks the work off.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +12,54 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final, Protocol
+from typing import Final
 
-_LAST_WORD_SECONDS: Final = 2.0
-"""What cancelled tasks get, from the second signal on, to roll back and to be given back."""
+LAST_WORD_SECONDS: Final = 2.0
+"""From the second signal on, cancelled tasks have this time to roll back and to be given back."""
 
 
-class Stoppable(Protocol):
-    """What runs until it is stopped: a worker, a scheduler."""
+def interrupt_main_thread(number: signal.Signals) -> None:
+    """Break off the code that runs on the main thread.
 
-    def stop(self) -> None:
-        """End in order."""
+    Raises:
+        KeyboardInterrupt: Always.
+    """
+    raise KeyboardInterrupt
 
-    def stop_now(self) -> None:
-        """End at once."""
+
+def end_process_soon(number: signal.Signals) -> None:
+    """End this process in two seconds with code 128 + n, even if a task blocks the loop or refuses cancellation."""
+    last_word = threading.Timer(LAST_WORD_SECONDS, os._exit, [128 + number])
+    last_word.daemon = True
+    last_word.start()
 
 
 class StopSignals:
-    """Handles signals of this process for one worker or scheduler; made in its event loop, on the main thread."""
+    """Handles SIGINT and SIGTERM of this process.
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._loop = asyncio.get_running_loop()
-        self._serving = asyncio.current_task()
-        self._running: Stoppable | None = None
+    Args:
+        break_off: Is called in the main thread by the second signal, and by a first one that finds nothing to stop.
+        at_once: The signals that break off without a first one, e.g. Ctrl-C at the prompt of a debugger.
+    """
+
+    def __init__(
+        self, break_off: Callable[[signal.Signals], object], *, at_once: Collection[signal.Signals] = ()
+    ) -> None:
+        self.received: signal.Signals | None = None
+        """The last signal."""
+        self._break_off = break_off
+        self._at_once = at_once
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: Callable[[], object] | None = None
+        self._stop_now: Callable[[], object] | None = None
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle signals until the end of the block."""
-        # Not the loop's own handlers: they wait for the loop, which a task may block.
+        """Handle signals within the block. Main thread only."""
+        # The loop's own handlers would wait for the loop, which a task may block.
         before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -45,28 +67,28 @@ class StopSignals:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def stop_worker(self, worker: Stoppable) -> None:
-        """From now on a signal stops it; until now it cancelled the task that made this object."""
-        self._running = worker
+    def on_signal(self, stop: Callable[[], object], stop_now: Callable[[], object] | None = None) -> None:
+        """Set the callbacks that the running loop calls from now on.
+
+        Args:
+            stop: For the first signal.
+            stop_now: For each further one, besides `break_off`.
+        """
+        self._loop, self._stop, self._stop_now = asyncio.get_running_loop(), stop, stop_now
+
+    def cancel_this_task(self) -> None:
+        """Let the first signal cancel the asyncio task that calls this method."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.on_signal(task.cancel)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count == 1:
+        again, self.received = self.received is not None, signal.Signals(number)
+        if self._loop is None or self._stop is None or self.received in self._at_once:
+            self._break_off(self.received)
+        elif not again:
             self._loop.call_soon_threadsafe(self._stop)
-            return
-        self._loop.call_soon_threadsafe(self._stop_now)
-        if self.count == 2:
-            # A task that holds the loop, or takes no cancellation, does not keep the process.
-            last = threading.Timer(_LAST_WORD_SECONDS, os._exit, [128 + number])
-            last.daemon = True
-            last.start()
-
-    def _stop(self) -> None:
-        if self._running is not None:
-            self._running.stop()
-        elif self._serving is not None:
-            self._serving.cancel()
-
-    def _stop_now(self) -> None:
-        if self._running is not None:
-            self._running.stop_now()
+        else:
+            if self._stop_now is not None:
+                self._loop.call_soon_threadsafe(self._stop_now)
+            self._break_off(self.received)
