@@ -82,7 +82,7 @@ def test_every_number_is_readable_at_both_widths(width: int) -> None:
 
 
 @pytest.mark.parametrize("height", [24, 40])
-def test_a_watched_screen_is_no_higher_than_the_terminal_and_says_what_it_leaves_out(height: int) -> None:
+def test_a_watched_screen_fits_the_terminal_and_counts_the_workers_that_it_leaves_out(height: int) -> None:
     lines = drawn(Screen(a_snapshot(workers=50), "the server is away", watching=True), 80, height)
     assert len(lines) <= height
     shown = sum(" 7/100 " in line for line in lines)

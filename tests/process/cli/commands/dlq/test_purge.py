@@ -11,7 +11,7 @@ NAME = HEADERS["Task-Name"]
 OTHER = HEADERS | {"Task-Name": "lollygag:Other", "Task-Id": "other"}
 
 
-async def test_purge_asks_and_removes_what_is_left_of_a_task(with_server: CommandLine, morgue: Morgue) -> None:
+async def test_purge_asks_and_removes_all_traces_of_a_task(with_server: CommandLine, morgue: Morgue) -> None:
     await morgue.bury(sequence=7)
     await morgue.advise(7, "MSG_TERMINATED")
     given_up = await morgue.put()

@@ -83,7 +83,7 @@ async def test_a_bar_is_shown_on_a_terminal_only(with_server: CommandLine, morgu
 
 
 def on_a_terminal(command_line: CommandLine, *arguments: str) -> tuple[bytes, bytes]:
-    """Standard output, and what came on a terminal as standard error."""
+    """Standard output, and standard error as a terminal showed it."""
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
         done = subprocess.run(
