@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diracx.tasks.plumbing.wire.times import in_words
+from diracx.tasks.plumbing.wire.times import readable_time
 
 MIN_PROSE_WIDTH: Final = 24
 GAP: Final = 2
@@ -104,7 +104,7 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return in_words(value)
+        return readable_time(value)
     return printable(str(value)).replace("\n", "\\n").replace("\t", "\\t")
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from diracx.tasks.cli.terminal.output import aligned, printable
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
 from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, WorkerStatus
-from diracx.tasks.plumbing.wire.times import in_words
+from diracx.tasks.plumbing.wire.times import readable_time
 
 _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
 _WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 def _clock(moment: datetime) -> str:
-    return in_words(moment).replace("T", " ").replace("Z", " UTC")
+    return readable_time(moment).replace("T", " ").replace("Z", " UTC")
 
 
 def _queue_cells(snapshot: Glance, queue: QueueStatus) -> list[str]:

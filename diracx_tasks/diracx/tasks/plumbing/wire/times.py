@@ -13,10 +13,10 @@ def to_rfc3339(moment: datetime) -> str:
     """
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no time zone; use e.g. datetime.now(UTC)")
-    return in_words(_in_utc(moment), "microseconds")
+    return readable_time(_in_utc(moment), "microseconds")
 
 
-def in_words(moment: datetime, timespec: str = "seconds") -> str:
+def readable_time(moment: datetime, timespec: str = "seconds") -> str:
     """Write a time for people, e.g. `2026-12-01T06:00:00Z`.
 
     Args:

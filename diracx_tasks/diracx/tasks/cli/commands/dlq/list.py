@@ -13,7 +13,7 @@ from diracx.tasks.cli.options import Access, json_option, log_option, server_opt
 from diracx.tasks.cli.terminal.output import Prose, print_document, print_table
 from diracx.tasks.cli.times import since_from
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
-from diracx.tasks.plumbing.wire.times import in_words
+from diracx.tasks.plumbing.wire.times import readable_time
 
 
 @click.command("list")
@@ -45,7 +45,7 @@ def command(*, task: str | None, since: str | None, as_json: bool, access: Acces
         print_table(["seq", "died", "task", "id", "attempts", Prose("reason")], rows)
     else:
         of_task = "" if task is None else f" of {task}"
-        since_then = "" if earliest is None else f" since {in_words(earliest)}"
+        since_then = "" if earliest is None else f" since {readable_time(earliest)}"
         print(f"no dead letters{of_task}{since_then}", file=sys.stderr)
 
 

@@ -18,7 +18,7 @@ from diracx.tasks.cli.options import Access, Number, json_option, log_option, se
 from diracx.tasks.cli.terminal.output import print_document, printable
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.wire.failure import Failure
-from diracx.tasks.plumbing.wire.times import in_words
+from diracx.tasks.plumbing.wire.times import readable_time
 
 PIPE_WIDTH: Final = 80
 MAX_WIDTH: Final = 120
@@ -94,4 +94,4 @@ def _wrapped(text: str, indent: str, width: int) -> Iterator[str]:
 
 
 def _time(moment: datetime | None) -> str:
-    return "-" if moment is None else in_words(moment, "milliseconds")
+    return "-" if moment is None else readable_time(moment, "milliseconds")

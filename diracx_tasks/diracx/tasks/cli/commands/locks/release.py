@@ -12,7 +12,7 @@ from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.terminal.interaction import confirmed
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
-from diracx.tasks.plumbing.wire.times import in_words
+from diracx.tasks.plumbing.wire.times import readable_time
 
 
 @click.command("release")
@@ -54,5 +54,5 @@ def _question(lock: HeldLock) -> str:
         return f"Release {lock.key}, which nobody holds?"
     first = lock.holders[0]
     others = f" and {len(lock.holders) - 1} more" if len(lock.holders) > 1 else ""
-    holder = f"{first.task} {first.id} on {first.worker} since {in_words(first.since)}"
+    holder = f"{first.task} {first.id} on {first.worker} since {readable_time(first.since)}"
     return f"Release {lock.key}, held by {holder}{others}?"
