@@ -1,4 +1,4 @@
-"""The machinery of DiracX tasks. Imports point up the list in the README, and a test holds them to it.
+"""The machinery of DiracX tasks. Imports point one way, see Layers in the architecture page.
 
 Other DiracX packages (diracx-routers 0.7) import the markers for FastAPI's parameters from here: they stand in
 `depends`, which is imported when one of them is asked for, and not by what needs none of them.
