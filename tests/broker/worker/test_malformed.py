@@ -89,7 +89,7 @@ BAD: dict[str, tuple[dict[str, str] | None, bytes, str]] = {
 }
 
 
-async def test_each_bad_message_is_buried_with_its_reason_and_the_good_ones_behind_it_run(mesh: Mesh) -> None:
+async def test_each_bad_message_is_a_dead_letter_with_its_reason_and_the_good_ones_behind_it_run(mesh: Mesh) -> None:
     mesh.register(Sync, Picky)
     messages: list[tuple[Any, bytes]] = []
     for n, (headers, body, _) in enumerate(BAD.values()):
@@ -111,7 +111,7 @@ async def test_each_bad_message_is_buried_with_its_reason_and_the_good_ones_behi
     assert len(terms) == len(BAD)
 
 
-async def test_a_bad_message_with_little_room_beside_it_is_buried_with_what_fits(mesh: Mesh) -> None:
+async def test_a_bad_message_with_little_room_beside_it_is_a_dead_letter_with_what_fits(mesh: Mesh) -> None:
     mesh.register(Sync)
     body = b"x" * (mesh.connection.max_payload - 1_500)
     await mesh.publish_by_hand((NAME | {"Task-Labels": '{"a": "%s"}' % ("b" * 1_000)}, body))

@@ -113,7 +113,7 @@ async def test_a_task_that_was_begun_in_time_is_retried_past_its_expiry(mesh: Me
     assert ran == [False, True]
 
 
-async def test_a_task_that_nobody_knows_is_given_back_a_few_times_and_then_buried(mesh: Mesh) -> None:
+async def test_an_unknown_task_is_given_back_a_few_times_and_then_becomes_a_dead_letter(mesh: Mesh) -> None:
     async with mesh.working(unknown_tries=3):
         await mesh.publish_by_hand(({"Task-Name": "test:Newer", "Task-Labels": '{"a":"b"}'}, b'{"n": 1}'))
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
