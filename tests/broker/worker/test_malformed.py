@@ -136,19 +136,6 @@ async def test_a_bad_message_that_fills_the_servers_limit_stays_and_the_worker_s
     assert "raise max_payload on the server" in caplog.text
 
 
-async def test_a_message_in_the_queue_of_another_size_is_moved_and_runs_where_it_belongs(mesh: Mesh) -> None:
-    class Elsewhere(Sync):
-        size = Size.LARGE
-
-    mesh.register(Elsewhere)
-    await mesh.publish_by_hand(({"Task-Name": "test:Elsewhere"}, b'{"n": 1}'))
-    await mesh.burst()
-    assert ran == []
-    assert await mesh.waiting() == 1
-    await mesh.burst(size=Size.LARGE)
-    assert ran == [1]
-
-
 async def test_bad_messages_that_arrive_at_an_idle_worker_do_not_disturb_it(mesh: Mesh) -> None:
     mesh.register(Sync)
     async with mesh.working(slots=1):
