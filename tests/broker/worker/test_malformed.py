@@ -1,4 +1,4 @@
-"""Messages that are no tasks: each ends as a dead letter, body untouched, and stops nothing behind it."""
+"""Malformed messages: each becomes a dead letter with its body untouched, and blocks no message behind it."""
 
 from __future__ import annotations
 

@@ -142,6 +142,8 @@ class Settlement:
     async def settle_again(self, lease: Lease, name: str) -> None:
         """Ack a message that the `ack_replay` knows as settled: the server was killed and forgot the first answer.
 
+        The lease is not checked: whoever has the message, it need never be executed again.
+
         Raises:
             ServerUnavailableError: No connection.
         """
