@@ -24,7 +24,7 @@ from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
-from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support.mesh import Mesh, running
 from support.scheduling import SchedulingMesh
@@ -146,9 +146,9 @@ async def _scheduler(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIte
 @asynccontextmanager
 async def _worker(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterator[None]:
     async with _broker(server, registry, "worker", "diracx-worker/small/node1/412") as broker:
-        tally = Tally()
+        tally = Counters()
         settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=100, grace=timedelta(0))
-        worker = Worker(broker.connection, NAMES, registry, Injector(), settings, on_outcome=tally.note)
+        worker = Worker(broker.connection, NAMES, registry, Injector(), settings, on_outcome=tally.record)
         async with worker_introduced(worker, tally, broker.connection, NAMES), running(worker):
             yield
 

@@ -23,7 +23,7 @@ from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks as noting
 from support.mesh import Mesh
@@ -130,7 +130,7 @@ async def test_what_is_executed_is_in_hand_and_what_waits_for_a_retry_or_a_lock_
     reader = StatusReader(mesh.connection, mesh.namespace)
     async with (
         mesh.working(slots=4, busy_delay=timedelta(hours=1)) as worker,
-        introduced(worker, Tally(), mesh.connection, mesh.namespace),
+        introduced(worker, Counters(), mesh.connection, mesh.namespace),
     ):
         await Locked(7).schedule()
         await wait_until(lambda: noting.running, description="the holder runs")

@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettin
 from diracx.tasks.plumbing.jetstream.micro import Figures, Service, ask_all, serving
 from diracx.tasks.plumbing.operations.worker_service import introduced
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
-from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks as noting
 from support.mesh import Mesh
@@ -103,9 +103,9 @@ def test_an_unknown_verb_has_no_answer() -> None:
 async def test_the_figures_of_a_worker_are_those_of_its_deliveries(mesh: Mesh) -> None:
     noting.start_afresh()
     mesh.register(Note, Breaks)
-    tally = Tally()
+    tally = Counters()
     settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=3, burst=True)
-    worker = Worker(mesh.connection, mesh.namespace, mesh.registry, Injector(), settings, on_outcome=tally.note)
+    worker = Worker(mesh.connection, mesh.namespace, mesh.registry, Injector(), settings, on_outcome=tally.record)
     for n in range(4):
         await Note(n).schedule()
     broken = await Breaks().schedule()
@@ -126,7 +126,7 @@ async def test_a_worker_says_what_it_has_in_hand(mesh: Mesh) -> None:
     noting.start_afresh()
     mesh.register(noting.Wait, noting.WaitRealtime)
     name = f"{mesh.namespace.name}-worker"
-    async with mesh.working(slots=5) as worker, introduced(worker, Tally(), mesh.connection, mesh.namespace):
+    async with mesh.working(slots=5) as worker, introduced(worker, Counters(), mesh.connection, mesh.namespace):
         await mesh.broker.schedule_many([noting.Wait(0), noting.Wait(1), noting.WaitRealtime(2)])
         await wait_until(lambda: len(noting.running) == 3, description="all run")
         answers = await ask_all(mesh.connection, name)

@@ -1,4 +1,4 @@
-"""Tasks that do not run now, or here: a held lock, a passed expiry, a name that nobody knows."""
+"""The screening on a real server: a held lock, a passed expiry, an unknown name, the wrong queue."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_task_that_was_begun_in_time_is_retried_past_its_expiry(mesh: Me
     assert ran == [False, True]
 
 
-async def test_a_task_that_nobody_knows_is_given_back_a_few_times_and_then_buried(mesh: Mesh) -> None:
+async def test_an_unknown_task_is_given_back_a_few_times_and_then_becomes_a_dead_letter(mesh: Mesh) -> None:
     async with mesh.working(unknown_tries=3):
         await mesh.publish_by_hand(({"Task-Name": "test:Newer", "Task-Labels": '{"a":"b"}'}, b'{"n": 1}'))
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
@@ -150,6 +150,19 @@ async def test_a_message_of_a_newer_format_is_left_to_newer_workers(mesh: Mesh) 
     assert not ran
     (letter,) = await mesh.dead_letters()
     assert letter.headers["Dead-Reason"] == "message format 2 is newer than this worker"
+
+
+async def test_a_message_in_the_queue_of_another_size_is_requeued_and_runs_where_it_belongs(mesh: Mesh) -> None:
+    class Elsewhere(Note):
+        size = Size.LARGE
+
+    mesh.register(Elsewhere)
+    await mesh.publish_by_hand(({"Task-Name": "test:Elsewhere"}, b'{"n": 1}'))
+    await mesh.burst()
+    assert ran == []
+    assert await mesh.waiting() == 1
+    await mesh.burst(size=Size.LARGE)
+    assert ran == [1]
 
 
 async def _equals(coroutine: Any, expected: object) -> bool:

@@ -73,7 +73,7 @@ class Passes(BaseTask):
 async def test_contention_between_failures_leaves_exactly_the_retries_of_the_policy(
     mesh: Mesh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # In a crowd people are told once a second; here each time is wanted.
+    # At level INFO waits are logged once a second; this test counts each of them.
     caplog.set_level(logging.DEBUG, logger="diracx.tasks.worker")
     mesh.register(FailsUnderLock)
     other = Holder.new(task="a test", id="me", worker="here")

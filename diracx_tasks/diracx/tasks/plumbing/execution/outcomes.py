@@ -1,4 +1,4 @@
-"""What became of one delivery, as a value. Only `settlement` turns it into ack, nak or term."""
+"""The outcome of one delivery, as a value. Only the settlement turns it into an ack, nak or term."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """It failed, and the policy wants it again."""
+    """It failed, and its policy wants a retry."""
 
     at: datetime
-    """Not before this time."""
+    """The retry begins no earlier."""
     failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
 class LockBusy:
-    """A lock is held by somebody else; nothing was executed and no retry is used up."""
+    """Another execution holds one of its locks. Nothing was executed, and no retry is used up."""
 
     error: UnableToAcquireLockError
 
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """It will not run again, and is kept as a dead letter."""
+    """It will not run again, and becomes a dead letter."""
 
     reason: str
     failure: Failure | None = None
@@ -52,19 +52,19 @@ class Discarded:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """It was not carried to an end, through no fault of its own; no retry is used up."""
+    """It did not end, through no fault of its own. No retry is used up."""
 
     reason: str
     delay: timedelta = timedelta(0)
-    """How long until it makes sense to deliver it again."""
+    """The message is redelivered after this time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Misplaced:
-    """It waits in the queue of another size or priority than its class has by now; it is moved, and nothing counted."""
+class WrongQueue:
+    """It was submitted to the queue of another size than its class has by now. It is requeued, and nothing counted."""
 
     subject: str
-    """Where it belongs."""
+    """The queue of its class."""
 
 
-Outcome: TypeAlias = Succeeded | Retry | LockBusy | Dead | Discarded | Interrupted | Misplaced
+Outcome: TypeAlias = Succeeded | Retry | LockBusy | Dead | Discarded | Interrupted | WrongQueue

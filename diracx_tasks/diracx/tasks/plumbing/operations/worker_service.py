@@ -23,7 +23,7 @@ from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.micro import Figures, Service, serving
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.snapshot import Tally, WorkerFacts
+from diracx.tasks.plumbing.worker.snapshot import Counters, WorkerSnapshot
 from diracx.tasks.plumbing.worker.worker import Worker
 
 LIVE_WITHIN: Final = timedelta(seconds=90)
@@ -52,25 +52,27 @@ class WorkerHealth:
 
     def why_not_ready(self) -> str | None:
         """It stops, is not connected, or its pulls are not answered."""
-        if self._worker.facts.stopping:
+        if self._worker.snapshot.stopping:
             return "stopping"
         if not self._connection.is_connected:
             return "not connected to NATS"
-        if self._worker.facts.last_pull is None:
+        if self._worker.snapshot.last_pull is None:
             return "starting"
         return self._why_no_pull(READY_WITHIN)
 
     def _why_no_pull(self, within: timedelta) -> str | None:
-        facts = self._worker.facts
+        facts = self._worker.snapshot
         # Until a moment ago it may have had reasons not to ask.
-        age = self._clock() - max(self._since, facts.last_pull or 0.0, facts.changed)
-        if not facts.asks or age <= within.total_seconds():
+        age = self._clock() - max(self._since, facts.last_pull or 0.0, facts.slots_changed_at)
+        if not facts.pulls or age <= within.total_seconds():
             return None
         return f"no pull was answered for {age:.0f} s"
 
 
 @asynccontextmanager
-async def introduced(worker: Worker, tally: Tally, connection: Connection, namespace: Namespace) -> AsyncIterator[None]:
+async def introduced(
+    worker: Worker, tally: Counters, connection: Connection, namespace: Namespace
+) -> AsyncIterator[None]:
     """Answer `nats micro` for a worker until the end of the block."""
     sampling = asyncio.create_task(_sample(tally), name="tally")
     try:
@@ -80,7 +82,7 @@ async def introduced(worker: Worker, tally: Tally, connection: Connection, names
         sampling.cancel()
 
 
-def _service(worker: Worker, tally: Tally, namespace: Namespace) -> Service:
+def _service(worker: Worker, tally: Counters, namespace: Namespace) -> Service:
     size = worker.settings.size
     return Service(
         name=worker_service(namespace),
@@ -98,11 +100,11 @@ def _service(worker: Worker, tally: Tally, namespace: Namespace) -> Service:
         endpoint="execute",
         subject=f"{namespace.name}.tasks.*.{size}",
         queue_group=str(size),
-        figures=lambda: _figures(worker.facts, tally),
+        figures=lambda: _figures(worker.snapshot, tally),
     )
 
 
-def _figures(facts: WorkerFacts, tally: Tally) -> Figures:
+def _figures(facts: WorkerSnapshot, tally: Counters) -> Figures:
     return Figures(
         requests=facts.processed,
         errors=tally.failures,
@@ -111,7 +113,7 @@ def _figures(facts: WorkerFacts, tally: Tally) -> Figures:
         data={
             "slots": facts.slots,
             "busy": facts.busy,
-            "in_hand": facts.in_hand,
+            "in_hand": facts.in_flight,
             "per_second": round(tally.per_second, 3),
             "last_pull_seconds": None if facts.last_pull is None else round(boottime() - facts.last_pull, 3),
             "stopping": facts.stopping,
@@ -119,7 +121,7 @@ def _figures(facts: WorkerFacts, tally: Tally) -> Figures:
     )
 
 
-async def _sample(tally: Tally) -> None:
+async def _sample(tally: Counters) -> None:
     while True:
         tally.sample()
         await asyncio.sleep(_SAMPLE_EVERY)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from diracx.tasks.plumbing.clock import wait_for_event
 from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
@@ -202,10 +203,7 @@ class Scheduler:
         if self._stopping:
             return
         try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+            await wait_for_event(self._woken, seconds)
         finally:
             self._woken.clear()
 
