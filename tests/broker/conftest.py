@@ -81,5 +81,5 @@ def bucket(connection: Connection, topology: Namespace) -> Bucket:
 
 @pytest.fixture
 def box(connection: Connection, topology: Namespace) -> DeadLetterBox:
-    """The dead of `topology`."""
+    """The dead letters of `topology`."""
     return DeadLetterBox(connection, topology)
