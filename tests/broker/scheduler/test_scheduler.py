@@ -122,7 +122,7 @@ async def test_an_occurrence_for_a_vo_carries_the_vo(mesh: SchedulingMesh) -> No
     assert arrived.id.startswith("test:Report@my=20vo=2Eorg-")
 
 
-async def test_a_disabled_schedule_falls_silent_and_comes_back(mesh: SchedulingMesh) -> None:
+async def test_a_disabled_schedule_stops_and_an_enabled_one_continues(mesh: SchedulingMesh) -> None:
     mesh.register(Ticks)
     async with mesh.scheduling():
         await wait_until(mesh.waiting, description="an occurrence")
