@@ -132,7 +132,7 @@ async def test_a_bad_message_that_fills_the_servers_limit_stays_and_the_worker_s
     await mesh.burst()
     assert ran == [1]
     assert await mesh.waiting() == 1
-    assert "message 1 (test:Sync) finds no room" in caplog.text
+    assert "message 1 (test:Sync) is too large" in caplog.text
     assert "raise max_payload on the server" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""The health of a worker that is told to stop while a task of its runs."""
+"""The health of a worker that is stopped while one of its tasks runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from support.command_line import CommandLine
 from support.health_door import get, health_of
 
 
-async def test_a_worker_that_stops_is_live_until_its_tasks_have_ended_but_not_ready(with_server: CommandLine) -> None:
+async def test_a_stopping_worker_is_live_but_not_ready_until_its_tasks_have_ended(with_server: CommandLine) -> None:
     worker = with_server.start("worker", "--worker-size", "small", "--health-port", "0")
     address = health_of(worker)
     assert with_server("submit", "lollygag:Waits", "--args", '["go"]').returncode == 0
@@ -17,5 +17,5 @@ async def test_a_worker_that_stops_is_live_until_its_tasks_have_ended_but_not_re
     await wait_until(lambda: get(f"{address}/ready") == (503, "stopping\n"), description="it stops", timeout=30)
     assert get(f"{address}/live") == (200, "ok\n")
     with_server.release("go")
-    _, told = worker.communicate(timeout=30)
-    assert worker.returncode == 0, told
+    _, log = worker.communicate(timeout=30)
+    assert worker.returncode == 0, log

@@ -1,22 +1,21 @@
-"""Schedulers that die at every point of what they do with the server, and others that take over."""
+"""Schedulers that are killed at each request to the server, and others that take over."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.scheduler.instances import Instance
 from diracx.tasks.plumbing.scheduler.planning import Rule
-from diracx.tasks.plumbing.scheduler.reconciler import ScheduleKeeper, StoredState
+from diracx.tasks.plumbing.scheduler.reconciler import ScheduleReconciler, StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.schedules import IntervalSeconds, TaskScheduleBase
@@ -24,19 +23,12 @@ from diracx.tasks.testing import wait_until
 from support.scheduling import SchedulingMesh, more_than_once
 
 
-@pytest.fixture
-async def mesh(server: EmbeddedServer, namespace: str) -> AsyncIterator[SchedulingMesh]:
-    async with SchedulingMesh.open(server.url, namespace) as mesh:
-        yield mesh
-        await mesh.remove()
-
-
 class Killed(BaseException):
-    """The process ended here."""
+    """The process was killed here."""
 
 
 class DyingConnection:
-    """A connection whose process ends at the `at`-th point: before and after each of its awaits is one."""
+    """A connection whose process is killed at the `at`-th point. There is a point before and after each await."""
 
     def __init__(self, connection: Connection, at: int) -> None:
         self._connection = connection
@@ -52,7 +44,7 @@ class DyingConnection:
         self._point()
         answer = await call(subject, *args, **kwargs)
         if isinstance(answer, asyncio.Future) and kwargs.get("headers", {}).get("Nats-Batch-Commit"):
-            # Dead right after it was sent, and dead right after it was answered, are two points.
+            # Killed after the send, and killed after the answer, are two points.
             self._point()
             await asyncio.wait([answer])
         self._point()
@@ -73,7 +65,7 @@ def instance(task: str, schedule: TaskScheduleBase, *, enabled: bool = True) -> 
 
 
 class OneStore(JetStreamScheduleStore):
-    """Knows one schedule, so that a point is the same deed however many schedules there are."""
+    """Reads one schedule only, so that the points do not depend on the number of schedules."""
 
     key = ScheduleKey("")
 
@@ -82,30 +74,30 @@ class OneStore(JetStreamScheduleStore):
 
 
 async def advance(mesh: SchedulingMesh, each: Instance, *, seconds: float = 3, dies_at: int | None = None) -> bool:
-    """One turn of a scheduler that has just begun to lead, and looks so far ahead; whether it got through."""
+    """Run one round of a scheduler that has just become the leader; return whether it completed."""
     connection: Any = mesh.connection if dies_at is None else DyingConnection(mesh.connection, dies_at)
     store = OneStore(connection, mesh.namespace)
     store.key = each.key
-    keeper = ScheduleKeeper(store, timedelta(seconds=seconds), "a test")
+    reconciler = ScheduleReconciler(store, timedelta(seconds=seconds), "a test")
     while True:
         try:
-            await keeper.load()
-            await keeper.advance([each])
+            await reconciler.load()
+            await reconciler.advance([each])
         except Killed:
             return False
         except RevisionConflictError:
-            continue  # what the dead one had sent was still under way
+            continue  # a write of the killed scheduler was still on its way
         return True
 
 
-async def test_a_scheduler_that_goes_on_after_another_took_over_changes_nothing(mesh: SchedulingMesh) -> None:
+async def test_a_scheduler_that_continues_after_another_took_over_changes_nothing(mesh: SchedulingMesh) -> None:
     each, other = instance("Ticks", IntervalSeconds(60)), instance("Hourly", IntervalSeconds(3600))
-    stale, fresh = (ScheduleKeeper(mesh.store, timedelta(seconds=30), name) for name in ("stale", "fresh"))
+    stale, fresh = (ScheduleReconciler(mesh.store, timedelta(seconds=30), name) for name in ("stale", "fresh"))
     await stale.load()
     await fresh.load()
     await fresh.advance([each])
     before = (await mesh.store.read_all(), await mesh.held())
-    # Both together, so that the one which nobody wrote is refused, too.
+    # One write for both, so that the change without a conflict is refused, too.
     with pytest.raises(RevisionConflictError):
         await stale.advance([other, each])
     assert (await mesh.store.read_all(), await mesh.held()) == before
@@ -119,25 +111,25 @@ async def test_a_scheduler_that_goes_on_after_another_took_over_changes_nothing(
 SUPPLY, REFILL, CHANGE, DISABLE = "supply", "refill", "change", "disable"
 
 
-@pytest.mark.parametrize("deed", [SUPPLY, REFILL, CHANGE, DISABLE])
-async def test_no_crash_point_loses_or_doubles_an_occurrence(mesh: SchedulingMesh, deed: str) -> None:
+@pytest.mark.parametrize("action", [SUPPLY, REFILL, CHANGE, DISABLE])
+async def test_no_crash_point_loses_or_doubles_an_occurrence(mesh: SchedulingMesh, action: str) -> None:
     point, finished = 0, False
     names: list[str] = []
     while not finished:
-        name = f"{deed}{point}"
+        name = f"{action}{point}"
         names.append(name)
         first, second = instance(name, IntervalSeconds(1)), instance(name, IntervalSeconds(1))
-        if deed == CHANGE:
+        if action == CHANGE:
             first = instance(name, IntervalSeconds(0.5))
-        if deed == DISABLE:
+        if action == DISABLE:
             second = instance(name, IntervalSeconds(1), enabled=False)
-        if deed != SUPPLY:
+        if action != SUPPLY:
             await advance(mesh, first, seconds=1)
         finished = await advance(mesh, second, dies_at=point)
-        assert await advance(mesh, second), "the one that takes over gets through"
+        assert await advance(mesh, second), "the scheduler that takes over completes its round"
         point += 1
     assert point > 6
-    await _check_all(mesh, names, silent=deed == DISABLE)
+    await _check_all(mesh, names, silent=action == DISABLE)
 
 
 async def _check_all(mesh: SchedulingMesh, names: list[str], *, silent: bool) -> None:
