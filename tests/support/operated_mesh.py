@@ -17,8 +17,8 @@ from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
-from diracx.tasks.plumbing.operations.scheduler_service import introduced as scheduler_introduced
-from diracx.tasks.plumbing.operations.worker_service import introduced as worker_introduced
+from diracx.tasks.plumbing.operations.scheduler_service import advertised as scheduler_advertised
+from diracx.tasks.plumbing.operations.worker_service import advertised as worker_advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.schedules import IntervalSeconds
@@ -138,7 +138,7 @@ async def _scheduler(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIte
     async with (
         _broker(server, registry, "scheduler", "diracx-scheduler/node1/411") as broker,
         SchedulingMesh(broker).scheduling(name="node1-411-scheduler") as scheduler,
-        scheduler_introduced(scheduler, broker.connection, NAMES),
+        scheduler_advertised(scheduler, broker.connection, NAMES),
     ):
         yield
 
@@ -149,7 +149,7 @@ async def _worker(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterat
         tally = Tally()
         settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=100, grace=timedelta(0))
         worker = Worker(broker.connection, NAMES, registry, Injector(), settings, on_outcome=tally.note)
-        async with worker_introduced(worker, tally, broker.connection, NAMES), running(worker):
+        async with worker_advertised(worker, tally, broker.connection, NAMES), running(worker):
             yield
 
 

@@ -16,9 +16,9 @@ from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
-from diracx.tasks.plumbing.operations.scheduler_service import introduced as scheduler_introduced
+from diracx.tasks.plumbing.operations.scheduler_service import advertised as scheduler_advertised
 from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, StatusReader
-from diracx.tasks.plumbing.operations.worker_service import introduced
+from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
@@ -130,7 +130,7 @@ async def test_what_is_executed_is_in_hand_and_what_waits_for_a_retry_or_a_lock_
     reader = StatusReader(mesh.connection, mesh.namespace)
     async with (
         mesh.working(slots=4, busy_delay=timedelta(hours=1)) as worker,
-        introduced(worker, Tally(), mesh.connection, mesh.namespace),
+        advertised(worker, Tally(), mesh.connection, mesh.namespace),
     ):
         await Locked(7).schedule()
         await wait_until(lambda: noting.running, description="the holder runs")
@@ -170,8 +170,8 @@ async def test_the_leading_scheduler_and_the_standbys_are_told_apart(mesh: Mesh)
             group.create_task(scheduler.run())
         await wait_until(lambda: any(each.leads for each in schedulers), description="one leads")
         async with (
-            scheduler_introduced(schedulers[0], mesh.connection, mesh.namespace),
-            scheduler_introduced(schedulers[1], mesh.connection, mesh.namespace),
+            scheduler_advertised(schedulers[0], mesh.connection, mesh.namespace),
+            scheduler_advertised(schedulers[1], mesh.connection, mesh.namespace),
         ):
             status = (await StatusReader(mesh.connection, mesh.namespace).read()).status
         leader, standby = sorted(schedulers, key=lambda each: not each.leads)

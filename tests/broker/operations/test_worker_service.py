@@ -17,8 +17,9 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.micro import Figures, Service, ask_all, serving
-from diracx.tasks.plumbing.operations.worker_service import introduced
+from diracx.tasks.plumbing.jetstream.micro import Service, ask_all, serving
+from diracx.tasks.plumbing.jetstream.micro import ServiceStats as OurStats
+from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.snapshot import Tally
 from diracx.tasks.testing import wait_until
@@ -56,7 +57,7 @@ def a_service(name: str, id: str = "host.example.org-1-small") -> Service:  # no
         endpoint="execute",
         subject="a.*.small",
         queue_group="small",
-        figures=lambda: Figures(4, 1, "it broke", 8_000, {"busy": 2}),
+        stats=lambda: OurStats(4, 1, "it broke", 8_000, {"busy": 2}),
     )
 
 
@@ -109,7 +110,7 @@ async def test_the_figures_of_a_worker_are_those_of_its_deliveries(mesh: Mesh) -
     for n in range(4):
         await Note(n).schedule()
     broken = await Breaks().schedule()
-    async with introduced(worker, tally, mesh.connection, mesh.namespace):
+    async with advertised(worker, tally, mesh.connection, mesh.namespace):
         await worker.run()
         answers = await ask_all(mesh.connection, f"{mesh.namespace.name}-worker")
     assert answers is not None
@@ -126,7 +127,7 @@ async def test_a_worker_says_what_it_has_in_hand(mesh: Mesh) -> None:
     noting.start_afresh()
     mesh.register(noting.Wait, noting.WaitRealtime)
     name = f"{mesh.namespace.name}-worker"
-    async with mesh.working(slots=5) as worker, introduced(worker, Tally(), mesh.connection, mesh.namespace):
+    async with mesh.working(slots=5) as worker, advertised(worker, Tally(), mesh.connection, mesh.namespace):
         await mesh.broker.schedule_many([noting.Wait(0), noting.Wait(1), noting.WaitRealtime(2)])
         await wait_until(lambda: len(noting.running) == 3, description="all run")
         answers = await ask_all(mesh.connection, name)

@@ -12,7 +12,7 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.operations.status import StatusReader
-from diracx.tasks.plumbing.operations.worker_service import introduced
+from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
 from diracx.tasks.plumbing.worker.snapshot import Tally
 from diracx.tasks.testing import wait_until
@@ -81,7 +81,7 @@ async def test_fresh_tasks_flow_and_due_retries_come_while_thousands_are_parked_
     async with (
         mesh.working(slots=100) as first,
         mesh.working(slots=10),
-        introduced(first, Tally(), mesh.connection, mesh.namespace),
+        advertised(first, Tally(), mesh.connection, mesh.namespace),
     ):
         await wait_until(lambda: len(parked) == PARKED, description="thousands are parked", timeout=PATIENCE)
         await mesh.broker.schedule_many(FailsOnce(number) for number in range(RETRIES))

@@ -24,7 +24,7 @@ from diracx.tasks.plumbing.execution.thread import EXIT_CODE, end_process, execu
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.operations.worker_service import WorkerHealth, introduced
+from diracx.tasks.plumbing.operations.worker_service import WorkerHealth, advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
@@ -177,7 +177,7 @@ async def _run(worker: Worker, tally: Tally, broker: JetStreamBroker, door: tupl
     )
     async with (
         health_door(WorkerHealth(worker, broker.connection), door),
-        introduced(worker, tally, broker.connection, broker.namespace),
+        advertised(worker, tally, broker.connection, broker.namespace),
     ):
         await worker.run()
     logger.info("%s: ended after %d deliveries", worker.id, worker.processed)

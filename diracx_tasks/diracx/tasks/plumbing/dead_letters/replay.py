@@ -40,17 +40,26 @@ from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, Remains
 from diracx.tasks.plumbing.dead_letters.removal import remove
 from diracx.tasks.plumbing.dead_letters.store import QUEUE
 from diracx.tasks.plumbing.exceptions import SendTaskError, TaskError
-from diracx.tasks.plumbing.jetstream.batch import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.errors import DUPLICATE_MESSAGE_ID, WRONG_LAST_SEQUENCE, ApiError
-from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message, read_messages
+from diracx.tasks.plumbing.jetstream.errors import (
+    DUPLICATE_MESSAGE_ID,
+    WRONG_LAST_SEQUENCE,
+    ApiError,
+    stream_full_text,
+)
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, TTL, without_server_headers
+from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish_batch
+from diracx.tasks.plumbing.jetstream.stream_messages import (
+    StoredMessage,
+    purge_subject,
+    read_message,
+    read_messages,
+)
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_EXPIRES, TASK_ID
 from diracx.tasks.plumbing.wire.names import Namespace
 
 WAITS_FOR_ROOM: Final = "168h"
 """How long a replayed task waits in the stream `later` for room in a queue that filled up meanwhile."""
-
-_NOT_OF_THE_TASK: Final = ("nats-", "dead-")
 
 
 class NotReplayableError(TaskError):
@@ -106,7 +115,7 @@ class Replayer:
         message = await self._message(remains)
         note = self._namespace.replay_subject(remains.seq, remains.stored_us)
         batch = [
-            BatchMessage(note, b"", {"Nats-Expected-Last-Subject-Sequence": "0"}),
+            BatchMessage(note, b"", {EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}),
             BatchMessage(self._due(remains, message), message.body, _headers(remains, message.headers)),
         ]
         await self._see_that_there_is_room(remains, message)
@@ -145,20 +154,14 @@ class Replayer:
         config, state = info["config"], info["state"]
         full = 0 < config.get("max_bytes", -1) < state["bytes"] + len(message.body)
         if full or 0 < config.get("max_msgs", -1) <= state["messages"]:
-            raise SendTaskError(
-                f"dead letter {remains.seq} finds no room: the stream {stream} is full; let workers drain it, or raise "
-                f"its limit with `nats stream edit {stream} --max-bytes=...`"
-            )
+            raise SendTaskError(f"dead letter {remains.seq} finds no room: {stream_full_text(stream)}")
 
     async def _remove_note(self, note: str) -> None:
-        await self._connection.api(f"STREAM.PURGE.{self._namespace.later_stream}", {"filter": note})
+        await purge_subject(self._connection, self._namespace.later_stream, note)
 
 
 def _headers(remains: Remains, stored: Mapping[str, str]) -> dict[str, str]:
-    own = {
-        name: value
-        for name, value in stored.items()
-        if not name.lower().startswith(_NOT_OF_THE_TASK) and name != TASK_EXPIRES
-    }
+    own = without_server_headers(stored, "dead-")
+    own.pop(TASK_EXPIRES, None)
     own[TASK_ID] = own.get(TASK_ID) or str(remains.sequence)
-    return own | {MSG_ID: f"replay-{remains.seq}-{remains.stored_us}", "Nats-TTL": WAITS_FOR_ROOM}
+    return own | {MSG_ID: f"replay-{remains.seq}-{remains.stored_us}", TTL: WAITS_FOR_ROOM}

@@ -8,7 +8,6 @@ stored with `Nats-Expected-Last-Subject-Sequence: 0`, so it is stored once, howe
 from __future__ import annotations
 
 import json
-from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -19,7 +18,9 @@ from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError, PayloadTooLargeError
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
+from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME, TASK_VERSION
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -33,7 +34,6 @@ STORED: Final = "Dead-Stored"
 EXECUTIONS: Final = "Dead-Executions"
 ERRORS: Final = "Dead-Errors"
 
-_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _LONGEST_REASON: Final = 1_000
 # JetStream stores no more in the headers of one message (err_code 10097), whatever `max_payload` is.
 _MOST_HEADER_BYTES: Final = 65_535
@@ -80,22 +80,21 @@ class DeadLetterStore:
 
     async def _publish_once(self, subject: str, delivery: Delivery, headers: dict[str, str]) -> None:
         try:
-            await publish(self._connection, subject, delivery.body, headers | {_EXPECTED: "0"})
+            await publish(self._connection, subject, delivery.body, headers | {EXPECTED_LAST_SUBJECT_SEQUENCE: "0"})
         except ApiError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise
-            found = await self._connection.api(
-                f"STREAM.MSG.GET.{self._namespace.dead_letters_stream}", {"last_by_subj": subject}
-            )
-            stored = b64decode(found["message"].get("hdrs", "")).decode(errors="replace")
-            if f"{STORED}: {headers[STORED]}" not in stored:
+            found = await read_message(self._connection, self._namespace.dead_letters_stream, last_by_subj=subject)
+            if found is None:
+                raise
+            if found.headers.get(STORED) != headers[STORED]:
                 # A task stream that was made anew counts from 1 again: another message, another letter.
-                seq = str(found["message"]["seq"])
-                await publish(self._connection, subject, delivery.body, headers | {_EXPECTED: seq})
+                expected = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(found.sequence)}
+                await publish(self._connection, subject, delivery.body, headers | expected)
 
     def _fitting(self, delivery: Delivery, reason: str, executions: int, failures: Sequence[Failure]) -> dict[str, str]:
         """Headers within the server's limits: the story shrinks first, then go the task's own, the payload never."""
-        own = {name: value for name, value in (delivery.headers or {}).items() if not name.lower().startswith("nats-")}
+        own = without_server_headers(delivery.headers)
         fixed = {
             REASON: _one_line(reason),
             AT: to_rfc3339(datetime.now(UTC)),

@@ -22,9 +22,9 @@ import msgspec
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
-from diracx.tasks.plumbing.jetstream.errors import MESSAGE_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.micro import ask_all
+from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -190,14 +190,9 @@ class StatusReader:
 
     async def _next_stored(self, subject: str, since: int) -> datetime | None:
         """When the first message of a subject from a sequence on was stored."""
-        request = {"seq": since, "next_by_subj": subject}
-        try:
-            answer = await self._connection.api(f"STREAM.MSG.GET.{self._namespace.tasks_stream}", request)
-        except ApiError as error:
-            if error.err_code == MESSAGE_NOT_FOUND:
-                return None
-            raise
-        return from_rfc3339(answer["message"]["time"])
+        stream = self._namespace.tasks_stream
+        message = await read_message(self._connection, stream, strict=True, seq=since, next_by_subj=subject)
+        return None if message is None else message.stored
 
 
 def _ours(consumers: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -21,7 +21,7 @@ from typing import Final
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.micro import Figures, Service, serving
+from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import Tally, WorkerFacts
 from diracx.tasks.plumbing.worker.worker import Worker
@@ -70,7 +70,7 @@ class WorkerHealth:
 
 
 @asynccontextmanager
-async def introduced(worker: Worker, tally: Tally, connection: Connection, namespace: Namespace) -> AsyncIterator[None]:
+async def advertised(worker: Worker, tally: Tally, connection: Connection, namespace: Namespace) -> AsyncIterator[None]:
     """Answer `nats micro` for a worker until the end of the block."""
     sampling = asyncio.create_task(_sample(tally), name="tally")
     try:
@@ -98,12 +98,12 @@ def _service(worker: Worker, tally: Tally, namespace: Namespace) -> Service:
         endpoint="execute",
         subject=f"{namespace.name}.tasks.*.{size}",
         queue_group=str(size),
-        figures=lambda: _figures(worker.facts, tally),
+        stats=lambda: _stats(worker.facts, tally),
     )
 
 
-def _figures(facts: WorkerFacts, tally: Tally) -> Figures:
-    return Figures(
+def _stats(facts: WorkerFacts, tally: Tally) -> ServiceStats:
+    return ServiceStats(
         requests=facts.processed,
         errors=tally.failures,
         last_error=tally.last_error,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
@@ -39,7 +40,6 @@ class Hand:
         self._solitude = solitude
         self._processor = processor
         self._full = full
-        self._returns: set[asyncio.Task[None]] = set()
         self.processed = 0
         """Deliveries carried to an end."""
 
@@ -75,13 +75,9 @@ class Hand:
             self._solitude.left()
 
     def _give_back(self, delivery: Delivery) -> None:
-        returning = asyncio.create_task(delivery.nak(), name=f"give back {delivery.sequence}")
-        self._returns.add(returning)
-        returning.add_done_callback(self._given_back)
-
-    def _given_back(self, task: asyncio.Task[None]) -> None:
-        self._returns.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        try:
+            delivery.nak()
+        except ServerUnavailableError as error:
             logger.info("a message was not given back: %s; it returns when its lease lapses", error)
 
     def running(self) -> list[asyncio.Task[None]]:
@@ -108,7 +104,7 @@ class Hand:
             await asyncio.wait(running, timeout=grace.total_seconds())
         for patience in (_CLEAN_UP, _LAST_PATIENCE):
             self.interrupt(f"the worker stops, and waits {patience:g} s more")
-            if waiting := [*self.running(), *self._returns]:
+            if waiting := self.running():
                 await asyncio.wait(waiting, timeout=patience)
         if stuck := self.running():
             logger.error("%d tasks take no cancellation; their messages return when their leases lapse", len(stuck))
@@ -120,4 +116,4 @@ class Hand:
                 continue
             if lease.attempts is not None:
                 await attempts.interrupt(lease.attempts)
-            await lease.delivery.nak(_SUCCESSION)
+            lease.delivery.nak(_SUCCESSION)

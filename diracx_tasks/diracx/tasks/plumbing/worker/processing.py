@@ -117,7 +117,7 @@ class Processor:
         lease.settling = True
         try:
             lease.ensure()
-            await lease.delivery.nak()
+            lease.delivery.nak()
         except (LeaseLapsedError, ServerError) as error:
             logger.warning("left %s unsettled: %s", name, error)
 

@@ -21,7 +21,7 @@ from diracx.tasks.plumbing.execution.executor import Executor, Invoke
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.consumer_pause import in_words, paused_until
+from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text, paused_until
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.pull import StrictPriorityPull
@@ -189,7 +189,7 @@ class Worker:
         ]
         for info in infos:
             if (until := paused_until(info)) is not None:
-                logger.info("the queue %s is paused until %s", info["name"], in_words(until))
+                logger.info("the queue %s is paused until %s", info["name"], pause_end_text(until))
         return timedelta(seconds=min(info["config"]["ack_wait"] for info in infos) / NANOSECONDS)
 
     def _receive(self, delivery: Delivery) -> None:

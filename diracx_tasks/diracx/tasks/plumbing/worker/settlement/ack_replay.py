@@ -30,7 +30,7 @@ import msgspec
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.delivery import ACK, answer, nak, term
+from diracx.tasks.plumbing.jetstream.delivery import ReplySubject
 from diracx.tasks.plumbing.worker.leases import Lease
 
 _KEPT: Final = 4096
@@ -42,7 +42,8 @@ class _Answer(msgspec.Struct, frozen=True, gc=False):  # no cycle can go through
     reply: str
     deadline: float
     """Of the lease."""
-    verb: bytes
+    reason: str | None
+    """Of a term; None: the message is acked, or given back."""
     not_before: datetime | None
     """For a nak, whose delay gets shorter; None: the message is acked or termed."""
 
@@ -61,15 +62,15 @@ class RecentAnswers:
 
     def acked(self, lease: Lease) -> None:
         """Remember an ack."""
-        self._keep(lease, ACK)
+        self._keep(lease)
 
     def termed(self, lease: Lease, reason: str) -> None:
         """Remember a term."""
-        self._keep(lease, term(reason))
+        self._keep(lease, reason=reason)
 
     def naked(self, lease: Lease, not_before: datetime) -> None:
         """Remember a nak whose time stands in the attempt record."""
-        self._keep(lease, b"", not_before)
+        self._keep(lease, not_before=not_before)
 
     def ended(self, lease: Lease) -> bool:
         """Whether the message of a new lease was acked or termed here before."""
@@ -80,21 +81,28 @@ class RecentAnswers:
         """Give them again, each while its lease holds. Without a connection, the next call does it."""
         now, today = self._clock(), datetime.now(UTC)
         for sequence, known in list(self._answers.items()):
-            verb = known.verb
-            if known.not_before is not None:
-                if known.deadline <= now or known.not_before <= today:
-                    del self._answers[sequence]
-                    continue
-                verb = nak(known.not_before - today)
+            if known.not_before is not None and (known.deadline <= now or known.not_before <= today):
+                del self._answers[sequence]
+                continue
             if known.deadline > now:
                 try:
-                    answer(self._connection, known.reply, verb)
+                    self._send(known, today)
                 except ServerUnavailableError:
                     return
 
-    def _keep(self, lease: Lease, verb: bytes, not_before: datetime | None = None) -> None:
+    def _send(self, known: _Answer, today: datetime) -> None:
+        subject = ReplySubject(self._connection, known.reply)
+        if known.not_before is not None:
+            subject.nak(known.not_before - today)
+        elif known.reason is not None:
+            subject.term(known.reason)
+        else:
+            subject.ack()
+
+    def _keep(self, lease: Lease, *, reason: str | None = None, not_before: datetime | None = None) -> None:
         delivery = lease.delivery
-        self._answers[delivery.sequence] = _Answer(delivery.stored_ns, delivery.reply, lease.deadline, verb, not_before)
+        kept = _Answer(delivery.stored_ns, delivery.reply, lease.deadline, reason, not_before)
+        self._answers[delivery.sequence] = kept
         self._answers.move_to_end(delivery.sequence)
         if len(self._answers) > _KEPT:
             self._answers.popitem(last=False)

@@ -58,7 +58,7 @@ class DelayedNaks:
             ServerUnavailableError: No connection, and a delay too short to wait for one.
         """
         if delay <= self._beat:
-            await lease.delivery.nak(delay)
+            lease.delivery.nak(delay)
             return
         self._waiting.append((lease, self._clock() + delay.total_seconds()))
         self._await_beat()
@@ -96,7 +96,7 @@ class DelayedNaks:
             if lease.remaining <= 0:
                 continue
             try:
-                await lease.delivery.nak(timedelta(seconds=max(0.0, until - self._clock())))
+                lease.delivery.nak(timedelta(seconds=max(0.0, until - self._clock())))
             except ServerUnavailableError as error:
                 logger.debug("%d messages wait to be given back: %s", len(waiting) - index, error)
                 self._waiting[:0] = waiting[index:]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.jetstream.headers import without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID
-
-_SERVERS_OWN: Final = "nats-"
 
 
 async def move(connection: Connection, delivery: Delivery, subject: str) -> None:
@@ -22,9 +19,7 @@ async def move(connection: Connection, delivery: Delivery, subject: str) -> None
     Raises:
         ServerError: It was not stored.
     """
-    headers = {
-        name: value for name, value in (delivery.headers or {}).items() if not name.lower().startswith(_SERVERS_OWN)
-    }
+    headers = without_server_headers(delivery.headers)
     headers[MSG_ID] = f"{headers.get(TASK_ID, delivery.sequence)}@{subject}"
     await publish(connection, subject, delivery.body, headers)
 

@@ -112,7 +112,7 @@ class Settlement:
         Raises:
             ServerUnavailableError: No connection.
         """
-        await lease.delivery.ack()
+        lease.delivery.ack()
 
     def repeat_recent(self) -> None:
         """Tell the server again what it was told last: call it after each reconnect."""
@@ -123,7 +123,7 @@ class Settlement:
         await self._naks.close()
 
     async def _done(self, lease: Lease, attempts: Attempts) -> None:
-        await lease.delivery.ack()
+        lease.delivery.ack()
         self._recent.acked(lease)
         await self._attempts.forget(attempts)
         if lease.delivery.origin is not None:
@@ -163,7 +163,7 @@ class Settlement:
         executions = record.failed + record.crashes
         await self._dead_letters.store(lease.delivery, outcome.reason, executions, record.failures)
         lease.ensure()
-        await lease.delivery.term(outcome.reason)
+        lease.delivery.term(outcome.reason)
         self._recent.termed(lease, outcome.reason)
         await self._attempts.forget(attempts)
         if lease.delivery.origin is not None:
