@@ -24,6 +24,8 @@ from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
+SEQUENCE_NOT_FOUND = 10043
+"""A delete of a message that was deleted before, between two that exist."""
 MESSAGE_DELETE_FAILED = 10057
 """The message is gone already, or its store failed."""
 STREAM_NAME_IN_USE = 10058

@@ -16,12 +16,14 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
     MESSAGE_DELETE_FAILED,
     MESSAGE_NOT_FOUND,
+    SEQUENCE_NOT_FOUND,
     STREAM_NOT_FOUND,
     ApiError,
 )
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MAYBE_GONE: Final = frozenset({MESSAGE_DELETE_FAILED, MESSAGE_NOT_FOUND, SEQUENCE_NOT_FOUND, STREAM_NOT_FOUND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,9 @@ async def delete_message(
     try:
         await connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}, timeout=timeout)
     except ApiError as error:
-        if error.err_code not in (MESSAGE_DELETE_FAILED, MESSAGE_NOT_FOUND, STREAM_NOT_FOUND):
+        if error.err_code not in _MAYBE_GONE:
             raise
-        # The same code stands for a store that failed.
+        # MESSAGE_DELETE_FAILED also stands for a store that failed.
         if await read_message(connection, stream, timeout=timeout, strict=strict, seq=sequence) is not None:
             raise
 
