@@ -1,4 +1,4 @@
-"""A paused queue on a real server: what a pull sees of it, what workers do, and what lifts the pause."""
+"""A paused queue on a real server: the answers to a pull, the workers, and the end of the pause."""
 
 from __future__ import annotations
 
