@@ -17,7 +17,8 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.micro import Figures, Service, ask_all, serving
+from diracx.tasks.plumbing.jetstream.micro import Service, ask_all, serving
+from diracx.tasks.plumbing.jetstream.micro import ServiceStats as OurStats
 from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.snapshot import Counters
@@ -56,7 +57,7 @@ def a_service(name: str, id: str = "host.example.org-1-small") -> Service:  # no
         endpoint="execute",
         subject="a.*.small",
         queue_group="small",
-        figures=lambda: Figures(4, 1, "it broke", 8_000, {"busy": 2}),
+        stats=lambda: OurStats(4, 1, "it broke", 8_000, {"busy": 2}),
     )
 
 

@@ -65,10 +65,10 @@ async def test_delayed_naks_wait_for_the_flush_and_leave_together(connection: Co
     naks = NakBatcher(interval=HOUR)
     async with naks_heard(connection, topology) as delays:
         for lease in await leases(connection, topology, 3):
-            await naks.send(lease, 2 * HOUR)
+            naks.send(lease, 2 * HOUR)
         await connection.client.flush()
         assert not delays
-        await naks.close()
+        naks.close()
         await wait_until(lambda: len(delays) == 3, description="they have left")
     assert all(HOUR < delay < 2 * HOUR for delay in delays), "counted from when it was asked for"
 
@@ -79,7 +79,7 @@ async def test_a_flush_comes_by_itself_also_for_naks_that_are_sent_after_it(
     naks = NakBatcher()
     async with naks_heard(connection, topology) as delays:
         for number, lease in enumerate(await leases(connection, topology, 3), start=1):
-            await naks.send(lease, HOUR)
+            naks.send(lease, HOUR)
             await wait_until(lambda number=number: len(delays) == number, description="it has left")  # type: ignore[misc]
 
 
@@ -89,7 +89,7 @@ async def test_a_delay_shorter_than_the_flush_interval_does_not_wait(
     naks = NakBatcher(interval=HOUR)
     async with naks_heard(connection, topology) as delays:
         for lease, delay in zip(await leases(connection, topology, 2), (timedelta(0), HOUR / 2), strict=True):
-            await naks.send(lease, delay)
+            naks.send(lease, delay)
         await wait_until(lambda: delays == [timedelta(0), HOUR / 2], description="they have left")
 
 
@@ -99,10 +99,10 @@ async def test_a_message_whose_lease_lapses_while_its_nak_waits_is_left_to_other
     naks = NakBatcher(interval=HOUR)
     async with naks_heard(connection, topology) as delays:
         ours, lapsed = await leases(connection, topology, 2)
-        await naks.send(lapsed, 3 * HOUR)
-        await naks.send(ours, 2 * HOUR)
+        naks.send(lapsed, 3 * HOUR)
+        naks.send(ours, 2 * HOUR)
         lapsed.deadline = boottime()
-        await naks.close()
+        naks.close()
         await wait_until(lambda: delays, description="the other has left")
     assert [delay < 2 * HOUR for delay in delays] == [True]
 
@@ -114,10 +114,10 @@ async def test_without_a_connection_naks_wait_for_it(own_server: EmbeddedServer,
             (lease,) = await leases(mesh.connection, mesh.namespace, 1)
             own_server.stop()
             await wait_until(lambda: not mesh.connection.is_connected, description="the connection is lost")
-            await naks.send(lease, HOUR)
+            naks.send(lease, HOUR)
             own_server.start()
             await wait_until(lambda: delays, description="it has left")
-            await naks.close()
+            naks.close()
         assert len(delays) == 1
 
 

@@ -50,23 +50,23 @@ from collections.abc import Mapping
 from typing import Final
 
 from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, DeadTask, remove_dead_task
-from diracx.tasks.plumbing.dead_letters.store import (
-    DEAD_QUEUE,
-    EXPECTED_LAST_SUBJECT_SEQUENCE,
-    SERVER_HEADER_PREFIX,
-)
+from diracx.tasks.plumbing.dead_letters.store import DEAD_QUEUE
 from diracx.tasks.plumbing.exceptions import SendTaskError, TaskError
-from diracx.tasks.plumbing.jetstream.batch import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.errors import DUPLICATE_MESSAGE_ID, WRONG_LAST_SEQUENCE, ApiError
+from diracx.tasks.plumbing.jetstream.errors import (
+    DUPLICATE_MESSAGE_ID,
+    WRONG_LAST_SEQUENCE,
+    ApiError,
+    stream_full_text,
+)
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, TTL, without_server_headers
+from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, purge_subject, read_message, read_messages
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_EXPIRES, TASK_ID
 from diracx.tasks.plumbing.wire.names import Namespace
 
 REPLAY_TTL: Final = "168h"
 """How long a replayed task waits in the stream `later` for room in a queue that filled up in the meantime."""
-
-_DROPPED_PREFIXES: Final = (SERVER_HEADER_PREFIX, "dead-")
 
 
 class NotReplayableError(TaskError):
@@ -162,20 +162,14 @@ class Replayer:
         config, state = info["config"], info["state"]
         full = 0 < config.get("max_bytes", -1) < state["bytes"] + len(message.body)
         if full or 0 < config.get("max_msgs", -1) <= state["messages"]:
-            raise SendTaskError(
-                f"dead letter {task.seq} was not replayed: the stream {stream} is full; let workers drain it, or raise "
-                f"its limit with `nats stream edit {stream} --max-bytes=...`"
-            )
+            raise SendTaskError(f"dead letter {task.seq} was not replayed: {stream_full_text(stream)}")
 
     async def _remove_marker(self, marker: str) -> None:
         await purge_subject(self._connection, self._namespace.later_stream, marker)
 
 
 def _headers(task: DeadTask, stored: Mapping[str, str]) -> dict[str, str]:
-    own = {
-        name: value
-        for name, value in stored.items()
-        if not name.lower().startswith(_DROPPED_PREFIXES) and name != TASK_EXPIRES
-    }
+    own = without_server_headers(stored, "dead-")
+    own.pop(TASK_EXPIRES, None)
     own[TASK_ID] = own.get(TASK_ID) or str(task.sequence)
-    return own | {MSG_ID: f"replay-{task.seq}-{task.stored_us}", "Nats-TTL": REPLAY_TTL}
+    return own | {MSG_ID: f"replay-{task.seq}-{task.stored_us}", TTL: REPLAY_TTL}

@@ -26,6 +26,7 @@ from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError, PayloadTooLargeError
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME, TASK_VERSION
@@ -40,11 +41,6 @@ DEAD_SEQUENCE: Final = "Dead-Sequence"
 DEAD_STORED: Final = "Dead-Stored"
 DEAD_EXECUTIONS: Final = "Dead-Executions"
 DEAD_ERRORS: Final = "Dead-Errors"
-
-SERVER_HEADER_PREFIX: Final = "nats-"
-"""The prefix, in lower case, of headers that belong to the server and not to the task."""
-
-EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 
 MAX_REASON_LENGTH: Final = 1_000
 # JetStream stores no more header bytes in one message (err_code 10097), whatever `max_payload` is.
@@ -108,11 +104,7 @@ class DeadLetterStore:
         self, delivery: Delivery, reason: str, executions: int, failures: Sequence[Failure]
     ) -> dict[str, str]:
         """The headers of the dead letter, cut to the server's limits as the module's docstring says."""
-        own = {
-            name: value
-            for name, value in (delivery.headers or {}).items()
-            if not name.lower().startswith(SERVER_HEADER_PREFIX)
-        }
+        own = without_server_headers(delivery.headers)
         fixed = {
             DEAD_REASON: _one_line(reason),
             DEAD_AT: to_rfc3339(datetime.now(UTC)),

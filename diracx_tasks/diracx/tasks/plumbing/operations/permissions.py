@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.connection.connection import API_PREFIX
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, LeaderLock
 from diracx.tasks.plumbing.wire.names import Namespace
 
-API: Final = "$JS.API"
+API: Final = API_PREFIX
 
 # The requests of `nats micro`, which workers and schedulers answer (ADR-32).
 _SERVICES: Final = "$SRV.>"

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.micro import Figures, Service, serving
+from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.scheduler.scheduler import Scheduler
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import to_rfc3339
@@ -39,9 +39,9 @@ class SchedulerHealth:
 async def advertised(scheduler: Scheduler, connection: Connection, namespace: Namespace) -> AsyncIterator[None]:
     """Answer the requests of `nats micro` for a scheduler during the block."""
 
-    def figures() -> Figures:
+    def stats() -> ServiceStats:
         following = scheduler.next_occurrence
-        return Figures(
+        return ServiceStats(
             requests=scheduler.published,
             data={"leads": scheduler.leads, "next": None if following is None else to_rfc3339(following)},
         )
@@ -60,7 +60,7 @@ async def advertised(scheduler: Scheduler, connection: Connection, namespace: Na
         endpoint="publish",
         subject=f"{namespace.name}.periodic.>",
         queue_group="leader",
-        figures=figures,
+        stats=stats,
     )
     async with serving(connection, service):
         yield

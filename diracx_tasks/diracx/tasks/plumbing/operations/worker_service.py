@@ -20,7 +20,7 @@ from typing import Final
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.micro import Figures, Service, serving
+from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import Counters, WorkerSnapshot
 from diracx.tasks.plumbing.worker.worker import Worker
@@ -99,12 +99,12 @@ def _service(worker: Worker, tally: Counters, namespace: Namespace) -> Service:
         endpoint="execute",
         subject=f"{namespace.name}.tasks.*.{size}",
         queue_group=str(size),
-        figures=lambda: _figures(worker.snapshot, tally),
+        stats=lambda: _stats(worker.snapshot, tally),
     )
 
 
-def _figures(facts: WorkerSnapshot, tally: Counters) -> Figures:
-    return Figures(
+def _stats(facts: WorkerSnapshot, tally: Counters) -> ServiceStats:
+    return ServiceStats(
         requests=facts.processed,
         errors=tally.failures,
         last_error=tally.last_error,

@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
-from diracx.tasks.plumbing.jetstream.assets import DUE_TTL
-from diracx.tasks.plumbing.jetstream.batch import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, ROLLUP, schedule_headers
+from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject, read_message, subjects_of
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.observability.telemetry import Outgoing, current
@@ -23,7 +23,6 @@ from diracx.tasks.plumbing.scheduler.reconciler import Change, StoredState
 from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState, due_name, occurrence_id
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.wire.times import to_rfc3339
 
 MAX_PARALLEL_REQUESTS: Final = 64
 
@@ -125,7 +124,7 @@ class JetStreamScheduleStore:
         return self._namespace.periodic_subject(key.task, key.vo or None, due_name(due))
 
     def _state_message(self, change: Change) -> BatchMessage:
-        headers = {"Nats-Rollup": "sub", "Nats-Expected-Last-Subject-Sequence": str(change.revision)}
+        headers = {ROLLUP: "sub", EXPECTED_LAST_SUBJECT_SEQUENCE: str(change.revision)}
         body = msgspec.json.encode(change.plan.state)
         return BatchMessage(self._state_subject(change.instance.key), body, headers)
 
@@ -137,11 +136,8 @@ class JetStreamScheduleStore:
             due=occurrence.due,
             expires=occurrence.expires,
         )
-        headers = envelope.to_headers() | {
-            "Nats-Schedule": f"@at {to_rfc3339(occurrence.due)}",
-            "Nats-Schedule-Target": self._namespace.due_subject(instance.priority, instance.size),
-            "Nats-Schedule-TTL": DUE_TTL,
-        }
+        target = self._namespace.due_subject(instance.priority, instance.size)
+        headers = envelope.to_headers() | schedule_headers(occurrence.due, target)
         # No `Nats-Msg-Id`: it would refuse an occurrence that was withdrawn and is published again. The
         # compare-and-set on the state already prevents duplicates.
         del headers[MSG_ID]

@@ -7,6 +7,7 @@ import logging
 from datetime import timedelta
 from typing import Any, Final
 
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
@@ -31,7 +32,6 @@ class InFlight:
         self._slots = slots
         self._gate = gate
         self._processor = processor
-        self._naks: set[asyncio.Task[None]] = set()
         self.processed = 0
         """Deliveries carried to an end."""
 
@@ -55,14 +55,10 @@ class InFlight:
             self._gate.message_ended()
 
     def give_back(self, delivery: Delivery) -> None:
-        """Nak a message that was not begun, without waiting for it. Nothing is counted."""
-        nak = asyncio.create_task(delivery.nak(), name=f"give back {delivery.sequence}")
-        self._naks.add(nak)
-        nak.add_done_callback(self._nak_ended)
-
-    def _nak_ended(self, nak: asyncio.Task[None]) -> None:
-        self._naks.discard(nak)
-        if not nak.cancelled() and (error := nak.exception()) is not None:
+        """Nak a message that was not begun. Nothing is counted."""
+        try:
+            delivery.nak()
+        except ServerUnavailableError as error:
             logger.info("a message was not given back: %s; it is redelivered when its lease lapses", error)
 
     def running(self) -> list[asyncio.Task[None]]:
@@ -90,7 +86,7 @@ class InFlight:
         for seconds in (CLEAN_UP_SECONDS, LAST_CLEAN_UP_SECONDS):
             # A new reason cancels again what swallowed the first cancellation.
             self.interrupt(f"the worker stops, and waits {seconds:g} s more")
-            if pending := [*self.running(), *self._naks]:
+            if pending := self.running():
                 await asyncio.wait(pending, timeout=seconds)
         if stuck := self.running():
             logger.error(
@@ -104,4 +100,4 @@ class InFlight:
                 continue
             if lease.attempts is not None:
                 await attempts.interrupt(lease.attempts)
-            await lease.delivery.nak(EXIT_DELAY)
+            lease.delivery.nak(EXIT_DELAY)

@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.enums import Priority
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.consumer_pause import in_words, paused_until
+from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text, paused_until
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.pull import StrictPriorityPull
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -110,7 +110,7 @@ class Intake:
         infos = [await self._connection.api(f"CONSUMER.INFO.{self._stream}.{consumer}") for consumer in self._consumers]
         for info in infos:
             if (until := paused_until(info)) is not None:
-                logger.info("the queue %s is paused until %s", info["name"], in_words(until))
+                logger.info("the queue %s is paused until %s", info["name"], pause_end_text(until))
         return timedelta(seconds=min(info["config"]["ack_wait"] for info in infos) / NANOSECONDS)
 
     async def run(self) -> None:

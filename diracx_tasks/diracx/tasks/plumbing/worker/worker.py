@@ -122,7 +122,7 @@ class Worker:
     async def abandon(self) -> None:
         """Give back every message whose lease holds, uncounted: the process is about to end in the middle of them."""
         await self._in_flight.abandon(self._attempts)
-        await self._settlement.naks.close()
+        self._settlement.naks.close()
         await self._connection.client.flush()
 
     async def run(self) -> None:
@@ -137,7 +137,7 @@ class Worker:
                 await self._intake.run()
             finally:
                 await self._in_flight.wind_down(self.settings.grace)
-                await self._settlement.naks.close()
+                self._settlement.naks.close()
 
     @asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:

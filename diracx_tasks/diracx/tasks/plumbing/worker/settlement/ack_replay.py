@@ -31,7 +31,7 @@ import msgspec
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.delivery import ACK, answer, nak, term
+from diracx.tasks.plumbing.jetstream.delivery import ReplySubject
 from diracx.tasks.plumbing.worker.leases import Lease
 
 MAX_ANSWERS: Final = 4096
@@ -43,7 +43,8 @@ class _Answer(msgspec.Struct, frozen=True, gc=False):  # thousands live for long
     reply: str
     deadline: float
     """The deadline of the lease."""
-    verb: bytes
+    reason: str | None
+    """The reason of a term; None: an ack or a nak."""
     not_before: datetime | None
     """For a nak, whose delay gets shorter; None: an ack or a term."""
 
@@ -62,15 +63,15 @@ class AckReplay:
 
     def record_ack(self, lease: Lease) -> None:
         """Remember an ack."""
-        self._record(lease, ACK)
+        self._record(lease)
 
     def record_term(self, lease: Lease, reason: str) -> None:
         """Remember a term."""
-        self._record(lease, term(reason))
+        self._record(lease, reason=reason)
 
     def record_nak(self, lease: Lease, not_before: datetime) -> None:
         """Remember a nak whose time the attempt record holds."""
-        self._record(lease, b"", not_before)
+        self._record(lease, not_before=not_before)
 
     def was_settled(self, lease: Lease) -> bool:
         """Whether this worker acked or termed the message before, on an earlier lease."""
@@ -81,21 +82,28 @@ class AckReplay:
         """Send each answer again whose lease holds. Without a connection it stops, and the next call sends all."""
         now, today = self._clock(), datetime.now(UTC)
         for sequence, known in list(self._answers.items()):
-            verb = known.verb
-            if known.not_before is not None:
-                if known.deadline <= now or known.not_before <= today:
-                    del self._answers[sequence]
-                    continue
-                verb = nak(known.not_before - today)
+            if known.not_before is not None and (known.deadline <= now or known.not_before <= today):
+                del self._answers[sequence]
+                continue
             if known.deadline > now:
                 try:
-                    answer(self._connection, known.reply, verb)
+                    self._send(known, today)
                 except ServerUnavailableError:
                     return
 
-    def _record(self, lease: Lease, verb: bytes, not_before: datetime | None = None) -> None:
+    def _send(self, known: _Answer, today: datetime) -> None:
+        subject = ReplySubject(self._connection, known.reply)
+        if known.not_before is not None:
+            subject.nak(known.not_before - today)
+        elif known.reason is not None:
+            subject.term(known.reason)
+        else:
+            subject.ack()
+
+    def _record(self, lease: Lease, *, reason: str | None = None, not_before: datetime | None = None) -> None:
         delivery = lease.delivery
-        self._answers[delivery.sequence] = _Answer(delivery.stored_ns, delivery.reply, lease.deadline, verb, not_before)
+        kept = _Answer(delivery.stored_ns, delivery.reply, lease.deadline, reason, not_before)
+        self._answers[delivery.sequence] = kept
         self._answers.move_to_end(delivery.sequence)
         if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)

@@ -50,55 +50,44 @@ class NakBatcher:
         self._clock = clock
         self._waiting: list[tuple[Lease, float]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._flushing: asyncio.Task[None] | None = None
 
-    async def send(self, lease: Lease, delay: timedelta) -> None:
+    def send(self, lease: Lease, delay: timedelta) -> None:
         """Nak a message: the server redelivers it no earlier than after `delay`.
 
         Raises:
             ServerUnavailableError: No connection, and `delay` is too short to wait for one.
         """
         if delay <= self._interval:
-            await lease.delivery.nak(delay)
+            lease.delivery.nak(delay)
             return
         self._waiting.append((lease, self._clock() + delay.total_seconds()))
         self._schedule_flush()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Send the naks that still wait: the worker ends. Without a connection their leases lapse."""
-        if self._flushing is not None:
-            await asyncio.wait([self._flushing])
+        self._flush()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        await self._flush()
 
     def _schedule_flush(self) -> None:
         if self._timer is None:
             seconds = self._interval.total_seconds()
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(seconds - time.time() % seconds, self._start_flush)
+            self._timer = loop.call_later(seconds - time.time() % seconds, self._flush)
 
-    def _start_flush(self) -> None:
-        self._timer = None
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush(), name="flush of delayed naks")
-            self._flushing.add_done_callback(self._flush_ended)
-        else:
-            self._schedule_flush()
-
-    def _flush_ended(self, flush: asyncio.Task[None]) -> None:
-        if not flush.cancelled() and self._waiting:
-            self._schedule_flush()
-
-    async def _flush(self) -> None:
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         waiting, self._waiting = self._waiting, []
         for index, (lease, until) in enumerate(waiting):
             if lease.remaining <= 0:
                 continue
             try:
-                await lease.delivery.nak(timedelta(seconds=max(0.0, until - self._clock())))
+                lease.delivery.nak(timedelta(seconds=max(0.0, until - self._clock())))
             except ServerUnavailableError as error:
                 logger.debug("%d messages wait to be given back: %s", len(waiting) - index, error)
-                self._waiting[:0] = waiting[index:]
+                self._waiting = waiting[index:]
+                self._schedule_flush()
                 return

@@ -33,7 +33,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -48,6 +48,7 @@ from diracx.tasks.plumbing.execution.outcomes import (
     WrongQueue,
 )
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.headers import without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID
@@ -58,8 +59,6 @@ from diracx.tasks.plumbing.worker.settlement.lock_backoff import LockBackoff
 from diracx.tasks.plumbing.worker.settlement.nak_batcher import NakBatcher
 
 logger = logging.getLogger("diracx.tasks.worker")
-
-SERVER_HEADER_PREFIX: Final = "nats-"
 
 
 class Settlement:
@@ -135,7 +134,7 @@ class Settlement:
         lease.settling = True
         try:
             lease.ensure_held()
-            await lease.delivery.nak()
+            lease.delivery.nak()
         except (LeaseLapsedError, ServerError) as error:
             logger.warning("left %s unsettled: %s", name, error)
 
@@ -148,7 +147,7 @@ class Settlement:
             ServerUnavailableError: No connection.
         """
         logger.info("%s (message %d) was settled before; the server had forgotten", name, lease.delivery.sequence)
-        await lease.delivery.ack()
+        lease.delivery.ack()
 
     async def _succeed(self, lease: Lease, name: str, attempts: Attempts) -> None:
         await self._ack(lease, attempts)
@@ -163,7 +162,7 @@ class Settlement:
             await self._attempts.fail(attempts, outcome.failure, outcome.at)
         delay = max(outcome.at - datetime.now(UTC), timedelta(0))
         lease.ensure_held()
-        await self.naks.send(lease, delay)
+        self.naks.send(lease, delay)
         self.ack_replay.record_nak(lease, outcome.at)
         logger.info(
             "will retry %s (message %d) in %.1f s: %s: %s",
@@ -176,14 +175,14 @@ class Settlement:
 
     async def _wait_for_lock(self, lease: Lease, name: str, outcome: LockBusy) -> None:
         delay = self._lock_backoff.delay(outcome.error)
-        await self.naks.send(lease, delay)
+        self.naks.send(lease, delay)
         level = logging.INFO if self._lock_backoff.should_log() else logging.DEBUG
         logger.log(level, "%s waits %.1f s: %s", name, delay.total_seconds(), outcome.error)
 
     async def _interrupt(self, lease: Lease, name: str, attempts: Attempts, outcome: Interrupted) -> None:
         await self._attempts.interrupt(attempts)
         lease.ensure_held()
-        await self.naks.send(lease, outcome.delay)
+        self.naks.send(lease, outcome.delay)
         logger.info("gave back %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
         if outcome.delay and attempts.record.not_before is not None:
             self.ack_replay.record_nak(lease, attempts.record.not_before)
@@ -194,7 +193,7 @@ class Settlement:
         executions = record.failed + record.crashes
         await self._dead_letters.store(lease.delivery, outcome.reason, executions, record.failures)
         lease.ensure_held()
-        await lease.delivery.term(outcome.reason)
+        lease.delivery.term(outcome.reason)
         self.ack_replay.record_term(lease, outcome.reason)
         await self._forget(lease, attempts)
         logger.error("dead: %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
@@ -202,11 +201,7 @@ class Settlement:
     async def _requeue(self, lease: Lease, name: str, attempts: Attempts, outcome: WrongQueue) -> None:
         # The copy has an id of its own, by which the stream drops a second one; the task keeps its id.
         delivery, subject = lease.delivery, outcome.subject
-        headers = {
-            header: value
-            for header, value in (delivery.headers or {}).items()
-            if not header.lower().startswith(SERVER_HEADER_PREFIX)
-        }
+        headers = without_server_headers(delivery.headers)
         headers[MSG_ID] = f"{headers.get(TASK_ID, delivery.sequence)}@{subject}"
         await publish(self._connection, subject, delivery.body, headers)
         lease.ensure_held()
@@ -214,7 +209,7 @@ class Settlement:
         logger.info("moved %s (message %d) to %s", name, delivery.sequence, subject)
 
     async def _ack(self, lease: Lease, attempts: Attempts) -> None:
-        await lease.delivery.ack()
+        lease.delivery.ack()
         self.ack_replay.record_ack(lease)
         if attempts.revision or lease.delivery.origin is not None:  # most messages have neither
             await self._forget(lease, attempts)

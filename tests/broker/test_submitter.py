@@ -1,4 +1,4 @@
-"""Where `task.schedule()` finds its broker: in the process, in a context, in another thread, in a web application."""
+"""`task.schedule()` finds its broker: in the process, in a context, in another thread, in a web application."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_task_is_submitted_from_the_event_loop_of_another_thread(broker:
         async def submit() -> list[str]:
             current_task_id.set("0192")
             one = await Greet("a").schedule(at_time=datetime.now(UTC) - timedelta(days=1))
-            return [one, *await broker.schedule_many([Greet("b"), Greet("c")])]
+            return [one, *await broker.submit_many([Greet("b"), Greet("c")])]
 
         return asyncio.run(submit())
 
