@@ -27,7 +27,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
     ApiError,
 )
 from diracx.tasks.plumbing.jetstream.publish import publish
-from diracx.tasks.plumbing.key_value_store import Entry, RevisionConflictError, Standing
+from diracx.tasks.plumbing.key_value_store import Entry, RevisionConflictError, StoredKey
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 logger = logging.getLogger("diracx.tasks.jetstream")
@@ -138,7 +138,7 @@ class Bucket:
             if not page or offset >= info.get("total", 0):
                 return keys
 
-    async def oldest(self, below: str | None = None, *, since: int = 1) -> Standing | None:
+    async def oldest(self, below: str | None = None, *, since: int = 1) -> StoredKey | None:
         """The key that was stored first, of all keys or of those `<below>.<one more token>`; None when there is none.
 
         Args:
@@ -153,12 +153,12 @@ class Bucket:
             since = int(message["seq"]) + 1
         return None
 
-    def _standing(self, message: dict[str, str]) -> Standing:
+    def _standing(self, message: dict[str, str]) -> StoredKey:
         expires_in = None
         if (ttl := _ttl(message)) is not None and self._clock_offset is not None:
             age = datetime.now(UTC) + self._clock_offset - from_rfc3339(message["time"])
             expires_in = (ttl - age).total_seconds()
-        return Standing(
+        return StoredKey(
             key=message["subject"].removeprefix(self._subject("")),
             value=b64decode(message.get("data", "")),
             revision=int(message["seq"]),

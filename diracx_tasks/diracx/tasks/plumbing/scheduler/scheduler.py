@@ -16,7 +16,7 @@ import msgspec
 from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.locks import Holder, RevisionConflictError
+from diracx.tasks.plumbing.locks import LockOwner, RevisionConflictError
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.overrides.overrides import Configuration
@@ -125,7 +125,7 @@ class Scheduler:
         except ServerError as error:
             logger.warning("the configuration cannot be read yet: %s", error)
         told = ""
-        async with _beside(self._locks.run(), self._configuration.run()):
+        async with self._locks, _beside(self._configuration.run()):
             while not self._stopping:
                 try:
                     await self._lead_if_nobody_does()
@@ -146,8 +146,8 @@ class Scheduler:
             lost.set()
             self._wake()
 
-        holder = Holder.new(task="scheduler", id=self.id, worker=self.id)
-        async with self._locks.holding([self._lease], holder, lose):
+        owner = LockOwner.new(task="scheduler", id=self.id, worker=self.id)
+        async with self._locks.hold([self._lease], owner, lose):
             self.leads = True
             logger.info("%s leads", self.id)
             try:

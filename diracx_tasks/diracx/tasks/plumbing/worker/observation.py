@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
-from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Interrupted, LockBusy, Outcome, Retry, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, LockBusy, Outcome, Retry, Succeeded
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability.telemetry import Received, Telemetry
 from diracx.tasks.plumbing.wire.envelope import TASK_DUE, TASK_ID, TASK_NAME

@@ -22,8 +22,7 @@ from diracx.tasks.plumbing.exceptions import (
     UnknownTaskError,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.job import Job
-from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Interrupted, Misplaced, Outcome
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Job, Outcome, WrongQueue
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability import log_context, telemetry
@@ -165,7 +164,7 @@ class Processor:
                 raise TaskDefinitionError(f"message format {envelope.version} is newer than this worker")
             registered = self._registry.get(envelope.name)
             if registered.task_class.size != self._settings.size:
-                return Misplaced(self._namespace.task_subject(*registered.queue))
+                return WrongQueue(self._namespace.task_subject(*registered.queue))
             task = registered.codec.decode(delivery.body)
         except MalformedTaskError as error:
             return Dead(f"malformed: {error}")

@@ -147,7 +147,7 @@ class Worker:
             ServerError: The queues cannot be used, e.g. since they are missing and may not be created.
         """
         self._leases.adopt(await self._look_at_queues())
-        async with self._watching():
+        async with self._locks, self._watching():
             await self._pull.start()
             try:
                 await self._intake()
@@ -160,7 +160,6 @@ class Worker:
     async def _watching(self) -> AsyncIterator[None]:
         watchers = [
             asyncio.create_task(self._leases.run(), name="leases"),
-            asyncio.create_task(self._locks.run(), name="locks"),
             asyncio.create_task(self._attempts.run(), name="outlived records"),
             asyncio.create_task(self._configuration.run(), name="configuration"),
         ]

@@ -21,15 +21,15 @@ from datetime import UTC, datetime, timedelta
 
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.execution.outcomes import (
+from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
     Interrupted,
     LockBusy,
-    Misplaced,
     Outcome,
     Retry,
     Succeeded,
+    WrongQueue,
 )
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore
@@ -89,7 +89,7 @@ class Settlement:
             case Discarded():
                 await self._done(lease, attempts)
                 logger.warning("dropped %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
-            case Misplaced():
+            case WrongQueue():
                 await move(self._connection, lease.delivery, outcome.subject)
                 lease.ensure()
                 await self._done(lease, attempts)
