@@ -154,11 +154,7 @@ class AcquiredKey:
         """Create the key, or take over an entry that may be replaced.
 
         Args:
-            store: Holds the key.
-            key: The key in the bucket.
-            owner: The value to store.
             ttl: The life of the key after its last renewal.
-            clock: Measures the deadline.
             may_replace: Decides whether an entry that stands in the way may be replaced. None: no entry may.
 
         Raises:
