@@ -12,7 +12,7 @@ from diracx.core import extensions
 from diracx.tasks.plumbing.execution.executor import Executor
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
-from support.calling import WORKER
+from support.jobs import WORKER
 from support.lock_store import RecordingStore
 
 ENTRY_POINTS = """

@@ -14,7 +14,7 @@ from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.testing import wait_until
 from support.lock_mesh import lock_mesh, worker_process
-from support.lock_tasks import Inside, Visit, lines_of, meetings, visits
+from support.lock_tasks import Inside, Visit, lines_of, overlaps, visits
 
 WORKERS, SLOTS, KEYS = 4, 25, 20
 TASKS = int(os.environ.get("LOCK_TASKS_COUNT", "600"))
@@ -23,7 +23,7 @@ ACK_WAIT_SECONDS = 4
 
 @asynccontextmanager
 async def impatient_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
-    """A mesh whose messages come back soon after a worker died."""
+    """A mesh with a short `ack_wait`: messages return soon after a worker died."""
     async with lock_mesh(url, namespace) as broker:
         names = broker.namespace
         consumers = await broker.connection.api(f"CONSUMER.LIST.{names.tasks_stream}")
@@ -76,7 +76,7 @@ async def test_no_two_tasks_overlap_inside_a_mutex_and_all_succeed(
     tasks: list[BaseTask] = [Inside("mutex", number % KEYS, number) for number in range(TASKS)]
     async with impatient_mesh(server.url, namespace) as broker:
         stays = await run_and_kill_one(broker, server.url, journal, tasks)
-    assert meetings(stays) == []
+    assert overlaps(stays) == []
     assert {visit.number for visit in stays} == {str(number) for number in range(TASKS)}
     assert len({visit.process for visit in stays}) > 1
 
@@ -88,7 +88,7 @@ async def test_no_writer_overlaps_others_and_readers_share(
     tasks: list[BaseTask] = [Inside(kind, number % KEYS, number) for number, kind in enumerate(kinds)]
     async with impatient_mesh(server.url, namespace) as broker:
         stays = await run_and_kill_one(broker, server.url, journal, tasks)
-    met = meetings(stays)
+    met = overlaps(stays)
     assert not [pair for pair in met if "writer" in (pair[0].kind, pair[1].kind)]
     assert met, "readers never shared"
     assert {visit.number for visit in stays} == {str(number) for number in range(TASKS)}

@@ -27,7 +27,7 @@ from diracx.tasks.plumbing.locks import (
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, NoRetry
 from diracx.tasks.plumbing.submitter import current_task_id
-from support.calling import LATER, WORKER, Policy, forever, job, nothing, raising
+from support.jobs import LATER, WORKER, Policy, forever, job, nothing, raising
 
 
 async def test_a_task_that_returns_succeeds_with_its_value(executor: Executor) -> None:

@@ -32,7 +32,7 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.worker.attempts import StaleAttemptError
-from support.calling import LATER, WORKER, Policy, forever, job, nothing, raising
+from support.jobs import LATER, WORKER, Policy, forever, job, nothing, raising
 from support.lock_store import RecordingStore
 from support.locking import Ticks, new_owner
 
