@@ -1,6 +1,6 @@
 """The executor turns a job into an outcome: locks, injection, execution, and the retry policy on a failure.
 
-* Any exception of the task, SystemExit included, is a failure of the task. Its retry policy decides.
+* Any `Exception` of the task, and SystemExit, is a failure of the task. Its retry policy decides.
 * A cancellation from outside is never a failure of the task. `execute` raises it as CancelledError, and the code that
   cancelled knows its meaning. The one exception is a lost lock, which ends as `Interrupted`.
 * A cancellation that nobody asked for (the task awaited something that was cancelled) is a failure of the task.
@@ -55,7 +55,7 @@ Limits: TypeAlias = Callable[[Job, CountingLimiter], CountingLimiter]
 """Returns the limiter to take for a job in place of the task's own, see `CountingLimiter.limited`."""
 
 _SERVER_RETRY_DELAY: Final = timedelta(seconds=5)
-"""The delay before the next delivery when the server did not answer a request for a lock."""
+"""The delay before the next delivery when the locks could not be taken because of the server."""
 
 
 class Executor:

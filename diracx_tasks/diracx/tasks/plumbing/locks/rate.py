@@ -137,7 +137,7 @@ class RateLimiter(CountingLimiter):
 
     @property
     def contention_key(self) -> str:
-        """Tasks of as many items. Few items may be admitted where many are refused."""
+        """Tasks with the same number of items: a few items may be admitted where many are refused."""
         return self.key if self.n_items == 1 else f"{self.key}./items.{self.n_items}"
 
     async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
