@@ -13,7 +13,7 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import BaseLock, Holder, MutexLock
+from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.testing import wait_until
@@ -47,7 +47,7 @@ class Locked(BaseTask):
 async def test_a_busy_lock_delays_a_task_and_costs_it_no_retry(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     mesh.register(Locked)
-    hold = await MutexLock(JOB, 1).acquire(mesh.locks, Holder.new(task="a test", id="me", worker="here"))
+    hold = await MutexLock(JOB, 1).acquire(mesh.locks, LockOwner.new(task="a test", id="me", worker="here"))
     await Locked(-1).schedule()
     async with mesh.working():
         await wait_until(lambda: caplog.text.count("mutex.job.1 is held by a test me") >= 3, description="it waits")

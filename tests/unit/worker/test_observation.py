@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
-from diracx.tasks.plumbing.execution.outcomes import (
+from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
     Interrupted,

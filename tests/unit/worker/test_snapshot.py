@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from diracx.tasks.plumbing.execution.outcomes import Dead, Interrupted, Retry, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Interrupted, Retry, Succeeded
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from support.locking import Ticks

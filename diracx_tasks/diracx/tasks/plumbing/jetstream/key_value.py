@@ -24,7 +24,7 @@ from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
 from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, KV_OPERATION, MARKER_REASON, TTL
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, delete_message, read_message, subjects_of
-from diracx.tasks.plumbing.key_value_store import Entry, RevisionConflictError, Standing
+from diracx.tasks.plumbing.key_value_store import Entry, RevisionConflictError, StoredKey
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 logger = logging.getLogger("diracx.tasks.jetstream")
@@ -122,7 +122,7 @@ class Bucket:
         prefix = self._subject("")
         return [subject.removeprefix(prefix) for subject in subjects]
 
-    async def oldest(self, below: str | None = None, *, since: int = 1) -> Standing | None:
+    async def oldest(self, below: str | None = None, *, since: int = 1) -> StoredKey | None:
         """The key that was stored first, of all keys or of those `<below>.<one more token>`; None when there is none.
 
         Args:
@@ -133,16 +133,16 @@ class Bucket:
         subjects = self._subject(">" if below is None else f"{below}.*")
         while (message := await self._read(seq=since, next_by_subj=subjects)) is not None:
             if not _is_marker(message):
-                return self._standing(message)
+                return self._stored_key(message)
             since = message.sequence + 1
         return None
 
-    def _standing(self, message: StoredMessage) -> Standing:
+    def _stored_key(self, message: StoredMessage) -> StoredKey:
         expires_in = None
         if (ttl := _ttl(message)) is not None and self._clock_offset is not None:
             age = datetime.now(UTC) + self._clock_offset - message.stored
             expires_in = (ttl - age).total_seconds()
-        return Standing(
+        return StoredKey(
             key=message.subject.removeprefix(self._subject("")),
             value=message.body,
             revision=message.sequence,

@@ -13,8 +13,8 @@ import msgspec
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.locks import Standing
-from diracx.tasks.plumbing.locks.holder import read_holder
+from diracx.tasks.plumbing.locks import StoredKey
+from diracx.tasks.plumbing.locks.acquired import decode_owner
 from diracx.tasks.plumbing.wire.names import Namespace
 
 
@@ -79,8 +79,8 @@ class LockReader:
             await self._bucket.delete(stored.key, stored.revision)
         return bool(keys)
 
-    async def _stored_keys(self) -> dict[str, list[Standing]]:
-        locks: dict[str, list[Standing]] = {}
+    async def _stored_keys(self) -> dict[str, list[StoredKey]]:
+        locks: dict[str, list[StoredKey]] = {}
         since = 1
         while (stored := await self._bucket.oldest(since=since)) is not None:
             locks.setdefault(stored.key.partition("./")[0], []).append(stored)
@@ -88,11 +88,11 @@ class LockReader:
         return locks
 
 
-def _held_lock(key: str, keys: list[Standing]) -> HeldLock:
+def _held_lock(key: str, keys: list[StoredKey]) -> HeldLock:
     holders = [
         LockHolder(holder.task, holder.id, holder.worker, holder.since)
         for stored in keys
-        if (holder := read_holder(stored.value)) is not None and not holder.waiting
+        if (holder := decode_owner(stored.value)) is not None and not holder.waiting
     ]
     times = [stored.expires_in for stored in keys]
     expires_in = None if any(each is None for each in times) else max(max(0.0, each or 0.0) for each in times)

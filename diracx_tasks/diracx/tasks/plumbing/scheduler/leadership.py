@@ -24,7 +24,7 @@ from datetime import timedelta
 from typing import ClassVar, Final
 
 from diracx.tasks.plumbing.lock_registry import TASK
-from diracx.tasks.plumbing.locks import Hold, Holder, KeyHold, LockStore, MutexLock
+from diracx.tasks.plumbing.locks import AcquiredKey, AcquiredLock, LockOwner, LockStore, MutexLock
 
 POLL_INTERVAL: Final = timedelta(seconds=0.5)
 EXPIRY_DELAY: Final = timedelta(seconds=1.5)
@@ -40,9 +40,9 @@ class LeaderLock(MutexLock):
     def __init__(self, ttl: timedelta) -> None:
         super().__init__(TASK, "scheduler", ttl_ms=int(ttl / timedelta(milliseconds=1)))
 
-    async def acquire(self, store: LockStore, holder: Holder) -> Hold:
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
         """Become the leader; if another scheduler leads, the error names it."""
-        return await KeyHold.create(store, self.key, holder, self.ttl)
+        return await AcquiredKey.create(store, self.key, owner, self.ttl)
 
 
 def ttl_for(takeover: timedelta) -> timedelta:

@@ -24,7 +24,7 @@ from diracx.tasks.plumbing.clock import wait_for_event
 from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.locks import Holder, RevisionConflictError
+from diracx.tasks.plumbing.locks import LockOwner, RevisionConflictError
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.overrides.overrides import Configuration
@@ -133,7 +133,7 @@ class Scheduler:
         except ServerError as error:
             logger.warning("the configuration cannot be read yet: %s", error)
         last_error = ""
-        async with _running(self._locks.run(), self._configuration.run()):
+        async with self._locks, _running(self._configuration.run()):
             while not self._stopping:
                 try:
                     await self._try_to_lead()
@@ -154,8 +154,8 @@ class Scheduler:
             lost.set()
             self._wake()
 
-        holder = Holder.new(task="scheduler", id=self.id, worker=self.id)
-        async with self._locks.holding([self._leader_lock], holder, lose):
+        owner = LockOwner.new(task="scheduler", id=self.id, worker=self.id)
+        async with self._locks.hold([self._leader_lock], owner, lose):
             self.leads = True
             logger.info("%s is the leader", self.id)
             try:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
-from diracx.tasks.plumbing.execution.outcomes import (
+from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
     Interrupted,

@@ -31,8 +31,7 @@ from diracx.tasks.plumbing.exceptions import (
     UnknownTaskError,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.job import Job
-from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Interrupted, Outcome, WrongQueue
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Job, Outcome, WrongQueue
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability import log_context, telemetry
 from diracx.tasks.plumbing.registry import TaskRegistry

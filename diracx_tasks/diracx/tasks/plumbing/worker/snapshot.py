@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.execution.outcomes import Outcome, Succeeded
+from diracx.tasks.plumbing.execution.job import Outcome, Succeeded
 from diracx.tasks.plumbing.worker.observation import error_of
 
 RATE_WINDOW_SECONDS: Final = 10.0

@@ -132,7 +132,7 @@ class Worker:
             ServerError: The queues cannot be used, e.g. because they are missing and may not be created.
         """
         self._leases.set_ack_wait(await self._intake.inspect_queues())
-        async with self._watching():
+        async with self._locks, self._watching():
             try:
                 await self._intake.run()
             finally:
@@ -143,7 +143,6 @@ class Worker:
     async def _watching(self) -> AsyncIterator[None]:
         watchers = [
             asyncio.create_task(self._leases.run(), name="leases"),
-            asyncio.create_task(self._locks.run(), name="locks"),
             asyncio.create_task(self._attempts.run(), name="orphaned attempt records"),
             asyncio.create_task(self._configuration.run(), name="configuration"),
         ]

@@ -37,7 +37,7 @@ from typing import Any
 
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.execution.outcomes import (
+from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
     Interrupted,

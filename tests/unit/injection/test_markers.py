@@ -1,40 +1,51 @@
-"""Databases for `execute()`, in a transaction or without one. Annotations are live: the dependencies are local."""
+"""`DBDepends`, `NoTransaction` and FastAPI's own markers. Annotations are live: the dependencies are local."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
+import fastapi
 import pytest
 
 from diracx.tasks.depends import NoTransaction
 from diracx.tasks.plumbing.depends import DBDepends, Depends
-from support.injecting import STORY_KINDS, AnyCallable, Story, refusal, run
+from diracx.tasks.plumbing.injection.injector import Injector
+from support.injected_tasks import (
+    TRANSACTION_KINDS,
+    AnyCallable,
+    RecordingDatabases,
+    Settings,
+    configured,
+    refusal,
+    run,
+    task_with,
+)
 
 
 class TestDatabases:
-    @pytest.mark.parametrize("kind", STORY_KINDS)
+    @pytest.mark.parametrize("kind", TRANSACTION_KINDS)
     async def test_a_transaction_of_any_kind_commits_when_execute_returns(self, kind: str) -> None:
-        story = Story()
+        databases = RecordingDatabases()
 
-        async def execute(self: Any, db: Annotated[str, DBDepends(getattr(story, kind))]) -> str:
-            story.events.append("execute")
+        async def execute(self: Any, db: Annotated[str, DBDepends(getattr(databases, kind))]) -> str:
+            databases.events.append("execute")
             return db
 
         assert (await run(execute)).startswith("db")
-        assert story.events == ["begin", "execute", "commit"]
+        assert databases.events == ["begin", "execute", "commit"]
 
-    @pytest.mark.parametrize("kind", STORY_KINDS)
-    async def test_a_transaction_of_any_kind_rolls_back_and_the_very_exception_comes_out(self, kind: str) -> None:
-        story, error = Story(), ValueError("no")
+    @pytest.mark.parametrize("kind", TRANSACTION_KINDS)
+    async def test_a_transaction_of_any_kind_rolls_back_and_raises_the_same_exception(self, kind: str) -> None:
+        databases, error = RecordingDatabases(), ValueError("no")
 
-        async def execute(self: Any, db: Annotated[str, DBDepends(getattr(story, kind))]) -> None:
+        async def execute(self: Any, db: Annotated[str, DBDepends(getattr(databases, kind))]) -> None:
             raise error
 
         with pytest.raises(ValueError, match="no") as raised:
             await run(execute)
         assert raised.value is error
-        assert story.events == ["begin", "rollback ValueError"]
+        assert databases.events == ["begin", "rollback ValueError"]
 
     async def test_a_classmethod_may_give_an_object_that_is_its_own_context_manager(self) -> None:
         class DB:
@@ -57,7 +68,7 @@ class TestDatabases:
 
         assert not (await run(execute)).entered
 
-    async def test_a_decorated_classmethod_is_entered_once_for_all_who_ask(self) -> None:
+    async def test_a_decorated_classmethod_is_entered_once_for_all_parameters(self) -> None:
         class DB:
             opened = 0
 
@@ -144,3 +155,62 @@ class TestDatabases:
             DBDepends("sqlite://")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="needs a callable"):
             DBDepends(None)  # type: ignore[arg-type]
+
+
+class TestFastAPIMarkers:
+    async def test_markers_of_fastapi_are_honoured_at_every_depth_and_share_values_with_ours(self) -> None:
+        databases = RecordingDatabases()
+        db_type = Annotated[str, fastapi.Depends(databases.generator)]
+
+        async def coroutine(db: db_type) -> str:
+            return f"coroutine {db}"
+
+        async def async_generator(db: str = fastapi.Depends(databases.generator)) -> AsyncIterator[str]:
+            yield f"async generator {db}"
+
+        def generator(db: Annotated[str, fastapi.Security(databases.generator, scopes=["x"])]) -> Iterator[str]:
+            yield f"generator {db}"
+
+        def sync(inner: Annotated[str, fastapi.Depends(coroutine)]) -> str:
+            return f"sync {inner}"
+
+        async def execute(
+            self: Any,
+            a: Annotated[str, fastapi.Depends(async_generator)],
+            b: Annotated[str, Depends(generator)],
+            c: Annotated[str, fastapi.Depends(sync)],
+            d: Annotated[str, DBDepends(databases.generator)],
+            e: Annotated[str, fastapi.Depends(databases.generator, use_cache=False)],
+        ) -> Any:
+            return [a, b, c, d, e]
+
+        assert await run(execute) == [
+            "async generator db1",
+            "generator db1",
+            "sync coroutine db1",
+            "db1",
+            "db2",
+        ]
+        assert databases.events == ["begin", "begin", "commit", "commit"]
+
+    async def test_a_marker_without_a_callable_means_the_annotated_class(self) -> None:
+        class Checker:
+            def __init__(self, settings: Annotated[Settings, fastapi.Depends()]) -> None:
+                self.settings = settings
+
+        async def execute(self: Any, checker: Annotated[Checker, fastapi.Depends()]) -> Any:
+            return checker.settings.value
+
+        assert await run(execute) == "configured"
+
+    def test_a_part_of_a_request_is_refused_unless_it_is_overridden(self) -> None:
+        async def user(token: str = fastapi.Header()) -> str:
+            return token
+
+        async def execute(self: Any, user: Annotated[str, fastapi.Depends(user)]) -> Any:
+            return user
+
+        assert "HTTP request" in refusal(execute)
+        assert "user(): parameter 'token'" in refusal(execute)
+        task = task_with(execute)
+        assert not Injector(overrides={user: configured}).prepare(type(task)).direct

@@ -1,4 +1,4 @@
-"""SQL databases of diracx-db in tasks, on a real SQLite.
+"""SQL databases, on a real SQLite, and OpenSearch databases of diracx-db in tasks.
 
 Annotations are live: some dependencies are local.
 """
@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from diracx.db.exceptions import DBUnavailableError
+from diracx.db.os import JobParametersDB
 from diracx.db.sql import JobDB
 from sqlalchemy.exc import IntegrityError
 
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction
 from diracx.tasks.plumbing.injection.resources import Resources
 from support.acme import (
+    LogsDB,
     LollygagDB,
     OwnTransactionDB,
     PreferredJobDB,
+    PreferredJobParametersDB,
 )
-from support.executing import run, task_with
+from support.injected_tasks import missing, run, task_with
 
 pytestmark = pytest.mark.usefixtures("acme_installed")
 
@@ -31,7 +35,7 @@ Lollygag = Annotated[LollygagDB, DBDepends(LollygagDB.transaction)]
 async def owners(
     acme_installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[], Any]]:
-    """An empty database for LollygagDB; called, it gives the names that are committed."""
+    """An empty database for LollygagDB, and a function that returns the committed names."""
     url = f"sqlite+aiosqlite:///{tmp_path}/owners.db"
     monkeypatch.setenv("DIRACX_DB_URL_LOLLYGAGDB", url)
     onlooker = LollygagDB(url)
@@ -113,7 +117,7 @@ class TestSQLDatabases:
 
         await run(execute)
 
-    async def test_executions_at_a_time_have_connections_of_their_own(self, owners: Any) -> None:
+    async def test_concurrent_executions_have_separate_connections(self, owners: Any) -> None:
         connections, both = [], asyncio.Barrier(2)
 
         async def execute(self: Any, db: LollygagDB) -> None:
@@ -147,7 +151,7 @@ class TestSQLDatabases:
             await invocation(task)
         assert seen[2] != seen[0]
 
-    async def test_they_are_opened_on_the_loop_that_executes(self, owners: Any) -> None:
+    async def test_databases_are_opened_on_the_loop_that_executes(self, owners: Any) -> None:
         async def execute(self: Any, db: LollygagDB) -> str:
             await db.insert_owner("alice")
             return threading.current_thread().name
@@ -166,7 +170,7 @@ class TestSQLDatabases:
         assert names == ["executing"]
         assert await owners() == ["alice"]
 
-    async def test_the_preferred_implementation_is_given_to_whoever_asks_for_any(
+    async def test_the_preferred_implementation_is_given_whichever_class_is_asked_for(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DIRACX_DB_URL_JOBDB", "sqlite+aiosqlite:///:memory:")
@@ -176,8 +180,52 @@ class TestSQLDatabases:
 
         assert await run(execute) == (True, PreferredJobDB)
 
-    async def test_a_transaction_that_a_class_defines_itself_is_called(self) -> None:
+    async def test_a_class_that_defines_its_own_transaction_keeps_it(self) -> None:
         async def execute(self: Any, db: OwnTransactionDB) -> Any:
             return db
 
         assert await run(execute) == "its own"
+
+
+class TestOpenSearch:
+    @pytest.fixture(autouse=True)
+    def nowhere(self, acme_installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Port 1 of loopback refuses.
+        for name in ("LOGSDB", "JOBPARAMETERSDB"):
+            monkeypatch.setenv(f"DIRACX_OS_DB_{name}", '{"hosts": "http://127.0.0.1:1", "max_retries": 0}')
+
+    async def test_a_marker_and_a_bare_class_are_one_open_client(self) -> None:
+        databases = []
+
+        async def execute(self: Any, bare: LogsDB, marked: Annotated[LogsDB, DBDepends(LogsDB.session)]) -> Any:
+            assert bare is marked
+            assert bare.client.transport is not None
+            databases.append(bare)
+
+        await run(execute)
+        with pytest.raises(RuntimeError):
+            _ = databases[0].client
+
+    async def test_the_preferred_implementation_is_given(self) -> None:
+        async def execute(self: Any, base: JobParametersDB, extended: PreferredJobParametersDB) -> Any:
+            return base is extended, type(base)
+
+        assert await run(execute) == (True, PreferredJobParametersDB)
+
+    async def test_a_server_that_is_away_fails_the_task_and_not_the_opening(self) -> None:
+        async def execute(self: Any, logs: LogsDB) -> None:
+            await logs.ping()  # type: ignore[no-untyped-call]
+
+        with pytest.raises(DBUnavailableError):
+            await run(execute)
+
+    def test_a_variable_that_is_not_set_or_not_json_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def execute(self: Any, logs: LogsDB) -> None: ...
+
+        monkeypatch.setenv("DIRACX_OS_DB_LOGSDB", "{secret")
+        (line,) = missing(execute)
+        assert "DIRACX_OS_DB_LOGSDB" in line
+        assert "secret" not in line
+        monkeypatch.delenv("DIRACX_OS_DB_LOGSDB")
+        (line,) = missing(execute)
+        assert line.startswith('acme:SomeTask needs LogsDB: set DIRACX_OS_DB_LOGSDB, e.g. \'{"hosts"')

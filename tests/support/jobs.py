@@ -1,4 +1,4 @@
-"""A job whose `execute()` a test writes down as a function, for an executor without a server."""
+"""Jobs whose `execute()` a test writes as a function, for an executor without a server."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.execution.job import Job
-from diracx.tasks.plumbing.locks import (
-    BaseLock,
-)
+from diracx.tasks.plumbing.locks import BaseLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.wire.envelope import Envelope
@@ -22,7 +20,7 @@ LATER = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class Policy(RetryPolicyBase):
-    """Answers with what it was given; remembers what it was asked."""
+    """A retry policy that returns or raises the given answer, and records its calls."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -38,7 +36,7 @@ class Policy(RetryPolicyBase):
 
 @dataclasses.dataclass
 class Call(BaseTask):
-    """Runs what the test gave it."""
+    """A task that runs the body and takes the locks that a test sets on a subclass."""
 
     body: ClassVar[Callable[[], Awaitable[Any]]]
     locks: ClassVar[list[BaseLock] | BaseException | None] = None
@@ -54,6 +52,7 @@ class Call(BaseTask):
 
 
 def job(body: Callable[[], Awaitable[Any]], attempt: int = 0, **attributes: Any) -> Job:
+    """A job that runs `body`. The attributes, e.g. `locks` or `retry_policy`, are set on its class."""
     task_class = type("Called", (Call,), {"body": staticmethod(body), **attributes})
     registered = TaskRegistry().add("test:Called", task_class)
     return Job(registered, Envelope(name="test:Called", id="the-id"), task_class(), attempt)

@@ -1,4 +1,4 @@
-"""A task with any `execute()`, what an injector makes of it, and dependencies to ask for."""
+"""Tasks whose `execute()` a test writes as a function, their execution with injection, and dependencies to ask for."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -9,32 +9,46 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import Depends
-from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.exceptions import ResourceError, TaskDefinitionError
 from diracx.tasks.plumbing.injection.injector import Injector
+from diracx.tasks.plumbing.injection.resources import Resources
 
 AnyCallable = Callable[..., Any]
 
 
 def task_with(execute: AnyCallable) -> BaseTask:
-    """A task of a class that has this `execute`."""
+    """A task of a class `SomeTask` with this `execute`."""
     task_class: Any = type("SomeTask", (BaseTask,), {"execute": execute, "__module__": execute.__module__})
     task: BaseTask = task_class()
     return task
 
 
 async def run(execute: AnyCallable, **how: Any) -> Any:
-    task = task_with(execute)
-    return await Injector(**how).prepare(type(task))(task)
+    """Execute once, with the resources that it needs. The options are those of `Resources`."""
+    resources, task = Resources(**how), task_with(execute)
+    invocation = resources.prepare(type(task))
+    async with resources.opened():
+        return await invocation(task)
 
 
 def refusal(execute: AnyCallable, **how: Any) -> str:
+    """The text with which an injector without resources refuses the task. The options are those of `Injector`."""
     with pytest.raises(TaskDefinitionError) as refused:
         Injector(**how).prepare(type(task_with(execute)))
     return str(refused.value)
 
 
-class Story:
-    """Databases that write down what happens to them."""
+def missing(execute: AnyCallable, **how: Any) -> list[str]:
+    """The lines about the resources that the task `acme:SomeTask` lacks."""
+    resources = Resources(**how)
+    resources.prepare(type(task_with(execute)), "acme:SomeTask")
+    with pytest.raises(ResourceError) as refused:
+        resources.check()
+    return list(refused.value.lines)
+
+
+class RecordingDatabases:
+    """Transactions of each kind, which record their events."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -69,7 +83,7 @@ class Story:
         return contextmanager(self.sync_generator)()
 
 
-STORY_KINDS = ["generator", "sync_generator", "gives_async_manager", "awaited_manager", "gives_sync_manager"]
+TRANSACTION_KINDS = ["generator", "sync_generator", "gives_async_manager", "awaited_manager", "gives_sync_manager"]
 
 
 def configured() -> str:

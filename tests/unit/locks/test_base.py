@@ -1,4 +1,4 @@
-"""Locks as values: their keys, their limits, and what is refused at once."""
+"""Locks as values: their keys, their limits, and the arguments that they refuse."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AWKWARD += ["é", "日本", "\x00", "\n", "\ud800", "0", "x" * 1_000, "x" * 1_00
 
 
 def keys_of(lock: BaseLock) -> list[str]:
-    """Every key that it may store."""
+    """Every key that the lock may store."""
     if isinstance(lock, (ExclusiveRWLock, SharedRWLock)):
         return [lock.writer_key, f"{lock.readers}.owner"]
     if isinstance(lock, (RateLimiter, ConcurrencyLimiter)):
@@ -35,7 +35,7 @@ def keys_of(lock: BaseLock) -> list[str]:
     return [lock.key]
 
 
-def test_no_two_awkward_keys_meet() -> None:
+def test_no_two_locks_with_awkward_parts_share_a_key() -> None:
     tuples = [(a,) for a in AWKWARD] + [(a, b) for a in AWKWARD for b in AWKWARD]
     kinds = (MutexLock, ExclusiveRWLock, RateLimiter, ConcurrencyLimiter)
     seen: dict[str, object] = {}
@@ -55,7 +55,7 @@ parts = st.lists(st.text(max_size=300), min_size=1, max_size=3).map(tuple)
 
 
 @given(parts, parts)
-def test_two_keys_meet_only_if_they_are_equal(first: tuple[str, ...], second: tuple[str, ...]) -> None:
+def test_two_locks_share_a_key_only_if_their_parts_are_equal(first: tuple[str, ...], second: tuple[str, ...]) -> None:
     assert (MutexLock(JOB, *first).key == MutexLock(JOB, *second).key) == (first == second)
 
 
@@ -86,7 +86,7 @@ def test_an_unregistered_type_is_refused_and_the_registered_ones_are_named(kind:
 @pytest.mark.parametrize("kind", [MutexLock, ExclusiveRWLock, SharedRWLock, ConcurrencyLimiter])
 def test_a_lock_that_has_a_ttl_takes_it_in_milliseconds(kind: type[BaseLock]) -> None:
     assert kind(JOB, 7, ttl_ms=60_000).ttl.total_seconds() == 60
-    with pytest.raises(ValueError, match="ttl_ms=2000 is too short"):
+    with pytest.raises(ValueError, match="ttl_ms=2000 is too short: more than 2000 is needed"):
         kind(JOB, 7, ttl_ms=2_000)
 
 
@@ -107,7 +107,7 @@ def test_limits_come_from_the_instance_then_the_class() -> None:
     assert ConcurrencyLimiter(JOB, 7, limit=2).limit == 2
 
 
-def test_a_configuration_may_have_its_say_and_leaves_the_lock_as_it_is() -> None:
+def test_another_limit_makes_a_copy_and_leaves_the_lock_as_it_is() -> None:
     lock = Mail(JOB, 7, "extra", n_items=2)
     other = lock.limited(20, 30)
     assert (other.key, other.n_items, other.limit, other.window_seconds) == (lock.key, 2, 20, 30)
@@ -127,6 +127,6 @@ def test_a_configuration_may_have_its_say_and_leaves_the_lock_as_it_is() -> None
         ({"limit": 1, "n_items": 2}, "n_items=2 is more than limit=1 ever admits"),
     ],
 )
-def test_a_limit_that_cannot_be_is_refused(arguments: dict[str, int], complaint: str) -> None:
+def test_an_impossible_limit_is_refused(arguments: dict[str, int], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         RateLimiter(JOB, 7, **arguments)
