@@ -1,4 +1,4 @@
-"""Schedules as values: strictly after, in phase, and right where clocks are moved."""
+"""Schedules as values: strictly after, in phase, and also when the clocks change."""
 
 from __future__ import annotations
 
