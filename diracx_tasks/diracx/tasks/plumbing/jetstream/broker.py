@@ -124,7 +124,7 @@ class JetStreamBroker:
         await self._on_own_loop(self._send(message))
         return message.headers[MSG_ID]
 
-    async def schedule_many(self, tasks: Iterable[BaseTask], *, labels: Mapping[str, str] | None = None) -> list[str]:
+    async def submit_many(self, tasks: Iterable[BaseTask], *, labels: Mapping[str, str] | None = None) -> list[str]:
         """Submit many tasks, 256 of them under way at a time.
 
         Returns:
@@ -142,6 +142,9 @@ class JetStreamBroker:
                 unsent=sorted(errors),
             ) from first
         return [message.headers[MSG_ID] for message in messages]
+
+    schedule_many = submit_many
+    """The older name of `submit_many`."""
 
     async def cancel(self, task_id: str) -> bool:
         """Take back a task that was submitted for later.
@@ -200,7 +203,7 @@ class JetStreamBroker:
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(_IN_FLIGHT, len(messages))):
-                group.create_task(send_from_queue(), name="schedule_many")
+                group.create_task(send_from_queue(), name="submit_many")
         return errors
 
     async def _send(self, message: _Message) -> None:

@@ -28,7 +28,7 @@ _EXTENSION_NAME: Final = "extension"
 
 def lock_type_entry_points() -> Iterable[EntryPoint]:
     """Return the entry points whose modules register lock types."""
-    return importlib.metadata.entry_points(group=_LOCK_TYPES_GROUP)
+    return importlib.metadata.entry_points().select(group=_LOCK_TYPES_GROUP)
 
 
 def task_entry_points() -> dict[str, list[EntryPoint]]:
@@ -112,7 +112,7 @@ def distribution_name(entry_point: EntryPoint) -> str:
 
 
 def _extension_packages() -> set[str]:
-    listed = importlib.metadata.entry_points(group=_EXTENSION_GROUP, name=_EXTENSION_NAME)
+    listed = importlib.metadata.entry_points().select(group=_EXTENSION_GROUP, name=_EXTENSION_NAME)
     return {entry_point.module for entry_point in listed} - {"diracx"}
 
 

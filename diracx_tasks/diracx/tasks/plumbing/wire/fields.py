@@ -6,7 +6,6 @@ Unknown fields are ignored and missing ones take their default, so that two vers
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -14,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import inspect as shapes
 
-from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, similar_names
 
 T = TypeVar("T")
 
@@ -103,7 +102,7 @@ class FieldsCodec(Generic[T]):
         known = [field.name for field in self.fields]
         for key, value in kwargs.items():
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
+                near = similar_names(key, known)
                 hint = f"did you mean {near[0]}?" if near else f"its fields: {', '.join(known) or 'none'}"
                 raise MalformedTaskError(f"{name} has no field {key!r}; {hint}")
             if key in values:
