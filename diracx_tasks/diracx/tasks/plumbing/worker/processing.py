@@ -93,7 +93,7 @@ class Processor:
                 logger.info("%s (message %d) was settled before; the server had forgotten", name, delivery.sequence)
                 return await self._settlement.settle_again(lease)
             attempts = lease.attempts = self._attempts.untried(delivery) or await self._attempts.read(delivery)
-            log_context.in_hand.set(partial(log_fields, delivery, attempts.record.failed + 1))
+            log_context.current_delivery.set(partial(log_fields, delivery, attempts.record.failed + 1))
             work = self._outcome(lease, attempts)
             watched = work if self._telemetry is None else observed(self._telemetry, delivery, attempts, work)
             outcome = await watched
