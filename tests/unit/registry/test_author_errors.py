@@ -62,7 +62,7 @@ def problem() -> str:
     return found
 
 
-# What is wrong, and what is said of it; {module} is the name of the module.
+# The mistake and its source, with the parts of the reported line; {module} is the name of the module.
 MISTAKES = {
     "no execute": (
         "class Sync(BaseTask):\n    pass\n",
@@ -141,14 +141,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_when_tasks_are_loaded(install: Install, mistake: str) -> None:
+def test_a_mistake_is_reported_in_one_line_when_tasks_are_loaded(install: Install, mistake: str) -> None:
     source, said = MISTAKES[mistake]
     module = install(source)
     found = problem()
     assert not [words for words in said if words.format(module=module) not in found], found
 
 
-def test_two_tasks_of_one_name_are_told_with_both_and_which_is_used(install: Install) -> None:
+def test_two_tasks_of_one_name_are_reported_with_both_and_the_one_in_use(install: Install) -> None:
     first, second = install(GOOD, "agarage"), install(GOOD, "bgarage")
     found = problem()
     assert f"garage:Sync is given twice, by {first}:Sync (agarage) and {second}:Sync (bgarage)" in found
@@ -156,7 +156,7 @@ def test_two_tasks_of_one_name_are_told_with_both_and_which_is_used(install: Ins
     assert TaskRegistry.installed().get("garage:Sync").task_class.__module__ == second
 
 
-def test_a_second_extension_of_diracx_is_told_and_stops_nothing(install: Install) -> None:
+def test_a_second_extension_of_diracx_is_reported_and_stops_nothing(install: Install) -> None:
     for name in ("agarage", "bgarage"):
         install(GOOD, name, "[diracx]\nextension = {module}\n")
     problems = [problem for problem in TaskRegistry.installed().problems if "one extension" in problem]
@@ -175,7 +175,7 @@ def test_a_second_extension_of_diracx_is_told_and_stops_nothing(install: Install
         ("owner: str", "annotate it with Annotated[T, Depends(callable)], or give it a default"),
     ],
 )
-def test_a_parameter_that_nothing_can_inject_is_told_by_the_list_of_tasks(
+def test_a_parameter_that_cannot_be_injected_is_reported_by_the_list_of_tasks(
     install: Install, capsys: pytest.CaptureFixture[str], parameter: str, fix: str
 ) -> None:
     module = install(f"class Sync(BaseTask):\n    async def execute(self, {parameter}): ...\n")

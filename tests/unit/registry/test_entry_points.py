@@ -1,4 +1,4 @@
-"""Tasks as they are found among what is installed; extensions win over what they extend."""
+"""Tasks of installed distributions; an extension wins over the distribution that it extends."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         sys.modules.pop(module, None)
 
 
-def test_a_task_is_known_by_category_and_class_with_its_distribution(site: Site) -> None:
+def test_a_task_is_registered_by_category_and_class_with_its_distribution(site: Site) -> None:
     site.install("lollygag")
     registry = site.load()
     registered = registry.get(f"{site.category}:Sync")
@@ -169,7 +169,7 @@ def test_distributions_that_require_each_other_do_not_hang(site: Site) -> None:
     assert len(site.problems(registry)) == 1
 
 
-def test_a_distribution_without_tasks_may_stand_between_an_extension_and_what_it_extends(site: Site) -> None:
+def test_an_extension_may_require_the_extended_distribution_through_one_without_tasks(site: Site) -> None:
     site.install("zzz")
     site.install("mmm", entry_points="[unrelated]\n", requires=(site.name("zzz"),))
     module = site.install("aaa", requires=(site.name("mmm"),))
@@ -188,7 +188,7 @@ def test_an_extension_of_two_distributions_wins_over_both_without_a_problem(site
 
 
 @pytest.mark.parametrize("requires_the_extension", [False, True])
-def test_the_extension_of_diracx_wins_over_a_distribution_that_is_none(
+def test_the_extension_of_diracx_wins_over_a_distribution_that_is_no_extension(
     site: Site, requires_the_extension: bool
 ) -> None:
     site.install("zzz", requires=(site.name("aaa"),) if requires_the_extension else ())

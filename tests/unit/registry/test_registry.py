@@ -27,7 +27,7 @@ class Hourly(PeriodicBaseTask):
     async def execute(self) -> None: ...
 
 
-def test_an_unknown_name_suggests_near_ones() -> None:
+def test_an_unknown_name_suggests_similar_ones() -> None:
     registry = TaskRegistry()
     registry.add("lollygag:Good", Good)
     with pytest.raises(UnknownTaskError, match=r"unknown task 'lollygag:Goof'; did you mean lollygag:Good\?"):
@@ -49,7 +49,7 @@ def test_a_task_can_be_withdrawn_with_the_reason() -> None:
         registry.get("lollygag:Good")
 
 
-def test_tasks_are_listed_by_name_and_tell_whether_they_are_periodic_and_take_locks() -> None:
+def test_tasks_are_listed_by_name_with_whether_they_are_periodic_and_take_locks() -> None:
     registry = TaskRegistry()
     for name, task_class in (("z:Good", Good), ("a:Hourly", Hourly), ("m:WithLocks", WithLocks)):
         registry.add(name, task_class)

@@ -153,7 +153,7 @@ class UnknownTaskError(TaskError):
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         self.name = name
         self.known = sorted(known)
-        self.near = similar_names(name, self.known)
+        self.near = near_names(name, self.known)
         hint = f"; did you mean {' or '.join(self.near)}?" if self.near else ""
         super().__init__(f"unknown task {name!r}{hint}")
 
@@ -207,7 +207,7 @@ _SIMILARITY_MARGIN: Final = 0.1
 _MAX_SUGGESTIONS: Final = 3
 
 
-def similar_names(name: str, known: Iterable[str]) -> list[str]:
+def near_names(name: str, known: Iterable[str]) -> list[str]:
     """Return up to three known names that a mistyped one may mean, the most similar first; case does not matter.
 
     A task name with the right class and a wrong or missing category gives the tasks of that class only.

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import inspect as shapes
 
-from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, similar_names
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, near_names
 
 T = TypeVar("T")
 
@@ -105,8 +105,8 @@ class FieldsCodec(Generic[T]):
         known = [field.name for field in self.fields]
         for key, value in kwargs.items():
             if key not in known:
-                near = similar_names(key, known)
-                hint = f"did you mean {near[0]}?" if near else f"its fields: {', '.join(known) or 'none'}"
+                near = near_names(key, known)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"its fields: {', '.join(known) or 'none'}"
                 raise MalformedTaskError(f"{name} has no field {key!r}; {hint}")
             if key in values:
                 raise MalformedTaskError(f"{name}: {key} is given twice, by position and by name")
