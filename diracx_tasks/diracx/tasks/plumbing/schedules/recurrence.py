@@ -12,12 +12,11 @@ from typing import Final, cast
 
 from dateutil.rrule import rrule, rrulestr
 
+from diracx.tasks.plumbing.schedules.base import EPOCH
 from diracx.tasks.plumbing.schedules.wall_clock import load_zone
 
 MAX_COUNT: Final = 10_000
 """The largest COUNT: each answer of a rule with a COUNT walks from its start."""
-
-_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - a wall-clock time
 
 _DTSTART = re.compile(r"DTSTART(?:;TZID=(?P<zone>[^:;]+))?:(?P<wall>\d{8}T\d{6})(?P<utc>Z?)", re.IGNORECASE)
 _UNTIL = re.compile(r"\d{8}T\d{6}Z")
@@ -82,7 +81,7 @@ def parse_recurrence(text: str) -> Recurrence:
         ValueError: It does not parse, or uses an unsupported part.
         TaskDefinitionError: The time zone is unknown.
     """
-    start: datetime = _EPOCH
+    start = EPOCH.replace(tzinfo=None)
     zone: tzinfo = UTC
     *head, rule = text.split() or [""]
     if len(head) > 1 or not re.fullmatch(r"(RRULE:)?[^:]+", rule, re.IGNORECASE):
