@@ -32,7 +32,8 @@ class BaseTask(ABC):
     that msgspec supports. A subclass without fields needs no decorator. The entry point group
     `diracx.tasks.<category>` of its distribution lists the class.
 
-    The attributes below belong to the class. Write them without an annotation, or they become fields.
+    The attributes below belong to the class. Write them without an annotation, since an annotation would make them
+    fields.
     """
 
     priority: ClassVar[Priority] = Priority.NORMAL
@@ -45,7 +46,7 @@ class BaseTask(ABC):
     """Decides whether and when a failed execution is tried again. An instance, not a class."""
 
     dlq_eligible: ClassVar[bool] = False
-    """After the last retry, True stores the task as a dead letter; False drops it with a warning in the log."""
+    """Once the task has failed for good, True stores it as a dead letter; False drops it with a warning in the log."""
 
     timeout_seconds: ClassVar[float | None] = None
     """The longest execution, in seconds. A longer one is cancelled and counts as failed. None means no limit."""
