@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -20,6 +21,7 @@ ARCHITECTURE = SOURCE_ROOT / "docs" / "architecture.md"
 ROOT = "diracx.tasks"
 
 MAX_FILES_AT_THE_FIRST_LEVEL_OF_PLUMBING = 12
+MIN_LINES_OF_A_FILE_WITH_ONE_IMPORTER = 35
 
 # The packages around the layers. They import nothing of ours, since an import of any module runs them first.
 BARE_PACKAGES = {"", "plumbing"}
@@ -218,3 +220,16 @@ def test_no_import_is_hidden_behind_type_checking() -> None:
 def test_the_first_level_of_plumbing_has_few_files() -> None:
     files = [module for module, path in _modules().items() if path.parent.name == "plumbing"]
     assert len(files) <= MAX_FILES_AT_THE_FIRST_LEVEL_OF_PLUMBING, files
+
+
+def test_no_short_file_has_a_single_importer() -> None:
+    """A thin file is one more to open for its only user, so it belongs in there."""
+    importers = Counter(target for targets in _graph().values() for target in targets)
+    thin = {
+        module: lines
+        for module, path in _modules().items()
+        if path.stem not in ("__init__", "__main__")
+        and importers[module] == 1
+        and (lines := len(path.read_text("utf-8").splitlines())) < MIN_LINES_OF_A_FILE_WITH_ONE_IMPORTER
+    }
+    assert not thin
