@@ -8,14 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 Clock = Callable[[], float]
-"""Seconds since an arbitrary start; never steps back."""
+"""Returns seconds since an arbitrary start; never steps back."""
 
-# CLOCK_MONOTONIC stands still while a machine sleeps, and a server's timers do not.
+# CLOCK_MONOTONIC stops while a machine is suspended; the timers of a server do not.
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def boottime() -> float:
-    """Seconds since boot, suspended time included where the platform can tell (Linux `CLOCK_BOOTTIME`)."""
+    """Return seconds since boot, including suspended time where the platform offers it (Linux `CLOCK_BOOTTIME`)."""
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 

@@ -12,7 +12,7 @@ from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.locks import FencingToken, LockOwner, LockStore
 from diracx.tasks.plumbing.locks.fencing import current_token
 from diracx.tasks.plumbing.locks.keeper import HeldLocks, LockKeeper
-from diracx.tasks.plumbing.registry.registry import check_definition
+from diracx.tasks.plumbing.registry.definition import check_definition
 from diracx.tasks.plumbing.wire.fields import FieldsCodec
 from diracx.tasks.testing.lock_store import InMemoryLockStore
 

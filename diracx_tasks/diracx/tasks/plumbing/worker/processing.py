@@ -137,7 +137,7 @@ class Processor:
         """The attempt record. Costs no request for a first delivery; from here on, log lines name the task."""
         delivery = lease.delivery
         attempts = lease.attempts = self._attempts.untried(delivery) or await self._attempts.read(delivery)
-        log_context.in_hand.set(partial(log_fields, delivery, attempts.record.failed + 1))
+        log_context.current_delivery.set(partial(log_fields, delivery, attempts.record.failed + 1))
         return attempts
 
     def _screen(self, delivery: Delivery, attempts: Attempts) -> Screened:

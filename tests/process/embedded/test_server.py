@@ -1,4 +1,4 @@
-"""The embedded server lives exactly as long as it should."""
+"""The embedded server ends with its parent, and not before."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.fixture
 def parent() -> Iterator[tuple[subprocess.Popen[str], int, int, Path]]:
-    """A process that has an embedded server: itself, the server's pid, the supervisor's, and the directory."""
+    """A process with an embedded server; the pids of the server and the supervisor; their directory."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -81,7 +81,7 @@ def test_ctrl_c_in_the_terminal_reaches_the_parent_and_not_the_server(
     wait_until(lambda: not is_running(server), "the server ended with its parent")
 
 
-def test_a_stopped_server_is_killed_rather_than_waited_for_without_end(
+def test_a_server_that_does_not_react_is_killed_in_the_end(
     parent: tuple[subprocess.Popen[str], int, int, Path],
 ) -> None:
     process, server, _, directory = parent
@@ -91,7 +91,7 @@ def test_a_stopped_server_is_killed_rather_than_waited_for_without_end(
     wait_until(lambda: not directory.exists(), "its directory was removed")
 
 
-def test_a_server_that_dies_takes_its_supervisor_with_it_and_the_next_command_says_so() -> None:
+def test_a_server_that_dies_ends_its_supervisor_and_the_next_command_reports_it() -> None:
     with EmbeddedServer() as server:
         supervisor = server.supervisor_pid
         os.kill(server.pid, signal.SIGKILL)
@@ -101,19 +101,19 @@ def test_a_server_that_dies_takes_its_supervisor_with_it_and_the_next_command_sa
             server.restart()
 
 
-def test_a_port_in_use_is_reported_with_the_servers_own_words() -> None:
+def test_a_port_in_use_is_reported_with_the_log_of_the_server() -> None:
     with EmbeddedServer() as first:
         port = int(first.url.rpartition(":")[2])
         with pytest.raises(EmbeddedServerError, match=rf"127\.0\.0\.1:{port}.*address already in use"):
             EmbeddedServer(port=port).start()
 
 
-def test_a_configuration_that_the_server_refuses_is_reported_with_its_words() -> None:
+def test_a_refused_configuration_is_reported_with_the_log_of_the_server() -> None:
     with pytest.raises(EmbeddedServerError, match="Parse error on line"):
         EmbeddedServer(extra_config="nonsense: {").start()
 
 
-def test_a_store_of_the_callers_is_kept_and_a_restart_keeps_the_port(tmp_path: Path) -> None:
+def test_a_given_store_is_kept_and_a_restart_keeps_the_port(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with EmbeddedServer(store_dir=store, sync_interval="always") as server:
         url, pid = server.url, server.pid
@@ -126,7 +126,7 @@ def test_a_store_of_the_callers_is_kept_and_a_restart_keeps_the_port(tmp_path: P
     assert (store / "jetstream").is_dir()
 
 
-async def test_the_async_block_starts_and_ends_it_as_well() -> None:
+async def test_an_async_block_starts_and_ends_the_server() -> None:
     async with EmbeddedServer() as server:
         pid = server.pid
         assert is_running(pid)

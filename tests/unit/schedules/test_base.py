@@ -1,4 +1,4 @@
-"""Schedules as values: strictly after, in phase, and right where clocks are moved."""
+"""Schedules as values: strictly after, in phase, and also when the clocks change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_occurrence_is_strictly_after_in_utc_and_always_the_same(
 
 @settings(deadline=None)
 @given(schedule=schedules, after=moments | near_turns, part=st.floats(0, 1))
-def test_no_occurrence_is_skipped_wherever_one_asks_from(
+def test_no_occurrence_is_skipped_for_any_time_before_it(
     schedule: TaskScheduleBase, after: datetime, part: float
 ) -> None:
     following = schedule.next_occurrence(after)
@@ -44,7 +44,7 @@ def test_no_occurrence_is_skipped_wherever_one_asks_from(
 
 @settings(deadline=None)
 @given(schedule=schedules, one=near_turns, other=near_turns)
-def test_a_later_question_never_gives_an_earlier_occurrence(
+def test_a_later_time_never_gives_an_earlier_occurrence(
     schedule: TaskScheduleBase, one: datetime, other: datetime
 ) -> None:
     first, second = sorted((one, other))
@@ -53,7 +53,7 @@ def test_a_later_question_never_gives_an_earlier_occurrence(
 
 @settings(deadline=None)
 @given(schedule=schedules, after=moments, hours=st.integers(-14, 14))
-def test_the_zone_in_which_one_asks_does_not_matter(schedule: TaskScheduleBase, after: datetime, hours: int) -> None:
+def test_the_zone_of_the_given_time_does_not_matter(schedule: TaskScheduleBase, after: datetime, hours: int) -> None:
     elsewhere = after.astimezone(timezone(timedelta(hours=hours)))
     assert schedule.next_occurrence(elsewhere) == schedule.next_occurrence(after)
 
@@ -61,7 +61,7 @@ def test_the_zone_in_which_one_asks_does_not_matter(schedule: TaskScheduleBase, 
 @pytest.mark.parametrize(
     "schedule", [IntervalSeconds(60), CronSchedule("* * * * *"), RRuleSchedule("FREQ=MINUTELY")], ids=str
 )
-def test_without_a_time_now_is_meant(schedule: TaskScheduleBase) -> None:
+def test_no_time_means_now(schedule: TaskScheduleBase) -> None:
     earliest = schedule.next_occurrence(datetime.now(UTC))
     found = schedule.next_occurrence()
     assert earliest <= found <= schedule.next_occurrence(datetime.now(UTC))
@@ -103,7 +103,7 @@ def test_a_schedule_is_a_frozen_value(name: str) -> None:
         ),
     ],
 )
-def test_a_schedule_reads_in_words(schedule: TaskScheduleBase, words: str) -> None:
+def test_a_schedule_has_a_text_for_people(schedule: TaskScheduleBase, words: str) -> None:
     assert str(schedule) == words
 
 
