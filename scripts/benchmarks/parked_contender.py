@@ -56,7 +56,7 @@ async def serve(url: str, namespace: str, slots: int) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, contender.stop)
         begun = time.perf_counter()
         running = asyncio.create_task(contender.run())
-        while contender.facts.last_pull is None and not running.done():  # noqa: ASYNC110 - it tells by a number
+        while contender.snapshot.last_pull is None and not running.done():  # noqa: ASYNC110 - it tells by a number
             await asyncio.sleep(_LOOK_SECONDS)
         print(json.dumps({"start_seconds": time.perf_counter() - begun}), flush=True)
         await running

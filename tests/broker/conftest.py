@@ -19,7 +19,7 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support.dead_letters import Morgue
+from support.dead_letters import DeadLetterBox
 from support.mesh import Mesh
 
 
@@ -80,6 +80,6 @@ def bucket(connection: Connection, topology: Namespace) -> Bucket:
 
 
 @pytest.fixture
-def morgue(connection: Connection, topology: Namespace) -> Morgue:
-    """The dead of `topology`."""
-    return Morgue(connection, topology)
+def box(connection: Connection, topology: Namespace) -> DeadLetterBox:
+    """The dead letters of `topology`."""
+    return DeadLetterBox(connection, topology)

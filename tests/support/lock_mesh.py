@@ -16,7 +16,7 @@ from support.paths import TESTS
 
 @asynccontextmanager
 async def lock_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
-    """A mesh that is removed at the end."""
+    """A mesh whose streams are deleted at the end."""
     async with JetStreamBroker.connect(url, namespace=namespace, registry=lock_tasks.registry()) as broker:
         yield broker
         for stream in (await broker.connection.api("STREAM.NAMES"))["streams"]:
@@ -28,10 +28,10 @@ async def lock_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
 async def worker_process(
     url: str, namespace: str, journal: Path, *, slots: int, busy_delay: float
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A worker process that has begun to pull, and ends with the block in good order, unless it was killed.
+    """A worker process that is ready. At the end of the block it is stopped and must exit with 0, unless it was killed.
 
     Args:
-        busy_delay: For how long it puts back a task whose lock is held, in seconds.
+        busy_delay: The delay after which a task whose lock is held is delivered again, in seconds.
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "support.lock_worker", url, namespace, str(slots), str(busy_delay)),

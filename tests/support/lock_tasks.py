@@ -1,4 +1,4 @@
-"""Tasks that write down when they were inside their locks, for workers in processes of their own."""
+"""Tasks that record in a journal when they hold their locks, for workers in processes of their own."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TTL_MS = 3_000
 KINDS = {"mutex": MutexLock, "writer": ExclusiveRWLock, "reader": SharedRWLock}
 
 
-def note(*words: object) -> None:
-    """One line in the journal, with the time of a clock that all processes share; written in one piece."""
+def record(*words: object) -> None:
+    """Append a line to the journal in one write, with the time of a clock that all processes share."""
     line = " ".join(map(str, (time.monotonic_ns(), os.getpid(), *words)))
     descriptor = os.open(os.environ[JOURNAL_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -33,7 +33,7 @@ def note(*words: object) -> None:
 
 @dataclasses.dataclass
 class Inside(BaseTask):
-    """Notes when it enters and leaves its lock."""
+    """Records when it enters and leaves its lock."""
 
     kind: str
     key: int
@@ -47,14 +47,14 @@ class Inside(BaseTask):
         return [KINDS[self.kind](JOB, self.key, ttl_ms=TTL_MS)]
 
     async def execute(self, **kwargs: Any) -> None:
-        note("enters", self.kind, self.key, self.number)
+        record("enters", self.kind, self.key, self.number)
         await asyncio.sleep(self.seconds)
-        note("leaves", self.kind, self.key, self.number)
+        record("leaves", self.kind, self.key, self.number)
 
 
 @dataclasses.dataclass
 class Crowded(BaseTask):
-    """One of many that want one lock."""
+    """One of many tasks that want the same lock."""
 
     kind: str
     number: int
@@ -68,12 +68,12 @@ class Crowded(BaseTask):
         return [MutexLock(JOB, "crowd")]
 
     async def execute(self, **kwargs: Any) -> None:
-        note("crowded", self.kind, self.number)
+        record("crowded", self.kind, self.number)
 
 
 @dataclasses.dataclass
 class Free(BaseTask):
-    """Wants no lock."""
+    """A task without locks."""
 
     number: int
 
@@ -81,11 +81,11 @@ class Free(BaseTask):
     priority = Priority.NORMAL
 
     async def execute(self, **kwargs: Any) -> None:
-        note("free", self.number)
+        record("free", self.number)
 
 
 def registry() -> TaskRegistry:
-    """These tasks, as if they were installed."""
+    """A registry with these tasks, as if they were installed."""
     tasks = TaskRegistry()
     for kind in (Inside, Crowded, Free):
         tasks.add(f"locks:{kind.__name__}", kind)
@@ -94,7 +94,7 @@ def registry() -> TaskRegistry:
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """One stay inside a lock."""
+    """The time that one task held a lock."""
 
     kind: str
     key: str
@@ -105,12 +105,12 @@ class Visit:
 
 
 def lines_of(journal: Path) -> list[str]:
-    """What was written so far."""
+    """The lines of the journal so far."""
     return journal.read_text().splitlines()
 
 
 def visits(lines: Iterable[str], killed: dict[str, int]) -> list[Visit]:
-    """The visits of a journal, by key and time; one that was cut off ended when its process was killed."""
+    """The visits in a journal, by key and time. A visit without an end lasted until its process was killed."""
     open_: dict[tuple[str, ...], int] = {}
     found = []
     for line in lines:
@@ -125,12 +125,12 @@ def visits(lines: Iterable[str], killed: dict[str, int]) -> list[Visit]:
     return sorted(found, key=lambda visit: (visit.key, visit.entered))
 
 
-def meetings(stays: list[Visit]) -> list[tuple[Visit, Visit]]:
-    """Those who were inside one key at one time."""
-    met = []
+def overlaps(stays: list[Visit]) -> list[tuple[Visit, Visit]]:
+    """The pairs of visits that held the same key at the same time."""
+    found = []
     for at, visit in enumerate(stays):
         for other in stays[at + 1 :]:
             if other.key != visit.key or other.entered >= visit.left:
                 break
-            met.append((visit, other))
-    return met
+            found.append((visit, other))
+    return found

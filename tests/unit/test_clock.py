@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
-from diracx.tasks.plumbing.clock import sleep_until_set
+from diracx.tasks.plumbing.clock import wait_for_event
 
 
-async def test_the_event_ends_the_sleep() -> None:
+async def test_an_event_ends_the_sleep() -> None:
     event = asyncio.Event()
-    sleep = asyncio.create_task(sleep_until_set(event, 3600))
+    waiting = asyncio.create_task(wait_for_event(event, 3600))
     await asyncio.sleep(0)
     event.set()
-    async with asyncio.timeout(10):
-        await sleep
+    assert await waiting
 
 
-async def test_the_sleep_ends_by_itself_and_at_once_if_the_event_is_set() -> None:
+async def test_an_event_that_is_set_already_ends_the_sleep_at_once() -> None:
     event = asyncio.Event()
-    await sleep_until_set(event, 0.01)
     event.set()
-    async with asyncio.timeout(10):
-        await sleep_until_set(event, 3600)
+    assert await wait_for_event(event, 3600)
+
+
+async def test_without_the_event_the_sleep_ends_after_its_time() -> None:
+    assert not await wait_for_event(asyncio.Event(), 0.001)

@@ -12,9 +12,9 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import Depends
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.execution.outcomes import Dead, Retry, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Retry, Succeeded
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import BaseLock, Holder, MutexLock
+from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.testing.mesh import LeakError, Mesh
@@ -120,7 +120,7 @@ async def test_a_test_may_allow_its_leftovers(our_mesh: Mesh) -> None:
 async def test_a_lock_left_held_fails_the_test(server: EmbeddedServer, namespace: str) -> None:
     async def forgetful() -> None:
         async with Mesh.on(server.url, namespace, _registry()) as mesh:
-            await MutexLock(JOB, "alice").acquire(mesh.locks, Holder.new(task="other", id="1", worker="w"))
+            await MutexLock(JOB, "alice").acquire(mesh.locks, LockOwner.new(task="other", id="1", worker="w"))
 
     with pytest.raises(LeakError, match=r"mutex\.job\.alice"):
         await forgetful()

@@ -11,7 +11,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import Depends
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, UnableToAcquireLockError
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import BaseLock, Holder, MutexLock
+from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.testing import InMemoryLockStore, run_task
 
 
@@ -69,7 +69,7 @@ async def test_a_class_that_is_not_a_valid_task_is_refused() -> None:
 
 async def test_calls_that_share_a_lock_store_exclude_each_other() -> None:
     store = InMemoryLockStore()
-    other = Holder.new(task="other", id="1", worker="w")
+    other = LockOwner.new(task="other", id="1", worker="w")
     await MutexLock(JOB, "alice").acquire(store, other)
     with pytest.raises(UnableToAcquireLockError, match="other"):
         await run_task(Greets("alice"), lock_store=store)

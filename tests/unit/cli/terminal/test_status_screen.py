@@ -13,12 +13,12 @@ from rich.console import Console
 from diracx.tasks.cli.terminal.status_screen import Screen, duration, plain
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
-from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, SchedulerStatus, Status, WorkerStatus
+from diracx.tasks.plumbing.operations.status import QueueStatus, SchedulerStatus, Status, StatusSnapshot, WorkerStatus
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 
 
-def a_snapshot(workers: int = 2, **changes: Any) -> Glance:
+def a_snapshot(workers: int = 2, **changes: Any) -> StatusSnapshot:
     queues = [
         QueueStatus(
             subject=f"diracx.tasks.{priority}.{size}",
@@ -55,7 +55,7 @@ def a_snapshot(workers: int = 2, **changes: Any) -> Glance:
         "last_pull": {"node-0": 0.1},
         "next_occurrence": NOW + timedelta(minutes=5),
     }
-    return Glance(**(defaults | changes))
+    return StatusSnapshot(**(defaults | changes))
 
 
 def drawn(screen: Screen, width: int, height: int) -> list[str]:
@@ -142,7 +142,7 @@ def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, words: str
     assert duration(seconds) == words
 
 
-def paused(*untils: datetime | None) -> Glance:
+def paused(*untils: datetime | None) -> StatusSnapshot:
     """The queues in their order, each paused until one of these times; their numbers are as wide as they get."""
     queues = [
         msgspec.structs.replace(

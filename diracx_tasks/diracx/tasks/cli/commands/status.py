@@ -21,7 +21,7 @@ from diracx.tasks.cli.terminal.output import print_document
 from diracx.tasks.cli.terminal.status_screen import Screen, plain
 from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
-from diracx.tasks.plumbing.operations.status import Glance, StatusReader
+from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 
 
 @click.command("status")
@@ -71,20 +71,21 @@ async def _watch(access: Access, interval: timedelta, as_json: bool) -> None:
     console = Console()
     if as_json:
         async for snapshot in _snapshots(access, interval):
-            if isinstance(snapshot, Glance):
+            if isinstance(snapshot, StatusSnapshot):
                 sys.stdout.buffer.write(msgspec.json.encode(snapshot.status) + b"\n")
                 sys.stdout.buffer.flush()
             else:
                 print(f"warning: {snapshot}", file=sys.stderr)
     elif not sys.stdout.isatty() or console.is_dumb_terminal:
         async for snapshot in _snapshots(access, interval):
-            print(plain(snapshot) if isinstance(snapshot, Glance) else f"warning: {snapshot}", end="\n\n", flush=True)
+            text = plain(snapshot) if isinstance(snapshot, StatusSnapshot) else f"warning: {snapshot}"
+            print(text, end="\n\n", flush=True)
     else:
         last = None
         with _full_screen(console) as live:
             async for snapshot in _snapshots(access, interval):
-                last = snapshot if isinstance(snapshot, Glance) else last
-                problem = None if isinstance(snapshot, Glance) else str(snapshot)
+                last = snapshot if isinstance(snapshot, StatusSnapshot) else last
+                problem = None if isinstance(snapshot, StatusSnapshot) else str(snapshot)
                 live.update(Screen(last, problem, watching=True), refresh=True)
 
 
@@ -103,7 +104,7 @@ def _full_screen(console: Console) -> Iterator[Live]:
             loop.remove_signal_handler(signal.SIGWINCH)
 
 
-async def _snapshots(access: Access, interval: timedelta) -> AsyncIterator[Glance | ServerUnavailableError]:
+async def _snapshots(access: Access, interval: timedelta) -> AsyncIterator[StatusSnapshot | ServerUnavailableError]:
     """Yield snapshots for ever. An outage is yielded as its error, since the connection comes back."""
     namespace = namespace_of(access)
     async with operator_connection(access, "status") as connection:

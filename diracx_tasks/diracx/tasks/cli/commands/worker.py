@@ -25,12 +25,12 @@ from diracx.tasks.plumbing.execution.thread import EXIT_CODE, end_process, execu
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.operations.worker_service import WorkerHealth, introduced
+from diracx.tasks.plumbing.operations.worker_service import WorkerHealth, advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.settings import DEFAULT_SLOTS, worker_id
-from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.plumbing.worker.snapshot import Counters
 
 try:
     # The extra `uvloop` saves CPU on each task.
@@ -149,23 +149,25 @@ async def _serve(
                 ) as broker,
                 executing(settings.size, resources, _new_loop) as thread,
             ):
-                tally = Tally()
+                counters = Counters()
                 invoke = thread.invoke if thread else None
                 worker = Worker(
-                    broker.connection, namespace, registry, resources.injector, settings, invoke, tally.note
+                    broker.connection, namespace, registry, resources.injector, settings, invoke, counters.record
                 )
                 if thread is not None:
                     thread.before_end = worker.abandon
                     thread.end = lambda: end_process(0 if signals.received else EXIT_CODE)
                 signals.on_signal(worker.stop, worker.stop_now)
-                await _run(worker, tally, broker, health_address)
+                await _run(worker, counters, broker, health_address)
         except asyncio.CancelledError:
             # A signal came before the connection was up; nothing is in flight.
             if signals.received is None:
                 raise
 
 
-async def _run(worker: Worker, tally: Tally, broker: JetStreamBroker, health_address: tuple[str, int] | None) -> None:
+async def _run(
+    worker: Worker, counters: Counters, broker: JetStreamBroker, health_address: tuple[str, int] | None
+) -> None:
     name_worker(worker.id)
     slots = worker.settings.max_concurrent_tasks
     logger.info(
@@ -178,7 +180,7 @@ async def _run(worker: Worker, tally: Tally, broker: JetStreamBroker, health_add
     )
     async with (
         health_endpoint(WorkerHealth(worker, broker.connection), health_address),
-        introduced(worker, tally, broker.connection, broker.namespace),
+        advertised(worker, counters, broker.connection, broker.namespace),
     ):
         await worker.run()
     logger.info("%s: ended after %d deliveries", worker.id, worker.processed)

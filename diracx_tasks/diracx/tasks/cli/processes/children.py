@@ -19,7 +19,7 @@ from typing import Final
 
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.logs import LogLine
-from diracx.tasks.plumbing.clock import sleep_until_set
+from diracx.tasks.plumbing.clock import wait_for_event
 
 MAX_LINE_BYTES: Final = 1 << 24
 MAX_REMEMBERED_LINES: Final = 1_000
@@ -83,7 +83,7 @@ class Child:
                 self._show_once(show, f"ended with exit code {code}; it is started again {when} {pause:g} s")
             self._shown_before = self._shown_before | self._printed if code == ExitCode.USAGE else set()
             self._printed.clear()
-            await sleep_until_set(self._stopping, pause)
+            await wait_for_event(self._stopping, pause)
             pause = min(2 * pause, self.longest_pause)
 
     async def _run_once(self, show: ShowLine) -> int:

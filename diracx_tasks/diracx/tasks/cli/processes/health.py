@@ -11,7 +11,7 @@ from typing import Any
 import rich_click as click
 
 from diracx.tasks.cli.options import Number
-from diracx.tasks.plumbing.observability.health import Health, health_served
+from diracx.tasks.plumbing.observability.health import Health, serve_health
 
 Command = Callable[..., Any]
 
@@ -59,7 +59,7 @@ async def health_endpoint(health: Health, address: tuple[str, int] | None) -> As
         return
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(health_served(health, *address))
+            await stack.enter_async_context(serve_health(health, *address))
         except OSError as error:
             # asyncio wraps the system's words in a sentence of its own.
             cause = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from diracx.tasks.cli.terminal.output import aligned, printable
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
-from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, WorkerStatus
+from diracx.tasks.plumbing.operations.status import QueueStatus, StatusSnapshot, WorkerStatus
 from diracx.tasks.plumbing.wire.times import readable_time
 
 _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
@@ -43,14 +43,14 @@ def _clock(moment: datetime) -> str:
     return readable_time(moment).replace("T", " ").replace("Z", " UTC")
 
 
-def _queue_cells(snapshot: Glance, queue: QueueStatus) -> list[str]:
+def _queue_cells(snapshot: StatusSnapshot, queue: QueueStatus) -> list[str]:
     parked = "?" if snapshot.parked is None else str(snapshot.parked.get(queue.subject, 0))
     oldest = "" if queue.oldest_seconds is None else duration(queue.oldest_seconds)
     name = f"{queue.priority:<10} {queue.size}"
     return [name, str(queue.waiting), str(queue.in_hand), parked, str(queue.redelivered), oldest]
 
 
-def _worker_cells(snapshot: Glance, worker: WorkerStatus) -> list[str]:
+def _worker_cells(snapshot: StatusSnapshot, worker: WorkerStatus) -> list[str]:
     pull = snapshot.last_pull.get(worker.id)
     return [
         printable(f"{worker.host} {worker.pid}"),
@@ -62,7 +62,7 @@ def _worker_cells(snapshot: Glance, worker: WorkerStatus) -> list[str]:
     ]
 
 
-def _summary(snapshot: Glance) -> list[tuple[str, str]]:
+def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
     """Return names and values other than those of queues and workers."""
     status = snapshot.status
     scheduler = status.scheduler
@@ -81,7 +81,7 @@ def _summary(snapshot: Glance) -> list[tuple[str, str]]:
     ]
 
 
-def plain(snapshot: Glance) -> str:
+def plain(snapshot: StatusSnapshot) -> str:
     """Return the status as text for pipes and files, with every worker."""
     status = snapshot.status
     workers = [list(_WORKERS), *(_worker_cells(snapshot, worker) for worker in status.workers)]
@@ -94,7 +94,7 @@ def plain(snapshot: Glance) -> str:
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def _queue_rows(snapshot: Glance, queues: Sequence[QueueStatus], *, roomy: bool) -> list[list[str]]:
+def _queue_rows(snapshot: StatusSnapshot, queues: Sequence[QueueStatus], *, roomy: bool) -> list[list[str]]:
     """Return the names of the columns, then the queues. The column of pauses is there only if a queue is paused.
 
     Args:
@@ -133,7 +133,7 @@ class Screen:
         watching: True fits the screen to the height of the terminal.
     """
 
-    snapshot: Glance | None
+    snapshot: StatusSnapshot | None
     problem: str | None = None
     watching: bool = False
 
@@ -161,7 +161,7 @@ class Screen:
         yield _worker_table(self.snapshot, room)
 
 
-def _head(snapshot: Glance, width: int) -> list[Text]:
+def _head(snapshot: StatusSnapshot, width: int) -> list[Text]:
     """Return the title and the time, on one line if they fit."""
     title = Text.assemble((snapshot.status.namespace, "bold"), f" on {snapshot.status.server}")
     clock = Text(_clock(snapshot.at), style="dim")
@@ -178,7 +178,7 @@ def _is_busy(queue: QueueStatus) -> bool:
     return bool(queue.waiting or queue.in_hand or queue.redelivered or queue.paused_until)
 
 
-def _queue_table(snapshot: Glance, queues: Sequence[QueueStatus], *, roomy: bool) -> RenderableType:
+def _queue_table(snapshot: StatusSnapshot, queues: Sequence[QueueStatus], *, roomy: bool) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     (first, *others), *rows = _queue_rows(snapshot, queues, roomy=roomy)
     table.add_column(first, no_wrap=True)
@@ -191,7 +191,7 @@ def _queue_table(snapshot: Glance, queues: Sequence[QueueStatus], *, roomy: bool
     return table
 
 
-def _summary_table(snapshot: Glance) -> RenderableType:
+def _summary_table(snapshot: StatusSnapshot) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="ellipsis", no_wrap=True)
@@ -201,7 +201,7 @@ def _summary_table(snapshot: Glance) -> RenderableType:
     return table
 
 
-def _worker_table(snapshot: Glance, room: int | None) -> RenderableType:
+def _worker_table(snapshot: StatusSnapshot, room: int | None) -> RenderableType:
     workers = snapshot.status.workers
     if not workers:
         return Text("no workers", style="bold red")

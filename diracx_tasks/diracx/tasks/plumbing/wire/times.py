@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def to_rfc3339(moment: datetime) -> str:
-    """Write an aware time.
+    """Format an aware time.
 
     Raises:
         ValueError: The time is naive, or out of range in UTC.
@@ -26,10 +26,10 @@ def readable_time(moment: datetime, timespec: str = "seconds") -> str:
 
 
 def from_rfc3339(text: str) -> datetime:
-    """Read a time.
+    """Parse a time with any offset, and return it in UTC.
 
     Raises:
-        ValueError: The text is no time, has no offset, or is out of range in UTC.
+        ValueError: The text is not a time, has no offset, or is out of range in UTC.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:

@@ -7,10 +7,10 @@ import pytest
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from support.command_line import CommandLine, OnTheServer
-from support.dead_letters import Morgue
+from support.dead_letters import DeadLetterBox
 
 
 @pytest.fixture
-async def morgue(with_server: CommandLine, on_the_server: OnTheServer) -> Morgue:
+async def box(with_server: CommandLine, on_the_server: OnTheServer) -> DeadLetterBox:
     await ensure(on_the_server.connection, assets(on_the_server.names))
-    return Morgue(on_the_server.connection, on_the_server.names)
+    return DeadLetterBox(on_the_server.connection, on_the_server.names)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
 from support.command_line import CommandLine, OnTheServer
-from support.dead_letters import HEADERS, Morgue
+from support.dead_letters import HEADERS, DeadLetterBox
 
 NAME = HEADERS["Task-Name"]
 OTHER = HEADERS | {"Task-Name": "lollygag:Other", "Task-Id": "other"}
@@ -114,10 +114,10 @@ def test_where_nothing_is_set_up_there_are_no_dead_letters_and_nothing_is_create
         assert f"there is no stream {namespace.upper()}_DLQ" in done.stderr
 
 
-async def test_list_selects_by_task_and_by_time(with_server: CommandLine, morgue: Morgue) -> None:
-    await morgue.bury()
-    await morgue.bury(headers=OTHER)
-    await morgue.advise(7, at=(datetime.now(UTC) - timedelta(days=3)).isoformat())
+async def test_list_selects_by_task_and_by_time(with_server: CommandLine, box: DeadLetterBox) -> None:
+    await box.add()
+    await box.add(headers=OTHER)
+    await box.advise(7, at=(datetime.now(UTC) - timedelta(days=3)).isoformat())
 
     def seqs(*options: str) -> list[int]:
         return [letter["seq"] for letter in with_server.json("dlq", "list", *options)]
@@ -131,15 +131,15 @@ async def test_list_selects_by_task_and_by_time(with_server: CommandLine, morgue
 
 
 async def test_a_message_that_the_server_gave_up_is_shown_until_it_is_gone(
-    with_server: CommandLine, morgue: Morgue
+    with_server: CommandLine, box: DeadLetterBox
 ) -> None:
-    given_up = await morgue.put()
-    await morgue.advise(given_up)
+    given_up = await box.put()
+    await box.advise(given_up)
     (letter,) = with_server.json("dlq", "list")
     assert (letter["task"], letter["id"], letter["args"]) == (NAME, "abc", {"owner_name": "alice"})
     assert f"given up on normal-small after 3 deliveries, message {given_up}" in with_server("dlq", "list").stdout
     assert '             "owner_name": "alice"' in with_server("dlq", "show", "1").stdout.splitlines()
-    await delete_message(morgue.connection, morgue.names.tasks_stream, given_up)
+    await delete_message(box.connection, box.names.tasks_stream, given_up)
     (letter,) = with_server.json("dlq", "list")
     assert (letter["task"], letter["id"], letter["args"], letter["errors"]) == (None, None, None, [])
     assert letter["reason"].endswith("(the message is gone)")

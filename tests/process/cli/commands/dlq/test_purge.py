@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from support.command_line import CommandLine
-from support.dead_letters import HEADERS, Morgue
+from support.dead_letters import HEADERS, DeadLetterBox
 
 NAME = HEADERS["Task-Name"]
 OTHER = HEADERS | {"Task-Name": "lollygag:Other", "Task-Id": "other"}
 
 
-async def test_purge_asks_and_removes_all_traces_of_a_task(with_server: CommandLine, morgue: Morgue) -> None:
-    await morgue.bury(sequence=7)
-    await morgue.advise(7, "MSG_TERMINATED")
-    given_up = await morgue.put()
-    await morgue.advise(given_up)
-    await morgue.bury(headers=OTHER)
+async def test_purge_asks_and_removes_all_traces_of_a_task(with_server: CommandLine, box: DeadLetterBox) -> None:
+    await box.add(sequence=7)
+    await box.advise(7, "MSG_TERMINATED")
+    given_up = await box.put()
+    await box.advise(given_up)
+    await box.add(headers=OTHER)
     unasked = with_server("dlq", "purge", "--all")
     assert (unasked.returncode, unasked.stdout) == (2, "")
     assert "standard input gives no answer, and nothing was purged; use --yes" in unasked.stderr
@@ -24,17 +24,17 @@ async def test_purge_asks_and_removes_all_traces_of_a_task(with_server: CommandL
     assert (refused.returncode, refused.stdout) == (0, "")
     assert "Purge 3 dead letters for good? [y/N]" in refused.stderr
     assert "nothing was purged" in refused.stderr
-    assert await morgue.letters() == 4
+    assert await box.letters() == 4
     agreed = with_server("dlq", "purge", "--task", NAME, typed="y\n")
     assert (agreed.returncode, agreed.stdout) == (0, "purged 2 dead letters\n")
-    assert await morgue.task(given_up) is None
+    assert await box.task(given_up) is None
     done = with_server("dlq", "purge", "4", "5", "--yes")
     assert (done.returncode, done.stdout, done.stderr) == (
         2,
         "purged 1 dead letter\n",
         "error: there is no dead letter 5\n",
     )
-    assert await morgue.letters() == 0
+    assert await box.letters() == 0
 
 
 @pytest.mark.parametrize(("command", "arguments"), [("replay", ()), ("purge", ("1", "--all"))])

@@ -16,7 +16,7 @@ from diracx.tasks.cli.installed import complete_tasks
 from diracx.tasks.cli.options import Access, Number
 from diracx.tasks.cli.terminal.interaction import progress
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
-from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, Remains
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, DeadTask
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -59,10 +59,10 @@ class DeadLetters:
         with progress("reading", self._size or 0) as advance:
             return await self._reader.all(advance)
 
-    async def remains(self) -> list[Remains]:
+    async def dead_tasks(self) -> list[DeadTask]:
         """Return the places of all dead letters in the streams, the oldest first."""
         with progress("reading", self._size or 0) as advance:
-            return await self._reader.remains(advance)
+            return await self._reader.dead_tasks(advance)
 
     async def get(self, seq: int) -> DeadLetter | None:
         """Return the dead letter with this sequence, or None."""
@@ -81,16 +81,18 @@ class Selection:
         if sum(map(bool, (self.seqs, self.task is not None, self.everything))) != 1:
             raise click.UsageError("give either SEQ..., or --task NAME, or --all")
 
-    def of(self, remains: Sequence[Remains]) -> list[Remains]:
+    def of(self, dead_tasks: Sequence[DeadTask]) -> list[DeadTask]:
         """Return the selected ones."""
-        return [each for each in remains if self._selects(each)]
+        return [each for each in dead_tasks if self._selects(each)]
 
-    def _selects(self, remains: Remains) -> bool:
-        return self.everything or remains.seq in self.seqs or (self.task is not None and remains.task == self.task)
+    def _selects(self, dead_task: DeadTask) -> bool:
+        if self.task is not None:
+            return dead_task.task == self.task
+        return self.everything or dead_task.seq in self.seqs
 
-    def missing(self, remains: Sequence[Remains]) -> list[int]:
+    def missing(self, dead_tasks: Sequence[DeadTask]) -> list[int]:
         """Return the named sequences that do not exist."""
-        found = {each.seq for each in remains}
+        found = {each.seq for each in dead_tasks}
         return [seq for seq in self.seqs if seq not in found]
 
 

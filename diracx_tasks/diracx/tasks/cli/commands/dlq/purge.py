@@ -12,8 +12,7 @@ from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, s
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.terminal.interaction import confirmed, work_through
-from diracx.tasks.plumbing.dead_letters.reader import Remains
-from diracx.tasks.plumbing.dead_letters.removal import remove
+from diracx.tasks.plumbing.dead_letters.reader import DeadTask, remove_dead_task
 
 
 @click.command("purge")
@@ -37,19 +36,19 @@ def command(*, selection: Selection, yes: bool, access: Access) -> int:
     return ExitCode.USAGE if missing else ExitCode.DONE
 
 
-async def _chosen(access: Access, selection: Selection) -> tuple[list[Remains], list[int]]:
+async def _chosen(access: Access, selection: Selection) -> tuple[list[DeadTask], list[int]]:
     async with DeadLetters.open(access) as dead_letters:
-        remains = await dead_letters.remains()
-    return selection.of(remains), selection.missing(remains)
+        dead_tasks = await dead_letters.dead_tasks()
+    return selection.of(dead_tasks), selection.missing(dead_tasks)
 
 
-async def _purge(access: Access, chosen: Sequence[Remains]) -> None:
+async def _purge(access: Access, chosen: Sequence[DeadTask]) -> None:
     """Purge on a new connection, since the user may have taken long to answer."""
     if not chosen:
         return
     async with DeadLetters.open(access) as dead_letters:
         connection, namespace = dead_letters.connection, dead_letters.namespace
-        await work_through("purging", chosen, lambda each: remove(connection, namespace, each))
+        await work_through("purging", chosen, lambda each: remove_dead_task(connection, namespace, each))
 
 
 def _count(count: int) -> str:

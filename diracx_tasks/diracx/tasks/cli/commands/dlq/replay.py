@@ -11,7 +11,7 @@ from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, s
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.terminal.interaction import work_through
-from diracx.tasks.plumbing.dead_letters.reader import Remains
+from diracx.tasks.plumbing.dead_letters.reader import DeadTask
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 
 
@@ -32,18 +32,18 @@ async def _replay(access: Access, selection: Selection) -> ExitCode:
     async with DeadLetters.open(access) as dead_letters:
         replayer = Replayer(dead_letters.connection, dead_letters.namespace)
         finished = await replayer.finish_earlier()
-        remains = await dead_letters.remains()
-        chosen = selection.of(remains)
+        dead_tasks = await dead_letters.dead_tasks()
+        chosen = selection.of(dead_tasks)
         left_out: list[NotReplayableError] = []
 
-        async def replay(each: Remains) -> None:
+        async def replay(each: DeadTask) -> None:
             try:
                 await replayer.replay(each)
             except NotReplayableError as error:
                 left_out.append(error)
 
         await work_through("replaying", chosen, replay)
-    missing = [seq for seq in selection.missing(remains) if seq not in finished]
+    missing = [seq for seq in selection.missing(dead_tasks) if seq not in finished]
     for line in [f"there is no dead letter {seq}" for seq in missing] + list(map(str, left_out)):
         print(f"error: {line}", file=sys.stderr)
     if finished:
