@@ -6,10 +6,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
+from proxy import Wire
+
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from disturbances import Disturbances, Span
-from proxy import Wire
 from seat import Seat
 
 

@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxy import Wire
+
 import extension
 import journal
 from accounts import Accountant
@@ -23,7 +25,6 @@ from disturbances import Disturbances
 from killers import Killers
 from ledger import Ledger
 from producer import Producer
-from proxy import Wire
 from seat import Seat
 
 

@@ -18,10 +18,11 @@ from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.mesh import Mesh
-from support.nats_command import Terminal
+from support.nats_command import OperatorShell
 from support.operated_mesh import NAMESPACE, operated
+from support.paths import NATS_FOLDER as FOLDER
 from support.permission_table import COMMANDS
-from support.secured import FOLDER, secured_server
+from support.secured import secured_server
 
 PAGE = FOLDER / "README.md"
 
@@ -100,15 +101,15 @@ def secured() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-def terminal(secured: EmbeddedServer, tmp_path: Path) -> Terminal:
-    return Terminal(secured, tmp_path, NAMESPACE)
+def terminal(secured: EmbeddedServer, tmp_path: Path) -> OperatorShell:
+    return OperatorShell(secured, tmp_path, NAMESPACE)
 
 
 def missing(step: Step, output: str) -> list[str]:
     return [line for line in step.shows if not is_shown(line, output)]
 
 
-async def with_contexts(terminal: Terminal) -> None:
+async def with_contexts(terminal: OperatorShell) -> None:
     for step in steps():
         if step.command.startswith("nats context"):
             await terminal.type_in(step.command)
@@ -122,7 +123,9 @@ async def contents(mesh: Mesh) -> dict[str, object]:
 
 
 @needs_nats
-async def test_every_command_of_the_page_shows_what_the_page_says(secured: EmbeddedServer, terminal: Terminal) -> None:
+async def test_every_command_of_the_page_shows_what_the_page_says(
+    secured: EmbeddedServer, terminal: OperatorShell
+) -> None:
     async with operated(secured) as mesh:
         before = await contents(mesh)
         for step in steps():
@@ -137,7 +140,7 @@ async def test_every_command_of_the_page_shows_what_the_page_says(secured: Embed
 
 @needs_nats
 async def test_what_an_observer_may_see_it_sees_as_the_operator_does(
-    secured: EmbeddedServer, terminal: Terminal
+    secured: EmbeddedServer, terminal: OperatorShell
 ) -> None:
     refused = 0
     async with operated(secured):
@@ -160,7 +163,7 @@ async def test_what_an_observer_may_see_it_sees_as_the_operator_does(
 
 @needs_nats
 async def test_consumer_next_takes_a_task_for_good_as_the_page_warns(
-    secured: EmbeddedServer, terminal: Terminal
+    secured: EmbeddedServer, terminal: OperatorShell
 ) -> None:
     async with operated(secured) as mesh:
         await with_contexts(terminal)
@@ -184,7 +187,7 @@ async def test_the_assets_are_accepted_by_the_nats_command_and_are_all_that_is_n
     if folder is not FOLDER:
         export(names, 1, folder)
     shown = {step.command: step for step in steps() if " add " in step.command and "--config" in step.command}
-    terminal = Terminal(server, tmp_path, namespace, folder)
+    terminal = OperatorShell(server, tmp_path, namespace, folder)
     settings = ConnectionSettings(servers=(server.url,))
     async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as connection:
         try:

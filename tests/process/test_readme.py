@@ -13,8 +13,8 @@ import pytest
 
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine
-from support.dev_process import Dev, free_port
 from support.installing import pip_install, run_pytest, run_python
+from support.processes import Dev, free_port
 
 README = Path(__file__).parents[2] / "README.md"
 FILES = {

@@ -15,9 +15,9 @@ import pytest
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
-from support.dev_process import Dev, free_port
 from support.installing import pip_install, run_pytest, run_python
 from support.paths import DEMONSTRATION, GUBBINS
+from support.processes import Dev, free_port
 
 VARIABLE = "DIRACX_DB_URL_LOLLYGAGDB"
 TASKS = ["lollygag:OwnerCleanupTask", "lollygag:OwnerReportTask", "lollygag:SyncOwnersTask"]

@@ -22,6 +22,7 @@ from diracx.tasks.plumbing.locks import (
     LockStore,
     MutexLock,
     RevisionConflictError,
+    Standing,
 )
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 
@@ -74,6 +75,12 @@ class MemoryStore:
 
     async def read(self, key: str) -> Entry | None:
         return self.entries.get(key)
+
+    async def keys(self, below: str | None = None) -> list[str]:
+        raise NotImplementedError
+
+    async def oldest(self, below: str | None = None) -> Standing | None:
+        raise NotImplementedError
 
     async def delete(self, key: str, revision: int) -> None:
         await self._step("delete", key)

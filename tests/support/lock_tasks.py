@@ -1,4 +1,4 @@
-"""Tasks that write down when they were inside their locks, for workers in processes of their own."""
+"""Tasks that record when they held their locks, for workers in processes of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,17 @@ from diracx.tasks.plumbing.locks import BaseLock, ExclusiveRWLock, MutexLock, Ra
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 JOURNAL_VARIABLE = "LOCK_TASKS_JOURNAL"
+CATEGORY = "locks"
 TTL_MS = 3_000
-KINDS = {"mutex": MutexLock, "writer": ExclusiveRWLock, "reader": SharedRWLock}
+LOCK_CLASSES: dict[str, Callable[..., BaseLock]] = {
+    "mutex": MutexLock,
+    "writer": ExclusiveRWLock,
+    "reader": SharedRWLock,
+}
 
 
 def note(*words: object) -> None:
-    """One line in the journal, with the time of a clock that all processes share; written in one piece."""
+    """Append one line to the journal in one write: monotonic nanoseconds, which all processes share, pid, words."""
     line = " ".join(map(str, (time.monotonic_ns(), os.getpid(), *words)))
     descriptor = os.open(os.environ[JOURNAL_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -33,7 +38,7 @@ def note(*words: object) -> None:
 
 @dataclasses.dataclass
 class Inside(BaseTask):
-    """Notes when it enters and leaves its lock."""
+    """Records when it took its lock and when it is about to release it."""
 
     kind: str
     key: int
@@ -44,7 +49,7 @@ class Inside(BaseTask):
 
     @property
     def execution_locks(self) -> list[BaseLock]:
-        return [KINDS[self.kind](JOB, self.key, ttl_ms=TTL_MS)]
+        return [LOCK_CLASSES[self.kind](JOB, self.key, ttl_ms=TTL_MS)]
 
     async def execute(self, **kwargs: Any) -> None:
         note("enters", self.kind, self.key, self.number)
@@ -54,7 +59,7 @@ class Inside(BaseTask):
 
 @dataclasses.dataclass
 class Crowded(BaseTask):
-    """One of many that want one lock."""
+    """One of many tasks that need one lock."""
 
     kind: str
     number: int
@@ -73,7 +78,7 @@ class Crowded(BaseTask):
 
 @dataclasses.dataclass
 class Free(BaseTask):
-    """Wants no lock."""
+    """Needs no lock."""
 
     number: int
 
@@ -84,17 +89,20 @@ class Free(BaseTask):
         note("free", self.number)
 
 
+KINDS: tuple[type[BaseTask], ...] = (Inside, Crowded, Free)
+
+
 def registry() -> TaskRegistry:
-    """These tasks, as if they were installed."""
+    """A registry of these tasks, under the names that they are installed with."""
     tasks = TaskRegistry()
-    for kind in (Inside, Crowded, Free):
-        tasks.add(f"locks:{kind.__name__}", kind)
+    for kind in KINDS:
+        tasks.add(f"{CATEGORY}:{kind.__name__}", kind)
     return tasks
 
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """One stay inside a lock."""
+    """The time from `entered` to `left` during which one task held a lock."""
 
     kind: str
     key: str
@@ -105,12 +113,16 @@ class Visit:
 
 
 def lines_of(journal: Path) -> list[str]:
-    """What was written so far."""
+    """The lines of the journal so far."""
     return journal.read_text().splitlines()
 
 
 def visits(lines: Iterable[str], killed: dict[str, int]) -> list[Visit]:
-    """The visits of a journal, by key and time; one that was cut off ended when its process was killed."""
+    """The visits of a journal, by key and time.
+
+    Args:
+        killed: When each killed process ended, by pid; its unfinished visits ended then.
+    """
     open_: dict[tuple[str, ...], int] = {}
     found = []
     for line in lines:
@@ -126,7 +138,7 @@ def visits(lines: Iterable[str], killed: dict[str, int]) -> list[Visit]:
 
 
 def meetings(stays: list[Visit]) -> list[tuple[Visit, Visit]]:
-    """Those who were inside one key at one time."""
+    """The pairs of visits that overlap at one key."""
     met = []
     for at, visit in enumerate(stays):
         for other in stays[at + 1 :]:

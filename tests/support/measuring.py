@@ -33,7 +33,7 @@ class Measured:
     def named(self, name: str) -> list[ReadableSpan]:
         return [span for span in self.spans if span.name.startswith(name)]
 
-    def metric(self, name: str) -> tuple[str, list[Any]]:
+    def metric(self, name: str) -> tuple[str | None, list[Any]]:
         """The unit and the points."""
         data = self._reader.get_metrics_data()
         assert data is not None

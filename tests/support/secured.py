@@ -15,7 +15,7 @@ from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettin
 from diracx.tasks.plumbing.operations.accounts import accounts_conf, password_variable, user_name
 from diracx.tasks.plumbing.operations.permissions import observer_api, roles
 from diracx.tasks.plumbing.wire.names import Namespace
-from support.paths import NATS_FOLDER as FOLDER
+from support.paths import NATS_FOLDER
 
 ROLES = tuple(roles(Namespace()))
 INCLUDED = '    include "accounts.conf"\n'
@@ -30,7 +30,7 @@ def password(namespace: str, role: str) -> str:
 @contextmanager
 def secured_server(*namespaces: str, tls: str = "") -> Iterator[EmbeddedServer]:
     """The server of `server.conf` on loopback with a temporary store, and the accounts of the namespaces."""
-    text = (FOLDER / "server.conf").read_text()
+    text = (NATS_FOLDER / "server.conf").read_text()
     assert INCLUDED in text
     assert TLS_LINE in text
     text = text.replace(INCLUDED, "".join(accounts_conf(Namespace(name)) for name in namespaces))

@@ -19,7 +19,7 @@ from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.testing import wait_until
 from support.dead_letters import BODY, HEADERS, Morgue
 from support.mesh import Mesh
-from support.sample_tasks import edit
+from support.queues import edit_stream
 
 FAILURE = Failure("ValueError", "no such owner", "Traceback...", "host-1-small", datetime(2026, 12, 1, 6, tzinfo=UTC))
 
@@ -129,7 +129,7 @@ async def test_a_letter_that_names_no_queue_stays(morgue: Morgue) -> None:
 @pytest.mark.parametrize("limit", [{"max_bytes": 100}, {"max_msgs": 1}])
 async def test_a_full_queue_refuses_a_replay_and_nothing_changes(morgue: Morgue, limit: dict[str, int]) -> None:
     await morgue.put(b"")
-    await edit(morgue.connection, morgue.names.tasks_stream, **limit)
+    await edit_stream(morgue.connection, morgue.names.tasks_stream, **limit)
     await morgue.bury()
     with pytest.raises(SendTaskError, match=f"1 finds no room: the stream {morgue.names.tasks_stream} is full"):
         await morgue.replay_all()
@@ -138,11 +138,11 @@ async def test_a_full_queue_refuses_a_replay_and_nothing_changes(morgue: Morgue,
 
 
 async def test_a_batch_that_is_refused_names_the_stream_and_the_reason(morgue: Morgue) -> None:
-    await edit(morgue.connection, morgue.names.later_stream, max_msg_size=10)
+    await edit_stream(morgue.connection, morgue.names.later_stream, max_msg_size=10)
     await morgue.bury()
     with pytest.raises(SendTaskError, match=f"1 was refused by {morgue.names.later_stream}: .*; it is still dead"):
         await morgue.replay_all()
-    await edit(morgue.connection, morgue.names.later_stream, max_msg_size=-1)
+    await edit_stream(morgue.connection, morgue.names.later_stream, max_msg_size=-1)
     await morgue.replay_all()
     await morgue.put_back(1)
 

@@ -11,7 +11,7 @@ from diracx.tasks.plumbing.dead_letters.replay import Replayer
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.testing import wait_until
 from support.dead_letters import Interposed, KilledError, Morgue, die
-from support.sample_tasks import edit
+from support.queues import edit_stream
 
 LIMIT = 40
 """More requests than one run makes."""
@@ -84,7 +84,7 @@ async def test_another_run_between_any_two_requests_does_not_enqueue_it_twice(mo
 
 
 async def test_a_run_long_after_one_that_was_killed_does_not_enqueue_it_twice(morgue: Morgue) -> None:
-    await edit(morgue.connection, morgue.names.later_stream, duplicate_window=100_000_000)
+    await edit_stream(morgue.connection, morgue.names.later_stream, duplicate_window=100_000_000)
     await morgue.bury()
     (remains,) = await morgue.remains()
     for at in range(1, LIMIT):

@@ -40,7 +40,7 @@ async def test_a_probe_takes_what_is_most_urgent_and_never_more_than_asked(pulle
     await puller.put(BACKGROUND, *labels("b", 4))
     await puller.put(NORMAL, *labels("n", 4))
     await puller.put(REALTIME, *labels("r", 4))
-    taken = []
+    taken: list[int] = []
     while sum(taken) < 12:
         count, problem = await puller.pull.probe(slots)
         assert problem is None

@@ -11,7 +11,7 @@ from diracx.tasks.plumbing.exceptions import LockLostError, ServerUnavailableErr
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import Entry, Holder, KeyHold, MutexLock
+from diracx.tasks.plumbing.locks import Entry, Holder, KeyHold, MutexLock, Standing
 from diracx.tasks.testing import wait_until
 
 TTL = timedelta(seconds=30)
@@ -57,6 +57,12 @@ class Deaf:
 
     async def delete(self, key: str, revision: int) -> None:
         await self._bucket.delete(key, revision)
+
+    async def keys(self, below: str | None = None) -> list[str]:
+        return await self._bucket.keys(below)
+
+    async def oldest(self, below: str | None = None) -> Standing | None:
+        return await self._bucket.oldest(below)
 
 
 async def test_a_mutex_is_taken_once_and_the_second_hears_by_whom(bucket: Bucket) -> None:

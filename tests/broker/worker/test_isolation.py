@@ -11,7 +11,7 @@ import pytest
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.testing import wait_until
 from support import recording_tasks as noting
-from support.crashing import leave_crashes
+from support.deliveries import leave_crashes
 from support.mesh import Mesh
 from support.recording_tasks import Note, Wait, most_at_once, ran, running
 

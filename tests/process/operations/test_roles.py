@@ -22,9 +22,10 @@ from diracx.tasks.plumbing.operations.permissions import observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
+from support.paths import NATS_FOLDER as FOLDER
 from support.paths import TESTS
 from support.permission_table import COMMANDS, FAR, table
-from support.secured import FOLDER, ROLES, connected, password, secured_server
+from support.secured import ROLES, connected, password, secured_server
 
 NAMESPACE = "diracx"
 README = FOLDER / "README.md"

@@ -12,6 +12,7 @@ import pytest
 from diracx.core import extensions
 
 from diracx.tasks.plumbing.registry.extension_priority import diracx_rank
+from support.distributions import install_metadata
 
 GROUP = "diracx.tasks.garage"
 
@@ -21,10 +22,7 @@ def two_that_define_one_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """`known` tells DiracX that it is an extension, `unknown` does not."""
     task = f"[{GROUP}]\nWashTask = {{0}}.tasks:WashTask\n"
     for name, text in (("known", "[diracx]\nextension = known\n" + task), ("unknown", task)):
-        information = tmp_path / f"{name}-1.0.dist-info"
-        information.mkdir()
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (information / "entry_points.txt").write_text(text.format(name))
+        install_metadata(tmp_path, name, text.format(name))
     monkeypatch.syspath_prepend(str(tmp_path))
     cached: list[Any] = [extensions.select_from_extension, extensions.extensions_by_priority]
     for function in cached:

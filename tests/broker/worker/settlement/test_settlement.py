@@ -9,18 +9,18 @@ import json
 import logging
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError, UnretryableError
-from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.testing import wait_until
+from support.deliveries import first_delivery
 from support.mesh import Mesh
 
 BASE = 0.2
@@ -200,7 +200,7 @@ async def test_a_message_that_the_server_forgot_to_delay_waits_for_its_retry_and
 
     mesh.register(Watched)
     await Watched(times=1).schedule()
-    delivery = await peek(mesh, 1)
+    delivery = await first_delivery(mesh, 1)
     store = AttemptStore(mesh.attempts)
     await store.fail(await store.read(delivery), Failure.of(ValueError("before"), "another"), not_before)
     async with mesh.working():
@@ -213,7 +213,7 @@ async def test_a_message_that_is_exhausted_is_never_executed_again(mesh: Mesh) -
     mesh.register(Fails)
     await Fails(times=0).schedule()
     store = AttemptStore(mesh.attempts)
-    attempts = await store.read(await peek(mesh, 1))
+    attempts = await store.read(await first_delivery(mesh, 1))
     await store.exhaust(attempts, Failure.of(ValueError("the last"), "another"), "no retry is left")
     await mesh.burst()
     assert not began
@@ -227,7 +227,7 @@ async def test_a_message_whose_executions_never_end_is_quarantined_whether_eligi
     await FailsUnkept(times=0).schedule()
     store = AttemptStore(mesh.attempts)
     for _ in range(5):
-        await store.begin(await store.read(await peek(mesh, 1)))
+        await store.begin(await store.read(await first_delivery(mesh, 1)))
     await mesh.burst()
     assert not began
     (letter,) = await mesh.dead_letters()
@@ -254,23 +254,6 @@ async def test_a_dead_letter_that_finds_no_room_keeps_its_task_and_is_stored_onc
     assert len(began) == 1
     (letter,) = await mesh.dead_letters()
     assert len(json.loads(letter.headers["Dead-Errors"])) == 1
-
-
-async def peek(mesh: Mesh, sequence: int) -> Delivery:
-    """The first delivery of a stored message as a worker would see it, without taking it."""
-    answer = await mesh.connection.api(f"STREAM.MSG.GET.{mesh.namespace.tasks_stream}", {"seq": sequence})
-    at = datetime.fromisoformat(answer["message"]["time"][:26].rstrip("Z") + "+00:00")
-    nanoseconds = int(answer["message"]["time"].rstrip("Z").partition(".")[2].ljust(9, "0"))
-    stored = int(at.timestamp()) * 1_000_000_000 + nanoseconds
-    return Delivery(mesh.connection, _Message(f"$JS.ACK.S.C.1.{sequence}.1.{stored}.0"), 0.0)
-
-
-@dataclasses.dataclass
-class _Message:
-    reply: str
-    subject: str = ""
-    headers: Any = None
-    data: bytes = b""
 
 
 async def never() -> None:

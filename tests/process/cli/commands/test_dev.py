@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine
-from support.dev_process import Dev, free_port
+from support.processes import Dev, free_port
 
 
 def _alive(pid: int) -> bool:

@@ -15,9 +15,10 @@ from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.testing import wait_until
-from support.command_line import CONSOLE_SCRIPT, CommandLine, OnTheServer
+from support.command_line import CommandLine, OnTheServer
 from support.dead_letters import BODY, HEADERS, Morgue
-from support.sample_tasks import edit
+from support.paths import CONSOLE_SCRIPT
+from support.queues import edit_stream
 
 NAME = HEADERS["Task-Name"]
 OTHER = HEADERS | {"Task-Name": "lollygag:Other", "Task-Id": "other"}
@@ -130,7 +131,7 @@ def test_which_ones_must_be_said_in_one_way(extension: CommandLine, command: str
 
 async def test_a_replay_into_a_full_queue_is_exit_69(with_server: CommandLine, morgue: Morgue) -> None:
     await morgue.put()
-    await edit(morgue.connection, morgue.names.tasks_stream, max_bytes=100)
+    await edit_stream(morgue.connection, morgue.names.tasks_stream, max_bytes=100)
     await morgue.bury()
     done = with_server("dlq", "replay", "--all")
     assert (done.returncode, done.stdout) == (69, "")

@@ -15,8 +15,9 @@ import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.testing import wait_until
-from support.command_line import CONSOLE_SCRIPT, CommandLine, OnTheServer
+from support.command_line import CommandLine, OnTheServer
 from support.health_door import get, health_of
+from support.paths import CONSOLE_SCRIPT
 
 SMALL = ("worker", "--worker-size", "small")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import time
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def shown(line: str) -> str:
 
 
 def test_a_line_of_ours_is_its_message_and_what_that_does_not_say() -> None:
-    facts = {"task": "acme:Sync", "id": "0192", "attempt": 1, "worker": "node-1-small"}
+    facts: dict[str, Any] = {"task": "acme:Sync", "id": "0192", "attempt": 1, "worker": "node-1-small"}
     assert shown(written("done: acme:Sync (message 1)", **facts)) == "done: acme:Sync (message 1) [id=0192]"
     facts["attempt"] = 2
     assert shown(written("owners: 7", **facts)) == "owners: 7 [task=acme:Sync id=0192 attempt=2]"

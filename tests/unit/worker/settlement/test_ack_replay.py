@@ -15,28 +15,14 @@ import pytest
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.worker.leases import Lease
 from diracx.tasks.plumbing.worker.settlement.ack_replay import RecentAnswers
+from support.clock import ManualClock
+from support.deliveries import FakeMessage
 
 DEADLINE = 29.0
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Headers(dict[str, str]):
     """Tells when it is gone, which a dict does not."""
-
-
-@dataclass
-class _Message:
-    reply: str
-    headers: Headers
-    subject: str = "diracx.tasks.normal.small"
-    data: bytes = b"{}"
 
 
 @dataclass
@@ -57,8 +43,8 @@ class Told:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
@@ -67,7 +53,7 @@ def told() -> Told:
 
 
 @pytest.fixture
-def recent(told: Told, clock: FakeClock) -> RecentAnswers:
+def recent(told: Told, clock: ManualClock) -> RecentAnswers:
     connection: Any = told
     return RecentAnswers(connection, clock)
 
@@ -76,9 +62,9 @@ def reply(sequence: int, stored_ns: int = 1000) -> str:
     return f"$JS.ACK.S.C.1.{sequence}.{sequence}.{stored_ns}.0"
 
 
-def lease(sequence: int, clock: FakeClock, stored_ns: int = 1000, deadline: float = DEADLINE) -> Lease:
+def lease(sequence: int, clock: ManualClock, stored_ns: int = 1000, deadline: float = DEADLINE) -> Lease:
     connection: Any = None
-    delivery = Delivery(connection, _Message(reply(sequence, stored_ns), Headers()), 0.0)
+    delivery = Delivery(connection, FakeMessage(reply(sequence, stored_ns), headers=Headers()), 0.0)
     return Lease(delivery, 0.0, deadline, clock)
 
 
@@ -87,7 +73,7 @@ def in_seconds(seconds: float) -> datetime:
 
 
 def test_acks_and_terms_are_given_again_as_they_were_and_in_their_order(
-    recent: RecentAnswers, told: Told, clock: FakeClock
+    recent: RecentAnswers, told: Told, clock: ManualClock
 ) -> None:
     recent.acked(lease(1, clock))
     recent.termed(lease(2, clock), "no retry\nis left")
@@ -96,7 +82,7 @@ def test_acks_and_terms_are_given_again_as_they_were_and_in_their_order(
 
 
 def test_a_nak_is_given_again_for_what_is_left_of_its_delay(
-    recent: RecentAnswers, told: Told, clock: FakeClock
+    recent: RecentAnswers, told: Told, clock: ManualClock
 ) -> None:
     recent.naked(lease(1, clock), in_seconds(60))
     recent.repeat()
@@ -106,13 +92,15 @@ def test_a_nak_is_given_again_for_what_is_left_of_its_delay(
     assert 0 < json.loads(verb.removeprefix(b"-NAK "))["delay"] <= 60e9
 
 
-def test_a_nak_whose_time_has_come_is_not_given_again(recent: RecentAnswers, told: Told, clock: FakeClock) -> None:
+def test_a_nak_whose_time_has_come_is_not_given_again(recent: RecentAnswers, told: Told, clock: ManualClock) -> None:
     recent.naked(lease(1, clock), in_seconds(-1))
     recent.repeat()
     assert told.answers == []
 
 
-def test_nothing_is_given_again_once_its_lease_has_lapsed(recent: RecentAnswers, told: Told, clock: FakeClock) -> None:
+def test_nothing_is_given_again_once_its_lease_has_lapsed(
+    recent: RecentAnswers, told: Told, clock: ManualClock
+) -> None:
     recent.acked(lease(1, clock))
     recent.naked(lease(2, clock), in_seconds(60))
     recent.acked(lease(3, clock, deadline=DEADLINE + 1))
@@ -122,7 +110,7 @@ def test_nothing_is_given_again_once_its_lease_has_lapsed(recent: RecentAnswers,
 
 
 def test_what_could_not_be_given_again_without_a_connection_is_given_the_next_time(
-    recent: RecentAnswers, told: Told, clock: FakeClock
+    recent: RecentAnswers, told: Told, clock: ManualClock
 ) -> None:
     recent.acked(lease(1, clock))
     told.connected = False
@@ -133,7 +121,7 @@ def test_what_could_not_be_given_again_without_a_connection_is_given_the_next_ti
 
 
 def test_what_was_acked_or_termed_is_known_even_when_an_outage_outlasted_its_lease(
-    recent: RecentAnswers, clock: FakeClock
+    recent: RecentAnswers, clock: ManualClock
 ) -> None:
     recent.acked(lease(1, clock))
     recent.termed(lease(2, clock), "dead")
@@ -145,13 +133,13 @@ def test_what_was_acked_or_termed_is_known_even_when_an_outage_outlasted_its_lea
 
 
 def test_a_message_of_the_same_sequence_in_a_stream_made_anew_is_another(
-    recent: RecentAnswers, clock: FakeClock
+    recent: RecentAnswers, clock: ManualClock
 ) -> None:
     recent.acked(lease(1, clock, stored_ns=1000))
     assert not recent.ended(lease(1, clock, stored_ns=1001))
 
 
-def test_the_last_answer_counts(recent: RecentAnswers, told: Told, clock: FakeClock) -> None:
+def test_the_last_answer_counts(recent: RecentAnswers, told: Told, clock: ManualClock) -> None:
     recent.naked(lease(1, clock), in_seconds(60))
     assert not recent.ended(lease(1, clock)), "given back, it is to be executed again"
     recent.acked(lease(1, clock))
@@ -160,7 +148,7 @@ def test_the_last_answer_counts(recent: RecentAnswers, told: Told, clock: FakeCl
     assert told.answers == [(reply(1), b"+ACK")]
 
 
-def test_the_oldest_answers_make_room_for_new_ones(recent: RecentAnswers, told: Told, clock: FakeClock) -> None:
+def test_the_oldest_answers_make_room_for_new_ones(recent: RecentAnswers, told: Told, clock: ManualClock) -> None:
     for sequence in range(1, 10_001):
         recent.acked(lease(sequence, clock))
     recent.repeat()
@@ -170,7 +158,7 @@ def test_the_oldest_answers_make_room_for_new_ones(recent: RecentAnswers, told: 
     assert not recent.ended(lease(10_000 - kept, clock))
 
 
-def test_nothing_of_the_message_is_kept(recent: RecentAnswers, clock: FakeClock) -> None:
+def test_nothing_of_the_message_is_kept(recent: RecentAnswers, clock: ManualClock) -> None:
     ended, parked = lease(1, clock), lease(2, clock)
     gone = [weakref.ref(held.delivery.headers) for held in (ended, parked) if held.delivery.headers is not None]
     recent.acked(ended)
