@@ -9,23 +9,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy import Wire
-
 import extension
 import journal
 from accounts import Accountant
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
-from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from disturbances import Disturbances
 from killers import Killers
 from ledger import Ledger
 from producer import Producer
 from seat import Seat
+from support.queues import set_ack_wait
+from support.tcp_proxy import TcpProxy
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ async def carry_out(plan: Plan, folder: Path) -> Report:
         broker = await stack.enter_async_context(
             JetStreamBroker.connect(server.url, name="diracx-chaos", registry=extension.registry(plan.size))
         )
-        await shorten_leases(broker, plan.ack_wait)
+        await set_ack_wait(broker.connection, broker.namespace, plan.ack_wait)
         log = stack.enter_context((folder / "submitted.log").open("w"))
         producer = Producer(broker, plan.tasks, plan.seconds, random.Random(f"{plan.seed} tasks"), log)
         room = await stack.enter_async_context(seated(plan, folder, server.url, disturbances))
@@ -98,10 +96,10 @@ async def carry_out(plan: Plan, folder: Path) -> Report:
 
 @dataclass(frozen=True)
 class Room:
-    """Where the workers sit, and the wires to the server, if they are to be cut."""
+    """Where the workers sit, and the proxies to the server, if they are to be cut."""
 
     seats: list[Seat]
-    wires: list[Wire]
+    proxies: list[TcpProxy]
     problems: list[str]
     """Filled at the end."""
 
@@ -111,8 +109,8 @@ async def seated(plan: Plan, folder: Path, url: str, disturbances: Disturbances)
     """All workers of the run, kept running; they end in order with the block."""
     arguments = ["--worker-size", plan.size, "--max-concurrent-tasks", str(plan.slots), "--grace", "20"]
     async with AsyncExitStack() as stack:
-        wires = [await stack.enter_async_context(Wire(url)) for _ in range(plan.workers if plan.cut else 0)]
-        urls = [wire.url for wire in wires] or [url] * plan.workers
+        proxies = [await stack.enter_async_context(TcpProxy(url)) for _ in range(plan.workers if plan.cut else 0)]
+        urls = [proxy.url for proxy in proxies] or [url] * plan.workers
         seats = [
             Seat(
                 arguments,
@@ -123,7 +121,7 @@ async def seated(plan: Plan, folder: Path, url: str, disturbances: Disturbances)
             for place, own_url in enumerate(urls)
         ]
         keeping = [asyncio.create_task(seat.keep(), name="seat") for seat in seats]
-        room = Room(seats, wires, [])
+        room = Room(seats, proxies, [])
         try:
             yield room
         finally:
@@ -134,22 +132,8 @@ async def seated(plan: Plan, folder: Path, url: str, disturbances: Disturbances)
 async def disturb(plan: Plan, server: EmbeddedServer, room: Room, disturbances: Disturbances) -> None:
     """Everything that goes wrong."""
     choose = random.Random(f"{plan.seed} killers")
-    killers = Killers(server, room.seats, room.wires, disturbances, plan.seconds, choose)
+    killers = Killers(server, room.seats, room.proxies, disturbances, plan.seconds, choose)
     await killers.run(workers=plan.kill_workers, server=plan.kill_server, stops=plan.stop_workers, cuts=plan.cut)
-
-
-async def shorten_leases(broker: JetStreamBroker, seconds: float) -> None:
-    """As an operator would, on all queues: a run should not wait 30 s for each crash."""
-    stream = broker.namespace.tasks_stream
-    for size in Size:
-        for priority in Priority:
-            consumer = broker.namespace.consumer(priority, size)
-            config = (await broker.connection.api(f"CONSUMER.INFO.{stream}.{consumer}"))["config"]
-            config["ack_wait"] = int(seconds * NANOSECONDS)
-            await broker.connection.api(
-                f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}",
-                {"stream_name": stream, "config": config},
-            )
 
 
 async def wait_until_drained(broker: JetStreamBroker, deadline: float) -> bool:
