@@ -1,4 +1,4 @@
-"""What goes wrong in a run, and when."""
+"""Disturbs a run at random moments."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from support.tcp_proxy import TcpProxy
 
 
 class Killers:
-    """Kills, stops and cuts at random moments.
+    """Kills, stops and cuts off processes at random moments.
 
     Args:
         proxies: One for each seat, or none.
-        seconds: Within which all of it begins.
+        seconds: The time within which every disturbance begins.
     """
 
     def __init__(
@@ -38,21 +38,21 @@ class Killers:
         self._choose = choose
 
     async def run(self, *, workers: int, server: int, stops: int, cuts: int) -> None:
-        """Do each so many times."""
+        """Carry out each disturbance the given number of times."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._times(workers, self._kill_a_worker), name="worker kills")
             group.create_task(self._times(server, self._kill_the_server), name="server kills")
             group.create_task(self._times(stops, self._stop_a_worker), name="stops")
             group.create_task(self._times(cuts, self._cut_a_connection), name="cuts")
 
-    async def _times(self, count: int, deed: Callable[[], Awaitable[None]]) -> None:
+    async def _times(self, count: int, disturb: Callable[[], Awaitable[None]]) -> None:
         started = boottime()
         for moment in sorted(self._choose.uniform(0, self._seconds) for _ in range(count)):
             await asyncio.sleep(max(0.0, started + moment - boottime()))
-            await deed()
+            await disturb()
 
     async def _kill_a_worker(self) -> None:
-        while not self._choose.choice(self._seats).kill():  # noqa: ASYNC110 - whoever is there next
+        while not self._choose.choice(self._seats).kill():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
 
     async def _kill_the_server(self) -> None:

@@ -110,5 +110,5 @@ def test_a_database_that_no_variable_names_is_told_with_the_task_before_anything
 
 def test_the_demo_ends_with_all_as_expected(gubbins: CommandLine) -> None:
     told = run_python(str(DEMONSTRATION), command_line=gubbins)
-    assert "All as expected: 1,000 stored, 1 recovered, 1 kept as a dead letter, 6 run by the clock" in told
+    assert "All as expected: 1,000 stored, 1 recovered, 1 kept as a dead letter, 6 run by the scheduler" in told
     assert "differs" not in told
