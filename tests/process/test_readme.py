@@ -14,7 +14,7 @@ import pytest
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine
 from support.installing import pip_install, run_pytest, run_python
-from support.processes import Dev, free_port
+from support.processes import DevProcess, free_port
 
 README = Path(__file__).parents[2] / "README.md"
 FILES = {
@@ -92,7 +92,7 @@ async def test_its_commands_list_and_call_the_task_and_run_it_in_dev(acme: Comma
     called = acme(*the_command("call"))
     assert called.returncode == 0, called.stderr
     assert f"{called.stdout}```" in page()
-    dev = Dev(acme, *the_command("dev")[1:], "--port", str(free_port()))
+    dev = DevProcess(acme, *the_command("dev")[1:], "--port", str(free_port()))
     await dev.ready()
     acme.environment["DIRACX_TASKS_NATS_URL"] = dev.url
     submitted = acme(*the_command("submit"))

@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 
 @dataclasses.dataclass
@@ -16,7 +16,7 @@ class SyncLater(BaseTask):
     async def execute(self) -> None: ...
 
 
-async def test_a_naive_time_is_refused_with_the_task_and_the_mend_and_nothing_is_stored(mesh: Mesh) -> None:
+async def test_a_naive_time_is_refused_with_the_task_and_the_mend_and_nothing_is_stored(mesh: TaskMesh) -> None:
     mesh.register(SyncLater)
     with pytest.raises(ValueError, match="test:SyncLater") as refused:
         await SyncLater().schedule(at_time=datetime(2030, 1, 1))  # noqa: DTZ001 - the mistake

@@ -13,6 +13,7 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import Entry, Holder, KeyHold, MutexLock, Standing
 from diracx.tasks.testing import wait_until
+from support.clock import ManualClock
 
 TTL = timedelta(seconds=30)
 
@@ -21,19 +22,9 @@ def holder(worker: str = "w1") -> Holder:
     return Holder.new(task="lollygag:SyncOwnersTask", id="0192", worker=worker)
 
 
-class Ticks:
-    """A clock that a test turns."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def ticks() -> Ticks:
-    return Ticks()
+def ticks() -> ManualClock:
+    return ManualClock(1_000.0)
 
 
 class Deaf:
@@ -134,7 +125,7 @@ async def test_a_renewal_keeps_a_lock_past_its_first_life(bucket: Bucket) -> Non
     await hold.release()
 
 
-async def test_a_renewal_moves_the_deadline_by_when_it_was_sent(bucket: Bucket, ticks: Ticks) -> None:
+async def test_a_renewal_moves_the_deadline_by_when_it_was_sent(bucket: Bucket, ticks: ManualClock) -> None:
     hold = await KeyHold.create(bucket, "k", holder(), TTL, ticks)
     assert hold.deadline == 1000 + 29
     ticks.now += 20
@@ -142,7 +133,7 @@ async def test_a_renewal_moves_the_deadline_by_when_it_was_sent(bucket: Bucket, 
     assert hold.deadline == 1020 + 29
 
 
-async def test_a_renewal_whose_answer_was_lost_is_adopted(bucket: Bucket, ticks: Ticks) -> None:
+async def test_a_renewal_whose_answer_was_lost_is_adopted(bucket: Bucket, ticks: ManualClock) -> None:
     store = Deaf(bucket)
     hold = await KeyHold.create(store, "k", holder(), TTL, ticks)
     token, deadline = hold.token, hold.deadline
@@ -201,7 +192,7 @@ async def test_a_lock_that_is_gone_is_lost_at_its_renewal(bucket: Bucket) -> Non
     assert await bucket.read(hold.key) is None
 
 
-async def test_past_its_deadline_a_lock_is_not_renewed_though_it_stands(bucket: Bucket, ticks: Ticks) -> None:
+async def test_past_its_deadline_a_lock_is_not_renewed_though_it_stands(bucket: Bucket, ticks: ManualClock) -> None:
     hold = await KeyHold.create(bucket, "k", holder(), TTL, ticks)
     ticks.now = hold.deadline
     with pytest.raises(LockLostError, match="deadline"):

@@ -22,9 +22,9 @@ from diracx.tasks.plumbing.operations.worker_service import introduced
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.snapshot import Tally
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
-from support.recording_tasks import Note
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.recording_tasks import Record
 
 
 class Breaks(BaseTask):
@@ -100,14 +100,14 @@ def test_an_unknown_verb_has_no_answer() -> None:
     assert a_service("any").answer("SCHEMA") is None
 
 
-async def test_the_figures_of_a_worker_are_those_of_its_deliveries(mesh: Mesh) -> None:
-    noting.start_afresh()
-    mesh.register(Note, Breaks)
+async def test_the_figures_of_a_worker_are_those_of_its_deliveries(mesh: TaskMesh) -> None:
+    recording_tasks.reset()
+    mesh.register(Record, Breaks)
     tally = Tally()
     settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=3, burst=True)
     worker = Worker(mesh.connection, mesh.namespace, mesh.registry, Injector(), settings, on_outcome=tally.note)
     for n in range(4):
-        await Note(n).schedule()
+        await Record(n).schedule()
     broken = await Breaks().schedule()
     async with introduced(worker, tally, mesh.connection, mesh.namespace):
         await worker.run()
@@ -122,15 +122,17 @@ async def test_the_figures_of_a_worker_are_those_of_its_deliveries(mesh: Mesh) -
     assert stats["data"]["last_pull_seconds"] >= 0
 
 
-async def test_a_worker_says_what_it_has_in_hand(mesh: Mesh) -> None:
-    noting.start_afresh()
-    mesh.register(noting.Wait, noting.WaitRealtime)
+async def test_a_worker_says_what_it_has_in_hand(mesh: TaskMesh) -> None:
+    recording_tasks.reset()
+    mesh.register(recording_tasks.Wait, recording_tasks.WaitRealtime)
     name = f"{mesh.namespace.name}-worker"
     async with mesh.working(slots=5) as worker, introduced(worker, Tally(), mesh.connection, mesh.namespace):
-        await mesh.broker.schedule_many([noting.Wait(0), noting.Wait(1), noting.WaitRealtime(2)])
-        await wait_until(lambda: len(noting.running) == 3, description="all run")
+        await mesh.broker.schedule_many(
+            [recording_tasks.Wait(0), recording_tasks.Wait(1), recording_tasks.WaitRealtime(2)]
+        )
+        await wait_until(lambda: len(recording_tasks.running) == 3, description="all run")
         answers = await ask_all(mesh.connection, name)
-        noting.go.set()
+        recording_tasks.go.set()
     assert answers is not None
     data = answers[0]["endpoints"][0]["data"]
     prefix = f"{mesh.namespace.name}.tasks"

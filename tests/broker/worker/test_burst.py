@@ -13,14 +13,14 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
-from support.recording_tasks import Note, Wait, ran, running
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.recording_tasks import Record, Wait, ran, running
 
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
 @dataclasses.dataclass
@@ -41,7 +41,7 @@ class Parent(BaseTask):
         ran.append(("parent", current_task_id.get(), ids))
 
 
-async def test_the_children_that_a_task_submits_name_it_as_their_parent(mesh: Mesh) -> None:
+async def test_the_children_that_a_task_submits_name_it_as_their_parent(mesh: TaskMesh) -> None:
     class LaterChild(Child):
         size = Size.LARGE
 
@@ -58,7 +58,7 @@ async def test_the_children_that_a_task_submits_name_it_as_their_parent(mesh: Me
     await mesh.burst(size=Size.LARGE)
 
 
-async def test_a_burst_runs_the_children_of_what_it_runs(mesh: Mesh) -> None:
+async def test_a_burst_runs_the_children_of_what_it_runs(mesh: TaskMesh) -> None:
     mesh.register(Parent, Child)
     await mesh.broker.schedule_many(Parent() for _ in range(20))
     worker = await mesh.burst(slots=3)
@@ -69,7 +69,7 @@ async def test_a_burst_runs_the_children_of_what_it_runs(mesh: Mesh) -> None:
     assert worker.processed == 80
 
 
-async def test_a_burst_waits_for_what_a_running_task_may_still_submit(mesh: Mesh) -> None:
+async def test_a_burst_waits_for_what_a_running_task_may_still_submit(mesh: TaskMesh) -> None:
     class SlowParent(Wait):
         async def execute(self) -> None:
             await super().execute()
@@ -82,32 +82,32 @@ async def test_a_burst_waits_for_what_a_running_task_may_still_submit(mesh: Mesh
     # As many round trips as the burst needs to see that the queues are empty.
     for _ in range(10):
         await mesh.waiting()
-    noting.go.set()
+    recording_tasks.go.set()
     await burst
     assert [seen[:2] for seen in ran if isinstance(seen, tuple)] == [("child", 1)]
 
 
-async def test_a_burst_on_empty_queues_ends(mesh: Mesh) -> None:
-    mesh.register(Note)
+async def test_a_burst_on_empty_queues_ends(mesh: TaskMesh) -> None:
+    mesh.register(Record)
     assert (await mesh.burst()).processed == 0
 
 
-async def test_a_burst_does_not_wait_for_a_retry_that_is_not_due(mesh: Mesh) -> None:
+async def test_a_burst_does_not_wait_for_a_retry_that_is_not_due(mesh: TaskMesh) -> None:
     class InAnHour(RetryPolicyBase):
         def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
             return datetime.now(UTC) + timedelta(hours=1)
 
-    class Later(Note):
+    class Later(Record):
         retry_policy = InAnHour()
 
         async def execute(self) -> None:
             await super().execute()
             raise ValueError("no")
 
-    mesh.register(Later, Note)
-    mesh.leaves_something_behind = True
+    mesh.register(Later, Record)
+    mesh.allows_residue = True
     await Later(1).schedule()
-    await Note(2).schedule()
+    await Record(2).schedule()
     await mesh.burst(slots=1)
     assert ran == [1, 2]
-    assert await mesh.residue() == {"tasks": 1, "in hand": 1, "attempt records": 1}
+    assert await mesh.residue() == {"tasks": 1, "in flight": 1, "attempt records": 1}

@@ -10,14 +10,14 @@ from diracx.tasks.plumbing.lock_registry import TASK
 from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, RateLimiter
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
+from support import recording_tasks
+from support.mesh import TaskMesh
 from support.recording_tasks import Wait, ran, running
 
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
 @dataclasses.dataclass
@@ -36,7 +36,7 @@ class Seldom(Wait):
         return [RateLimiter(TASK, "seldom", limit=None, window_seconds=60)]
 
 
-async def test_a_concurrency_limit_is_in_force_as_soon_as_it_is_set(mesh: Mesh) -> None:
+async def test_a_concurrency_limit_is_in_force_as_soon_as_it_is_set(mesh: TaskMesh) -> None:
     mesh.register(Few)
     async with mesh.working(slots=8) as worker:
         await ConfigurationBucket(mesh.connection, mesh.namespace).write("tasks: {test:Few: {concurrency_limit: 2}}")
@@ -45,14 +45,14 @@ async def test_a_concurrency_limit_is_in_force_as_soon_as_it_is_set(mesh: Mesh) 
         await wait_until(lambda: len(running) == 2, description="two run")
         await wait_until(lambda: _is_pending(mesh), description="the others were told to wait")
         assert len(running) == 2
-        noting.go.set()
+        recording_tasks.go.set()
         await wait_until(lambda: len(ran) == 6, description="all ran", timeout=30)
-    assert max(noting.most_at_once) == 2
+    assert max(recording_tasks.most_at_once) == 2
 
 
-async def test_a_rate_is_in_force_with_its_window(mesh: Mesh) -> None:
+async def test_a_rate_is_in_force_with_its_window(mesh: TaskMesh) -> None:
     mesh.register(Seldom)
-    noting.go.set()
+    recording_tasks.go.set()
     text = "tasks: {test:Seldom: {rate_limit: {limit: 3, window_seconds: 3600}}}"
     await ConfigurationBucket(mesh.connection, mesh.namespace).write(text)
     async with mesh.working(slots=8) as worker:
@@ -61,8 +61,8 @@ async def test_a_rate_is_in_force_with_its_window(mesh: Mesh) -> None:
         await wait_until(lambda: len(ran) == 3, description="three were admitted")
         await wait_until(lambda: _is_pending(mesh), description="the others were told to wait")
     assert len(ran) == 3
-    mesh.leaves_something_behind = True
+    mesh.allows_residue = True
 
 
-async def _is_pending(mesh: Mesh) -> bool:
-    return await mesh.in_hand() >= 2
+async def _is_pending(mesh: TaskMesh) -> bool:
+    return await mesh.in_flight() >= 2

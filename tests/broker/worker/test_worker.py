@@ -9,12 +9,12 @@ import pytest
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
+from support import recording_tasks
+from support.mesh import TaskMesh
 from support.recording_tasks import (
-    Note,
-    NoteBackground,
-    NoteRealtime,
+    Record,
+    RecordBackground,
+    RecordRealtime,
     Wait,
     WaitBackground,
     WaitRealtime,
@@ -26,28 +26,28 @@ from support.recording_tasks import (
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
-async def test_realtime_goes_first_then_normal_then_background_each_first_in_first_out(mesh: Mesh) -> None:
-    mesh.register(Note, NoteRealtime, NoteBackground)
-    for first, kind in ((200, NoteBackground), (100, Note), (0, NoteRealtime)):
+async def test_realtime_goes_first_then_normal_then_background_each_first_in_first_out(mesh: TaskMesh) -> None:
+    mesh.register(Record, RecordRealtime, RecordBackground)
+    for first, kind in ((200, RecordBackground), (100, Record), (0, RecordRealtime)):
         for n in range(first, first + 50):
             await kind(n).schedule()
     await mesh.burst(slots=1)
     assert ran == [*range(50), *range(100, 150), *range(200, 250)]
 
 
-async def test_a_task_that_arrives_at_an_idle_worker_runs_whatever_its_priority(mesh: Mesh) -> None:
-    mesh.register(Note, NoteRealtime, NoteBackground)
+async def test_a_task_that_arrives_at_an_idle_worker_runs_whatever_its_priority(mesh: TaskMesh) -> None:
+    mesh.register(Record, RecordRealtime, RecordBackground)
     async with mesh.working(slots=1):
-        for n, kind in enumerate((NoteBackground, Note, NoteRealtime) * 3):
+        for n, kind in enumerate((RecordBackground, Record, RecordRealtime) * 3):
             await kind(n).schedule()
             await wait_until(lambda n=n: n in ran, description=f"task {n} ran")  # type: ignore[misc]
     assert ran == list(range(9))
 
 
-async def test_no_more_tasks_run_at_once_than_there_are_slots(mesh: Mesh) -> None:
+async def test_no_more_tasks_run_at_once_than_there_are_slots(mesh: TaskMesh) -> None:
     mesh.register(Wait, WaitRealtime, WaitBackground)
     async with mesh.working(slots=5):
         for _ in range(2):
@@ -55,27 +55,27 @@ async def test_no_more_tasks_run_at_once_than_there_are_slots(mesh: Mesh) -> Non
             ids = await mesh.broker.schedule_many(kind(n) for n, kind in enumerate(kinds))
             assert len(set(ids)) == 30
             await wait_until(lambda: len(running) == 5, description="all slots are in use")
-            noting.go.set()
+            recording_tasks.go.set()
             await wait_until(lambda: _equals(mesh.waiting(), 0), description="all are done")
-            noting.go.clear()
+            recording_tasks.go.clear()
     assert max(most_at_once) == 5
     assert sorted(ran) == sorted([*range(30)] * 2)
 
 
-async def test_more_arrivals_than_free_slots_at_an_idle_worker_run_one_after_another(mesh: Mesh) -> None:
+async def test_more_arrivals_than_free_slots_at_an_idle_worker_run_one_after_another(mesh: TaskMesh) -> None:
     mesh.register(Wait, WaitRealtime, WaitBackground)
     async with mesh.working(slots=1):
         for _ in range(5):
             await mesh.broker.schedule_many(kind(n) for n, kind in enumerate((Wait, WaitRealtime, WaitBackground)))
             await wait_until(lambda: running, description="the first one runs")
-            noting.go.set()
+            recording_tasks.go.set()
             await wait_until(lambda: _equals(mesh.waiting(), 0), description="all three are done")
-            noting.go.clear()
+            recording_tasks.go.clear()
     assert max(most_at_once) == 1
     assert sorted(ran) == sorted([0, 1, 2] * 5)
 
 
-async def test_nothing_is_held_without_a_slot_where_another_worker_has_one(mesh: Mesh) -> None:
+async def test_nothing_is_held_without_a_slot_where_another_worker_has_one(mesh: TaskMesh) -> None:
     mesh.register(Wait, WaitRealtime, WaitBackground)
     async with mesh.working(slots=1), mesh.working(slots=1):
         kinds = [kind for kind in (Wait, WaitRealtime, WaitBackground) for _ in range(4)]
@@ -83,36 +83,36 @@ async def test_nothing_is_held_without_a_slot_where_another_worker_has_one(mesh:
         await wait_until(lambda: len(running) == 2, description="both are busy")
         async with mesh.working(slots=20):
             await wait_until(lambda: len(running) == 12, description="a third one runs all others")
-            noting.go.set()
+            recording_tasks.go.set()
 
 
-async def test_a_free_slot_is_not_starved_by_long_tasks_in_the_others(mesh: Mesh) -> None:
-    mesh.register(Wait, Note)
+async def test_a_free_slot_is_not_starved_by_long_tasks_in_the_others(mesh: TaskMesh) -> None:
+    mesh.register(Wait, Record)
     async with mesh.working(slots=10):
         await mesh.broker.schedule_many(Wait(n) for n in range(9))
         await wait_until(lambda: len(running) == 9, description="nine long tasks run")
         for n in range(100, 103):
-            await Note(n).schedule()
+            await Record(n).schedule()
             await wait_until(lambda n=n: n in ran, description="the new task ran beside them")  # type: ignore[misc]
         assert len(running) == 9
-        noting.go.set()
+        recording_tasks.go.set()
 
 
-async def test_a_worker_takes_only_tasks_of_its_size(mesh: Mesh) -> None:
-    class Large(Note):
+async def test_a_worker_takes_only_tasks_of_its_size(mesh: TaskMesh) -> None:
+    class Large(Record):
         size = Size.LARGE
 
-    mesh.register(Note, Large)
+    mesh.register(Record, Large)
     await Large(1).schedule()
-    await Note(2).schedule()
+    await Record(2).schedule()
     await mesh.burst()
     assert ran == [2]
     await mesh.burst(size=Size.LARGE)
     assert ran == [2, 1]
 
 
-async def test_what_is_published_by_hand_with_a_name_and_a_json_body_runs(mesh: Mesh) -> None:
-    class ShowId(Note):
+async def test_what_is_published_by_hand_with_a_name_and_a_json_body_runs(mesh: TaskMesh) -> None:
+    class ShowId(Record):
         async def execute(self) -> None:
             ran.append((self.n, current_task_id.get()))
 

@@ -10,14 +10,14 @@ import pytest
 
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
-from support.recording_tasks import Note, Soon, Wait, attempts_seen, ran, running
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.recording_tasks import Record, Soon, Wait, attempts_seen, ran, running
 
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
 class FailsOnceGone(Wait):
@@ -30,15 +30,15 @@ class FailsOnceGone(Wait):
         raise ValueError("no")
 
 
-async def test_a_worker_that_stops_gives_back_what_runs_and_counts_it_as_no_attempt(mesh: Mesh) -> None:
+async def test_a_worker_that_stops_gives_back_what_runs_and_counts_it_as_no_attempt(mesh: TaskMesh) -> None:
     mesh.register(FailsOnceGone)
     await mesh.broker.schedule_many(FailsOnceGone(n) for n in range(3))
     async with mesh.working(slots=3, grace=timedelta(0)):
         await wait_until(lambda: len(running) == 3, description="all three run")
     assert not running
     assert not ran
-    assert await mesh.residue() == {"tasks": 3, "in hand": 3}, "nothing was recorded"
-    noting.go.set()
+    assert await mesh.residue() == {"tasks": 3, "in flight": 3}, "nothing was recorded"
+    recording_tasks.go.set()
     async with mesh.working(slots=3):
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="failed for good")
     assert sorted(ran) == [0, 0, 1, 1, 2, 2]
@@ -46,7 +46,7 @@ async def test_a_worker_that_stops_gives_back_what_runs_and_counts_it_as_no_atte
 
 
 async def test_a_task_that_stopping_workers_give_back_time_and_again_is_not_taken_for_one_that_kills_them(
-    mesh: Mesh,
+    mesh: TaskMesh,
 ) -> None:
     mesh.register(Wait)
     await Wait(1).schedule()
@@ -54,26 +54,26 @@ async def test_a_task_that_stopping_workers_give_back_time_and_again_is_not_take
         async with mesh.working(grace=timedelta(0)):
             await wait_until(lambda: running, description="it runs")
         assert not running
-    noting.go.set()
+    recording_tasks.go.set()
     await mesh.burst()
     assert ran == [1]
     assert not await mesh.dead_letters()
 
 
-async def test_a_worker_that_stops_lets_running_tasks_end_within_the_grace_period(mesh: Mesh) -> None:
+async def test_a_worker_that_stops_lets_running_tasks_end_within_the_grace_period(mesh: TaskMesh) -> None:
     mesh.register(Wait)
     await mesh.broker.schedule_many(Wait(n) for n in range(5))
     async with mesh.working(slots=2) as worker:
         await wait_until(lambda: len(running) == 2, description="two run")
         worker.stop()
-        noting.go.set()
+        recording_tasks.go.set()
     assert sorted(ran) == [0, 1]
     assert await mesh.waiting() == 3, "it asked for nothing more, and held nothing more"
     await mesh.burst()
     assert sorted(ran) == [0, 1, 2, 3, 4]
 
 
-async def test_stop_now_ends_the_grace_period(mesh: Mesh) -> None:
+async def test_stop_now_ends_the_grace_period(mesh: TaskMesh) -> None:
     mesh.register(Wait)
     await Wait(1).schedule()
     async with mesh.working() as worker:
@@ -81,13 +81,13 @@ async def test_stop_now_ends_the_grace_period(mesh: Mesh) -> None:
         worker.stop()
         worker.stop_now()
     assert not ran
-    noting.go.set()
+    recording_tasks.go.set()
     await mesh.burst()
 
 
-async def test_a_stop_asked_for_before_the_worker_runs_is_not_lost(mesh: Mesh) -> None:
-    mesh.register(Note)
-    await Note(1).schedule()
+async def test_a_stop_asked_for_before_the_worker_runs_is_not_lost(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    await Record(1).schedule()
     worker = mesh.worker()
     worker.stop()
     async with asyncio.timeout(10):
@@ -96,8 +96,8 @@ async def test_a_stop_asked_for_before_the_worker_runs_is_not_lost(mesh: Mesh) -
     await mesh.burst()
 
 
-async def test_a_worker_on_missing_queues_says_so(mesh: Mesh) -> None:
-    mesh.leaves_something_behind = True
+async def test_a_worker_on_missing_queues_says_so(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
     await mesh.connection.api(f"CONSUMER.DELETE.{mesh.namespace.tasks_stream}.normal-small")
     worker = mesh.worker()
     with pytest.raises(ServerError, match="consumer not found"):

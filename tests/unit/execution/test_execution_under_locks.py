@@ -21,7 +21,8 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.testing.lock_store import InMemoryLockStore
-from support.locking import Ticks, holder
+from support.clock import ManualClock
+from support.locking import holder
 
 
 @dataclasses.dataclass
@@ -104,7 +105,7 @@ async def test_a_configuration_may_lift_a_limit(store: InMemoryLockStore) -> Non
 async def test_an_execution_whose_lock_lapsed_is_never_done(
     store: InMemoryLockStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Ticks()
+    clock = ManualClock(1_000.0)
 
     class Slow(Fenced):
         """Is stopped while it holds its lock."""

@@ -26,7 +26,8 @@ from diracx.tasks.plumbing.locks import (
 )
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.testing.lock_store import InMemoryLockStore
-from support.locking import Ticks, holder
+from support.clock import ManualClock
+from support.locking import holder
 
 
 class Watched(InMemoryLockStore):
@@ -205,7 +206,7 @@ async def test_the_token_is_higher_than_that_of_any_earlier_holder_of_any_of_the
 async def test_a_process_that_was_stopped_past_a_deadline_has_lost_the_lock_before_any_watchdog_looks(
     store: Watched,
 ) -> None:
-    clock = Ticks()
+    clock = ManualClock(1_000.0)
     keeper = LockKeeper(store, clock)  # nobody runs it
     async with keeper.holding([MutexLock(JOB, 1, clock=clock)], holder(), lambda: None) as holding:
         clock.now += 29
@@ -214,7 +215,7 @@ async def test_a_process_that_was_stopped_past_a_deadline_has_lost_the_lock_befo
 
 
 async def test_a_lock_that_lapsed_while_others_were_taken_is_not_held(store: Watched) -> None:
-    clock = Ticks()
+    clock = ManualClock(1_000.0)
 
     class Slow(MutexLock):
         """Takes its time."""
