@@ -1,4 +1,4 @@
-"""A real nats-server for the tests that need one; without it they fail and say what to install."""
+"""A real nats-server for the tests that need one. Without it they fail and say what to install."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServer
 from diracx.tasks.testing import wait_until
 from support.nats_command import find_nats
 
-# How long an example takes says nothing on a busy machine.
+# The time of an example is no criterion on a busy machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 NO_NATS_COMMAND = (
     "the nats command is not on the PATH: go install github.com/nats-io/natscli/nats@latest; "
-    "the commands of nats/README.md were typed by nobody"
+    "the commands of nats/README.md were not run"
 )
 
 TESTS = Path(__file__).parent
@@ -39,16 +39,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail at once, in one line, where there is no server to run; and remember what was not tried."""
+    """Skip tests of the nats command without it. Without a server fail at once, in one line, those that need one."""
     if item.get_closest_marker("nats_command") and find_nats() is None:
         pytest.skip(NO_NATS_COMMAND)
     if any(item.get_closest_marker(marker) for marker in MARKED_FOLDERS):
-        missing = _what_is_missing()
+        missing = _missing_server()
         if missing:
             pytest.fail(missing, pytrace=False)
 
 
-def _what_is_missing() -> str:
+def _missing_server() -> str:
     try:
         find_nats_server()
     except EmbeddedServerError as error:
@@ -57,7 +57,7 @@ def _what_is_missing() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say last, and in any verbosity, what was left out for want of the nats command."""
+    """Report in the last line how many tests were skipped for want of the nats command."""
     skipped = terminalreporter.stats.get("skipped", [])
     count = sum(NO_NATS_COMMAND in str(report.longrepr) for report in skipped)
     if count:
@@ -66,28 +66,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_running(request: pytest.FixtureRequest) -> None:
-    """Set up first and so torn down last."""
+    """Apply `loop_that_ends_empty` to every async test. It is set up first, and so torn down last."""
     if isinstance(request.node, pytest.Function) and inspect.iscoroutinefunction(request.node.obj):
         request.getfixturevalue("loop_that_ends_empty")
 
 
 @pytest.fixture
 async def loop_that_ends_empty() -> AsyncIterator[None]:
-    """Fail a test that leaves a task running, which a process that ends would have to wait for."""
+    """Fail a test that leaves an asyncio task running."""
     yield
 
     def left() -> list[asyncio.Task[object]]:
         return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
     try:
-        await wait_until(lambda: not left(), description="nothing is left running")
+        await wait_until(lambda: not left(), description="no asyncio task is left")
     except AssertionError as error:
         raise AssertionError(f"{error}: {left()}") from None
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
-    """The server that all tests share, with a file store; a `namespace` keeps them apart."""
+    """The server that all tests of this process share; each test has its own `namespace` on it."""
     with EmbeddedServer() as shared:
         yield shared
 
@@ -101,5 +101,5 @@ def own_server() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def namespace() -> str:
-    """A namespace that nobody else has; not from `random`, which is seeded anew before each test."""
+    """A unique namespace; not from `random`, which is seeded anew before each test."""
     return f"t{secrets.token_hex(6)}"

@@ -1,6 +1,7 @@
-"""`scripts/bench NAME`: measures on this machine. Ratios travel to others, figures do not.
+"""`scripts/bench NAME`: measures on this machine. Ratios hold on other machines, absolute figures do not.
 
-A benchmark is a module with `SUMMARY`, `add_options(parser)` and `run(options) -> Report`; it is listed here.
+A benchmark is a module with `SUMMARY`, `add_options(parser)` and `run(options)`, which returns a report such as
+`figures.Comparisons`. `BENCHMARKS` lists it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BENCHMARKS: Final[dict[str, ModuleType]] = {
 
 
 def main() -> int:
-    """Run one benchmark; 1 if --check was given and a bound is missed."""
+    """Run one benchmark; return 1 if --check was given and a bound was missed."""
     options = parse_arguments()
     load = os.getloadavg()[0]
     report = BENCHMARKS[options.benchmark].run(options)
@@ -47,7 +48,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure on this machine.")
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
     for name, benchmark in BENCHMARKS.items():
@@ -59,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def describe_machine(load: float) -> dict[str, Any]:
-    """What the figures depend on, without who or where."""
+    """The facts that the figures depend on; nothing that identifies the machine."""
     return {
         "cpus": os.cpu_count(),
         "load_before": round(load, 2),

@@ -1,4 +1,7 @@
-"""The worker of `crowd`, as a process: URL; a line when it is ready, then one for each task outside the crowd."""
+"""The worker of `crowd` as a process: `crowd_worker.py URL`.
+
+It prints `ready` when it has connected, then a line for each task outside the crowd.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,11 @@ import time
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock, RateLimiter
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.worker import Worker, WorkerSettings
+from processes import worker_on
 
 PER_SECOND = 10
 LOCKS: dict[str, BaseLock] = {
@@ -26,7 +28,7 @@ LOCKS: dict[str, BaseLock] = {
 
 @dataclasses.dataclass
 class Crowded(BaseTask):
-    """One of many that want one lock."""
+    """One of many tasks that need one lock."""
 
     lock: str
 
@@ -34,25 +36,25 @@ class Crowded(BaseTask):
 
     @property
     def execution_locks(self) -> list[BaseLock]:
-        """The one of all."""
+        """The lock that all of them need."""
         return [LOCKS[self.lock]]
 
     async def execute(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Free(BaseTask):
-    """Wants no lock."""
+    """Needs no lock."""
 
     size = Size.SMALL
 
     async def execute(self) -> None:
-        """Tell when it began, by a clock that all processes share."""
+        """Print when it began, in nanoseconds of the clock that all processes share."""
         print(time.monotonic_ns(), flush=True)
 
 
 def registry() -> TaskRegistry:
-    """A registry with both."""
+    """A registry of these tasks."""
     tasks = TaskRegistry()
     for kind in (Crowded, Free):
         tasks.add(f"bench:{kind.__name__}", kind)
@@ -61,10 +63,8 @@ def registry() -> TaskRegistry:
 
 async def main(url: str) -> None:
     """Work until SIGTERM, with the slots and the delays of a worker for small tasks."""
-    known = registry()
-    async with JetStreamBroker.connect(url, registry=known, role="worker") as broker:
-        settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=100)
-        worker = Worker(broker.connection, broker.namespace, known, Injector(), settings)
+    async with JetStreamBroker.connect(url, registry=registry(), role="worker") as broker:
+        worker = worker_on(broker, slots=100)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         print("ready", flush=True)
         await worker.run()

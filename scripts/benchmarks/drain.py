@@ -1,8 +1,8 @@
-"""How fast one worker process drains no-op tasks, beside the bare loop of nats-py.
+"""How fast one worker process drains no-op tasks, compared with the bare loop of nats-py.
 
-Both drain the same number of the same messages, one after the other on one server, in turns; which of the two comes
-first changes from pair to pair. Each runs in a process of its own, which measures itself from the first pull to the
-flush of the last acknowledgement, so neither its start nor the submission counts.
+The two contenders drain the same number of equal messages on one server, one after the other; the order alternates.
+Each runs in a process of its own and measures itself from the first pull to the flush of the last ack, so neither its
+start nor the submission counts.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from figures import Figures
+from figures import Comparisons, Figures
 from noop import Noop, registry
+from processes import running
 
 SUMMARY: Final = "no-op tasks through one worker process, beside the bare loop of nats-py"
 BOUNDS: Final = {100: 1.0, 10: 0.7}
-"""Slots -> how much of the bare loop's speed a worker has at least."""
+"""Slots -> the least speed of a worker, as a share of the bare loop's."""
 
-_CONTENDER: Final = Path(__file__).with_name("drain_contender.py")
-_CONTENDER_SECONDS: Final = 300.0
+TIMEOUT_SECONDS: Final = 300.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of this benchmark."""
+    """Add the options of this benchmark."""
     parser.add_argument("--rounds", type=_positive, default=5, metavar="N", help="pairs for each number of slots (5)")
     parser.add_argument(
         "--tasks", type=_positive, default=10_000, metavar="N", help="tasks for each measurement (10000)"
@@ -46,16 +45,16 @@ def _positive(text: str) -> int:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one contender tells of itself."""
+    """The figures that one contender reports."""
 
     per_second: float
     cpu_microseconds: float
-    """For each message, of its own process: user and system."""
+    """User and system time of its process for each message."""
 
 
 @dataclass
 class Comparison:
-    """All pairs with one number of slots."""
+    """All pairs of measurements with one number of slots."""
 
     slots: int
     bare: list[Measurement] = field(default_factory=list)
@@ -63,12 +62,12 @@ class Comparison:
 
     @property
     def ratios(self) -> Figures:
-        """Worker to bare loop, pair by pair."""
+        """Speed of the worker divided by that of the bare loop, for each pair."""
         return Figures([ours.per_second / bare.per_second for bare, ours in zip(self.bare, self.worker, strict=True)])
 
     @property
     def cpu_ratios(self) -> Figures:
-        """Worker to bare loop in CPU time for each task, pair by pair; other processes disturb it less."""
+        """The same for CPU time a task, which other processes disturb less."""
         pairs = zip(self.bare, self.worker, strict=True)
         return Figures([ours.cpu_microseconds / bare.cpu_microseconds for bare, ours in pairs])
 
@@ -89,7 +88,7 @@ class Comparison:
         }
 
     def text(self) -> str:
-        """The two contenders, and the ratios."""
+        """Two lines for the contenders, two for the ratios."""
         lines = []
         for name, measured in ((f"worker, {self.slots} slots", self.worker), ("bare loop, fetch(100)", self.bare)):
             speed = Figures([one.per_second for one in measured]).text(",.0f")
@@ -101,36 +100,20 @@ class Comparison:
             lines.append(f"{what + ', worker / bare':22} {ratios.median:>8.2f}, the median of {each}{note}")
         return "\n".join(lines)
 
-
-@dataclass(frozen=True)
-class DrainReport:
-    """What came out."""
-
-    comparisons: Sequence[Comparison]
-
-    def document(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"comparisons": [comparison.document() for comparison in self.comparisons]}
-
-    def text(self) -> str:
-        """For people: median (min..max) for each contender."""
-        return "\n\n".join(comparison.text() for comparison in self.comparisons)
-
     def missed(self) -> list[str]:
-        """The promises that were not kept."""
-        return [
-            f"{comparison.slots} slots: {comparison.ratios.median:.2f} of the bare loop, {bound} is promised"
-            for comparison in self.comparisons
-            if (bound := BOUNDS.get(comparison.slots, 0)) > comparison.ratios.median
-        ]
+        """A line if the promised ratio was missed."""
+        bound = BOUNDS.get(self.slots, 0)
+        if self.ratios.median >= bound:
+            return []
+        return [f"{self.slots} slots: {self.ratios.median:.2f} of the bare loop, {bound} is promised"]
 
 
-def run(options: argparse.Namespace) -> DrainReport:
-    """Measure."""
+def run(options: argparse.Namespace) -> Comparisons:
+    """Measure all numbers of slots."""
     return asyncio.run(_measure(options.rounds, options.tasks, options.slots))
 
 
-async def _measure(rounds: int, tasks: int, slots: Sequence[int]) -> DrainReport:
+async def _measure(rounds: int, tasks: int, slots: Sequence[int]) -> Comparisons:
     comparisons = [Comparison(number) for number in slots]
     async with (
         EmbeddedServer() as server,
@@ -144,27 +127,16 @@ async def _measure(rounds: int, tasks: int, slots: Sequence[int]) -> DrainReport
                     measured.append(await _contend(server.url, mode, number, tasks))
                     await _ensure_drained(broker)
                 print(f"round {turn + 1} of {rounds}, {comparison.slots} slots", file=sys.stderr)
-    return DrainReport(comparisons)
+    return Comparisons(comparisons)
 
 
 async def _contend(url: str, mode: str, slots: int, tasks: int) -> Measurement:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(_CONTENDER), mode, url, str(slots), str(tasks), stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(_CONTENDER_SECONDS):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        raise SystemExit(f"error: the contender {mode} ended with {process.returncode}")
-    return Measurement(**json.loads(output))
+    async with running("drain_contender", mode, url, str(slots), str(tasks)) as contender:
+        return Measurement(**json.loads(await contender.read_to_the_end(TIMEOUT_SECONDS)))
 
 
 async def _ensure_drained(broker: JetStreamBroker) -> None:
-    """A contender that leaves something behind measured nothing."""
+    """Wait until no message is left: otherwise the measurement is void."""
     async with asyncio.timeout(10):
         while True:
             info = await broker.connection.api(f"STREAM.INFO.{broker.namespace.tasks_stream}")

@@ -1,4 +1,7 @@
-"""One contender of `drain`, as a process: bare|worker URL SLOTS TASKS; writes what it measured as JSON."""
+"""One contender of `drain` as a process: `drain_contender.py bare|worker URL SLOTS TASKS`.
+
+It prints its figures as JSON.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,14 @@ import msgspec
 import nats
 
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from noop import Noop, registry
+from processes import worker_on
 
 
 def stopwatch(tasks: int) -> Callable[[], dict[str, float]]:
-    """Starts now; what it gives back tells the speed and the CPU time for each task since."""
+    """Start now; the function that is returned reads the speed and the CPU time a task since."""
     started, cpu_started = time.perf_counter(), time.process_time()
 
     def read() -> dict[str, float]:
@@ -34,7 +36,7 @@ def stopwatch(tasks: int) -> Callable[[], dict[str, float]]:
 
 
 async def bare(url: str, batch: int, tasks: int) -> dict[str, float]:
-    """What one would write with nats-py alone: fetch, read the header, decode, acknowledge."""
+    """The loop that one would write with nats-py alone: fetch, read the header, decode, ack."""
     names = Namespace("diracx")
     client = await nats.connect(url)
     consumer = await client.jetstream().pull_subscribe_bind(
@@ -58,10 +60,8 @@ async def bare(url: str, batch: int, tasks: int) -> dict[str, float]:
 
 async def worker(url: str, slots: int, tasks: int) -> dict[str, float]:
     """The worker of this project, until the queue is empty."""
-    tasks_known = registry()
-    async with JetStreamBroker.connect(url, registry=tasks_known, role="worker") as broker:
-        settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=slots, burst=True)
-        contender = Worker(broker.connection, broker.namespace, tasks_known, Injector(), settings)
+    async with JetStreamBroker.connect(url, registry=registry(), role="worker") as broker:
+        contender = worker_on(broker, slots, burst=True)
         read = stopwatch(tasks)
         await contender.run()
         await broker.connection.client.flush()
@@ -72,7 +72,7 @@ async def worker(url: str, slots: int, tasks: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Run one of the two contenders."""
     mode, url, slots, tasks = sys.argv[1:]
     contend = {"bare": bare, "worker": worker}[mode]
     print(json.dumps(asyncio.run(contend(url, int(slots), int(tasks)))))

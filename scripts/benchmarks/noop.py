@@ -1,4 +1,4 @@
-"""The task that does nothing."""
+"""A task that does nothing."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from diracx.tasks.plumbing.registry import TaskRegistry
 
 @dataclasses.dataclass
 class Noop(BaseTask):
-    """Has one field, as most tasks do."""
+    """Does nothing; has one field, as most tasks do."""
 
     owner_name: str
 
     size = Size.SMALL
 
     async def execute(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def registry() -> TaskRegistry:
-    """A registry with this task."""
+    """A registry of this task."""
     tasks = TaskRegistry()
     tasks.add("bench:Noop", Noop)
     return tasks

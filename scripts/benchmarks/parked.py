@@ -1,11 +1,13 @@
-"""What thousands of tasks that wait for a retry cost the others of their queue.
+"""The cost of thousands of parked tasks, which wait for a retry, for the other tasks of their queue.
 
-A worker parks them by its own means: they fail, and their policy says in an hour. Beside that mesh stands one of
-another namespace with nothing parked, on the same server. Measured in both, in turns: how fast one worker process
-drains fresh tasks, from the first that is settled to the last; how long workers take to start; and how late retries
-come that are due within seconds: while nothing else happens, while brief fresh tasks flow at an even rate and end one
-by one (which leaves the server less time to look for what is due than a flood does), and while fresh tasks fail at
-that rate.
+A worker parks the tasks: they fail, and their policy retries them in an hour. A second mesh on the same server, in
+another namespace, has nothing parked. Both are measured, in alternating order:
+
+- how fast one worker process drains fresh tasks, from the first settlement to the last;
+- how long workers take to start;
+- how late retries come that are due within seconds: with no other load; while brief fresh tasks arrive at an even rate
+  and end one by one, which leaves the server less time to look for due messages than a flood does; and while fresh
+  tasks fail at that rate.
 """
 
 from __future__ import annotations
@@ -13,33 +15,30 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from figures import Figures
-from parked_mesh import MOODS, Lateness, Mesh
+from figures import Comparisons, Figures, quantiles
+from parked_mesh import LOADS, ParkedMesh
 from parked_tasks import registry
 
 SUMMARY: Final = "fresh tasks and due retries beside thousands that wait for an hour"
 PROMISED_FOR: Final = 20_000
-"""Parked tasks up to which the bounds hold."""
+"""The number of parked tasks up to which the bounds hold."""
 PROMISED_AT: Final = 1_000
-"""Fresh tasks a second up to which retries come in time."""
+"""The fresh tasks a second up to which retries are promised to come in time."""
 LEAST_DRAIN: Final = 0.7
-"""Of the speed with nothing parked."""
-LATEST: Final = 2.0
-"""Seconds after its time, for each retry."""
-LONGEST_START: Final = 1.0
-"""Seconds until the first pull of a worker was answered."""
-
-_QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+"""The least speed of a drain, as a share of that with nothing parked."""
+LATEST_SECONDS: Final = 2.0
+"""From the time of a retry until it runs."""
+LONGEST_START_SECONDS: Final = 1.0
+"""Until the first pull of a worker is answered."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of this benchmark."""
+    """Add the options of this benchmark."""
     parser.add_argument(
         "--parked", type=int, nargs="+", default=[PROMISED_FOR], metavar="N", help="tasks that wait (20000)"
     )
@@ -55,20 +54,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A mesh with parked tasks, and the one without."""
+    """The mesh with parked tasks, and the one without."""
 
     parked: int
     rate: int
-    full: Mesh
-    bare: Mesh
+    full: ParkedMesh
+    bare: ParkedMesh
 
     @property
     def ratios(self) -> Figures:
-        """Speed of the drain with to without parked tasks, round by round."""
+        """Speed of the drain with parked tasks divided by that without, for each round."""
         return Figures([ours / bare for ours, bare in zip(self.full.drained, self.bare.drained, strict=True)])
 
     @property
-    def _sides(self) -> tuple[tuple[str, Mesh], ...]:
+    def _sides(self) -> tuple[tuple[str, ParkedMesh], ...]:
         return (f"{self.parked:,} parked", self.full), ("none parked", self.bare)
 
     def document(self) -> dict[str, Any]:
@@ -81,14 +80,14 @@ class Comparison:
                 key: {
                     "per_second": Figures(mesh.drained).document(),
                     "start_seconds": Figures(mesh.started).document(),
-                    "late": {mood: _quantiles(mesh.lateness[mood]) for mood in MOODS},
+                    "late": {load: quantiles(mesh.lateness[load].late, 4) for load in LOADS},
                 }
                 for key, mesh in (("with", self.full), ("without", self.bare))
             },
         }
 
     def text(self) -> str:
-        """The two meshes, and the ratio."""
+        """Lines for both meshes, and the ratio."""
         lines = []
         for name, mesh in self._sides:
             speed, start = Figures(mesh.drained).text(",.0f"), Figures(mesh.started).text(".3f")
@@ -97,64 +96,43 @@ class Comparison:
         each = " ".join(f"{ratio:.2f}" for ratio in ratios.values)
         bound = f"; at least {LEAST_DRAIN} is promised" if self.parked <= PROMISED_FOR else ""
         lines.append(f"{'ratio':16} drain {ratios.median:.2f}, the median of {each}{bound}")
-        for mood in MOODS:
+        for load in LOADS:
             for name, mesh in self._sides:
-                quantiles = _quantiles(mesh.lateness[mood])
-                figures = ", ".join(f"{quantile} {seconds:.3f} s" for quantile, seconds in quantiles.items())
-                lines.append(f"{name:16} retries late, {mood + ':':9} {figures}")
+                late = quantiles(mesh.lateness[load].late, 4)
+                figures = ", ".join(f"{quantile} {seconds:.3f} s" for quantile, seconds in late.items())
+                lines.append(f"{name:16} retries late, {load + ':':9} {figures}")
         return "\n".join(lines)
 
     def missed(self) -> list[str]:
-        """The promises that were not kept."""
+        """A line for each promised bound that was missed."""
         found = []
         ratio = self.ratios.median
         if self.parked <= PROMISED_FOR:
             found = [
                 (ratio < LEAST_DRAIN, f"{ratio:.2f} of the speed with none, {LEAST_DRAIN} is promised"),
-                (max(self.full.started) > LONGEST_START, f"{max(self.full.started):.1f} s until a worker pulls"),
+                (
+                    max(self.full.started) > LONGEST_START_SECONDS,
+                    f"{max(self.full.started):.1f} s until a worker pulls",
+                ),
             ]
-        for mood, lateness in self.full.lateness.items():
+        for load, lateness in self.full.lateness.items():
             latest = max(lateness.late, default=0.0)
             if self.parked <= PROMISED_FOR and self.rate <= PROMISED_AT:
-                found.append((latest > LATEST, f"{mood}: {latest:.1f} s late, {LATEST:g} s is promised"))
-            found.append((lateness.missing > 0, f"{mood}: {lateness.missing} retries did not come"))
-            found.append((lateness.repeated > 0, f"{mood}: {lateness.repeated} retries were not executed twice"))
+                found.append(
+                    (latest > LATEST_SECONDS, f"{load}: {latest:.1f} s late, {LATEST_SECONDS:g} s is promised")
+                )
+            found.append((lateness.missing > 0, f"{load}: {lateness.missing} retries did not come"))
+            found.append((lateness.repeated > 0, f"{load}: {lateness.repeated} retries were not executed twice"))
         return [f"{self.parked:,} parked: {text}" for is_so, text in found if is_so]
 
 
-def _quantiles(lateness: Lateness) -> dict[str, float]:
-    late = lateness.late
-    return {
-        name: round(late[min(int(len(late) * share), len(late) - 1)], 4) for name, share in _QUANTILES.items() if late
-    }
-
-
-@dataclass(frozen=True)
-class ParkedReport:
-    """What came out."""
-
-    comparisons: Sequence[Comparison]
-
-    def document(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"comparisons": [comparison.document() for comparison in self.comparisons]}
-
-    def text(self) -> str:
-        """For people: median (min..max)."""
-        return "\n\n".join(comparison.text() for comparison in self.comparisons)
-
-    def missed(self) -> list[str]:
-        """The promises that were not kept."""
-        return [line for comparison in self.comparisons for line in comparison.missed()]
-
-
-def run(options: argparse.Namespace) -> ParkedReport:
-    """Measure."""
+def run(options: argparse.Namespace) -> Comparisons:
+    """Measure with each number of parked tasks."""
     return asyncio.run(_run(options))
 
 
-async def _run(options: argparse.Namespace) -> ParkedReport:
-    return ParkedReport([await _compare(parked, options) for parked in options.parked])
+async def _run(options: argparse.Namespace) -> Comparisons:
+    return Comparisons([await _compare(parked, options) for parked in options.parked])
 
 
 async def _compare(parked: int, options: argparse.Namespace) -> Comparison:
@@ -163,15 +141,15 @@ async def _compare(parked: int, options: argparse.Namespace) -> Comparison:
         JetStreamBroker.connect(server.url, namespace="full", registry=registry(), bind=False) as full_broker,
         JetStreamBroker.connect(server.url, namespace="bare", registry=registry(), bind=False) as bare_broker,
     ):
-        full, bare = Mesh(full_broker, server.url), Mesh(bare_broker, server.url)
+        full, bare = ParkedMesh(full_broker, server.url), ParkedMesh(bare_broker, server.url)
         await full.park(parked, options.slots)
         print(f"{parked:,} are parked", file=sys.stderr)
         for turn in range(options.rounds):
             for mesh in (full, bare) if turn % 2 == 0 else (bare, full):
                 await mesh.drain(options.tasks, options.slots)
             print(f"drain: round {turn + 1} of {options.rounds}", file=sys.stderr)
-        for mood in MOODS:
+        for load in LOADS:
             for mesh in (bare, full):
-                await mesh.retry(mood, options.retries, options.workers, options.slots, options.rate)
-            print(f"retries: {mood}", file=sys.stderr)
+                await mesh.retry(load, options.retries, options.workers, options.slots, options.rate)
+            print(f"retries: {load}", file=sys.stderr)
     return Comparison(parked, options.rate, full, bare)

@@ -1,4 +1,4 @@
-"""The tasks of `parked`: one that fails and waits for an hour, one that fails until it is due, and a brief one."""
+"""The tasks of `parked`: one that is parked for an hour, one that fails until it is due, and a brief one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST_BRIEF_SECONDS = 0.02
 
 @dataclasses.dataclass
 class Parked(BaseTask):
-    """Fails, and is to be tried again in an hour."""
+    """Fails, and is retried in an hour."""
 
     owner_name: str
 
@@ -35,7 +35,7 @@ class Parked(BaseTask):
 
 @dataclasses.dataclass
 class Brief(BaseTask):
-    """Takes some milliseconds, each its own, so that those which began together end one by one."""
+    """Takes a random number of milliseconds, so that tasks which began together end one by one."""
 
     owner_name: str
 
@@ -55,16 +55,16 @@ class NotDueError(Exception):
 
 
 class WhenDue(RetryPolicyBase):
-    """A retry at the time that the error names."""
+    """Retries at the time in the error."""
 
     def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
-        """Return that time."""
+        """Return the time in the error; None for other errors."""
         return datetime.fromtimestamp(exception.due, UTC) if isinstance(exception, NotDueError) else None
 
 
 @dataclasses.dataclass
 class Due(BaseTask):
-    """Fails until it is due, and writes each execution to standard output: its number, and how late it is in s."""
+    """Fails until it is due; prints for each execution its number and how many seconds late it is."""
 
     number: int
     due: float
@@ -74,7 +74,7 @@ class Due(BaseTask):
     retry_policy = WhenDue()
 
     async def execute(self) -> None:
-        """Fail, or be done."""
+        """Fail if it is not due yet."""
         now = time.time()
         print(json.dumps([self.number, now - self.due]), flush=True)
         if now < self.due:
@@ -82,7 +82,7 @@ class Due(BaseTask):
 
 
 def registry() -> TaskRegistry:
-    """A registry with these, and the one that does nothing."""
+    """A registry of these tasks and `Noop`."""
     tasks = TaskRegistry()
     for task_class in (Noop, Brief, Parked, Due):
         tasks.add(f"bench:{task_class.__name__}", task_class)

@@ -1,7 +1,7 @@
-"""What many schedules cost: one periodic task for each of many VOs, all due at the same minute.
+"""The cost of many schedules: one periodic task for each of many VOs, all due at the same minute.
 
-The scheduler runs in this process and nothing else does, so its CPU time is the process's; the server has its own.
-Lateness is the server's: from the due time to the moment at which the occurrence stands in the work queue.
+The scheduler runs alone in this process, so its CPU time is that of the process; the server has a process of its own.
+An occurrence is late by the time from when it is due until the server has stored it in the work queue.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import dataclasses
 import time
-from base64 import b64decode
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,23 +18,24 @@ from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.stream_messages import read_messages
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.schedules import CronSchedule
+from figures import quantiles
 
 SUMMARY: Final = "one-minute crons of one task for many VOs: the scheduler's CPU, and how late they come"
 MOST_CPU: Final = 0.1
 """Of one core."""
-LATEST: Final = 1.0
-"""Seconds after the minute."""
-
-_QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+LATEST_SECONDS: Final = 1.0
+"""After the minute."""
+POLL_SECONDS: Final = 0.05
 
 
 @dataclasses.dataclass
 class EveryMinute(PeriodicVoAwareBaseTask):
-    """Due at each minute."""
+    """Is due every minute."""
 
     vo: str
 
@@ -43,21 +43,21 @@ class EveryMinute(PeriodicVoAwareBaseTask):
     default_schedule = CronSchedule("* * * * *")
 
     async def execute(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class ScheduleReport:
-    """What came out."""
+    """The results."""
 
     schedules: int
     minutes: int
     start_seconds: float
-    """Of CPU, to supply all schedules for the first time."""
+    """CPU time to publish all schedules for the first time."""
     cpu: float
-    """Of one core, from then on."""
+    """Share of one core, from then on."""
     lateness: list[float]
-    """Of each occurrence, in seconds, rising."""
+    """Of each occurrence, in seconds, sorted."""
     doubled: int
 
     def document(self) -> dict[str, Any]:
@@ -69,30 +69,26 @@ class ScheduleReport:
             "cpu": round(self.cpu, 4),
             "occurrences": len(self.lateness),
             "doubled": self.doubled,
-            "late": {
-                name: round(self._quantile(share), 3) for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1))
-            },
+            "late": quantiles(self.lateness, 3),
         }
-
-    def _quantile(self, share: float) -> float:
-        return self.lateness[min(int(len(self.lateness) * share), len(self.lateness) - 1)]
 
     def text(self) -> str:
         """For people."""
+        late = quantiles(self.lateness, 3)
         return (
             f"{self.schedules:,} schedules, {len(self.lateness):,} occurrences in {self.minutes} minutes, "
             f"{self.doubled} of them twice\n"
             f"scheduler: {self.start_seconds:.2f} s CPU to begin, then {self.cpu:.2%} of a core\n"
-            f"late: {self._quantile(0.5):.3f} s in the median, {self._quantile(0.99):.3f} s for 99 %, "
-            f"{self._quantile(1):.3f} s at the most"
+            f"late: {late['p50']:.3f} s in the median, {late['p99']:.3f} s for 99 %, "
+            f"{late['max']:.3f} s at the most"
         )
 
     def missed(self) -> list[str]:
-        """The promises that were not kept."""
-        expected = self.schedules * self.minutes
+        """A line for each promised bound that was missed."""
+        expected, latest = self.schedules * self.minutes, max(self.lateness)
         problems = [
             (self.cpu > MOST_CPU, f"{self.cpu:.2%} of a core, {MOST_CPU:.0%} is promised"),
-            (self._quantile(1) > LATEST, f"{self._quantile(1):.2f} s late, {LATEST:g} s is promised"),
+            (latest > LATEST_SECONDS, f"{latest:.2f} s late, {LATEST_SECONDS:g} s is promised"),
             (len(self.lateness) != expected, f"{len(self.lateness):,} occurrences, {expected:,} are promised"),
             (self.doubled > 0, f"{self.doubled} occurrences came twice"),
         ]
@@ -100,13 +96,13 @@ class ScheduleReport:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of this benchmark."""
+    """Add the options of this benchmark."""
     parser.add_argument("--schedules", type=int, default=2_000, metavar="N", help="how many VOs (2000)")
     parser.add_argument("--minutes", type=int, default=2, metavar="N", help="how long (2)")
 
 
 def run(options: argparse.Namespace) -> ScheduleReport:
-    """Measure."""
+    """Measure for some minutes."""
     return asyncio.run(_measure(options.schedules, options.minutes))
 
 
@@ -119,12 +115,12 @@ async def _measure(schedules: int, minutes: int) -> ScheduleReport:
     ):
         vos = VirtualOrganisations([f"vo.{number}" for number in range(schedules)], environ={})
         scheduler = Scheduler(broker.connection, broker.namespace, registry, vos, SchedulerSettings())
-        # In the first half of a minute, so that the first occurrences are those of the next one.
+        # Start in the first half of a minute, so that the first occurrences are those of the next minute.
         await asyncio.sleep(max(0.0, 61 - time.time() % 60) if time.time() % 60 > 25 else 0.0)
         cpu = time.process_time()
         running = asyncio.create_task(scheduler.run())
-        while scheduler.published < schedules:  # noqa: ASYNC110 - it tells by a number
-            await asyncio.sleep(0.05)
+        while scheduler.published < schedules:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(POLL_SECONDS)
         supplied, cpu_supplied = time.monotonic(), time.process_time()
         await asyncio.sleep(minutes * 60 - (time.time() % 60) + 5)
         used = (time.process_time() - cpu_supplied) / (time.monotonic() - supplied)
@@ -137,15 +133,9 @@ async def _measure(schedules: int, minutes: int) -> ScheduleReport:
 
 
 async def _arrived(broker: JetStreamBroker) -> list[tuple[str, float]]:
-    """Id and lateness of everything in the work queue."""
-    stream = broker.namespace.tasks_stream
-    last = (await broker.connection.api(f"STREAM.INFO.{stream}"))["state"]["last_seq"]
+    """Id and lateness of every occurrence in the work queue."""
     found = []
-    for sequence in range(1, last + 1):
-        message = (await broker.connection.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
-        lines = b64decode(message["hdrs"]).decode().split("\r\n")[1:]
-        headers = dict(line.split(": ", 1) for line in lines if line)
-        stored = datetime.fromisoformat(message["time"][:26].rstrip("Z").ljust(26, "0") + "+00:00")
-        late = (stored - datetime.fromisoformat(headers["Task-Due"])).total_seconds()
-        found.append((headers["Task-Id"], late))
+    async for message in read_messages(broker.connection, broker.namespace.tasks_stream, ">"):
+        due = datetime.fromisoformat(message.headers["Task-Due"])
+        found.append((message.headers["Task-Id"], (message.stored - due).total_seconds()))
     return found

@@ -1,6 +1,6 @@
-"""`scripts/chaos`: a bounded run of producers, workers and killers, and a ledger of what became of every task.
+"""`scripts/chaos`: producers, workers and disturbances for a bounded time, and a ledger that accounts for every task.
 
-It exits with 1 on a loss, a repeat that nothing explains, or a process that did not end as it should.
+It exits with 1 if a task is lost, if no disturbance explains a repeated execution, or if a process ends unexpectedly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from run import Plan, Report, carry_out
 
 
 def main() -> int:
-    """Carry out one run and print its ledger; returns the exit code."""
+    """Carry out one run and print its ledger; return the exit code."""
     options = parse_arguments()
     plan = plan_from(options)
     folder = Path(tempfile.mkdtemp(prefix="diracx-tasks-chaos-"))
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 async def until_terminated(plan: Plan, folder: Path) -> Report:
-    """Carry out the plan; SIGTERM ends it in order."""
+    """Carry out the plan; SIGTERM ends it gracefully."""
     this_task = asyncio.current_task()
     assert this_task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
@@ -54,7 +54,7 @@ async def until_terminated(plan: Plan, folder: Path) -> Report:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="scripts/chaos", description="Kill workers and the server under load, and account for every task."
     )
@@ -62,24 +62,34 @@ def parse_arguments() -> argparse.Namespace:
         ("--tasks", 1000, "how many tasks are submitted"),
         ("--workers", 3, "worker processes at a time"),
         ("--slots", 10, "tasks at once in each worker"),
-        ("--kill-workers", 5, "how often a worker is killed with -9 and replaced"),
-        ("--kill-server", 1, "how often the server is killed with -9 and started again"),
+        ("--kill-workers", 5, "how often a worker is killed with SIGKILL and replaced"),
+        ("--kill-server", 1, "how often the server is killed with SIGKILL and started again"),
         ("--stop-workers", 0, "how often a worker is stopped (SIGSTOP) past its leases and continued"),
         ("--cut", 0, "how often a worker is cut off from the server for a while"),
     ):
         parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text}; {default}")
     parser.add_argument("--size", choices=["small", "medium", "large"], default="small", help="of the tasks; small")
-    parser.add_argument("--seed", type=int, help="of all that is random; drawn and printed if not given")
-    parser.add_argument("--ack-wait", type=float, default=5, metavar="SECONDS", help="of the leases; 5")
-    parser.add_argument("--seconds", type=float, help="within which all that happens begins; by what is asked for")
-    parser.add_argument("--deadline", type=float, help="seconds in which the rest must be drained; 60 at least")
+    parser.add_argument("--seed", type=int, help="of the random generator; drawn if not given, and printed")
+    parser.add_argument(
+        "--ack-wait", type=float, default=5, metavar="SECONDS", help="how long a lease lasts without a heartbeat; 5"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="within which all submissions and disturbances begin; by their number if not given",
+    )
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        help="seconds until the queues must be empty after the last disturbance; 60 or more if not given",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument("--keep", action="store_true", help="keep journals and logs")
     return parser.parse_args()
 
 
 def plan_from(options: argparse.Namespace) -> Plan:
-    """Fill in what was not given."""
+    """Make a plan of the options, with defaults for those that were not given."""
     busy = max(2 * options.kill_workers, 4 * options.kill_server, 8 * options.stop_workers, 8 * options.cut)
     return Plan(
         seed=random.randrange(1_000_000) if options.seed is None else options.seed,
@@ -135,8 +145,9 @@ def text(plan: Plan, report: Report) -> str:
         f"{'unexplained':44}{len(ledger.unexplained):8,}",
         "",
         f"retries by policy: {ledger.retries:,}",
-        f"submissions without an answer: {report.unanswered:,}; tasks that ran all the same: {ledger.unannounced:,}",
-        f"repeated executions: {sum(ledger.repeats.values()):,}, begun beside the one before: {ledger.overlaps:,}",
+        f"submissions without an answer: {report.unanswered:,}; tasks that ran nevertheless: {ledger.unannounced:,}",
+        f"repeated executions: {sum(ledger.repeats.values()):,}",
+        f"of these, begun before the previous one ended: {ledger.overlaps:,}",
         *(f"  {count:6,}  {cause}" for cause, count in ledger.repeats.most_common()),
         *(f"lost: {line}" for line in ledger.lost),
         *(f"unexplained: {line}" for line in ledger.unexplained),

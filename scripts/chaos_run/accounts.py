@@ -1,4 +1,4 @@
-"""Accounting for every task: what became of it, and why whatever was executed again was executed again."""
+"""Accounts for every task: how it ended, and which disturbance explains each repeated execution."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _RETRY = "a retry by its policy"
 
 @dataclass(frozen=True)
 class Submission:
-    """A task that the server has acknowledged."""
+    """A task whose submission the server has acknowledged."""
 
     kind: str
     due: float | None = None
-    """When its schedule fires, by CLOCK_BOOTTIME; None for one that was to run at once."""
+    """When its schedule fires, in seconds of CLOCK_BOOTTIME; None for a task that was submitted to run at once."""
 
 
 class Accountant:
-    """Makes the ledger.
+    """Makes the ledger of a run.
 
     Args:
         dead: Ids of the tasks that have a dead letter.
@@ -42,7 +42,7 @@ class Accountant:
         """Account for all tasks.
 
         Args:
-            submitted: What the producer has submitted, by id.
+            submitted: The submissions of the producer, by task id.
         """
         children = itertools.chain.from_iterable(self._journal.children.values())
         announced = submitted | dict.fromkeys(children, Submission(Child.__name__))
@@ -55,7 +55,7 @@ class Accountant:
         return self._ledger
 
     def _account_for(self, task_id: str, submission: Submission, executions: list[Execution]) -> None:
-        self._settle(task_id, submission.kind, executions)
+        self._count_end(task_id, submission.kind, executions)
         causes = [self._cause(before, after, submission.due) for before, after in itertools.pairwise(executions)]
         self._ledger.retries += causes.count(_RETRY)
         repeats = [cause for cause in causes if cause != _RETRY]
@@ -68,7 +68,7 @@ class Accountant:
             after.begun < before.ended and before.end is not None for before, after in itertools.pairwise(executions)
         )
 
-    def _settle(self, task_id: str, kind: str, executions: list[Execution]) -> None:
+    def _count_end(self, task_id: str, kind: str, executions: list[Execution]) -> None:
         what = f"{kind} {task_id}"
         failed = sum(run.end == "failed" for run in executions)
         gave_up = any(run.end == "failed" and run.retry_at is None for run in executions)
@@ -82,7 +82,7 @@ class Accountant:
         elif kind == GivesUp.__name__ and gave_up:
             self._ledger.dropped += 1
         elif not self._ledger.queued:
-            self._ledger.lost.append(f"{what}: {_story(executions)}")
+            self._ledger.lost.append(f"{what}: {_describe(executions)}")
 
     def _cause(self, before: Execution, after: Execution, due: float | None) -> str:
         counted_on = after.attempt == before.attempt + 1
@@ -90,7 +90,7 @@ class Accountant:
             return _RETRY
         cause = None
         if before.end == "failed" and counted_on:
-            pass  # the failure was recorded, and its time was not: no disturbance excuses that
+            pass  # The failure was recorded and the time of the retry was not: no disturbance excuses that.
         elif before.end is None:
             cause = self._disturbances.cause_of_no_end(before.pid, before.begun)
         else:
@@ -98,11 +98,11 @@ class Accountant:
         if cause is None and due is not None:
             cause = self._disturbances.cause_of_second_firing(due)
         if cause is None:
-            self._ledger.unexplained.append(f"{before.kind} {before.task_id}: {_story([before, after])}")
+            self._ledger.unexplained.append(f"{before.kind} {before.task_id}: {_describe([before, after])}")
         return cause or "unexplained"
 
 
-def _story(executions: list[Execution]) -> str:
+def _describe(executions: list[Execution]) -> str:
     return (
         "; ".join(
             f"worker {run.pid} from {run.begun:.3f} to {run.ended:.3f} {run.end or 'without an end'}"

@@ -1,4 +1,4 @@
-"""The tasks of a chaos run. Whatever they do they write down first, so that a killed process has told the truth.
+"""The tasks of a chaos run. They record each step before they take it, so that the journal of a killed process is true.
 
 Each process appends to a journal of its own, one `write` a line:
 `<event> <task id> <kind> <number> <pid> <execution> <seconds>`, the execution counted by the process, the seconds by
@@ -47,7 +47,7 @@ def write(event: str, task: Journaled, execution: int, *more: object) -> None:
 
 
 class PlannedError(Exception):
-    """A task fails because it is meant to, or a child could not be submitted; knows which execution it was."""
+    """A planned failure, or a child that could not be submitted, with the execution that raised it."""
 
     def __init__(self, task: Journaled, execution: int, message: str) -> None:
         super().__init__(message)
@@ -56,12 +56,12 @@ class PlannedError(Exception):
 
 
 class JournaledBackoff(RetryPolicyBase):
-    """An exponential backoff that writes down what it was asked and what it said."""
+    """An exponential backoff that records its questions and answers."""
 
     backoff = ExponentialBackoff(base_delay_seconds=0.4, max_retries=RETRIES)
 
     def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
-        """As the backoff does."""
+        """Decide as the backoff does, and record the decision."""
         at = self.backoff.schedule_retry(attempt, exception)
         if isinstance(exception, PlannedError):
             wait = None if at is None else (at - datetime.now(UTC)).total_seconds()
@@ -77,7 +77,7 @@ class JournaledBackoff(RetryPolicyBase):
 
 @dataclasses.dataclass
 class Journaled(BaseTask):
-    """Writes down when it began and when it ended."""
+    """Records when it began and when it ended."""
 
     number: int
 
@@ -86,7 +86,7 @@ class Journaled(BaseTask):
     dlq_eligible = True
 
     async def execute(self) -> None:
-        """Do what the kind of task does, between two lines in the journal."""
+        """Run `work` between two lines in the journal."""
         execution = next(_numbers)
         _execution.set(execution)
         write("begin", self, execution)
@@ -100,16 +100,16 @@ class Journaled(BaseTask):
         write("done", self, execution)
 
     async def work(self) -> None:
-        """Nothing; the kinds differ here."""
+        """Do nothing; subclasses override this."""
 
 
 class Quick(Journaled):
-    """Is done at once."""
+    """Succeeds at once."""
 
 
 @dataclasses.dataclass
 class Sleeps(Journaled):
-    """Takes its time."""
+    """Takes some time."""
 
     seconds: float = 0.0
 
@@ -119,7 +119,7 @@ class Sleeps(Journaled):
 
 @dataclasses.dataclass
 class Recovers(Journaled):
-    """Fails a few times. How often it has is kept in a file: a process would forget."""
+    """Fails a few times. A file counts the failures, since a process may be killed."""
 
     times: int = 1
 
@@ -133,14 +133,14 @@ class Recovers(Journaled):
 
 
 class Dies(Journaled):
-    """Fails always, and is kept."""
+    """Always fails, and becomes a dead letter."""
 
     async def work(self) -> None:
         raise ValueError("always")
 
 
 class GivesUp(Dies):
-    """Fails always, and is not kept."""
+    """Always fails, and becomes no dead letter."""
 
     dlq_eligible = False
 

@@ -21,19 +21,19 @@ class Execution:
     end: Literal["done", "failed", "cancelled"] | None = None
     ended: float = math.inf
     attempt: int = -1
-    """Of a failed one: retries already made, as its policy was told."""
+    """Of a failed execution: the `attempt` that its policy was given."""
     retry_at: float | None = None
-    """Of a failed one: not before this."""
+    """Of a failed execution: the time of the retry; None if there is none."""
 
 
 @dataclass
 class Journal:
-    """What all processes wrote."""
+    """The journals of all processes together."""
 
     executions: dict[str, list[Execution]]
-    """By task id, in the order in which they began."""
+    """By task id, in the order of their beginning."""
     children: dict[str, list[str]]
-    """By id of the parent: what it said that it submitted."""
+    """The ids of submitted children, by the id of their parent."""
 
 
 def read(folder: Path) -> Journal:

@@ -1,4 +1,4 @@
-"""What goes wrong in a run, and when."""
+"""Disturbs a run at random moments."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from collections.abc import Awaitable, Callable, Sequence
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from disturbances import Disturbances, Span
-from proxy import Wire
 from seat import Seat
+from support.tcp_proxy import TcpProxy
 
 
 class Killers:
-    """Kills, stops and cuts at random moments.
+    """Kills, stops and cuts off processes at random moments.
 
     Args:
-        wires: One for each seat, or none.
-        seconds: Within which all of it begins.
+        proxies: One for each seat, or none.
+        seconds: The time within which every disturbance begins.
     """
 
     def __init__(
         self,
         server: EmbeddedServer,
         seats: Sequence[Seat],
-        wires: Sequence[Wire],
+        proxies: Sequence[TcpProxy],
         disturbances: Disturbances,
         seconds: float,
         choose: random.Random,
     ) -> None:
         self._server = server
         self._seats = seats
-        self._wires = wires
+        self._proxies = proxies
         self._disturbances = disturbances
         self._seconds = seconds
         self._choose = choose
 
     async def run(self, *, workers: int, server: int, stops: int, cuts: int) -> None:
-        """Do each so many times."""
+        """Carry out each disturbance the given number of times."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._times(workers, self._kill_a_worker), name="worker kills")
             group.create_task(self._times(server, self._kill_the_server), name="server kills")
             group.create_task(self._times(stops, self._stop_a_worker), name="stops")
-            group.create_task(self._times(cuts, self._cut_a_wire), name="cuts")
+            group.create_task(self._times(cuts, self._cut_a_connection), name="cuts")
 
-    async def _times(self, count: int, deed: Callable[[], Awaitable[None]]) -> None:
+    async def _times(self, count: int, disturb: Callable[[], Awaitable[None]]) -> None:
         started = boottime()
         for moment in sorted(self._choose.uniform(0, self._seconds) for _ in range(count)):
             await asyncio.sleep(max(0.0, started + moment - boottime()))
-            await deed()
+            await disturb()
 
     async def _kill_a_worker(self) -> None:
-        while not self._choose.choice(self._seats).kill():  # noqa: ASYNC110 - whoever is there next
+        while not self._choose.choice(self._seats).kill():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
 
     async def _kill_the_server(self) -> None:
@@ -66,13 +66,13 @@ class Killers:
         past_the_lease = self._disturbances.ack_wait + self._choose.uniform(0.5, 2)
         await self._choose.choice(self._seats).stop_for(past_the_lease)
 
-    async def _cut_a_wire(self) -> None:
-        place = self._choose.randrange(len(self._wires))
+    async def _cut_a_connection(self) -> None:
+        place = self._choose.randrange(len(self._proxies))
         seat, begun = self._seats[place], boottime()
         pids = {seat.pid}
         # From shorter than a lease to well past it.
         seconds = self._choose.uniform(0.5, 2) * self._disturbances.ack_wait
-        await self._wires[place].cut(seconds, silently=self._choose.random() < 0.5)
+        await self._proxies[place].cut(seconds, silently=self._choose.random() < 0.5)
         for pid in pids | {seat.pid}:
             if pid is not None:
                 self._disturbances.cuts.setdefault(pid, []).append(Span(begun, boottime()))

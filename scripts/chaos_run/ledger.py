@@ -1,4 +1,4 @@
-"""What a run came to, task by task."""
+"""The result of a run, counted by task."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 @dataclass
 class Ledger:
-    """What the run came to."""
+    """The result of a run."""
 
     submitted: int = 0
     """Tasks that the server acknowledged, children included."""
     unannounced: int = 0
-    """Tasks that ran although their submission got no answer; the producer submitted them again."""
+    """Tasks that ran although their submission got no answer; the producer submitted them once more."""
     once: int = 0
-    """Executed to an end once; retries by policy are no repeats."""
+    """Tasks that were executed to an end once; retries by policy are no repeats."""
     repeated: Counter[str] = field(default_factory=Counter)
     """Tasks that were executed again, by the cause of the first repeat."""
     repeats: Counter[str] = field(default_factory=Counter)
-    """Executions that were one too many, by cause."""
+    """Executions beyond the first, by cause."""
     overlaps: int = 0
-    """Repeats that began while the execution before was under way."""
+    """Repeats that began before the previous execution had ended."""
     retries: int = 0
     dead: int = 0
     """Dead letters of tasks that always fail."""
     dropped: int = 0
-    """Tasks that always fail and are not kept."""
+    """Tasks that always fail and become no dead letter."""
     queued: int = 0
     """Tasks that were not settled at the end of the run."""
     lost: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Ledger:
 
     @property
     def balanced(self) -> bool:
-        """Nothing lost, nothing unexplained, nothing left."""
+        """Whether nothing is lost, unexplained or left in a queue."""
         return not (self.lost or self.unexplained or self.queued)
 
     def document(self) -> dict[str, Any]:

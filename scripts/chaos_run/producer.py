@@ -1,4 +1,4 @@
-"""Submits the tasks, a batch at a time, for as long as the killing goes on."""
+"""Submits the tasks in batches while the run is disturbed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DELAYED_SHARE = 0.05
 
 
 def make(number: int, choose: random.Random) -> Journaled:
-    """One task; most are done at once, as in life."""
+    """A task of a random kind; most succeed at once."""
     share = choose.random()
     if share < 0.55:
         return Quick(number)
@@ -34,12 +34,12 @@ def make(number: int, choose: random.Random) -> Journaled:
 
 
 class Producer:
-    """Submits all tasks within a time.
+    """Submits all tasks within a given time.
 
     Args:
         tasks: How many.
-        seconds: How long it may take.
-        log: What was submitted, and when.
+        seconds: The time over which the submissions are spread.
+        log: Gets a line for each submission.
     """
 
     def __init__(self, broker: JetStreamBroker, tasks: int, seconds: float, choose: random.Random, log: TextIO) -> None:
@@ -48,13 +48,13 @@ class Producer:
         self._seconds = seconds
         self._choose = choose
         self.submitted: dict[str, Submission] = {}
-        """By id: what the server has acknowledged."""
+        """The submissions that the server has acknowledged, by task id."""
         self._log = log
         self.unanswered = 0
-        """Submissions that ended in an error: the task was submitted again, and may be there twice."""
+        """How many submissions ended in an error; each was repeated, so the server may have the task twice."""
 
     async def run(self) -> None:
-        """Submit until everything is submitted."""
+        """Submit all tasks."""
         batches = max(1, round(self._seconds / BATCH_SECONDS))
         size = -(-len(self._tasks) // batches)
         for first in range(0, len(self._tasks), size):

@@ -1,4 +1,4 @@
-"""One run: the mesh is set up, used, disturbed and drained."""
+"""One run: sets up the mesh, submits tasks, disturbs it, and waits until it is drained."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from accounts import Accountant
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
-from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from disturbances import Disturbances
 from killers import Killers
 from ledger import Ledger
 from producer import Producer
-from proxy import Wire
 from seat import Seat
+from support.queues import set_ack_wait
+from support.tcp_proxy import TcpProxy
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does."""
+    """The parameters of a run."""
 
     seed: int
     tasks: int
@@ -37,20 +36,20 @@ class Plan:
     slots: int
     size: str
     ack_wait: float
-    """Of the queues, in seconds."""
+    """How long a lease lasts without a heartbeat, in seconds."""
     kill_workers: int
     kill_server: int
     stop_workers: int
     cut: int
     seconds: float
-    """Within which everything is submitted and every disturbance begins."""
+    """The time within which all tasks are submitted and every disturbance begins."""
     deadline: float
-    """How long the rest may take to drain, in seconds."""
+    """How long the mesh may take to drain after the last disturbance, in seconds."""
 
 
 @dataclass
 class Report:
-    """What came of it."""
+    """The result of a run."""
 
     ledger: Ledger
     disturbances: Disturbances
@@ -59,16 +58,16 @@ class Report:
     drained_after: float | None
     """Seconds after the last disturbance; None if it was not drained by the deadline."""
     problems: list[str]
-    """What went wrong with processes."""
+    """Processes that ended unexpectedly, or did not end."""
 
     @property
     def is_fine(self) -> bool:
-        """Whether every task is accounted for, and every process did as it should."""
+        """Whether every task is accounted for and every process ended as expected."""
         return self.ledger.balanced and not self.problems and self.drained_after is not None
 
 
 async def carry_out(plan: Plan, folder: Path) -> Report:
-    """Carry out a plan; everything that it starts ends with it."""
+    """Carry out a plan; all processes that it starts have ended when it returns."""
     started = boottime()
     (folder / "journals").mkdir()
     extension.install(folder)
@@ -78,13 +77,13 @@ async def carry_out(plan: Plan, folder: Path) -> Report:
         broker = await stack.enter_async_context(
             JetStreamBroker.connect(server.url, name="diracx-chaos", registry=extension.registry(plan.size))
         )
-        await shorten_leases(broker, plan.ack_wait)
+        await set_ack_wait(broker.connection, broker.namespace, plan.ack_wait)
         log = stack.enter_context((folder / "submitted.log").open("w"))
         producer = Producer(broker, plan.tasks, plan.seconds, random.Random(f"{plan.seed} tasks"), log)
-        room = await stack.enter_async_context(seated(plan, folder, server.url, disturbances))
+        crew = await stack.enter_async_context(working(plan, folder, server.url, disturbances))
         async with asyncio.TaskGroup() as group:
             group.create_task(producer.run(), name="producer")
-            group.create_task(disturb(plan, server, room, disturbances), name="killers")
+            group.create_task(disturb(plan, server, crew, disturbances), name="killers")
         calm = boottime()
         drained = await wait_until_drained(broker, calm + plan.deadline)
         drained_after = boottime() - calm if drained else None
@@ -92,26 +91,26 @@ async def carry_out(plan: Plan, folder: Path) -> Report:
         queued = await waiting(broker) or 0
     (folder / "disturbances.log").write_text(f"{disturbances}\n")
     ledger = Accountant(journal.read(folder / "journals"), disturbances, dead, queued).account(producer.submitted)
-    return Report(ledger, disturbances, producer.unanswered, boottime() - started, drained_after, room.problems)
+    return Report(ledger, disturbances, producer.unanswered, boottime() - started, drained_after, crew.problems)
 
 
 @dataclass(frozen=True)
-class Room:
-    """Where the workers sit, and the wires to the server, if they are to be cut."""
+class Crew:
+    """The workers of a run, and their proxies if connections are to be cut."""
 
     seats: list[Seat]
-    wires: list[Wire]
+    proxies: list[TcpProxy]
     problems: list[str]
-    """Filled at the end."""
+    """Filled when the workers have ended."""
 
 
 @asynccontextmanager
-async def seated(plan: Plan, folder: Path, url: str, disturbances: Disturbances) -> AsyncIterator[Room]:
-    """All workers of the run, kept running; they end in order with the block."""
+async def working(plan: Plan, folder: Path, url: str, disturbances: Disturbances) -> AsyncIterator[Crew]:
+    """Keep all workers running during the block; they stop gracefully at its end."""
     arguments = ["--worker-size", plan.size, "--max-concurrent-tasks", str(plan.slots), "--grace", "20"]
     async with AsyncExitStack() as stack:
-        wires = [await stack.enter_async_context(Wire(url)) for _ in range(plan.workers if plan.cut else 0)]
-        urls = [wire.url for wire in wires] or [url] * plan.workers
+        proxies = [await stack.enter_async_context(TcpProxy(url)) for _ in range(plan.workers if plan.cut else 0)]
+        urls = [proxy.url for proxy in proxies] or [url] * plan.workers
         seats = [
             Seat(
                 arguments,
@@ -122,37 +121,23 @@ async def seated(plan: Plan, folder: Path, url: str, disturbances: Disturbances)
             for place, own_url in enumerate(urls)
         ]
         keeping = [asyncio.create_task(seat.keep(), name="seat") for seat in seats]
-        room = Room(seats, wires, [])
+        crew = Crew(seats, proxies, [])
         try:
-            yield room
+            yield crew
         finally:
             await asyncio.gather(*(seat.close(kept) for seat, kept in zip(seats, keeping, strict=True)))
-            room.problems.extend(problem for seat in seats for problem in seat.problems)
+            crew.problems.extend(problem for seat in seats for problem in seat.problems)
 
 
-async def disturb(plan: Plan, server: EmbeddedServer, room: Room, disturbances: Disturbances) -> None:
-    """Everything that goes wrong."""
+async def disturb(plan: Plan, server: EmbeddedServer, crew: Crew, disturbances: Disturbances) -> None:
+    """Carry out all disturbances."""
     choose = random.Random(f"{plan.seed} killers")
-    killers = Killers(server, room.seats, room.wires, disturbances, plan.seconds, choose)
+    killers = Killers(server, crew.seats, crew.proxies, disturbances, plan.seconds, choose)
     await killers.run(workers=plan.kill_workers, server=plan.kill_server, stops=plan.stop_workers, cuts=plan.cut)
 
 
-async def shorten_leases(broker: JetStreamBroker, seconds: float) -> None:
-    """As an operator would, on all queues: a run should not wait 30 s for each crash."""
-    stream = broker.namespace.tasks_stream
-    for size in Size:
-        for priority in Priority:
-            consumer = broker.namespace.consumer(priority, size)
-            config = (await broker.connection.api(f"CONSUMER.INFO.{stream}.{consumer}"))["config"]
-            config["ack_wait"] = int(seconds * NANOSECONDS)
-            await broker.connection.api(
-                f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}",
-                {"stream_name": stream, "config": config},
-            )
-
-
 async def wait_until_drained(broker: JetStreamBroker, deadline: float) -> bool:
-    """Wait until no task is left, delayed ones included; False if some are at the deadline."""
+    """Wait until no task is left, delayed ones included; return False if some are left at the deadline."""
     while await waiting(broker) != 0:
         if boottime() > deadline:
             return False
@@ -161,7 +146,7 @@ async def wait_until_drained(broker: JetStreamBroker, deadline: float) -> bool:
 
 
 async def waiting(broker: JetStreamBroker) -> int | None:
-    """How many tasks are not settled or not due yet; None if the server does not say."""
+    """How many tasks are not settled or not due yet; None if the server does not answer."""
     names = broker.namespace
     try:
         later = await broker.connection.api(

@@ -1,4 +1,4 @@
-"""One place for a worker process: whoever is killed there is replaced."""
+"""One worker process of a run, replaced when it is killed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NO_SERVER = 69
 
 
 class Seat:
-    """A worker that is kept running.
+    """Keeps one worker running.
 
     Args:
         arguments: Of `diracx-task-run worker`.
         environment: Of the process.
-        log: What the workers of this seat say.
-        disturbances: Told of each kill.
+        log: The output of the workers of this seat.
+        disturbances: Each kill and stop is recorded there.
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class Seat:
         self._closing = False
         self._killing: float | None = None
         self.problems: list[str] = []
-        """What no worker should do."""
+        """Workers that ended unexpectedly, or did not end."""
 
     @property
     def pid(self) -> int | None:
-        """Of the worker that sits here now."""
+        """The pid of the running worker."""
         return None if self._process is None else self._process.pid
 
     async def keep(self) -> None:
-        """Start a worker, and another one whenever it is gone, until `close`."""
+        """Start a worker, and another one whenever it has ended, until `close`."""
         while not self._closing:
             with self._log.open("ab") as log:
                 process = await asyncio.create_subprocess_exec(
@@ -53,7 +53,7 @@ class Seat:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    # Out of the terminal's foreground group: Ctrl-C is for the run, which then stops the workers.
+                    # Outside the terminal's foreground group: Ctrl-C reaches the run, which then stops the workers.
                     start_new_session=True,
                 )
             self._process = process
@@ -63,9 +63,9 @@ class Seat:
                 process.kill()
                 await process.wait()
                 raise
-            self._gone(process.pid, code)
+            self._record_end(process.pid, code)
 
-    def _gone(self, pid: int, code: int) -> None:
+    def _record_end(self, pid: int, code: int) -> None:
         if self._killing is not None:
             self._disturbances.worker_kills[pid] = Span(self._killing, boottime())
             self._killing = None
@@ -74,7 +74,7 @@ class Seat:
         self._process = None
 
     def kill(self) -> bool:
-        """End the worker by SIGKILL; False if none is there or its end is under way."""
+        """Send SIGKILL to the worker; return False if none runs or it has been killed already."""
         if self._process is None or self._killing is not None:
             return False
         self._killing = boottime()
@@ -82,7 +82,7 @@ class Seat:
         return True
 
     async def stop_for(self, seconds: float) -> bool:
-        """Stop the worker for a while; False if it was gone before it was continued."""
+        """Suspend the worker for a while; return False if it ended meanwhile."""
         process = self._process
         if process is None:
             return False
@@ -98,7 +98,7 @@ class Seat:
         return alive
 
     async def close(self, keeping: asyncio.Task[None]) -> None:
-        """Have the worker end in order; one that does not is killed, and that is a problem."""
+        """Stop the worker gracefully; one that does not stop in time is killed, and recorded as a problem."""
         self._closing = True
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)

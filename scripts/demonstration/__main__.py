@@ -1,7 +1,7 @@
-"""The demo: 1,000 tasks through a server and a worker process of its own, two that fail, and some by the clock.
+"""The demo: a server, a worker process and a scheduler of its own run 1,000 tasks, two that fail, and periodic ones.
 
-Everything that it starts ends with it, and everything that it writes is in one temporary folder, removed at the end.
-It exits with 0 only if the counts at the end are as expected.
+All its processes end with it, and it removes the one temporary folder that it writes to. It exits with 0 only if the
+counts at the end are as expected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mesh_process
-from clockwork import run_by_the_clock
 from counts import Count, read_counts, rows_of
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import TaskError
@@ -25,14 +24,15 @@ from gubbins.tasks.lollygag import SyncOwnersTask
 from gubbins.tasks.trouble import FailsAlwaysTask, FailsTwiceTask
 from mesh_process import MeshProcess
 from narration import Narration
+from periodic import run_periodic_tasks
 
 OWNERS = 1_000
 WORKER = "diracx-task-run worker --worker-size small"
 DEAD_LETTERS = "diracx-task-run dlq list"
 MAKE_TABLES = "python -m diracx.db init-sql"
 DATABASE = "DIRACX_DB_URL_LOLLYGAGDB"
-PATIENCE_SECONDS = 90.0
-# What each does, and the commands.
+TIMEOUT_SECONDS = 90.0
+# What to try next, and the commands.
 NEXT_STEPS = {
     "once: the demo's environment, and a database that stays": (
         f". {Path(sys.prefix).name}/bin/activate",
@@ -67,21 +67,21 @@ def main() -> int:
 
 
 async def demonstrate(folder: Path, tell: Narration) -> int:
-    """Tell the story; 0 if it ends well."""
+    """Run and explain all steps; return the exit code."""
     this_task = asyncio.current_task()
     assert this_task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
     os.environ[DATABASE] = f"sqlite+aiosqlite:///{folder / 'lollygag.db'}"
     tell.title(f"diracx-tasks: {OWNERS:,} tasks through NATS JetStream into a database")
     tell.step(
-        "The reference extension, tests/gubbins, brings tasks and a database. Its tables are made once, in SQLite:"
+        "The reference extension, tests/gubbins, has tasks and a database. Its tables are created once, in SQLite:"
     )
     tell.command(MAKE_TABLES)
     await asyncio.to_thread(mesh_process.run, MAKE_TABLES)
     async with EmbeddedServer() as server, JetStreamBroker.connect(server.url, name="diracx-demo") as broker:
         os.environ["DIRACX_TASKS_NATS_URL"] = server.url
         tell.step(
-            f"A nats-server of the demo's own listens on {server.url}. Its streams and buckets keep all state: "
+            f"The demo has started its own nats-server on {server.url}. Its streams and buckets keep all state: "
             "tasks, retries, locks and dead letters."
         )
         owners = read_owners(folder / "owners.txt")
@@ -89,40 +89,42 @@ async def demonstrate(folder: Path, tell: Narration) -> int:
 
 
 async def submit_and_work(broker: JetStreamBroker, owners: list[str], folder: Path, tell: Narration) -> int:
-    """From the first task to the conclusion."""
+    """Submit the tasks, run them, and count the results; return the exit code."""
     tell.step(
-        f"Tasks are submitted from a file of {len(owners):,} owners: a SyncOwnersTask for each, which stores its owner "
-        "under a lock of that owner. Besides, a FailsTwiceTask, which asks for two retries, and a FailsAlwaysTask, "
-        "whose retries run out."
+        f"A file lists {len(owners):,} owners. For each, a SyncOwnersTask is submitted, which stores the owner under a "
+        "lock of that owner. A FailsTwiceTask, which requests two retries, and a FailsAlwaysTask, whose retries run "
+        "out, are submitted too."
     )
     started = time.monotonic()
     submitted = await submit(broker, owners, folder)
     tell.lines(f"{submitted:,} tasks are stored after {time.monotonic() - started:.2f} s")
-    tell.step("A worker runs them, up to 100 at a time, and each in a transaction that commits when it has succeeded:")
+    tell.step(
+        "A worker runs up to 100 of them at a time, each in a transaction that commits when the task has succeeded:"
+    )
     tell.command(WORKER)
     async with MeshProcess(WORKER, folder / "worker.log") as worker:
         with tell.progress(submitted) as progress:
             seconds = await wait_until_drained(broker, worker, submitted, progress.show)
         worker_exit = await worker.stop()
-    tell.lines(f"done after {seconds:.1f} s, with the worker's start and the waits for retries")
-    tell.step("What came of them, read back from the database and from JetStream:")
+    tell.lines(f"done after {seconds:.1f} s, including the start of the worker and the delays of retries")
+    tell.step("The results, read from the database and from JetStream:")
     counts = await read_counts(broker, owners, folder, worker_exit)
     tell.table([["", "expected", "found"], *rows_of(counts)])
-    tell.step("The task whose retries ran out is kept, with its arguments and its errors:")
+    tell.step("The task whose retries ran out is kept as a dead letter, with its arguments and errors:")
     tell.command(DEAD_LETTERS)
     await asyncio.to_thread(mesh_process.run, DEAD_LETTERS, shown=True)
-    counts.append(await run_by_the_clock(broker, folder, tell))
+    counts.append(await run_periodic_tasks(broker, folder, tell))
     return conclude(counts, worker, tell)
 
 
 def read_owners(file: Path) -> list[str]:
-    """Write the file that the tasks are made from, and read the names in it."""
+    """Write the file of owners, and read the names in it."""
     file.write_text("".join(f"owner-{number:04}\n" for number in range(1, OWNERS + 1)), encoding="utf-8")
     return file.read_text(encoding="utf-8").splitlines()
 
 
 async def submit(broker: JetStreamBroker, owners: list[str], folder: Path) -> int:
-    """Submit a task for each owner and the two that fail; how many."""
+    """Submit a task for each owner, and the two that fail; return how many."""
     await FailsTwiceTask(str(folder / "tally")).schedule()
     await FailsAlwaysTask("there is no such owner").schedule()
     ids = await broker.schedule_many(map(SyncOwnersTask, owners))
@@ -132,35 +134,35 @@ async def submit(broker: JetStreamBroker, owners: list[str], folder: Path) -> in
 async def wait_until_drained(
     broker: JetStreamBroker, worker: MeshProcess, submitted: int, show: Callable[[int], None]
 ) -> float:
-    """Wait until the queue is empty, showing how far it is; returns the seconds it took.
+    """Wait until the queue is empty, and show the progress; return the seconds it took.
 
     Raises:
-        RuntimeError: The worker ended, or it took too long; with the end of the worker's log.
+        RuntimeError: The worker ended, or the time is over. The message has the end of the log of the worker.
     """
     started = time.monotonic()
     while waiting := await messages(broker):
         show(submitted - waiting)
         if worker.ended:
             raise RuntimeError(f"the worker ended by itself\n{worker.end_of_log()}")
-        if time.monotonic() - started > PATIENCE_SECONDS:
-            raise RuntimeError(f"{waiting} tasks wait still after {PATIENCE_SECONDS:.0f} s\n{worker.end_of_log()}")
+        if time.monotonic() - started > TIMEOUT_SECONDS:
+            raise RuntimeError(f"{waiting} tasks are left after {TIMEOUT_SECONDS:.0f} s\n{worker.end_of_log()}")
         await asyncio.sleep(0.1)
     show(submitted)
     return time.monotonic() - started
 
 
 async def messages(broker: JetStreamBroker) -> int:
-    """How many tasks are not settled yet."""
+    """How many tasks are not settled."""
     info = await broker.connection.api(f"STREAM.INFO.{broker.namespace.tasks_stream}")
     return int(info["state"]["messages"])
 
 
 def conclude(counts: list[Count], worker: MeshProcess, tell: Narration) -> int:
-    """0 if all is as expected."""
+    """Show the verdict; return 0 if all counts are as expected."""
     if all(count.as_expected for count in counts):
         tell.result(
             f"All as expected: {OWNERS:,} stored, 1 recovered, 1 kept as a dead letter, "
-            f"{counts[-1].found} run by the clock, none lost.",
+            f"{counts[-1].found} run by the scheduler, none lost.",
             good=True,
         )
         tell.next_steps(NEXT_STEPS)

@@ -1,4 +1,4 @@
-"""What is counted at the end, read back from the database and from JetStream."""
+"""The counts at the end, read from the database and from JetStream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diracx.tasks.plumbing.jetstream import JetStreamBroker
 
 @dataclass(frozen=True)
 class Count:
-    """One line of the table."""
+    """One row of the table."""
 
     what: str
     expected: int
@@ -21,12 +21,12 @@ class Count:
 
     @property
     def as_expected(self) -> bool:
-        """Whether the two are equal."""
+        """Whether the found count is the expected one."""
         return self.found == self.expected
 
 
 async def read_counts(broker: JetStreamBroker, owners: list[str], folder: Path, worker_exit: int) -> list[Count]:
-    """Count, once the worker has ended."""
+    """Count after the worker has ended."""
     wanted = set(owners)
     rows = read_rows(folder / "lollygag.db")
     names = broker.namespace
@@ -46,13 +46,13 @@ async def read_counts(broker: JetStreamBroker, owners: list[str], folder: Path, 
 
 
 def read_rows(database: Path) -> list[str]:
-    """The names in the database."""
+    """The names of the owners in the database."""
     with closing(sqlite3.connect(database)) as connection:
         return [name for (name,) in connection.execute("SELECT Name FROM Owners")]
 
 
 async def count(broker: JetStreamBroker, stream: str, subjects: str) -> int:
-    """How many messages a stream holds on subjects."""
+    """How many messages of a stream have a matching subject."""
     info: dict[str, Any] = await broker.connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": subjects})
     return sum((info["state"].get("subjects") or {}).values())
 

@@ -1,4 +1,7 @@
-"""The workers and the scheduler of the demo: the real console script, as processes."""
+"""The workers and the scheduler of the demo: the console script as processes.
+
+The demo runs in an environment without the tests, so it does not use their `support.processes`.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,16 @@ STOP_SECONDS = 45.0
 
 
 def program(command: str) -> list[str]:
-    """The words of a command, the program being the one beside this Python."""
+    """The words of a command, with the path of the program beside this Python."""
     name, *arguments = shlex.split(command)
     return [str(Path(sys.executable).with_name(name)), *arguments]
 
 
 def run(command: str, *, shown: bool = False) -> None:
-    """Run a command to its end; what it writes is shown, or else only when it fails.
+    """Run a command to its end.
+
+    Args:
+        shown: Whether its output is shown; otherwise only the error of a failed command has it.
 
     Raises:
         RuntimeError: It failed.
@@ -36,11 +42,11 @@ def run(command: str, *, shown: bool = False) -> None:
 
 
 class MeshProcess:
-    """A command that serves until it is stopped, with its log in a file; it ends with the block.
+    """A command that runs until it is stopped, at the latest at the end of the block.
 
     Args:
-        command: As one types it.
-        log: The file.
+        command: As it is typed.
+        log: The file for its output.
     """
 
     def __init__(self, command: str, log: Path) -> None:
@@ -50,7 +56,7 @@ class MeshProcess:
 
     @property
     def ended(self) -> bool:
-        """Whether it is gone."""
+        """Whether it has ended."""
         return self._process.returncode is not None
 
     async def __aenter__(self) -> Self:
@@ -60,7 +66,7 @@ class MeshProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Out of the terminal's foreground group: Ctrl-C is for the demo, which then stops this.
+                # Outside the foreground group of the terminal: Ctrl-C reaches the demo, which then stops this process.
                 start_new_session=True,
             )
         return self
@@ -71,7 +77,7 @@ class MeshProcess:
         await self.stop()
 
     async def stop(self) -> int:
-        """Have it finish what it has in hand and end; its exit code."""
+        """Stop it gracefully, or kill it after `STOP_SECONDS`; return its exit code."""
         if not self.ended:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -82,5 +88,5 @@ class MeshProcess:
         return await self._process.wait()
 
     def end_of_log(self) -> str:
-        """The last lines that it wrote."""
+        """The last lines of its output."""
         return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])

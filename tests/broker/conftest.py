@@ -1,12 +1,11 @@
 """A mesh for each test, removed at its end: the space that its streams reserve would fill a shared server.
 
-`mesh` is one with a broker, in which what a test leaves behind without saying so fails it. `topology` is the bare
-streams, consumers and buckets, and `names` their names before they exist.
+`mesh` has a broker. It fails a test that leaves messages, records or locks behind, unless the test sets
+`allows_residue`. `topology` creates the streams, consumers and buckets alone; `names` only names them.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -20,21 +19,22 @@ from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.dead_letters import DeadLetterBox
-from support.mesh import Mesh
+from support.mesh import TaskMesh
+from support.queues import remove_mesh
 
 
 @pytest.fixture
-async def mesh(server: EmbeddedServer, namespace: str) -> AsyncIterator[Mesh]:
-    async with Mesh.open(server.url, namespace) as mesh:
+async def mesh(server: EmbeddedServer, namespace: str) -> AsyncIterator[TaskMesh]:
+    async with TaskMesh.open(server.url, namespace) as mesh:
         yield mesh
         try:
-            if not mesh.leaves_something_behind:
-                await _see_that_nothing_is_left(mesh)
+            if not mesh.allows_residue:
+                await _fail_on_residue(mesh)
         finally:
             await mesh.remove()
 
 
-async def _see_that_nothing_is_left(mesh: Mesh) -> None:
+async def _fail_on_residue(mesh: TaskMesh) -> None:
     residue: dict[str, int] = {}
 
     async def nothing_is_left() -> bool:
@@ -43,7 +43,7 @@ async def _see_that_nothing_is_left(mesh: Mesh) -> None:
         return not residue
 
     try:
-        # The server takes acks in a queue of its own, a moment after they were sent.
+        # The server queues acks, and applies them a moment after they were sent.
         await wait_until(nothing_is_left, description="nothing is left behind", timeout=5)
     except AssertionError:
         pytest.fail(f"left behind: {residue}", pytrace=False)
@@ -51,7 +51,7 @@ async def _see_that_nothing_is_left(mesh: Mesh) -> None:
 
 @pytest.fixture
 async def connection(server: EmbeddedServer) -> AsyncIterator[Connection]:
-    """A connection of this test to the shared server."""
+    """A connection to the shared server, for this test alone."""
     settings = ConnectionSettings(servers=(server.url,))
     async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as opened:
         yield opened
@@ -59,11 +59,9 @@ async def connection(server: EmbeddedServer) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 async def names(connection: Connection, namespace: str) -> AsyncIterator[Namespace]:
-    """The names of a mesh that does not exist; what the test creates of it is removed."""
+    """The names of a mesh that does not exist; streams that the test creates under them are removed."""
     yield Namespace(namespace)
-    streams = (await connection.api("STREAM.NAMES")).get("streams") or []
-    ours = [name for name in streams if name.removeprefix("KV_").lower().startswith(f"{namespace}_")]
-    await asyncio.gather(*(connection.api(f"STREAM.DELETE.{name}") for name in ours))
+    await remove_mesh(connection, Namespace(namespace))
 
 
 @pytest.fixture

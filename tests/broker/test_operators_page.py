@@ -17,11 +17,12 @@ from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettin
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
-from support.nats_command import Terminal
-from support.operated_mesh import NAMESPACE, operated
+from support.mesh import TaskMesh
+from support.nats_command import OperatorShell
+from support.operated_mesh import NAMESPACE, operated_mesh
+from support.paths import NATS_FOLDER as FOLDER
 from support.permission_table import COMMANDS
-from support.secured import FOLDER, secured_server
+from support.secured import secured_server
 
 PAGE = FOLDER / "README.md"
 
@@ -100,30 +101,32 @@ def secured() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-def terminal(secured: EmbeddedServer, tmp_path: Path) -> Terminal:
-    return Terminal(secured, tmp_path, NAMESPACE)
+def terminal(secured: EmbeddedServer, tmp_path: Path) -> OperatorShell:
+    return OperatorShell(secured, tmp_path, NAMESPACE)
 
 
 def missing(step: Step, output: str) -> list[str]:
     return [line for line in step.shows if not is_shown(line, output)]
 
 
-async def with_contexts(terminal: Terminal) -> None:
+async def with_contexts(terminal: OperatorShell) -> None:
     for step in steps():
         if step.command.startswith("nats context"):
             await terminal.type_in(step.command)
 
 
-async def contents(mesh: Mesh) -> dict[str, object]:
+async def contents(mesh: TaskMesh) -> dict[str, object]:
     """What of the streams an operator who only looks must not change; locks are renewed, and the leader writes."""
     names = (mesh.namespace.tasks_stream, mesh.namespace.dead_letters_stream, f"KV_{mesh.namespace.attempts_bucket}")
     states = {name: await mesh.state(name) for name in names}
-    return states | {"in hand": await mesh.in_hand()}
+    return states | {"in flight": await mesh.in_flight()}
 
 
 @needs_nats
-async def test_every_command_of_the_page_shows_what_the_page_says(secured: EmbeddedServer, terminal: Terminal) -> None:
-    async with operated(secured) as mesh:
+async def test_every_command_of_the_page_shows_what_the_page_says(
+    secured: EmbeddedServer, terminal: OperatorShell
+) -> None:
+    async with operated_mesh(secured) as mesh:
         before = await contents(mesh)
         for step in steps():
             if " add --config" in step.command:
@@ -137,10 +140,10 @@ async def test_every_command_of_the_page_shows_what_the_page_says(secured: Embed
 
 @needs_nats
 async def test_what_an_observer_may_see_it_sees_as_the_operator_does(
-    secured: EmbeddedServer, terminal: Terminal
+    secured: EmbeddedServer, terminal: OperatorShell
 ) -> None:
     refused = 0
-    async with operated(secured):
+    async with operated_mesh(secured):
         for step in steps():
             if " add --config" in step.command:
                 continue
@@ -160,9 +163,9 @@ async def test_what_an_observer_may_see_it_sees_as_the_operator_does(
 
 @needs_nats
 async def test_consumer_next_takes_a_task_for_good_as_the_page_warns(
-    secured: EmbeddedServer, terminal: Terminal
+    secured: EmbeddedServer, terminal: OperatorShell
 ) -> None:
-    async with operated(secured) as mesh:
+    async with operated_mesh(secured) as mesh:
         await with_contexts(terminal)
         before = await mesh.waiting()
         output = await terminal.type_in("nats consumer next DIRACX_TASKS normal-large")
@@ -184,7 +187,7 @@ async def test_the_assets_are_accepted_by_the_nats_command_and_are_all_that_is_n
     if folder is not FOLDER:
         export(names, 1, folder)
     shown = {step.command: step for step in steps() if " add " in step.command and "--config" in step.command}
-    terminal = Terminal(server, tmp_path, namespace, folder)
+    terminal = OperatorShell(server, tmp_path, namespace, folder)
     settings = ConnectionSettings(servers=(server.url,))
     async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as connection:
         try:

@@ -15,9 +15,9 @@ import pytest
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
-from support.dev_process import Dev, free_port
 from support.installing import pip_install, run_pytest, run_python
 from support.paths import DEMONSTRATION, GUBBINS
+from support.processes import DevProcess, free_port
 
 VARIABLE = "DIRACX_DB_URL_LOLLYGAGDB"
 TASKS = ["lollygag:OwnerCleanupTask", "lollygag:OwnerReportTask", "lollygag:SyncOwnersTask"]
@@ -90,7 +90,7 @@ async def test_what_is_submitted_is_stored_by_a_worker(
 
 
 async def test_what_is_submitted_is_stored_by_dev(with_database: CommandLine) -> None:
-    dev = Dev(with_database, "--port", str(free_port()))
+    dev = DevProcess(with_database, "--port", str(free_port()))
     await dev.ready()
     submitted = with_database("submit", "lollygag:SyncOwnersTask", "--args", '["alice"]', DIRACX_TASKS_NATS_URL=dev.url)
     assert submitted.returncode == 0, submitted.stderr
@@ -110,5 +110,5 @@ def test_a_database_that_no_variable_names_is_told_with_the_task_before_anything
 
 def test_the_demo_ends_with_all_as_expected(gubbins: CommandLine) -> None:
     told = run_python(str(DEMONSTRATION), command_line=gubbins)
-    assert "All as expected: 1,000 stored, 1 recovered, 1 kept as a dead letter, 6 run by the clock" in told
+    assert "All as expected: 1,000 stored, 1 recovered, 1 kept as a dead letter, 6 run by the scheduler" in told
     assert "differs" not in told

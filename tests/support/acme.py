@@ -1,4 +1,4 @@
-"""An extension of DiracX: its databases, and settings of a service. The fixture `acme_installed` installs it."""
+"""An extension of DiracX with databases and service settings. The fixture `acme_installed` installs it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Car(Base):
 
 
 class LollygagDB(BaseSQLDB):
-    """Owners, and cars whose owner is looked for when their transaction is committed."""
+    """Owners and cars. That the owner of a car exists is checked at the commit."""
 
     metadata = Base.metadata
 
@@ -42,7 +42,7 @@ class LollygagDB(BaseSQLDB):
         return found.scalar_one()
 
     async def insert_car_of_nobody(self) -> None:
-        """Has to come first: SQLite ignores the pragma within a transaction."""
+        """Insert a car that makes the commit fail. Call it first: SQLite ignores the pragma within a transaction."""
         await self.conn.execute(text("PRAGMA foreign_keys = ON"))
         await self.conn.execute(insert(Car).values(owner_id=4711))
 
@@ -51,17 +51,17 @@ class LollygagDB(BaseSQLDB):
 
 
 class PreferredJobDB(JobDB):
-    """Extends diracx's own."""
+    """Extends the class of diracx."""
 
 
 class UnlistedDB(BaseSQLDB):
-    """No entry point names it."""
+    """Has no entry point."""
 
     metadata = MetaData()
 
 
 class OwnTransactionDB(BaseSQLDB):
-    """Its transaction is no sentinel: it needs no engine."""
+    """Has a real `transaction`, not the sentinel of diracx-db, so it needs no engine."""
 
     metadata = MetaData()
 
@@ -71,9 +71,9 @@ class OwnTransactionDB(BaseSQLDB):
 
 
 class LogsDB(BaseOSDB):
-    """Extends nothing."""
+    """Extends no class of diracx."""
 
-    fields: dict[str, Any] = {"Timestamp": {"type": "date"}}  # noqa: RUF012 - as its base declares it
+    fields: dict[str, Any] = {"Timestamp": {"type": "date"}}  # noqa: RUF012 - its base declares it so
     index_prefix = "acme_logs"
 
     def index_name(self, vo: str, doc_id: int) -> str:
@@ -81,11 +81,11 @@ class LogsDB(BaseOSDB):
 
 
 class PreferredJobParametersDB(JobParametersDB):
-    """Extends diracx's own."""
+    """Extends the class of diracx."""
 
 
 class GarageSettings(ServiceSettingsBase):
-    """What a service of the extension is told by its environment."""
+    """Settings that a service of the extension reads from its environment."""
 
     model_config = SettingsConfigDict(env_prefix="ACME_GARAGE_")
 

@@ -1,4 +1,4 @@
-"""Certificates for tests of TLS: an authority, and what it signs for 127.0.0.1."""
+"""Certificates for tests of TLS: an authority, and certificates for 127.0.0.1 that it signs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAY = timedelta(days=1)
 
 
 class Authority:
-    """Signs certificates; its own is the file `ca`."""
+    """Signs certificates. Its own certificate is the file `ca`."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class Authority:
         self._write(self.ca, builder.add_extension(usage, critical=True))
 
     def server(self) -> tuple[Path, Path]:
-        """A certificate for 127.0.0.1, and its key."""
+        """Write a certificate for 127.0.0.1 and its key; return both files."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, key_file = self._folder / "server.pem", self._folder / "server-key.pem"
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])

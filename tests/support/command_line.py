@@ -1,8 +1,9 @@
-"""The console script as a process, and a look at what it left on the server."""
+"""The console script as a process, and a view of what it left on the server."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,20 +14,39 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.paths import CONSOLE_SCRIPT
+from support.queues import remove_mesh
+
+COMMAND_SECONDS = 60.0
+"""How long a command that is run to its end may take."""
+
+
+def isolated_environment(folder: Path, url: str, namespace: str) -> dict[str, str]:
+    """The environment of a process that finds the distributions in `folder / "site"`, and no setting of ours."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DIRACX_")}
+    return inherited | {
+        "PYTHONPATH": str(folder / "site"),
+        "DIRACX_TASKS_NATS_URL": url,
+        "DIRACX_TASKS_NAMESPACE": namespace,
+    }
 
 
 @dataclass
 class CommandLine:
-    """Runs the console script with one environment; what it started is ended with the test."""
+    """Runs the console script with one environment, in one folder. The fixture `bare` kills what is still running."""
 
     environment: dict[str, str] = field(repr=False)
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __call__(
-        self, *arguments: str, typed: str | None = None, timeout: float = 60, **environment: str
+        self, *arguments: str, typed: str | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end."""
+        """Run a command to its end.
+
+        Args:
+            typed: Its standard input; empty if not given.
+            environment: Variables on top of those of this command line.
+        """
         return subprocess.run(
             [str(CONSOLE_SCRIPT), *arguments],
             env=self.environment | environment,
@@ -36,11 +56,11 @@ class CommandLine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=timeout,
+            timeout=COMMAND_SECONDS,
         )
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start, with pipes."""
+        """Start a command whose input and output are pipes."""
         process = subprocess.Popen(
             [str(CONSOLE_SCRIPT), *arguments],
             env=self.environment | environment,
@@ -54,18 +74,18 @@ class CommandLine:
         return process
 
     def json(self, *arguments: str) -> Any:
-        """The one document that a command writes."""
+        """Run a command with `--json`; return the document that it writes."""
         done = self(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def journal(self) -> list[str]:
-        """What the tasks have noted, in order."""
+        """The lines that the tasks have written to their journal, in order."""
         path = self.folder / "journal"
         return path.read_text().splitlines() if path.exists() else []
 
-    async def noted(self, line: str, count: int = 1) -> None:
-        """Wait until the tasks have noted a line so many times."""
+    async def wait_for_line(self, line: str, count: int = 1) -> None:
+        """Wait until a line is in the journal `count` times."""
         await wait_until(lambda: self.journal().count(line) >= count, description=f"{line!r} {count} times", timeout=30)
 
     def release(self, name: str) -> None:
@@ -75,30 +95,30 @@ class CommandLine:
 
 @dataclass
 class OnTheServer:
-    """What the shared server holds in the namespace of the test."""
+    """The streams and buckets that the shared server holds in the namespace of the test."""
 
     connection: Connection
     names: Namespace
 
     async def count(self, stream: str) -> int:
-        """Messages in a stream; 0 when there is none yet."""
+        """How many messages a stream holds; 0 when it does not exist."""
         streams = (await self.connection.api("STREAM.LIST"))["streams"] or []
         return sum(each["state"]["messages"] for each in streams if each["config"]["name"] == stream)
 
     async def waiting(self) -> int:
-        """Tasks in the queues, those in hand included."""
+        """How many tasks are not settled."""
         return await self.count(self.names.tasks_stream)
 
     async def attempts(self) -> int:
-        """Records of what was tried."""
+        """How many records of attempts are stored."""
         return await self.count(f"KV_{self.names.attempts_bucket}")
 
     async def locks(self) -> int:
-        """Locks that are held."""
+        """How many locks are held."""
         return await self.count(f"KV_{self.names.locks_bucket}")
 
     async def renewal(self, key: str) -> None:
-        """Wait until a lock is taken, and then renewed."""
+        """Wait until the lock with this key is taken and then renewed."""
         bucket = Bucket(self.connection, self.names.locks_bucket)
         seen: set[int] = set()
 
@@ -110,9 +130,5 @@ class OnTheServer:
         await wait_until(renewed, description=f"{key} is renewed", timeout=30)
 
     async def remove(self) -> None:
-        """Remove the streams: the space that they reserve would fill a shared server."""
-        streams = (await self.connection.api("STREAM.NAMES")).get("streams") or []
-        prefix = f"{self.names.name}_"
-        for name in streams:
-            if name.removeprefix("KV_").lower().startswith(prefix):
-                await self.connection.api(f"STREAM.DELETE.{name}")
+        """Remove the streams and buckets."""
+        await remove_mesh(self.connection, self.names)

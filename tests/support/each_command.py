@@ -1,4 +1,4 @@
-"""Runs the command lines that it is given as JSON, and prints what became of each: exit code, output, errors."""
+"""Runs command lines from standard input, a JSON list of lists; prints `[exit code, output, errors]` for each."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The health of a process, asked for as its keepers do."""
+"""The health endpoint of a process, requested over HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import urllib.request
 
 
 def get(url: str) -> tuple[int, str]:
-    """The status and the body."""
+    """Request a URL; return the status and the body."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -19,9 +19,9 @@ def get(url: str) -> tuple[int, str]:
 
 
 def health_of(process: subprocess.Popen[str]) -> str:
-    """The address that the log tells."""
+    """The URL of the health endpoint, as the log of the process has it."""
     assert process.stderr is not None
     for line in process.stderr:
         if match := re.search(r"health on (http://127\.0\.0\.1:\d+)", line):
             return match[1]
-    raise AssertionError("it ended without serving its health")
+    raise AssertionError("the process ended without serving its health")

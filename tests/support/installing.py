@@ -1,4 +1,4 @@
-"""Distributions as pip installs them, in a folder that a process puts on its path."""
+"""Distributions that pip installs into a folder, and Python with this folder on its path."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from support.command_line import CommandLine
 
 
 def pip_install(source: Path, site: Path) -> None:
-    """Install what stands in `source`, without what it requires: that is here already."""
+    """Install the project in `source` into `site`, without its requirements, which are installed already."""
     run_python("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", str(site), str(source))
 
 
 def run_python(*arguments: str, command_line: CommandLine | None = None, folder: Path | None = None) -> str:
-    """Run this Python to the end, in the environment of a command line; what it wrote."""
+    """Run this Python, which must succeed, in the environment of a command line; return its output."""
     done = subprocess.run(
         [sys.executable, *arguments],
         env=command_line.environment if command_line else None,
@@ -32,5 +32,5 @@ def run_python(*arguments: str, command_line: CommandLine | None = None, folder:
 
 
 def run_pytest(folder: Path, command_line: CommandLine) -> str:
-    """Run the tests of a distribution as its author would, without what other tests of ours have set."""
+    """Run the tests in a folder as the author of a distribution would; return the output."""
     return run_python("-m", "pytest", "-p", "no:cacheprovider", command_line=command_line, folder=folder)

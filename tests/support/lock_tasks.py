@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ from diracx.tasks.plumbing.locks import BaseLock, ExclusiveRWLock, MutexLock, Ra
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 JOURNAL_VARIABLE = "LOCK_TASKS_JOURNAL"
+CATEGORY = "locks"
 TTL_MS = 3_000
-KINDS = {"mutex": MutexLock, "writer": ExclusiveRWLock, "reader": SharedRWLock}
+LOCK_CLASSES: dict[str, Callable[..., BaseLock]] = {
+    "mutex": MutexLock,
+    "writer": ExclusiveRWLock,
+    "reader": SharedRWLock,
+}
 
 
 def record(*words: object) -> None:
@@ -44,7 +49,7 @@ class Inside(BaseTask):
 
     @property
     def execution_locks(self) -> list[BaseLock]:
-        return [KINDS[self.kind](JOB, self.key, ttl_ms=TTL_MS)]
+        return [LOCK_CLASSES[self.kind](JOB, self.key, ttl_ms=TTL_MS)]
 
     async def execute(self, **kwargs: Any) -> None:
         record("enters", self.kind, self.key, self.number)
@@ -84,11 +89,14 @@ class Free(BaseTask):
         record("free", self.number)
 
 
+KINDS: tuple[type[BaseTask], ...] = (Inside, Crowded, Free)
+
+
 def registry() -> TaskRegistry:
     """A registry with these tasks, as if they were installed."""
     tasks = TaskRegistry()
-    for kind in (Inside, Crowded, Free):
-        tasks.add(f"locks:{kind.__name__}", kind)
+    for kind in KINDS:
+        tasks.add(f"{CATEGORY}:{kind.__name__}", kind)
     return tasks
 
 

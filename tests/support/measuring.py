@@ -1,4 +1,4 @@
-"""Spans and metrics, taken down in memory."""
+"""Spans and metrics, recorded in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diracx.tasks.plumbing.observability.otel import OpenTelemetry
 
 
 class Measured:
-    """What was measured."""
+    """The spans and metrics of one block. Made by `measuring`."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -28,13 +28,15 @@ class Measured:
 
     @property
     def spans(self) -> list[ReadableSpan]:
+        """The spans that have ended, by start."""
         return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
 
     def named(self, name: str) -> list[ReadableSpan]:
+        """The spans whose name begins so."""
         return [span for span in self.spans if span.name.startswith(name)]
 
-    def metric(self, name: str) -> tuple[str, list[Any]]:
-        """The unit and the points."""
+    def metric(self, name: str) -> tuple[str | None, list[Any]]:
+        """The unit and the data points of a metric."""
         data = self._reader.get_metrics_data()
         assert data is not None
         metrics = {each.name: each for each in data.resource_metrics[0].scope_metrics[0].metrics}
@@ -43,7 +45,7 @@ class Measured:
 
 @contextmanager
 def measuring() -> Iterator[Measured]:
-    """Measure what is made until the end of the block."""
+    """Record spans and metrics during the block."""
     measured = Measured()
     with telemetry.bound(OpenTelemetry(measured.tracers, measured.meters)):
         yield measured
@@ -52,14 +54,17 @@ def measuring() -> Iterator[Measured]:
 
 
 def context_of(span: ReadableSpan) -> tuple[int, int]:
+    """Its trace id and span id."""
     context = span.get_span_context()
     assert context is not None
     return context.trace_id, context.span_id
 
 
 def parent_of(span: ReadableSpan) -> tuple[int, int] | None:
+    """The trace id and span id of its parent."""
     return None if span.parent is None else (span.parent.trace_id, span.parent.span_id)
 
 
 def links_of(span: ReadableSpan) -> list[tuple[int, int]]:
+    """The trace ids and span ids of its links."""
     return [(link.context.trace_id, link.context.span_id) for link in span.links]

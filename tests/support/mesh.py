@@ -1,14 +1,12 @@
-"""One mesh in a namespace of its own on a real server: what the tests of workers stand on."""
+"""A mesh in a namespace of its own on a real server, with workers in this process."""
 
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import nats
 
@@ -16,26 +14,26 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS, assets
+from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_messages
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
+from support.queues import edit_stream, set_ack_wait
 
 END_SECONDS = 30.0
+"""How long a worker may take to stop."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A message as a stream keeps it."""
+class TaskMesh:
+    """A broker with an empty registry, and a view of the streams, consumers and buckets behind it.
 
-    subject: str
-    sequence: int
-    headers: dict[str, str]
-    body: bytes
+    `register` names every task class `test:<ClassName>`. Extension authors use `diracx.tasks.testing.Mesh` instead,
+    which shows outcomes and hides the server.
+    """
 
-
-class Mesh:
-    """A broker, and workers in this process. Every task class goes by `test:<ClassName>`."""
+    binds: ClassVar[bool] = True
+    """Whether `task.schedule()` submits to a mesh that `open` made."""
 
     def __init__(self, broker: JetStreamBroker) -> None:
         self.broker = broker
@@ -44,21 +42,24 @@ class Mesh:
         self.registry = broker.registry
         self.attempts = Bucket(self.connection, self.namespace.attempts_bucket)
         self.locks = Bucket(self.connection, self.namespace.locks_bucket)
-        self.leaves_something_behind = False
-        """Whether messages and records may remain at the end of the test."""
+        self.allows_residue = False
+        """Whether unsettled messages and records may remain at the end of the test."""
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, namespace: str) -> AsyncIterator[Mesh]:
-        async with JetStreamBroker.connect(url, namespace=namespace, registry=TaskRegistry()) as broker:
+    async def open(cls, url: str, namespace: str) -> AsyncIterator[Self]:
+        """Connect, and create the streams and buckets."""
+        registry = TaskRegistry()
+        async with JetStreamBroker.connect(url, namespace=namespace, registry=registry, bind=cls.binds) as broker:
             yield cls(broker)
 
     def register(self, *classes: type[BaseTask]) -> None:
+        """Add task classes to the registry, as `test:<ClassName>`."""
         for task_class in classes:
             self.registry.add(f"test:{task_class.__name__}", task_class)
 
     def worker(self, slots: int = 10, registry: TaskRegistry | None = None, **settings: Any) -> Worker:
-        """A worker of small tasks whose delays suit a test."""
+        """A worker of small tasks with short delays, not started."""
         defaults: dict[str, Any] = {
             "size": Size.SMALL,
             "max_concurrent_tasks": slots,
@@ -76,13 +77,13 @@ class Mesh:
 
     @asynccontextmanager
     async def working(self, *args: Any, **settings: Any) -> AsyncIterator[Worker]:
-        """A worker that runs for the block, and is stopped in order at its end."""
+        """A worker that runs during the block and is stopped gracefully at its end; arguments as for `worker`."""
         worker = self.worker(*args, **settings)
         async with running(worker):
             yield worker
 
     async def burst(self, slots: int = 10, **settings: Any) -> Worker:
-        """Run a worker until nothing is left that is due."""
+        """Run a worker until no due task is left."""
         worker = self.worker(slots, burst=True, **settings)
         async with asyncio.timeout(END_SECONDS):
             await worker.run()
@@ -94,7 +95,7 @@ class Mesh:
         priority: Priority = Priority.NORMAL,
         size: Size = Size.SMALL,
     ) -> list[int]:
-        """Publish with the plain client library; return the sequences."""
+        """Publish headers and bodies with nats-py alone, as another program would; return the sequences."""
         url = self.connection.client.connected_url
         assert url is not None
         client = await nats.connect(url.geturl())
@@ -109,16 +110,17 @@ class Mesh:
             await client.close()
 
     async def state(self, stream: str | None = None) -> dict[str, Any]:
+        """The `state` of a stream as the server reports it; of the task stream if none is named."""
         info = await self.connection.api(f"STREAM.INFO.{stream or self.namespace.tasks_stream}")
         state: dict[str, Any] = info["state"]
         return state
 
     async def waiting(self) -> int:
-        """Tasks that are not settled."""
+        """How many tasks are not settled."""
         return int((await self.state())["messages"])
 
-    async def in_hand(self) -> int:
-        """Messages that were handed out and are not settled; the server counts those that were given back, too."""
+    async def in_flight(self) -> int:
+        """How many messages were delivered and are not settled; naked messages that wait for their delay count."""
         infos = [
             await self.connection.api(f"CONSUMER.INFO.{asset.stream}.{asset.name}")
             for asset in assets(self.namespace)
@@ -126,53 +128,35 @@ class Mesh:
         ]
         return sum(info["num_ack_pending"] for info in infos)
 
-    async def stored(self, stream: str, subjects: str = ">") -> list[Stored]:
-        """What a stream holds, the oldest first."""
-        found: list[Stored] = []
-        state = await self.state(stream)
-        for sequence in range(max(state["first_seq"], 1), state["last_seq"] + 1):
-            try:
-                answer = await self.connection.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
-            except Exception as error:
-                if "no message found" not in str(error):
-                    raise
-                continue
-            message = answer["message"]
-            if subjects == ">" or message["subject"].startswith(subjects):
-                found.append(_read(message))
-        return found
+    async def stored(self, stream: str, prefix: str = "") -> list[StoredMessage]:
+        """The messages of a stream whose subject begins with `prefix`, the oldest first."""
+        messages = read_messages(self.connection, stream, ">")
+        return [message async for message in messages if message.subject.startswith(prefix)]
 
-    async def dead_letters(self) -> list[Stored]:
+    async def dead_letters(self) -> list[StoredMessage]:
+        """The dead letters, without the server's advisories."""
         return await self.stored(self.namespace.dead_letters_stream, f"{self.namespace.name}.dlq.")
 
     async def edit_stream(self, stream: str, **changes: Any) -> None:
-        config = (await self.connection.api(f"STREAM.INFO.{stream}"))["config"]
-        await self.connection.api(f"STREAM.UPDATE.{stream}", {**config, **changes})
+        """Change fields of the configuration of a stream."""
+        await edit_stream(self.connection, stream, **changes)
 
     async def set_ack_wait(self, seconds: float) -> None:
-        """As an operator would, on the queues of small tasks; workers that start later go by it."""
-        stream = self.namespace.tasks_stream
-        for priority in Priority:
-            consumer = self.namespace.consumer(priority, Size.SMALL)
-            config = (await self.connection.api(f"CONSUMER.INFO.{stream}.{consumer}"))["config"]
-            config["ack_wait"] = int(seconds * NANOSECONDS)
-            await self.connection.api(
-                f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}",
-                {"stream_name": stream, "config": config},
-            )
+        """Set `ack_wait` of the queues of small tasks; workers that start later go by it."""
+        await set_ack_wait(self.connection, self.namespace, seconds, [Size.SMALL])
 
     async def residue(self) -> dict[str, int]:
-        """What should be gone once everything is settled, by name; only what is there."""
+        """Counts of messages and records that disappear once everything is settled; without those that are 0."""
         counts = {
             "tasks": await self.waiting(),
-            "in hand": await self.in_hand(),
+            "in flight": await self.in_flight(),
             "attempt records": len(await self.attempts.keys()),
             "locks": len(await self.locks.keys()),
         }
         return {name: count for name, count in counts.items() if count}
 
     async def remove(self) -> None:
-        """Every stream and bucket: their reserved space would fill a server that many tests share."""
+        """Remove the streams and buckets: their reserved space would fill a server that many tests share."""
         for asset in reversed(assets(self.namespace)):
             if asset.kind != "consumer":
                 await self.connection.api(f"STREAM.DELETE.{asset.stream}")
@@ -180,7 +164,7 @@ class Mesh:
 
 @asynccontextmanager
 async def running(worker: Worker) -> AsyncIterator[None]:
-    """Run a worker for the block, and stop it in order at its end."""
+    """Run a worker during the block, and stop it gracefully at its end."""
     task = asyncio.create_task(worker.run())
     try:
         yield
@@ -191,9 +175,3 @@ async def running(worker: Worker) -> AsyncIterator[None]:
         worker.stop()
         async with asyncio.timeout(END_SECONDS):
             await task
-
-
-def _read(message: Mapping[str, Any]) -> Stored:
-    lines = b64decode(message.get("hdrs", "")).decode().split("\r\n")[1:]
-    headers = dict(line.split(": ", 1) for line in lines if line)
-    return Stored(message["subject"], int(message["seq"]), headers, b64decode(message.get("data", "")))

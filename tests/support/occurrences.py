@@ -1,4 +1,4 @@
-"""What a schedule gives next, with schedules of every kind and the moments at which clocks are moved."""
+"""Schedules of every kind, times around changes of local clocks, and the next occurrences of a schedule."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ schedules = st.one_of(
 
 
 def occurrences(schedule: TaskScheduleBase, after: datetime, count: int) -> list[datetime]:
+    """The next `count` occurrences after a time."""
     found: list[datetime] = []
     for _ in range(count):
         after = schedule.next_occurrence(after)
@@ -65,4 +66,5 @@ def occurrences(schedule: TaskScheduleBase, after: datetime, count: int) -> list
 
 
 def on_the_wall(schedule: TaskScheduleBase, after: datetime, count: int) -> list[str]:
+    """The same as local times in Zurich, such as `29 03:30 CEST`."""
     return [f"{at.astimezone(ZURICH):%d %H:%M %Z}" for at in occurrences(schedule, after, count)]

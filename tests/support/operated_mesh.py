@@ -1,4 +1,4 @@
-"""A mesh in the middle of its work, on the server of `nats/`."""
+"""A mesh at work on a server with the configuration of `nats/`: tasks in every state, a worker and a scheduler."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh, running
+from support.mesh import TaskMesh, running
 from support.scheduling import SchedulingMesh
 from support.secured import connected, settings_for
 
@@ -36,7 +36,7 @@ NAMES = Namespace(NAMESPACE)
 
 @dataclasses.dataclass
 class SyncOwnersTask(BaseTask):
-    """Runs until it is cancelled, under a lock."""
+    """Runs under a lock until it is cancelled."""
 
     owner_name: str
 
@@ -52,7 +52,7 @@ class SyncOwnersTask(BaseTask):
 
 @dataclasses.dataclass
 class FetchTask(BaseTask):
-    """Fails, and is parked until its retry."""
+    """Fails, and waits for its retry."""
 
     url: str
 
@@ -65,7 +65,7 @@ class FetchTask(BaseTask):
 
 @dataclasses.dataclass
 class ImportTask(BaseTask):
-    """Dies."""
+    """Fails, and becomes a dead letter."""
 
     path: str
 
@@ -78,14 +78,14 @@ class ImportTask(BaseTask):
 
 @dataclasses.dataclass
 class ReportTask(BaseTask):
-    """Waits: there is no worker of its size."""
+    """Waits in its queue: no worker of its size runs."""
 
     month: str
 
     size = Size.LARGE
 
     async def execute(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class OwnerCleanupTask(PeriodicBaseTask):
@@ -93,14 +93,14 @@ class OwnerCleanupTask(PeriodicBaseTask):
     default_schedule = IntervalSeconds(3600)
 
     async def execute(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @asynccontextmanager
-async def operated(server: EmbeddedServer) -> AsyncIterator[Mesh]:
-    """One task of each kind, a worker of small tasks and a scheduler, all at work, each as its own user.
+async def operated_mesh(server: EmbeddedServer) -> AsyncIterator[TaskMesh]:
+    """Tasks in every state, a worker of small tasks and a scheduler, each process as its own user of the server.
 
-    Yields what the operator sees.
+    Yields the mesh as the operator sees it.
     """
     registry = TaskRegistry()
     for task_class in (SyncOwnersTask, FetchTask, ImportTask, ReportTask, OwnerCleanupTask):
@@ -108,7 +108,7 @@ async def operated(server: EmbeddedServer) -> AsyncIterator[Mesh]:
     async with AsyncExitStack() as stack:
         operator = await stack.enter_async_context(connected(server, NAMESPACE, "operator"))
         await ensure(operator, assets(NAMES), tolerant=False)
-        mesh = Mesh(JetStreamBroker(operator, NAMES, registry))
+        mesh = TaskMesh(JetStreamBroker(operator, NAMES, registry))
         stack.push_async_callback(mesh.remove)
         await stack.enter_async_context(_scheduler(server, registry))
         await _submit(server, registry)
@@ -153,13 +153,13 @@ async def _worker(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterat
             yield
 
 
-async def _at_work(mesh: Mesh) -> None:
+async def _at_work(mesh: TaskMesh) -> None:
     async def all_is_there() -> bool:
         keys = await mesh.locks.keys()
         records = await mesh.attempts.keys()
         letters = (await mesh.state(NAMES.dead_letters_stream))["messages"]
         later = (await mesh.state(NAMES.later_stream))["num_subjects"]
-        # The dead letter and the server's advisory; a state, its next occurrence and what was submitted for later.
+        # letters: the dead letter and the advisory. later: a schedule state, its next occurrence, and a delayed task.
         return (len(keys), len(records), letters, later) == (2, 1, 2, 3)
 
-    await wait_until(all_is_there, description="every kind of task is where it belongs", timeout=20)
+    await wait_until(all_is_there, description="there is a task in every state", timeout=20)

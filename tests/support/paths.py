@@ -1,4 +1,4 @@
-"""Where the parts of the repository are that tests read or run."""
+"""The paths of files and folders that tests read or run."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ DEMONSTRATION = SCRIPTS / "demonstration"
 GUBBINS = TESTS / "gubbins"
 """The reference extension."""
 EXTENSIONS = TESTS / "support" / "extensions"
-"""Small distributions of tasks, each a folder."""
+"""Small packages of tasks that tests install; see `support.distributions`."""
 CONSOLE_SCRIPT = Path(sys.executable).with_name("diracx-task-run")

@@ -1,7 +1,7 @@
-"""Who may do what: each operation as the requests that it takes, and the roles that it is for.
+"""The permissions of the roles: each operation with its requests and the roles that may carry it out.
 
-The tests send these requests as each role and see them carried out or refused as written here; the table in
-`nats/README.md` is rendered from here.
+The tests send these requests as each role, and check that the server accepts or refuses them as written here. The table
+in `nats/README.md` is rendered from here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FAR = "@at 2099-01-01T00:00:00Z"
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent; `{api}` is the prefix of the JetStream API, `{ns}` and `{NS}` the namespace."""
+    """A request. `{api}` stands for the prefix of the JetStream API, `{ns}` and `{NS}` for the namespace."""
 
     subject: str
     body: Any = b""
     headers: dict[str, str] = field(default_factory=dict)
     refused_by: str = ""
-    """What JetStream itself answers where permissions let it pass: the request is carried out up to there."""
+    """The error of JetStream that shows that permissions let the request pass."""
 
     def filled(self, namespace: str, api: str) -> Request:
         values = {"{api}": api, "{ns}": namespace, "{NS}": namespace.upper()}
@@ -51,7 +51,7 @@ class Operation:
     roles: frozenset[str]
     requests: tuple[Request, ...] = ()
     listens: tuple[str, ...] = ()
-    """Subjects that are subscribed to."""
+    """Subjects that the operation subscribes to."""
 
 
 def _later(subject: str, due: str = "{ns}.due.normal.small") -> Request:
@@ -59,7 +59,7 @@ def _later(subject: str, due: str = "{ns}.due.normal.small") -> Request:
 
 
 def _get(stream: str, subject: str) -> Request:
-    # 404: looked, and found nothing.
+    # 404: permitted, and nothing was found.
     return Request("{api}.STREAM.MSG.GET." + stream, {"last_by_subj": subject}, refused_by="no message found")
 
 
@@ -225,8 +225,10 @@ INBOXES: dict[str, frozenset[str]] = {
     "operator": _roles("operator", "producer", "call", ""),
     "observer": _roles("observer", "operator", ""),
 }
-"""Whose inbox each role may listen to; "" is that of the nats command. Producers and observers are alone in their
-accounts, so what an operator hears of a producer's is its own, and so is what an observer hears of an operator's."""
+"""The inboxes that each role may listen to, by the role of their owner; "" is the inbox of the nats command.
+
+Producers and observers are alone in their accounts. So an operator that listens to the inbox of a producer hears only
+itself, and so does an observer that listens to that of an operator."""
 
 LATER_HEADERS: dict[str, dict[str, str]] = {
     "empty it": {"Nats-Rollup": "all"},
@@ -236,12 +238,12 @@ LATER_HEADERS: dict[str, dict[str, str]] = {
         "Nats-Schedule-Target": "{ns}.state.a.B",
     },
 }
-"""By which whoever may submit for later does in that stream what it may not by its subjects."""
+"""Headers by which a role that may submit delayed tasks would get round its permissions in that stream."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command of `diracx-task-run`, with arguments that take it as far as the server."""
+    """A command of `diracx-task-run` with arguments by which it reaches the server."""
 
     name: str
     roles: frozenset[str]
@@ -274,11 +276,11 @@ COMMANDS = (
     Command("config set", _OPERATING, ("{file}",)),
     Command("setup", _OPERATING),
 )
-"""Those that connect; `{...}` is filled in by the test, with something of its own for each role."""
+"""The commands that connect. The test fills in `{...}` with values of its own for each role."""
 
 
 def table(head: str, rows: Iterable[tuple[str, frozenset[str]]]) -> str:
-    """As in the README: who may what."""
+    """A Markdown table, as in the README: a row for each operation, a column for each role."""
     lines = [f"| {head} | {' | '.join(ROLES)} |", f"|---{'|:-:' * len(ROLES)}|"]
     lines += (f"| {text} | {' | '.join('yes' if role in may else '' for role in ROLES)} |" for text, may in rows)
     return "\n".join(lines)

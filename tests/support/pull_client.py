@@ -1,4 +1,4 @@
-"""A pull of small tasks, and what it delivered."""
+"""A pull of small tasks, and the messages that it delivered."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from diracx.tasks.testing import wait_until
 REALTIME, NORMAL, BACKGROUND = Priority.REALTIME, Priority.NORMAL, Priority.BACKGROUND
 
 
-class Puller:
-    """A pull of small tasks, and what it delivered."""
+class PullClient:
+    """Pulls small tasks as a worker does, and keeps the deliveries; publishes tasks and inspects the queues."""
 
     def __init__(self, connection: Connection, names: Namespace, clock: Clock = boottime) -> None:
         self.connection = connection
@@ -37,46 +37,52 @@ class Puller:
 
     @property
     def bodies(self) -> list[str]:
+        """The bodies of the deliveries, in order."""
         return [delivery.body.decode() for delivery in self.delivered]
 
     async def put(self, priority: Priority, *bodies: str, connection: Connection | None = None) -> None:
+        """Publish a message for each body."""
         subject = self.names.task_subject(priority, Size.SMALL)
         for body in bodies:
             await publish(connection or self.connection, subject, body.encode(), {})
 
     async def info(self, priority: Priority) -> dict[str, Any]:
+        """The state of a consumer as the server reports it."""
         consumer = self.names.consumer(priority, Size.SMALL)
         return await self.connection.api(f"CONSUMER.INFO.{self.names.tasks_stream}.{consumer}")
 
-    async def in_hand(self) -> int:
+    async def in_flight(self) -> int:
+        """How many messages were delivered and are not settled."""
         return sum([(await self.info(priority))["num_ack_pending"] for priority in Priority])
 
     async def waiting_pulls(self) -> int:
+        """How many pull requests wait on the server."""
         return sum([(await self.info(priority))["num_waiting"] for priority in Priority])
 
     async def left(self) -> int:
+        """How many messages are not settled."""
         info = await self.connection.api(f"STREAM.INFO.{self.names.tasks_stream}")
         return int(info["state"]["messages"])
 
     async def probed(self, count: int) -> bool:
-        """Probe; whether `count` messages have been delivered in all."""
+        """Probe once; return whether `count` messages have been delivered in all."""
         await self.pull.probe(10)
         return len(self.delivered) >= count
 
     async def polling(self, slots: int = 3) -> asyncio.Task[str]:
-        """A `wait` whose requests have reached the server."""
+        """Start a `wait`, and return it once its requests have reached the server."""
         waiting = asyncio.create_task(self.pull.wait(slots))
 
         async def all_asked() -> bool:
             return await self.waiting_pulls() == len(self.consumers)
 
-        await wait_until(all_asked, description="all three long polls stand on the server")
+        await wait_until(all_asked, description="all three long polls wait on the server")
         return waiting
 
 
 @asynccontextmanager
-async def pulling(connection: Connection, names: Namespace, clock: Clock = boottime) -> AsyncIterator[Puller]:
-    puller = Puller(connection, names, clock)
+async def pulling(connection: Connection, names: Namespace, clock: Clock = boottime) -> AsyncIterator[PullClient]:
+    puller = PullClient(connection, names, clock)
     await puller.pull.start()
     try:
         yield puller

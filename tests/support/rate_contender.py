@@ -1,6 +1,7 @@
-"""One process that wants to be admitted as often as it can: `rate_contender.py URL NAMESPACE LIMIT WINDOW SECONDS`.
+"""A process that acquires a rate limiter as often as it can: `rate_contender.py URL NAMESPACE LIMIT WINDOW SECONDS`.
 
-It prints a line when it is ready, starts when it gets one, and at last prints how often it asked and was admitted.
+It prints a line when it is ready, starts when it reads one, and in the end prints how often it asked, how often it was
+admitted, and its CPU time in seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SECOND = timedelta(seconds=1)
 
 
 async def main(url: str, namespace: str, limit: int, window: float, seconds: float) -> None:
-    """Contend in a few lanes, each of which comes again when it is told to."""
+    """Contend in a few lanes, each of which retries when the limiter says."""
     limiter = RateLimiter(JOB, 7, limit=limit, window_seconds=window)
     settings = ConnectionSettings(servers=(url,))
     asked = admitted = 0
@@ -46,7 +47,7 @@ async def main(url: str, namespace: str, limit: int, window: float, seconds: flo
                     async with keeper.hold([limiter], owner, lambda: None):
                         admitted += 1
                 except UnableToAcquireLockError as refusal:
-                    # A limiter always says when; without a word this fails.
+                    # A limiter always sets `retry_after`; None fails here.
                     await asyncio.sleep(refusal.retry_after / SECOND)  # type: ignore[operator]
 
         await asyncio.gather(*(lane() for _ in range(LANES)))

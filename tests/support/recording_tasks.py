@@ -1,4 +1,4 @@
-"""Tasks that write down what becomes of them, for tests with workers in their own process."""
+"""Tasks that record their executions, for tests with workers in this process."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 
 ran: list[Any] = []
-"""What was executed to its end."""
+"""The numbers of the tasks that were executed to their end."""
 running: list[int] = []
-"""The `Wait` tasks that execute now."""
+"""The numbers of the `Wait` tasks that execute now."""
 most_at_once: list[int] = []
-"""How many of them there were, at each start."""
+"""How many of them executed at each start of one."""
 attempts_seen: list[int] = []
-"""What `Soon` was asked."""
+"""The `attempt` of each call of `Soon`."""
 go = asyncio.Event()
 """Ends every `Wait`."""
 
 
-def start_afresh() -> None:
-    """Forget the last test; its event belongs to its loop."""
+def reset() -> None:
+    """Forget the last test. The event is made anew, since it belongs to the loop of its test."""
     global go
     go = asyncio.Event()
     for record in (ran, running, most_at_once, attempts_seen):
@@ -32,7 +32,7 @@ def start_afresh() -> None:
 
 
 class Soon(RetryPolicyBase):
-    """One retry, at once; remembers what it was asked."""
+    """One immediate retry; records its calls."""
 
     def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
         attempts_seen.append(attempt)
@@ -40,7 +40,7 @@ class Soon(RetryPolicyBase):
 
 
 @dataclasses.dataclass
-class Note(BaseTask):
+class Record(BaseTask):
     n: int
     size = Size.SMALL
 
@@ -48,17 +48,17 @@ class Note(BaseTask):
         ran.append(self.n)
 
 
-class NoteRealtime(Note):
+class RecordRealtime(Record):
     priority = Priority.REALTIME
 
 
-class NoteBackground(Note):
+class RecordBackground(Record):
     priority = Priority.BACKGROUND
 
 
 @dataclasses.dataclass
 class Wait(BaseTask):
-    """Runs until the test says `go`."""
+    """Runs until the test sets `go`."""
 
     n: int
     size = Size.SMALL

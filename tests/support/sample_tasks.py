@@ -1,9 +1,8 @@
-"""A task to submit, a broker that knows it, and what the server then holds."""
+"""A task to submit, a broker that knows it, and the messages that the server then holds."""
 
 from __future__ import annotations
 
 import dataclasses
-from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -28,6 +28,7 @@ class Greet(BaseTask):
 
 
 def registry() -> TaskRegistry:
+    """A registry with `test:Greet`."""
     tasks = TaskRegistry()
     tasks.add("test:Greet", Greet)
     return tasks
@@ -35,20 +36,18 @@ def registry() -> TaskRegistry:
 
 @asynccontextmanager
 async def connect(server: EmbeddedServer, names: Namespace, **options: Any) -> AsyncIterator[JetStreamBroker]:
+    """A broker that knows `test:Greet`; options as for `JetStreamBroker.connect`."""
     async with JetStreamBroker.connect(server.url, namespace=names.name, registry=registry(), **options) as broker:
         yield broker
 
 
 async def message(connection: Connection, stream: str, sequence: int) -> tuple[str, dict[str, str], bytes]:
-    stored = (await connection.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
-    lines = b64decode(stored.get("hdrs", "")).decode().split("\r\n")[1:]
-    return stored["subject"], dict(line.split(": ", 1) for line in lines if line), b64decode(stored.get("data", ""))
+    """Subject, headers and body of a stored message, which must exist."""
+    stored = await read_message(connection, stream, seq=sequence)
+    assert stored is not None, f"{stream} has no message {sequence}"
+    return stored.subject, dict(stored.headers), stored.body
 
 
 async def count(connection: Connection, stream: str) -> int:
+    """How many messages a stream holds."""
     return int((await connection.api(f"STREAM.INFO.{stream}"))["state"]["messages"])
-
-
-async def edit(connection: Connection, stream: str, **fields: Any) -> None:
-    config = (await connection.api(f"STREAM.INFO.{stream}"))["config"]
-    await connection.api(f"STREAM.UPDATE.{stream}", {**config, **fields})

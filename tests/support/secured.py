@@ -1,4 +1,4 @@
-"""A server with the configuration of the folder `nats/`, and connections of its users."""
+"""A server with the configuration in the folder `nats/`, and connections of its users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettin
 from diracx.tasks.plumbing.operations.accounts import accounts_conf, password_variable, user_name
 from diracx.tasks.plumbing.operations.permissions import observer_api, roles
 from diracx.tasks.plumbing.wire.names import Namespace
-from support.paths import NATS_FOLDER as FOLDER
+from support.paths import NATS_FOLDER
 
 ROLES = tuple(roles(Namespace()))
 INCLUDED = '    include "accounts.conf"\n'
@@ -23,14 +23,18 @@ TLS_LINE = '# include "tls.conf"\n'
 
 
 def password(namespace: str, role: str) -> str:
-    """Recognisable wherever it should not be."""
+    """A password that a test can find in any output that must not contain it."""
     return f"s3cret-of-{namespace}-{role}"
 
 
 @contextmanager
 def secured_server(*namespaces: str, tls: str = "") -> Iterator[EmbeddedServer]:
-    """The server of `server.conf` on loopback with a temporary store, and the accounts of the namespaces."""
-    text = (FOLDER / "server.conf").read_text()
+    """A server with `server.conf` on loopback, with a temporary store and the accounts of the namespaces.
+
+    Args:
+        tls: Takes the place of the line that includes `tls.conf`.
+    """
+    text = (NATS_FOLDER / "server.conf").read_text()
     assert INCLUDED in text
     assert TLS_LINE in text
     text = text.replace(INCLUDED, "".join(accounts_conf(Namespace(name)) for name in namespaces))
@@ -39,7 +43,7 @@ def secured_server(*namespaces: str, tls: str = "") -> Iterator[EmbeddedServer]:
         password_variable(Namespace(name), role): password(name, role) for name in namespaces for role in ROLES
     }
     variables["NATS_ADMIN_PASSWORD"] = password("sys", "admin")
-    # Where it listens is the test's; all else is as it stands.
+    # The test chooses the addresses; everything else is as in the file.
     text, listens = re.subn(r"^(listen|http): .*$", "", text, flags=re.MULTILINE)
     assert listens == 2
     with (
@@ -51,6 +55,7 @@ def secured_server(*namespaces: str, tls: str = "") -> Iterator[EmbeddedServer]:
 
 
 def settings_for(server: EmbeddedServer, namespace: str, role: str) -> ConnectionSettings:
+    """Connection settings of a role."""
     return ConnectionSettings(
         servers=(server.url,),
         user=user_name(Namespace(namespace), role),
@@ -61,6 +66,7 @@ def settings_for(server: EmbeddedServer, namespace: str, role: str) -> Connectio
 
 @asynccontextmanager
 async def connected(server: EmbeddedServer, namespace: str, role: str) -> AsyncIterator[Connection]:
+    """A connection of a role."""
     settings = settings_for(server, namespace, role)
     inbox = Namespace(namespace).inbox_prefix(role)
     async with Connection.open(settings, name=f"test/{role}", inbox_prefix=inbox) as connection:

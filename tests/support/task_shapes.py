@@ -1,4 +1,4 @@
-"""Classes whose fields travel in the body of a message: plain, nested, sealed, recursive and without any."""
+"""Task classes with all kinds of fields: plain, nested, frozen, recursive and none."""
 
 from __future__ import annotations
 
@@ -43,4 +43,5 @@ AT = datetime(2026, 12, 1, 6, 0, 0, 5, tzinfo=UTC)
 
 
 def with_field(kind: Any) -> type[Any]:
+    """A task class with the field `value` of this type."""
     return dataclasses.make_dataclass("Task", [("value", kind)])

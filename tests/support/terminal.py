@@ -1,4 +1,4 @@
-"""The console script on a terminal of its own: what a person would see."""
+"""Programs on a pseudo-terminal, and the output that a person would see there."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import select
 import struct
 import subprocess
 import termios
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
-from support.command_line import CONSOLE_SCRIPT, CommandLine
+from support.command_line import CommandLine
+from support.paths import CONSOLE_SCRIPT
 
-_PRESSED_AGAIN = 0.5
-"""Seconds."""
-_TOP = "\x1b[H"
-_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])")
+PRESS_AGAIN_SECONDS = 0.5
+CURSOR_HOME = "\x1b[H"
+ESCAPE_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])")
 
 
 class Terminal:
-    """A running command, and all that it wrote on its terminal."""
+    """A running program, and its output on the terminal. Made by `run_on_terminal`."""
 
     def __init__(self, process: subprocess.Popen[bytes], ours: int) -> None:
         self.process = process
@@ -31,21 +32,21 @@ class Terminal:
 
     @property
     def written(self) -> str:
-        """All that it wrote."""
+        """The output so far, with escape sequences."""
         return self._written.decode(errors="ignore")
 
     @property
     def text(self) -> str:
-        """The same without colours and other steering."""
-        return _SEQUENCE.sub("", self.written).replace("\r\n", "\n")
+        """The output so far without escape sequences, with plain line ends."""
+        return ESCAPE_SEQUENCE.sub("", self.written).replace("\r\n", "\n")
 
     @property
     def screen(self) -> str:
-        """What was drawn last from the top on, and is whole."""
-        return _SEQUENCE.sub("", self.written.split(_TOP)[-2])
+        """The last complete screen of a program that redraws from the top."""
+        return ESCAPE_SEQUENCE.sub("", self.written.split(CURSOR_HOME)[-2])
 
     def type(self, text: str) -> None:
-        """As on the keyboard."""
+        """Write to the keyboard."""
         os.write(self._ours, text.encode())
 
     def resize(self, columns: int, lines: int) -> None:
@@ -59,19 +60,19 @@ class Terminal:
             assert self._read(), f"{words!r} was not written: {self.text}"
 
     def read_to_the_end(self) -> int:
-        """Read until it ends; its exit code."""
+        """Read until the program ends; return its exit code."""
         while self._read():
             pass
         return self.process.wait(timeout=60)
 
     def interrupt(self) -> int:
-        """Press Ctrl-C until it ends; its exit code.
+        """Press Ctrl-C until the program ends; return its exit code.
 
-        Once may not do: CPython's `input` misses a signal that comes just before it waits for a key.
+        Once may not be enough: CPython's `input` misses a signal that comes just before it waits for a key.
         """
         while True:
             self.type("\x03")
-            while select.select([self._ours], [], [], _PRESSED_AGAIN)[0]:
+            while select.select([self._ours], [], [], PRESS_AGAIN_SECONDS)[0]:
                 if not self._read():
                     return self.process.wait(timeout=60)
 
@@ -85,26 +86,25 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(
-    command_line: CommandLine,
-    *arguments: str,
-    program: str = str(CONSOLE_SCRIPT),
-    columns: int = 80,
-    lines: int = 24,
-    **environment: str,
+def run_on_terminal(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, *, columns: int = 0, lines: int = 0
 ) -> Iterator[Terminal]:
-    """Run a command for the block; it is killed if it has not ended by then."""
+    """Run a program on a terminal of its own; it is killed if it has not ended by the end of the block.
+
+    Args:
+        columns: Of the terminal; 0 if it does not say.
+        lines: Likewise.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    inherited = {name: value for name, value in command_line.environment.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
-        [program, *arguments],
-        env=inherited | {"TERM": "xterm-256color"} | environment,
-        cwd=command_line.folder,
+        command,
+        env=environment,
+        cwd=folder,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        # The terminal is its own, so that Ctrl-C and a resize reach it.
+        # A session of its own, whose controlling terminal this is: Ctrl-C and a resize reach the program.
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
@@ -117,8 +117,22 @@ def on_terminal(
         os.close(ours)
 
 
-def shown(command_line: CommandLine, *arguments: str, columns: int = 80, **environment: str) -> str:
-    """All that a command shows until it ends, well."""
-    with on_terminal(command_line, *arguments, columns=columns, **environment) as terminal:
+def on_terminal(
+    command_line: CommandLine,
+    *arguments: str,
+    program: str = str(CONSOLE_SCRIPT),
+    columns: int = 80,
+    lines: int = 24,
+    **environment: str,
+) -> AbstractContextManager[Terminal]:
+    """Run the console script, or another program, on a terminal with the environment of a command line."""
+    inherited = {name: value for name, value in command_line.environment.items() if name not in ("COLUMNS", "LINES")}
+    variables = inherited | {"TERM": "xterm-256color"} | environment
+    return run_on_terminal([program, *arguments], variables, command_line.folder, columns=columns, lines=lines)
+
+
+def shown(command_line: CommandLine, *arguments: str, columns: int = 80) -> str:
+    """The output of a command that succeeds, as `Terminal.text`."""
+    with on_terminal(command_line, *arguments, columns=columns) as terminal:
         assert terminal.read_to_the_end() == 0, terminal.text
         return terminal.text

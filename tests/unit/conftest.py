@@ -1,4 +1,4 @@
-"""`tests/acme.py` as an installed distribution; an executor, with locks in memory."""
+"""`support/acme.py` as an installed distribution; an executor, with locks in memory."""
 
 from __future__ import annotations
 
@@ -12,30 +12,24 @@ from diracx.core import extensions
 from diracx.tasks.plumbing.execution.executor import Executor
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from support.distributions import install_metadata
 from support.jobs import WORKER
 from support.lock_store import RecordingStore
 
-ENTRY_POINTS = """
-[diracx]
-extension = support
-
-[diracx.dbs.sql]
-LollygagDB = support.acme:LollygagDB
-JobDB = support.acme:PreferredJobDB
-
-[diracx.dbs.os]
-LogsDB = support.acme:LogsDB
-JobParametersDB = support.acme:PreferredJobParametersDB
-"""
+ENTRY_POINTS = {
+    "diracx": {"extension": "support"},
+    "diracx.dbs.sql": {"LollygagDB": "support.acme:LollygagDB", "JobDB": "support.acme:PreferredJobDB"},
+    "diracx.dbs.os": {
+        "LogsDB": "support.acme:LogsDB",
+        "JobParametersDB": "support.acme:PreferredJobParametersDB",
+    },
+}
 
 
 @pytest.fixture
 def acme_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`acme` as an installed distribution, and an environment without DiracX."""
-    information = tmp_path / "site" / "acme-1.0.dist-info"
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(ENTRY_POINTS)
+    install_metadata(tmp_path / "site", "acme", ENTRY_POINTS)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     for name in ("DIRACX_DB_URL_LOLLYGAGDB", "DIRACX_DB_URL_JOBDB", "DIRACX_OS_DB_LOGSDB", "DIRACX_CONFIG_BACKEND_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -16,7 +16,6 @@ from support.pages import (
     OPERATORS,
     PAGES,
     README,
-    TOP,
     anchors,
     blocks,
     examples,
@@ -25,6 +24,7 @@ from support.pages import (
     links,
     prose,
 )
+from support.paths import TOP
 
 CLAIMED = re.compile(
     r"diracx-task-run |scripts/|\.ci/run$|pip install |python3 -m venv \.venv$|\. \.venv/bin/activate$"

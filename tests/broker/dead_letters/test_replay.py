@@ -18,8 +18,8 @@ from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.testing import wait_until
 from support.dead_letters import BODY, HEADERS, DeadLetterBox
-from support.mesh import Mesh
-from support.sample_tasks import edit
+from support.mesh import TaskMesh
+from support.queues import edit_stream
 
 FAILURE = Failure("ValueError", "no such owner", "Traceback...", "host-1-small", datetime(2026, 12, 1, 6, tzinfo=UTC))
 
@@ -129,7 +129,7 @@ async def test_a_dead_letter_without_a_known_queue_stays(box: DeadLetterBox) -> 
 @pytest.mark.parametrize("limit", [{"max_bytes": 100}, {"max_msgs": 1}])
 async def test_a_full_queue_refuses_a_replay_and_nothing_changes(box: DeadLetterBox, limit: dict[str, int]) -> None:
     await box.put(b"")
-    await edit(box.connection, box.names.tasks_stream, **limit)
+    await edit_stream(box.connection, box.names.tasks_stream, **limit)
     await box.add()
     with pytest.raises(SendTaskError, match=f"1 was not replayed: the stream {box.names.tasks_stream} is full"):
         await box.replay_all()
@@ -138,11 +138,11 @@ async def test_a_full_queue_refuses_a_replay_and_nothing_changes(box: DeadLetter
 
 
 async def test_a_batch_that_is_refused_names_the_stream_and_the_reason(box: DeadLetterBox) -> None:
-    await edit(box.connection, box.names.later_stream, max_msg_size=10)
+    await edit_stream(box.connection, box.names.later_stream, max_msg_size=10)
     await box.add()
     with pytest.raises(SendTaskError, match=f"1 was refused by {box.names.later_stream}: .*; nothing was changed"):
         await box.replay_all()
-    await edit(box.connection, box.names.later_stream, max_msg_size=-1)
+    await edit_stream(box.connection, box.names.later_stream, max_msg_size=-1)
     await box.replay_all()
     await box.put_back(1)
 
@@ -170,14 +170,14 @@ class Fails(BaseTask):
         raise ValueError(self.why)
 
 
-async def dead(mesh: Mesh, count: int) -> None:
+async def dead(mesh: TaskMesh, count: int) -> None:
     async def is_dead() -> bool:
         return len(await mesh.dead_letters()) == count and await mesh.waiting() == 0
 
     await wait_until(is_dead, description="it is dead")
 
 
-async def test_a_replayed_task_has_all_its_retries_and_dies_with_its_old_id(mesh: Mesh) -> None:
+async def test_a_replayed_task_has_all_its_retries_and_dies_with_its_old_id(mesh: TaskMesh) -> None:
     seen.clear()
     mesh.register(Fails)
     box = DeadLetterBox(mesh.connection, mesh.namespace)

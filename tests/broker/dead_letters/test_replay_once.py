@@ -11,7 +11,7 @@ from diracx.tasks.plumbing.dead_letters.replay import Replayer
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.testing import wait_until
 from support.dead_letters import DeadLetterBox, Interposed, KilledError, die
-from support.sample_tasks import edit
+from support.queues import edit_stream
 
 LIMIT = 40
 """More requests than one run makes."""
@@ -84,7 +84,7 @@ async def test_a_second_run_between_any_two_requests_enqueues_nothing_twice(box:
 
 
 async def test_a_run_long_after_a_killed_one_enqueues_nothing_twice(box: DeadLetterBox) -> None:
-    await edit(box.connection, box.names.later_stream, duplicate_window=100_000_000)
+    await edit_stream(box.connection, box.names.later_stream, duplicate_window=100_000_000)
     await box.add()
     (dead_task,) = await box.dead_tasks()
     for at in range(1, LIMIT):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64decode
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,8 +14,10 @@ from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.jetstream.stream_messages import read_messages
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
+from support.deliveries import fake_delivery
 
 STORED_NS = 1_790_000_000_000_000_123
 AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
@@ -32,16 +33,9 @@ HEADERS = {
 }
 
 
-@dataclass
-class _Message:
-    reply: str
-    headers: dict[str, str] | None = field(default_factory=lambda: dict(HEADERS))
-    subject: str = "diracx.tasks.normal.small"
-    data: bytes = b'{"owner_name":"alice"}'
-
-
 def delivery(connection: Connection, stored_ns: int = STORED_NS, **message: Any) -> Delivery:
-    return Delivery(connection, _Message(f"$JS.ACK.S.C.3.42.1.{stored_ns}.0", **message), 0.0)
+    fields = {"headers": dict(HEADERS), "data": b'{"owner_name":"alice"}'} | message
+    return fake_delivery(connection, 42, delivered=3, stored_ns=stored_ns, **fields)
 
 
 @dataclass
@@ -56,15 +50,8 @@ class StoredLetters:
         return DeadLetterStore(self.connection, self.names)
 
     async def all(self) -> list[tuple[str, dict[str, str], bytes]]:
-        stream = self.names.dead_letters_stream
-        state = (await self.connection.api(f"STREAM.INFO.{stream}"))["state"]
-        found = []
-        for sequence in range(1, state["last_seq"] + 1):
-            message = (await self.connection.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
-            lines = b64decode(message["hdrs"]).decode().split("\r\n")[1:]
-            headers = dict(line.split(": ", 1) for line in lines if line)
-            found.append((message["subject"], headers, b64decode(message.get("data", ""))))
-        return found
+        messages = read_messages(self.connection, self.names.dead_letters_stream, ">")
+        return [(message.subject, dict(message.headers), message.body) async for message in messages]
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.testing import wait_until
-from support.sample_tasks import Greet, connect, count, edit, message, registry
+from support.queues import edit_stream
+from support.sample_tasks import Greet, connect, count, message, registry
 
 
 class Unregistered(BaseTask):
@@ -81,7 +82,7 @@ async def test_a_full_stream_is_an_error_that_names_it_and_the_mend(broker: JetS
     stream = broker.namespace.tasks_stream
     task_id = await Greet("a").schedule()
     kept = (await broker.connection.api(f"STREAM.INFO.{stream}"))["state"]["bytes"]
-    await edit(broker.connection, stream, max_bytes=kept + 10)
+    await edit_stream(broker.connection, stream, max_bytes=kept + 10)
     with pytest.raises(SendTaskError, match=rf"stream {stream} is full \(maximum bytes exceeded\).*edit {stream}"):
         await Greet("a").schedule()
     assert (await message(broker.connection, stream, 1))[1]["Task-Id"] == task_id
@@ -211,7 +212,7 @@ async def test_when_some_of_many_are_refused_their_positions_are_told(broker: Je
 
 async def test_when_many_fill_the_stream_those_left_out_are_told(broker: JetStreamBroker) -> None:
     stream = broker.namespace.tasks_stream
-    await edit(broker.connection, stream, max_bytes=20_000)
+    await edit_stream(broker.connection, stream, max_bytes=20_000)
     with pytest.raises(SendTaskError, match=f"stream {stream} is full") as caught:
         await broker.submit_many(Greet("a", number) for number in range(300))
     stored = set()

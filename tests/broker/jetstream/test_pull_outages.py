@@ -19,11 +19,11 @@ from diracx.tasks.plumbing.jetstream.errors import RequestTimeoutError
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support.pull_client import NORMAL, Puller, labels, pulling
+from support.pull_client import NORMAL, PullClient, labels, pulling
 
 
 @asynccontextmanager
-async def pulling_from(server: EmbeddedServer) -> AsyncIterator[Puller]:
+async def pulling_from(server: EmbeddedServer) -> AsyncIterator[PullClient]:
     names = Namespace()
     async with Connection.open(
         ConnectionSettings(servers=(server.url,)), name="a worker", inbox_prefix=names.inbox_prefix("worker")
@@ -33,7 +33,7 @@ async def pulling_from(server: EmbeddedServer) -> AsyncIterator[Puller]:
             yield puller
 
 
-async def stands_still(puller: Puller) -> bool:
+async def stands_still(puller: PullClient) -> bool:
     try:
         await puller.connection.api("INFO", timeout=0.1)
     except RequestTimeoutError:
@@ -88,7 +88,7 @@ async def test_without_a_connection_nothing_is_asked_and_the_error_is_one_of_our
             await puller.pull.wait(1)
         for answer in (puller.delivered[0].ack, puller.delivered[0].nak):
             with pytest.raises(ServerUnavailableError, match="message 1 cannot be settled now"):
-                await answer()
+                answer()
         await asyncio.to_thread(own_server.start)
         assert await puller.connection.wait_connected(10)
         await puller.put(NORMAL, "m")

@@ -50,10 +50,10 @@ async def refusal(connection: Connection, request: Request) -> str:
         return str(error)
     if not answer.data.startswith(b"{"):
         return ""
-    error = json.loads(answer.data).get("error")
-    if error is None or (request.refused_by and request.refused_by in error["description"]):
+    refused = json.loads(answer.data).get("error")
+    if refused is None or (request.refused_by and request.refused_by in refused["description"]):
         return ""
-    return f"JetStream: {error['description']}"
+    return f"JetStream: {refused['description']}"
 
 
 async def subscription_refusal(connection: Connection, subject: str) -> str:

@@ -20,8 +20,9 @@ from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
+from support.paths import NATS_FOLDER as FOLDER
 from support.permission_table import FAR, LATER_HEADERS
-from support.secured import FOLDER, connected, secured_server
+from support.secured import connected, secured_server
 
 NS = "diracx"
 STREAM = "DIRACX_LATER"

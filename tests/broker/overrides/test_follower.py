@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -20,6 +21,10 @@ async def mesh(server: EmbeddedServer, namespace: str) -> AsyncIterator[Scheduli
     async with SchedulingMesh.open(server.url, namespace) as mesh:
         yield mesh
         await mesh.remove()
+
+
+def _has_vos(follower: ConfigurationFollower, vos: tuple[str, ...]) -> bool:
+    return follower.current.vos == vos
 
 
 @asynccontextmanager
@@ -39,7 +44,7 @@ async def test_followers_see_a_new_configuration_within_two_seconds(mesh: Schedu
         follower.on_change(lambda: changes.append(follower.current))
         for vos in (("lhcb",), ("lhcb", "atlas")):
             await mesh.configuration.write(f"vos: [{', '.join(vos)}]")
-            await wait_until(lambda vos=vos: follower.current.vos == vos, description="it is in force", timeout=2)
+            await wait_until(partial(_has_vos, follower, vos), description="it is in force", timeout=2)
     assert [change.vos for change in changes] == [("lhcb",), ("lhcb", "atlas")]
 
 

@@ -133,7 +133,7 @@ async def test_no_crash_point_loses_or_doubles_an_occurrence(mesh: SchedulingMes
 
 
 async def _check_all(mesh: SchedulingMesh, names: list[str], *, silent: bool) -> None:
-    states = {name: await mesh.state(name) for name in names}
+    states = {name: await mesh.schedule_state(name) for name in names}
     await wait_until(lambda: nothing_held(mesh), description="everything has fallen due", timeout=20)
     arrived = await mesh.arrived()
     assert not more_than_once(arrived)

@@ -6,9 +6,12 @@ import dataclasses
 import itertools
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import ClassVar
 
 import pytest
 
+from diracx.tasks.plumbing.scheduler.scheduler import Scheduler
 from diracx.tasks.plumbing.schedules import RRuleSchedule, TaskScheduleBase
 from diracx.tasks.testing import wait_until
 from support.scheduling import Hourly, Report, SchedulingMesh, Ticks, more_than_once
@@ -18,7 +21,7 @@ async def settled(mesh: SchedulingMesh, task: str, vo: str = "", *, enabled: boo
     """Wait until the schedule is stored as enabled or disabled."""
 
     async def is_settled() -> bool:
-        state = await mesh.state(task, vo)
+        state = await mesh.schedule_state(task, vo)
         return state is not None and state.enabled is enabled
 
     await wait_until(is_settled, description=f"{task} {vo} is {'enabled' if enabled else 'disabled'}")
@@ -41,16 +44,18 @@ async def test_every_occurrence_comes_once_while_two_schedulers_take_turns(mesh:
     mesh.register(Ticks)
     for turn in range(3):
         async with mesh.scheduling(name=f"odd-{turn}") as odd, mesh.scheduling(name=f"even-{turn}") as even:
-            await wait_until(lambda odd=odd, even=even: odd.leads or even.leads, description="one of them leads")
+            await wait_until(partial(one_leads, odd, even), description="one of them leads")
             assert not (odd.leads and even.leads)
             seen = await mesh.waiting()
-            await wait_until(
-                lambda seen=seen: more_than(mesh, seen), description="an occurrence falls due while this pair runs"
-            )
+            await wait_until(partial(more_than, mesh, seen), description="an occurrence falls due while this pair runs")
     arrived = await mesh.arrived()
     assert not more_than_once(arrived)
     dues = sorted(each.due for each in arrived)
     assert all(b - a == timedelta(seconds=1) for a, b in itertools.pairwise(dues))
+
+
+def one_leads(*schedulers: Scheduler) -> bool:
+    return any(scheduler.leads for scheduler in schedulers)
 
 
 async def more_than(mesh: SchedulingMesh, count: int) -> bool:
@@ -83,7 +88,7 @@ async def test_an_hourly_task_stays_hourly_through_restarts(mesh: SchedulingMesh
         async with mesh.scheduling():
             await settled(mesh, "Hourly")
         held |= set(await mesh.held())
-    state = await mesh.state("Hourly")
+    state = await mesh.schedule_state("Hourly")
     assert state is not None
     assert all(due.minute == due.second == 0 for due in state.pending)
     # Two, if the hour is about to end.
@@ -151,7 +156,9 @@ async def test_a_task_that_another_scheduler_knows_is_left_alone(mesh: Schedulin
 
 async def test_an_ended_rule_is_logged_once(mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture) -> None:
     class Over(Ticks):
-        default_schedule = RRuleSchedule("DTSTART:20250101T120000Z RRULE:FREQ=HOURLY;COUNT=3")
+        default_schedule: ClassVar[TaskScheduleBase] = RRuleSchedule(
+            "DTSTART:20250101T120000Z RRULE:FREQ=HOURLY;COUNT=3"
+        )
 
     mesh.register(Over)
     with caplog.at_level(logging.INFO, "diracx.tasks.scheduler"):
@@ -170,7 +177,7 @@ async def test_a_schedule_that_raises_is_logged_once_and_stops_no_other(
             return datetime(2026, 1, 1, tzinfo=UTC)
 
     class Broken(Ticks):
-        default_schedule = StandsStill()
+        default_schedule: ClassVar[TaskScheduleBase] = StandsStill()
 
     @dataclasses.dataclass
     class Unmakeable(Ticks):

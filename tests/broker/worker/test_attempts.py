@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,22 +17,15 @@ from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import AttemptStore, StaleAttemptError
 from diracx.tasks.testing import wait_until
+from support.deliveries import fake_delivery
 
 STORED_NS = 1_790_000_000_000_000_123
 AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
 FAILURE = Failure("ValueError", "no such owner: Größe", "Traceback...", "host-1-small", AT)
 
 
-@dataclass
-class _Message:
-    reply: str
-    subject: str = ""
-    headers: None = None
-    data: bytes = b""
-
-
 def delivery(connection: Connection, sequence: int = 7, delivered: int = 1, stored_ns: int = STORED_NS) -> Delivery:
-    return Delivery(connection, _Message(f"$JS.ACK.S.C.{delivered}.{sequence}.1.{stored_ns}.0"), 0.0)
+    return fake_delivery(connection, sequence, delivered=delivered, stored_ns=stored_ns)
 
 
 class AnswerLost(Bucket):

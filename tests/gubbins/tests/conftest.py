@@ -1,4 +1,4 @@
-"""A database for each test, beside the fixtures that diracx-tasks brings."""
+"""A database for each test; the other fixtures come from diracx-tasks."""
 
 from __future__ import annotations
 

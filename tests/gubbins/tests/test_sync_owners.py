@@ -98,7 +98,7 @@ async def test_two_syncs_of_one_owner_exclude_each_other_and_others_do_not() -> 
     second = asyncio.create_task(run_task(SyncOwnersTask("bob"), overrides=overrides, lock_store=store))
     await wait_until(lambda: slow.begun == 2, description="the second has begun, too")
     slow.go_on.set()
-    assert await asyncio.gather(first, second) == [1, 1]
+    assert list(await asyncio.gather(first, second)) == [1, 1]
     assert await store.keys() == []
 
 
@@ -148,12 +148,11 @@ async def test_a_sync_without_a_retry_left_is_kept_as_a_dead_letter(
 ) -> None:
     monkeypatch.setattr(SyncOwnersTask, "retry_policy", ExponentialBackoff(base_delay_seconds=0.1, max_retries=1))
 
-    async def transaction() -> AsyncIterator[LollygagDB]:
+    async def no_database() -> LollygagDB:
         raise ConnectionError("no database today")
-        yield
 
     await SyncOwnersTask("alice").schedule()
-    delivered = await mesh.drain(overrides={LollygagDB.transaction: transaction})
+    delivered = await mesh.drain(overrides={LollygagDB.transaction: no_database})
     assert [type(each.outcome) for each in delivered] == [Retry, Dead]
     (letter,) = await mesh.dead_letters()
     assert (letter.task, letter.args) == ("lollygag:SyncOwnersTask", {"owner_name": "alice"})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from support.command_line import CONSOLE_SCRIPT, CommandLine
+from support.command_line import CommandLine
+from support.paths import CONSOLE_SCRIPT
 from support.terminal import on_terminal
 
 

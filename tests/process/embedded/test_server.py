@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from diracx.tasks.plumbing.embedded import server as embedded
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError
 
 PARENT = """
@@ -135,7 +135,7 @@ async def test_an_async_block_starts_and_ends_the_server() -> None:
 
 def test_without_nats_server_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(embedded.sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(embedded.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     with pytest.raises(EmbeddedServerError, match=r"pip install 'diracx-tasks\[embedded\]'"):
         EmbeddedServer().start()

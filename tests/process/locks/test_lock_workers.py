@@ -11,10 +11,10 @@ from pathlib import Path
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.testing import wait_until
 from support.lock_mesh import lock_mesh, worker_process
 from support.lock_tasks import Inside, Visit, lines_of, overlaps, visits
+from support.queues import set_ack_wait
 
 WORKERS, SLOTS, KEYS = 4, 25, 20
 TASKS = int(os.environ.get("LOCK_TASKS_COUNT", "600"))
@@ -25,17 +25,7 @@ ACK_WAIT_SECONDS = 4
 async def impatient_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
     """A mesh with a short `ack_wait`: messages return soon after a worker died."""
     async with lock_mesh(url, namespace) as broker:
-        names = broker.namespace
-        consumers = await broker.connection.api(f"CONSUMER.LIST.{names.tasks_stream}")
-        for config in (consumer["config"] for consumer in consumers["consumers"]):
-            await broker.connection.api(
-                f"CONSUMER.CREATE.{names.tasks_stream}.{config['name']}.{config['filter_subject']}",
-                {
-                    "stream_name": names.tasks_stream,
-                    "config": config | {"ack_wait": ACK_WAIT_SECONDS * NANOSECONDS},
-                    "action": "update",
-                },
-            )
+        await set_ack_wait(broker.connection, broker.namespace, ACK_WAIT_SECONDS)
         yield broker
 
 
@@ -61,8 +51,7 @@ async def run_and_kill_one(broker: JetStreamBroker, url: str, journal: Path, tas
         # Only now: on a slow machine the first worker would be done before the last one has started.
         await broker.schedule_many(tasks)
         await wait_until(half_way, description="half of the tasks are done", timeout=60)
-        unlucky.kill()
-        await unlucky.wait()
+        await unlucky.kill()
         killed = {str(unlucky.pid): time.monotonic_ns()}
         await wait_until(drained, description="all tasks are done", timeout=90)
     info = await broker.connection.api(f"STREAM.INFO.KV_{names.locks_bucket}")

@@ -22,9 +22,10 @@ from diracx.tasks.plumbing.operations.permissions import observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
+from support.paths import NATS_FOLDER as FOLDER
 from support.paths import TESTS
 from support.permission_table import COMMANDS, FAR, table
-from support.secured import FOLDER, ROLES, connected, password, secured_server
+from support.secured import ROLES, connected, password, secured_server
 
 NAMESPACE = "diracx"
 README = FOLDER / "README.md"
@@ -133,7 +134,7 @@ async def test_a_task_goes_from_producer_to_worker_with_locks_retries_children_a
     as_role.run("producer", "submit", "lollygag:Dies", "--args", '["mice"]')
     worker = as_role.start("worker", "worker", "--worker-size", "small")
     for line in ("sync alice", "recovered bob", "sync carol", "sync later"):
-        await as_role.command_line.noted(line)
+        await as_role.command_line.wait_for_line(line)
 
     async def all_is_settled() -> bool:
         return await on_secured.waiting() == await on_secured.locks() == await on_secured.attempts() == 0

@@ -21,7 +21,8 @@ from diracx.tasks.plumbing.operations.permissions import observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.certificates import Authority
-from support.secured import FOLDER, ROLES
+from support.paths import NATS_FOLDER as FOLDER
+from support.secured import ROLES
 
 SERVER = "nats-server -c server.conf"
 

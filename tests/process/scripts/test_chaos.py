@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.paths import CHAOS
+from support.paths import CHAOS, TESTS
 
 ACK_WAIT = 5.0
 TASK = "4711"
@@ -69,7 +70,12 @@ def test_a_small_run_loses_nothing_and_explains_every_repeat() -> None:
         "--json",
     ]
     done = subprocess.run(
-        [sys.executable, str(CHAOS), *command], capture_output=True, text=True, timeout=150, check=False
+        [sys.executable, str(CHAOS), *command],
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     ledger = json.loads(done.stdout)

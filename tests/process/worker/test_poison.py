@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from typing import Any
 
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
-from support.paths import EXTENSIONS
+from support.distributions import install_extension, task_points
+from support.queues import set_ack_wait
 
 BYSTANDERS = 50
 MOST_EXECUTIONS = 6
@@ -23,15 +21,9 @@ ACK_WAIT_SECONDS = 1.5
 
 @pytest.fixture
 def deadly(bare: CommandLine, server: EmbeddedServer) -> CommandLine:
-    """The command line with the distribution `deadly-tasks` installed, and the shared server."""
-    site = bare.folder / "site"
-    shutil.copytree(EXTENSIONS / "deadly_tasks", site / "deadly_tasks")
-    information = site / "deadly_tasks-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly_tasks\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(
-        "[diracx.tasks.deadly]\nKills = deadly_tasks.tasks:Kills\nBystander = deadly_tasks.tasks:Bystander\n"
-    )
+    """The command line with a task installed that kills its worker, and the shared server."""
+    points = task_points("deadly", "lollygag_tasks.tasks", ("Kills", "Bystander"))
+    install_extension(bare.folder / "site", "lollygag_tasks", points)
     bare.environment["DIRACX_TASKS_NATS_URL"] = server.url
     return bare
 
@@ -60,7 +52,7 @@ async def test_a_task_that_kills_its_worker_ends_as_a_dead_letter_and_all_others
     deadly: CommandLine, on_the_server: OnTheServer, count: int
 ) -> None:
     assert deadly("setup").returncode == 0
-    await shorten_leases(on_the_server)
+    await set_ack_wait(on_the_server.connection, on_the_server.names, ACK_WAIT_SECONDS, [Size.SMALL])
     await submit(on_the_server, [f'Bystander {{"number":{n}}}' for n in range(BYSTANDERS // 2)])
     await submit(on_the_server, ["Kills {}"])
     await submit(on_the_server, [f'Bystander {{"number":{n}}}' for n in range(BYSTANDERS // 2, BYSTANDERS)])
@@ -86,15 +78,3 @@ async def submit(on_the_server: OnTheServer, tasks: list[str]) -> None:
     for task in tasks:
         name, _, body = task.partition(" ")
         await publish(on_the_server.connection, subject, body.encode(), {"Task-Name": f"deadly:{name}"})
-
-
-async def shorten_leases(on_the_server: OnTheServer) -> None:
-    """As an operator would: a test should not wait 30 s for each crash."""
-    stream = on_the_server.names.tasks_stream
-    for priority in Priority:
-        consumer = on_the_server.names.consumer(priority, Size.SMALL)
-        info: dict[str, Any] = await on_the_server.connection.api(f"CONSUMER.INFO.{stream}.{consumer}")
-        config = info["config"] | {"ack_wait": int(ACK_WAIT_SECONDS * NANOSECONDS)}
-        await on_the_server.connection.api(
-            f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}", {"stream_name": stream, "config": config}
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import time
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def shown(line: str) -> str:
 
 
 def test_a_line_shows_its_message_and_the_fields_that_the_message_lacks() -> None:
-    fields = {"task": "acme:Sync", "id": "0192", "attempt": 1, "worker": "node-1-small"}
+    fields: dict[str, Any] = {"task": "acme:Sync", "id": "0192", "attempt": 1, "worker": "node-1-small"}
     assert shown(written("done: acme:Sync (message 1)", **fields)) == "done: acme:Sync (message 1) [id=0192]"
     fields["attempt"] = 2
     assert shown(written("owners: 7", **fields)) == "owners: 7 [task=acme:Sync id=0192 attempt=2]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -127,6 +128,6 @@ def test_another_limit_makes_a_copy_and_leaves_the_lock_as_it_is() -> None:
         ({"limit": 1, "n_items": 2}, "n_items=2 is more than limit=1 ever admits"),
     ],
 )
-def test_an_impossible_limit_is_refused(arguments: dict[str, int], complaint: str) -> None:
+def test_an_impossible_limit_is_refused(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         RateLimiter(JOB, 7, **arguments)

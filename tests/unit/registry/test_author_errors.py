@@ -12,6 +12,7 @@ from diracx.core import extensions
 
 from diracx.tasks.cli.app import run
 from diracx.tasks.plumbing.registry import TaskRegistry
+from support.distributions import install_metadata
 
 HEAD = """
 import dataclasses
@@ -37,20 +38,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         module = f"{distribution}_{uuid4().hex[:8]}"
         modules.append(module)
         (tmp_path / f"{module}.py").write_text(HEAD + source)
-        information = tmp_path / f"{module}-1.dist-info"
-        information.mkdir()
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n")
-        (information / "entry_points.txt").write_text(
-            f"[diracx.tasks.garage]\nSync = {module}:Sync\n\n{entry_points.format(module=module)}"
-        )
+        points = f"[diracx.tasks.garage]\nSync = {module}:Sync\n\n{entry_points.format(module=module)}"
+        install_metadata(tmp_path, distribution, points, folder_name=module)
         return module
 
     cached = (extensions.select_from_extension, extensions.extensions_by_priority)
     for function in cached:
-        function.cache_clear()  # type: ignore[attr-defined]
+        function.cache_clear()
     yield installed
     for function in cached:
-        function.cache_clear()  # type: ignore[attr-defined]
+        function.cache_clear()
     for module in modules:
         sys.modules.pop(module, None)
 

@@ -13,6 +13,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.registry import TaskRegistry
+from support.distributions import install_metadata
 
 TASK = """
 import dataclasses
@@ -45,12 +46,9 @@ class Site:
         module = self.name(distribution).replace("-", "_").replace(".", "_").lower()
         self.modules.append(module)
         (self.path / f"{module}.py").write_text(source.replace("{site}", self.unique))
-        info = self.path / f"{module}-1.dist-info"
-        info.mkdir()
-        lines = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {self.name(distribution)}\nVersion: 1\n{lines}\n")
         text = entry_points or "[diracx.tasks.{category}]\nSync = {module}:Sync\n"
-        (info / "entry_points.txt").write_text(text.format(module=module, category=self.category))
+        points = text.format(module=module, category=self.category)
+        install_metadata(self.path, self.name(distribution), points, requires=requires, folder_name=module)
         return module
 
     def load(self) -> TaskRegistry:

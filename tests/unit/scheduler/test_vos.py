@@ -15,16 +15,10 @@ import pytest
 
 from diracx.tasks.plumbing.overrides.overrides import Configuration, parse
 from diracx.tasks.plumbing.scheduler.vos import BACKEND_URL, VirtualOrganisations
+from support.clock import ManualClock
 
 SILENT = Configuration()
 SAYS = parse("vos: [atlas]")
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Diracx:
@@ -48,9 +42,9 @@ def diracx() -> Diracx:
     return Diracx()
 
 
-def of_diracx(diracx: Diracx, *options: str, clock: Clock | None = None) -> VirtualOrganisations:
+def of_diracx(diracx: Diracx, *options: str, clock: ManualClock | None = None) -> VirtualOrganisations:
     return VirtualOrganisations(
-        options, environ={BACKEND_URL: "git+file:///cs"}, clock=clock or Clock(), opener=diracx.open
+        options, environ={BACKEND_URL: "git+file:///cs"}, clock=clock or ManualClock(), opener=diracx.open
     )
 
 
@@ -70,7 +64,7 @@ async def test_without_any_source_there_are_none() -> None:
 
 
 async def test_vos_of_diracx_come_and_go_within_seconds(diracx: Diracx) -> None:
-    clock = Clock()
+    clock = ManualClock()
     organisations = of_diracx(diracx, clock=clock)
     assert await seen(organisations, SILENT) == ("lhcb", "my vo.org")
     diracx.registry = {"lhcb": {}}
@@ -83,7 +77,7 @@ async def test_vos_of_diracx_come_and_go_within_seconds(diracx: Diracx) -> None:
 async def test_vos_that_cannot_be_read_are_unknown_and_not_removed(
     diracx: Diracx, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     diracx.registry = ValueError("no such repository")
     organisations = of_diracx(diracx, clock=clock)
     with caplog.at_level(logging.ERROR):

@@ -17,26 +17,12 @@ from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, LeaseLapsedError
 from diracx.tasks.testing import wait_until
+from support.clock import ManualClock
+from support.deliveries import fake_delivery
 
 ACK_WAIT = timedelta(seconds=30)
 TRUSTED = 29.0
 """Of 30 s, a tenth but no more than a second is the margin."""
-
-
-class FakeClock:
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass
-class _Message:
-    reply: str
-    subject: str = "diracx.tasks.normal.small"
-    headers: None = None
-    data: bytes = b""
 
 
 @dataclass
@@ -54,7 +40,7 @@ class Answers:
 
 
 def delivery(requested: float, connection: Any = None, delivered: int = 1, stored_ns: int = 1000) -> Delivery:
-    return Delivery(connection, _Message(f"$JS.ACK.S.C.{delivered}.7.{delivered}.{stored_ns}.0"), requested)
+    return fake_delivery(connection, delivered=delivered, stored_ns=stored_ns, requested=requested)
 
 
 @contextmanager
@@ -73,7 +59,7 @@ async def turn() -> None:
 
 
 async def test_a_message_is_trusted_from_its_request_on_less_a_margin() -> None:
-    clock = FakeClock(100)
+    clock = ManualClock(100)
     keeper = LeaseKeeper(ACK_WAIT, clock)
     clock.now = 101
     lease = keeper.take(delivery(requested=100.5))
@@ -85,14 +71,14 @@ async def test_a_message_is_trusted_from_its_request_on_less_a_margin() -> None:
 
 
 async def test_a_short_lease_has_a_margin_of_a_tenth() -> None:
-    keeper = LeaseKeeper(timedelta(seconds=2), FakeClock(10))
+    keeper = LeaseKeeper(timedelta(seconds=2), ManualClock(10))
     lease = keeper.take(delivery(requested=10))
     assert lease is not None
     assert lease.deadline == pytest.approx(11.8)
 
 
 async def test_a_message_of_a_request_that_waited_long_is_trusted_from_the_tick_before_it() -> None:
-    clock = FakeClock(0)
+    clock = ManualClock(0)
     keeper = LeaseKeeper(ACK_WAIT, clock)
     for now in (20.0, 21.0):
         clock.now = now
@@ -104,7 +90,7 @@ async def test_a_message_of_a_request_that_waited_long_is_trusted_from_the_tick_
 
 
 async def test_a_message_that_lay_in_a_stopped_process_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    clock = FakeClock(0)
+    clock = ManualClock(0)
     keeper = LeaseKeeper(ACK_WAIT, clock)
     clock.now = 100
     assert keeper.take(delivery(requested=0)) is None
@@ -113,7 +99,7 @@ async def test_a_message_that_lay_in_a_stopped_process_is_dropped(caplog: pytest
 
 
 async def test_a_tick_right_after_the_stop_makes_no_stale_message_fresh() -> None:
-    clock = FakeClock(0)
+    clock = ManualClock(0)
     keeper = LeaseKeeper(ACK_WAIT, clock)
     clock.now = 100
     with ticking(keeper):
@@ -124,7 +110,7 @@ async def test_a_tick_right_after_the_stop_makes_no_stale_message_fresh() -> Non
 
 async def test_a_message_that_is_in_flight_already_is_not_taken_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    clock = FakeClock(0)
+    clock = ManualClock(0)
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(requested=0))
     assert lease is not None
@@ -138,7 +124,7 @@ async def test_a_message_that_is_in_flight_already_is_not_taken_again(caplog: py
 
 
 async def test_a_message_whose_lease_lapsed_here_may_be_taken_anew_and_the_old_lease_takes_nothing_from_it() -> None:
-    clock, answers = FakeClock(0), Answers()
+    clock, answers = ManualClock(0), Answers()
     keeper = LeaseKeeper(ACK_WAIT, clock)
     stale = keeper.take(delivery(0, answers))
     assert stale is not None
@@ -157,7 +143,7 @@ async def test_a_message_whose_lease_lapsed_here_may_be_taken_anew_and_the_old_l
 
 
 async def test_another_message_of_the_same_sequence_in_a_stream_made_anew_is_not_the_one_in_flight() -> None:
-    keeper = LeaseKeeper(ACK_WAIT, FakeClock(0))
+    keeper = LeaseKeeper(ACK_WAIT, ManualClock(0))
     assert keeper.take(delivery(requested=0, stored_ns=1000)) is not None
     other = keeper.take(delivery(requested=0, stored_ns=1001))
     assert other is not None
@@ -165,7 +151,7 @@ async def test_another_message_of_the_same_sequence_in_a_stream_made_anew_is_not
 
 
 async def test_a_lease_ends_at_its_deadline_and_not_before() -> None:
-    clock = FakeClock(0)
+    clock = ManualClock(0)
     lease = LeaseKeeper(ACK_WAIT, clock).take(delivery(requested=0))
     assert lease is not None
     clock.now = TRUSTED - 0.001
@@ -177,7 +163,7 @@ async def test_a_lease_ends_at_its_deadline_and_not_before() -> None:
 
 
 async def test_a_heartbeat_after_a_third_of_the_ack_wait_moves_the_deadline() -> None:
-    clock, answers = FakeClock(0), Answers()
+    clock, answers = ManualClock(0), Answers()
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(0, answers))
     assert lease is not None
@@ -192,7 +178,7 @@ async def test_a_heartbeat_after_a_third_of_the_ack_wait_moves_the_deadline() ->
 
 
 async def test_a_heartbeat_without_an_answer_moves_nothing_and_is_tried_again() -> None:
-    clock, answers = FakeClock(0), Answers(ServerUnavailableError("away"))
+    clock, answers = ManualClock(0), Answers(ServerUnavailableError("away"))
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(0, answers))
     assert lease is not None
@@ -205,7 +191,7 @@ async def test_a_heartbeat_without_an_answer_moves_nothing_and_is_tried_again() 
 
 
 async def test_a_lapsed_lease_gets_no_heartbeat_and_its_task_is_interrupted() -> None:
-    clock, answers = FakeClock(0), Answers()
+    clock, answers = ManualClock(0), Answers()
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(0, answers))
     assert lease is not None
@@ -220,7 +206,7 @@ async def test_a_lapsed_lease_gets_no_heartbeat_and_its_task_is_interrupted() ->
 
 
 async def test_a_settled_message_gets_no_heartbeat() -> None:
-    clock, answers = FakeClock(0), Answers()
+    clock, answers = ManualClock(0), Answers()
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(0, answers))
     assert lease is not None
@@ -233,7 +219,7 @@ async def test_a_settled_message_gets_no_heartbeat() -> None:
 
 
 async def test_a_task_that_is_being_settled_is_not_interrupted() -> None:
-    lease = Lease(delivery(0), 0, TRUSTED, FakeClock(0))
+    lease = Lease(delivery(0), 0, TRUSTED, ManualClock(0))
     lease.interrupt("nobody executes it yet")
     assert lease.interrupt_reason is None
     lease.task = asyncio.create_task(_forever())

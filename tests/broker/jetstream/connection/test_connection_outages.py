@@ -16,7 +16,8 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream import errors
 from diracx.tasks.testing import wait_until
-from support.connecting import NEVER, Link, connect, serve
+from support.connecting import NEVER, connect
+from support.tcp_proxy import TcpProxy
 
 
 async def test_a_restart_of_the_server_is_survived_and_told_in_one_line_each(
@@ -84,8 +85,11 @@ async def test_while_disconnected_nothing_is_buffered_and_what_waits_is_ended(
 async def test_what_was_not_yet_on_the_wire_when_it_broke_is_not_sent_afterwards(
     own_server: EmbeddedServer, namespace: str
 ) -> None:
-    link = Link(own_server)
-    async with serve(link.handle) as url, connect(own_server) as reader, connect(url) as connection:
+    async with (
+        TcpProxy(own_server.url) as proxy,
+        connect(own_server) as reader,
+        connect(proxy.url) as connection,
+    ):
         received: list[bytes] = []
 
         async def keep(message: Any) -> None:
@@ -93,11 +97,11 @@ async def test_what_was_not_yet_on_the_wire_when_it_broke_is_not_sent_afterwards
 
         await reader.client.subscribe(namespace, cb=keep)
         await reader.client.flush()
-        link.stall()
+        proxy.block()
         for _ in range(200):
             await connection.publish(namespace, b"s" * 100_000)
             await asyncio.sleep(0)
-        link.cut()
+        proxy.unblock()
         await wait_until(lambda: connection.generation == 1, description="reconnected")
         assert await connection.wait_connected(NEVER)
         await connection.publish(namespace, b"f")

@@ -20,6 +20,7 @@ import pytest
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.testing import wait_until
+from support.distributions import install_metadata
 from support.paths import CONSOLE_SCRIPT, GUBBINS
 from support.scheduling import SchedulingMesh, more_than_once
 
@@ -81,15 +82,8 @@ class Programs:
 @contextmanager
 def programs_for(folder: Path, url: str, namespace: str) -> Iterator[Programs]:
     site = folder / "site"
-    info = site / "gubbins_tasks-0.1.0.dist-info"
-    info.mkdir(parents=True)
     project = tomllib.loads((GUBBINS / "pyproject.toml").read_text())["project"]
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gubbins-tasks\nVersion: 0.1.0\n")
-    groups = (
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
-        for group, points in project["entry-points"].items()
-    )
-    (info / "entry_points.txt").write_text("\n".join(groups))
+    install_metadata(site, "gubbins-tasks", project["entry-points"])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DIRACX_")}
     environment |= {
         "PYTHONPATH": os.pathsep.join([str(site), str(GUBBINS / "src")]),

@@ -15,8 +15,9 @@ import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.testing import wait_until
-from support.command_line import CONSOLE_SCRIPT, CommandLine, OnTheServer
+from support.command_line import CommandLine, OnTheServer
 from support.health_door import get, health_of
+from support.paths import CONSOLE_SCRIPT
 
 SMALL = ("worker", "--worker-size", "small")
 
@@ -27,7 +28,7 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     worker = with_server.start(*SMALL, "--max-concurrent-tasks", "3")
     scheduler = with_server.start("scheduler")
     assert with_server("submit", "lollygag:Waits", "--args", '["a"]').returncode == 0
-    await with_server.noted("begin a")
+    await with_server.wait_for_line("begin a")
     documents = []
 
     def all_there() -> bool:

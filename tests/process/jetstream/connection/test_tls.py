@@ -12,7 +12,8 @@ import pytest
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from support.certificates import Authority
 from support.command_line import CommandLine
-from support.secured import FOLDER, password, secured_server
+from support.paths import NATS_FOLDER as FOLDER
+from support.secured import password, secured_server
 
 NAMESPACE = "diracx"
 

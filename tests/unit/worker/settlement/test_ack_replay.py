@@ -15,28 +15,14 @@ import pytest
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.worker.leases import Lease
 from diracx.tasks.plumbing.worker.settlement.ack_replay import AckReplay
+from support.clock import ManualClock
+from support.deliveries import FakeMessage
 
 DEADLINE = 29.0
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Headers(dict[str, str]):
     """Tells when it is gone, which a dict does not."""
-
-
-@dataclass
-class _Message:
-    reply: str
-    headers: Headers
-    subject: str = "diracx.tasks.normal.small"
-    data: bytes = b"{}"
 
 
 @dataclass
@@ -57,8 +43,8 @@ class Told:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
@@ -67,7 +53,7 @@ def told() -> Told:
 
 
 @pytest.fixture
-def replay(told: Told, clock: FakeClock) -> AckReplay:
+def replay(told: Told, clock: ManualClock) -> AckReplay:
     connection: Any = told
     return AckReplay(connection, clock)
 
@@ -76,9 +62,9 @@ def reply(sequence: int, stored_ns: int = 1000) -> str:
     return f"$JS.ACK.S.C.1.{sequence}.{sequence}.{stored_ns}.0"
 
 
-def lease(sequence: int, clock: FakeClock, stored_ns: int = 1000, deadline: float = DEADLINE) -> Lease:
+def lease(sequence: int, clock: ManualClock, stored_ns: int = 1000, deadline: float = DEADLINE) -> Lease:
     connection: Any = None
-    delivery = Delivery(connection, _Message(reply(sequence, stored_ns), Headers()), 0.0)
+    delivery = Delivery(connection, FakeMessage(reply(sequence, stored_ns), headers=Headers()), 0.0)
     return Lease(delivery, 0.0, deadline, clock)
 
 
@@ -87,7 +73,7 @@ def in_seconds(seconds: float) -> datetime:
 
 
 def test_acks_and_terms_are_resent_as_they_were_and_in_their_order(
-    replay: AckReplay, told: Told, clock: FakeClock
+    replay: AckReplay, told: Told, clock: ManualClock
 ) -> None:
     replay.record_ack(lease(1, clock))
     replay.record_term(lease(2, clock), "no retry\nis left")
@@ -95,7 +81,7 @@ def test_acks_and_terms_are_resent_as_they_were_and_in_their_order(
     assert told.answers == [(reply(1), b"+ACK"), (reply(2), b"+TERM no retry is left")]
 
 
-def test_a_nak_is_resent_with_the_rest_of_its_delay(replay: AckReplay, told: Told, clock: FakeClock) -> None:
+def test_a_nak_is_resent_with_the_rest_of_its_delay(replay: AckReplay, told: Told, clock: ManualClock) -> None:
     replay.record_nak(lease(1, clock), in_seconds(60))
     replay.resend()
     ((to, verb),) = told.answers
@@ -104,13 +90,13 @@ def test_a_nak_is_resent_with_the_rest_of_its_delay(replay: AckReplay, told: Tol
     assert 0 < json.loads(verb.removeprefix(b"-NAK "))["delay"] <= 60e9
 
 
-def test_a_nak_whose_time_has_come_is_not_resent(replay: AckReplay, told: Told, clock: FakeClock) -> None:
+def test_a_nak_whose_time_has_come_is_not_resent(replay: AckReplay, told: Told, clock: ManualClock) -> None:
     replay.record_nak(lease(1, clock), in_seconds(-1))
     replay.resend()
     assert told.answers == []
 
 
-def test_no_answer_is_resent_once_its_lease_has_lapsed(replay: AckReplay, told: Told, clock: FakeClock) -> None:
+def test_no_answer_is_resent_once_its_lease_has_lapsed(replay: AckReplay, told: Told, clock: ManualClock) -> None:
     replay.record_ack(lease(1, clock))
     replay.record_nak(lease(2, clock), in_seconds(60))
     replay.record_ack(lease(3, clock, deadline=DEADLINE + 1))
@@ -120,7 +106,7 @@ def test_no_answer_is_resent_once_its_lease_has_lapsed(replay: AckReplay, told: 
 
 
 def test_an_answer_that_found_no_connection_is_resent_the_next_time(
-    replay: AckReplay, told: Told, clock: FakeClock
+    replay: AckReplay, told: Told, clock: ManualClock
 ) -> None:
     replay.record_ack(lease(1, clock))
     told.connected = False
@@ -131,7 +117,7 @@ def test_an_answer_that_found_no_connection_is_resent_the_next_time(
 
 
 def test_a_settled_message_is_known_even_when_an_outage_outlasted_its_lease(
-    replay: AckReplay, clock: FakeClock
+    replay: AckReplay, clock: ManualClock
 ) -> None:
     replay.record_ack(lease(1, clock))
     replay.record_term(lease(2, clock), "dead")
@@ -142,12 +128,12 @@ def test_a_settled_message_is_known_even_when_an_outage_outlasted_its_lease(
     assert not replay.was_settled(lease(3, clock))
 
 
-def test_a_message_of_the_same_sequence_in_a_stream_made_anew_is_another(replay: AckReplay, clock: FakeClock) -> None:
+def test_a_message_of_the_same_sequence_in_a_stream_made_anew_is_another(replay: AckReplay, clock: ManualClock) -> None:
     replay.record_ack(lease(1, clock, stored_ns=1000))
     assert not replay.was_settled(lease(1, clock, stored_ns=1001))
 
 
-def test_the_last_answer_counts(replay: AckReplay, told: Told, clock: FakeClock) -> None:
+def test_the_last_answer_counts(replay: AckReplay, told: Told, clock: ManualClock) -> None:
     replay.record_nak(lease(1, clock), in_seconds(60))
     assert not replay.was_settled(lease(1, clock)), "given back, it is to be executed again"
     replay.record_ack(lease(1, clock))
@@ -156,7 +142,7 @@ def test_the_last_answer_counts(replay: AckReplay, told: Told, clock: FakeClock)
     assert told.answers == [(reply(1), b"+ACK")]
 
 
-def test_the_oldest_answers_make_room_for_new_ones(replay: AckReplay, told: Told, clock: FakeClock) -> None:
+def test_the_oldest_answers_make_room_for_new_ones(replay: AckReplay, told: Told, clock: ManualClock) -> None:
     for sequence in range(1, 10_001):
         replay.record_ack(lease(sequence, clock))
     replay.resend()
@@ -166,7 +152,7 @@ def test_the_oldest_answers_make_room_for_new_ones(replay: AckReplay, told: Told
     assert not replay.was_settled(lease(10_000 - kept, clock))
 
 
-def test_nothing_of_the_message_is_kept(replay: AckReplay, clock: FakeClock) -> None:
+def test_nothing_of_the_message_is_kept(replay: AckReplay, clock: ManualClock) -> None:
     ended, parked = lease(1, clock), lease(2, clock)
     gone = [weakref.ref(held.delivery.headers) for held in (ended, parked) if held.delivery.headers is not None]
     replay.record_ack(ended)

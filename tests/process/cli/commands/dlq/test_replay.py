@@ -7,9 +7,10 @@ import pty
 import subprocess
 
 from diracx.tasks.testing import wait_until
-from support.command_line import CONSOLE_SCRIPT, CommandLine
+from support.command_line import CommandLine
 from support.dead_letters import BODY, HEADERS, DeadLetterBox
-from support.sample_tasks import edit
+from support.paths import CONSOLE_SCRIPT
+from support.queues import edit_stream
 
 OTHER = HEADERS | {"Task-Name": "lollygag:Other", "Task-Id": "other"}
 
@@ -38,7 +39,7 @@ async def test_replay_replays_the_named_ones_and_reports_those_that_it_cannot(
 
 async def test_a_replay_into_a_full_queue_is_exit_69(with_server: CommandLine, box: DeadLetterBox) -> None:
     await box.put()
-    await edit(box.connection, box.names.tasks_stream, max_bytes=100)
+    await edit_stream(box.connection, box.names.tasks_stream, max_bytes=100)
     await box.add()
     done = with_server("dlq", "replay", "--all")
     assert (done.returncode, done.stdout) == (69, "")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from diracx.db.sql.utils import BaseSQLDB
-from sqlalchemy import ForeignKey, String, event, insert, select
+from sqlalchemy import CursorResult, ForeignKey, String, event, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -51,12 +51,12 @@ class LollygagDB(BaseSQLDB):
         if known is not None:
             return known
         result = await self.conn.execute(insert(Owners).values(name=name))
-        return int(result.inserted_primary_key[0])
+        return _id_of(result)
 
     async def insert_car(self, model: str, owner_id: int) -> int:
         """Store a car and return its id."""
         result = await self.conn.execute(insert(Cars).values(model=model, owner_id=owner_id))
-        return int(result.inserted_primary_key[0])
+        return _id_of(result)
 
     async def get_owner(self) -> list[str]:
         """The names of all owners, in the order of their ids."""
@@ -83,3 +83,10 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _id_of(result: CursorResult[Any]) -> int:
+    """The id of the row that was inserted."""
+    key = result.inserted_primary_key
+    assert key is not None
+    return int(key[0])

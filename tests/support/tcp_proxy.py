@@ -1,4 +1,4 @@
-"""A wire between one worker and the server that can be cut."""
+"""A TCP proxy between a client and the server, whose connections can be blocked and dropped."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-_CHUNK = 65_536
+CHUNK_BYTES = 65_536
 
 
-class Wire:
-    """Forwards TCP connections from a port of its own; while it is cut, nothing passes.
+class TcpProxy:
+    """Forwards TCP connections from a port of its own; while it is blocked, nothing passes in either direction.
 
     Args:
-        url: Of the server.
+        url: Of the server, `nats://host:port`.
     """
 
     def __init__(self, url: str) -> None:
         host, _, port = url.removeprefix("nats://").rpartition(":")
         self._target = (host, int(port))
-        self._whole = asyncio.Event()
-        self._whole.set()
+        self._unblocked = asyncio.Event()
+        self._unblocked.set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._forwarding: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server
 
     @property
     def url(self) -> str:
-        """Where the worker connects to."""
+        """The address that a client connects to."""
         return "nats://{}:{}".format(*self._server.sockets[0].getsockname())
 
     async def __aenter__(self) -> Self:
@@ -38,25 +38,33 @@ class Wire:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._server.close()
-        for task in self._carrying:
+        for task in self._forwarding:
             task.cancel()
-        await asyncio.gather(*self._carrying, return_exceptions=True)
+        await asyncio.gather(*self._forwarding, return_exceptions=True)
+
+    def block(self) -> None:
+        """Hold back all data without a sign to either end; drop new connections."""
+        self._unblocked.clear()
+
+    def unblock(self) -> None:
+        """Drop the connections, so that nothing held back arrives late, and let new ones pass."""
+        self._drop()
+        self._unblocked.set()
 
     async def cut(self, seconds: float, silently: bool) -> None:
-        """Let nothing pass for so long.
+        """Block for a while.
 
         Args:
-            silently: The ends do not notice until it is over: as when a router dies, not a cable.
+            silently: The ends notice nothing until it is over, as when a router dies. Otherwise their connections are
+                dropped at once, as when a cable is pulled.
         """
-        self._whole.clear()
+        self.block()
         if not silently:
             self._drop()
         try:
             await asyncio.sleep(seconds)
         finally:
-            # What was under way is gone: it must not arrive late.
-            self._drop()
-            self._whole.set()
+            self.unblock()
 
     def _drop(self) -> None:
         for writer in self._writers:
@@ -65,24 +73,24 @@ class Wire:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._carrying.add(task)
+        self._forwarding.add(task)
         try:
-            if self._whole.is_set():
-                await self._carry(reader, writer)
+            if self._unblocked.is_set():
+                await self._forward_both_ways(reader, writer)
         except (OSError, asyncio.CancelledError):
             return
         finally:
-            self._carrying.discard(task)
+            self._forwarding.discard(task)
             writer.transport.abort()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward_both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection(*self._target)
         ends = {writer, server_writer}
         self._writers |= ends
         try:
             ways = [
-                asyncio.ensure_future(self._pass_on(reader, server_writer)),
-                asyncio.ensure_future(self._pass_on(server_reader, writer)),
+                asyncio.ensure_future(self._forward(reader, server_writer)),
+                asyncio.ensure_future(self._forward(server_reader, writer)),
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -94,8 +102,8 @@ class Wire:
             self._writers -= ends
             server_writer.transport.abort()
 
-    async def _pass_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while data := await source.read(_CHUNK):
-            await self._whole.wait()
+    async def _forward(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(CHUNK_BYTES):
+            await self._unblocked.wait()
             target.write(data)
             await target.drain()

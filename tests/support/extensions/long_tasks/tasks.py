@@ -1,4 +1,6 @@
-"""Tasks that outlast what they are given: a lease, a lock, the patience of the loop."""
+"""Tasks that run longer than their lease or their lock lasts, and tasks that block."""
+
+from __future__ import annotations
 
 import asyncio
 import dataclasses
@@ -10,49 +12,49 @@ from pathlib import Path
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import MutexLock
+from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 
-FOLDER = Path(os.environ["LASTING_FOLDER"])
+FOLDER = Path(os.environ["LONG_TASKS_FOLDER"])
 
 
-def note(line):
-    """One line in the journal, in one write, with the process that it comes from."""
+def note(event: str) -> None:
+    """Append one line to the journal, with the pid of this process."""
     with open(FOLDER / "journal", "a") as journal:
-        journal.write(f"{line} {os.getpid()}\n")
+        journal.write(f"{event} {os.getpid()}\n")
 
 
 class AtOnce(RetryPolicyBase):
-    def schedule_retry(self, attempt, exception):
+    def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
         return datetime.now(UTC) + timedelta(seconds=0.1)
 
 
 @dataclasses.dataclass
-class Sleeps(BaseTask):
-    """Holds up its thread, and frees the GIL."""
+class BlocksThread(BaseTask):
+    """Blocks its thread with `time.sleep`, which frees the GIL, under a lock of two seconds."""
 
     seconds: float
 
     size = Size.MEDIUM
 
     @property
-    def execution_locks(self):
+    def execution_locks(self) -> list[BaseLock]:
         return [MutexLock(JOB, "sleeper", ttl_ms=2001)]
 
-    async def execute(self):
+    async def execute(self) -> None:
         note("begin")
-        time.sleep(self.seconds)  # noqa: ASYNC251 - that is the point
+        time.sleep(self.seconds)  # noqa: ASYNC251 - it is meant to block
         note("end")
 
 
 @dataclasses.dataclass
-class Lasts(BaseTask):
-    """Runs until the file `<pid>` exists, and fails if that says so."""
+class Long(BaseTask):
+    """Runs until the file `<pid>` exists; fails if the file has a text."""
 
     size = Size.SMALL
     retry_policy = AtOnce()
 
-    async def execute(self):
+    async def execute(self) -> None:
         note("begin")
         end = FOLDER / str(os.getpid())
         try:
@@ -66,16 +68,16 @@ class Lasts(BaseTask):
             raise ValueError(end.read_text())
 
 
-class LastsOnAThread(Lasts):
+class LongOnThread(Long):
     size = Size.MEDIUM
 
 
 @dataclasses.dataclass
-class HoldsUp(BaseTask):
-    """Holds up the loop of all small tasks until the file `free` exists."""
+class BlocksLoop(BaseTask):
+    """Blocks the loop of all small tasks until the file `free` exists."""
 
     size = Size.SMALL
 
-    async def execute(self):
+    async def execute(self) -> None:
         while not (FOLDER / "free").exists():
-            time.sleep(0.02)  # noqa: ASYNC251 - the bug that is to be named
+            time.sleep(0.02)  # noqa: ASYNC251 - the mistake that the worker reports

@@ -1,4 +1,4 @@
-"""What runs by the clock: a scheduler, a worker of the size that the task has, and a configuration."""
+"""Periodic tasks: a scheduler, a worker of their size, and a configuration."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ WORKER = "diracx-task-run worker --worker-size medium"
 SCHEDULES = "diracx-task-run schedule list"
 VOS = ("lhcb", "atlas")
 EACH = 3
-PATIENCE_SECONDS = 60.0
-# Both follow a new configuration within two seconds.
-AHEAD = timedelta(seconds=4)
+TIMEOUT_SECONDS = 60.0
+# The scheduler and the worker apply a new configuration within two seconds.
+LEAD_TIME = timedelta(seconds=4)
 
-# The other task with a schedule would be one too many in a demo that sees the hour strike.
+# Without this the hourly task would also run if the demo passes a full hour.
 QUIET = """\
 tasks:
   lollygag:OwnerCleanupTask: {enabled: false}
 """
 
 
-async def run_by_the_clock(broker: JetStreamBroker, folder: Path, tell: Narration) -> Count:
-    """Have the report run for each VO, and count the runs."""
+async def run_periodic_tasks(broker: JetStreamBroker, folder: Path, tell: Narration) -> Count:
+    """Run the periodic report for each VO, and count the runs."""
     tell.step(
-        "Tasks run by the clock, too. A scheduler submits their occurrences, and a worker of their size runs them. "
-        f"OwnerReportTask is due daily, once for each VO; this configuration has it run {EACH} times, a second apart:"
+        "Periodic tasks: a scheduler submits their occurrences, and a worker of their size runs them. "
+        f"OwnerReportTask is due daily for each VO; this configuration makes it due {EACH} times, a second apart:"
     )
     tell.command(SCHEDULER)
     tell.command(WORKER)
@@ -48,8 +48,8 @@ async def run_by_the_clock(broker: JetStreamBroker, folder: Path, tell: Narratio
         for command, log in ((SCHEDULER, "scheduler.log"), (WORKER, "medium.log")):
             process = MeshProcess(command, folder / log)
             await processes.enter_async_context(process)
-        await _until(_serving(broker), "scheduler and worker are there")
-        file.write_text(configuration(datetime.now(UTC) + AHEAD), encoding="utf-8")
+        await _until(_serving(broker), "scheduler and worker have started")
+        file.write_text(configuration(datetime.now(UTC) + LEAD_TIME), encoding="utf-8")
         tell.command(setting)
         tell.lines(file.read_text(encoding="utf-8"))
         await asyncio.to_thread(mesh_process.run, setting)
@@ -63,11 +63,11 @@ async def run_by_the_clock(broker: JetStreamBroker, folder: Path, tell: Narratio
             await _until(all_ran, f"{expected} occurrences have run")
         tell.command(SCHEDULES)
         await asyncio.to_thread(mesh_process.run, SCHEDULES, shown=True)
-    return Count("occurrences run by the clock", expected, await _runs(broker))
+    return Count("occurrences run", expected, await _runs(broker))
 
 
 def configuration(start: datetime) -> str:
-    """The report's occurrences begin at `start`."""
+    """A configuration by which the occurrences of the report begin at `start`."""
     return (
         f"vos: [{', '.join(VOS)}]\n"
         f"{QUIET}"
@@ -87,14 +87,14 @@ def _serving(broker: JetStreamBroker) -> Callable[[], Awaitable[bool]]:
 
 
 async def _runs(broker: JetStreamBroker) -> int:
-    """How many messages the medium worker has acknowledged; the queue had none before."""
+    """How many messages the medium worker has acked; the queue had none before."""
     info = await broker.connection.api(f"CONSUMER.INFO.{broker.namespace.tasks_stream}.normal-medium")
     return int(info["ack_floor"]["consumer_seq"])
 
 
 async def _until(fact: Callable[[], Awaitable[bool]], description: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not await fact():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"not within {PATIENCE_SECONDS:.0f} s: {description}")
+            raise RuntimeError(f"not within {TIMEOUT_SECONDS:.0f} s: {description}")
         await asyncio.sleep(0.1)
