@@ -190,7 +190,7 @@ async def test_a_burst_does_not_wait_for_a_retry_that_is_not_due(mesh: TaskMesh)
     await Record(2).schedule()
     await mesh.burst(slots=1)
     assert ran == [1, 2]
-    assert await mesh.residue() == {"tasks": 1, "in hand": 1, "attempt records": 1}
+    assert await mesh.residue() == {"tasks": 1, "in flight": 1, "attempt records": 1}
 
 
 async def _equals(coroutine: Any, expected: object) -> bool:
