@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import Holder, MutexLock
+from diracx.tasks.plumbing.locks import LockOwner, MutexLock
 from processes import running
 
 SUMMARY: Final = "many tasks behind one held mutex, or behind a rate limit: the worker's CPU, and how late others begin"
@@ -100,7 +100,7 @@ async def _measure(lock: str, tasks: int, others: int, seconds: float) -> Case:
         JetStreamBroker.connect(server.url, registry=crowd_worker.registry()) as broker,
     ):
         bucket = Bucket(broker.connection, broker.namespace.locks_bucket)
-        await HELD.acquire(bucket, Holder.new(task="bench:Somebody", id="0", worker="another process"))
+        await HELD.acquire(bucket, LockOwner.new(task="bench:Somebody", id="0", worker="another process"))
         await broker.schedule_many([Crowded(lock)] * tasks)
         async with running("crowd_worker", server.url) as worker:
             if await worker.output.readline() != b"ready\n":

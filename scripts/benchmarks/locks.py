@@ -33,7 +33,7 @@ from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettin
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import DEFAULT_TTL_MS, Holder, MutexLock
+from diracx.tasks.plumbing.locks import DEFAULT_TTL_MS, LockOwner, MutexLock
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.wire.names import Namespace
 from figures import Comparisons, Figures
@@ -126,15 +126,12 @@ async def _run(rounds: int, pairs: int) -> Comparisons:
             await ensure(connection, assets(names))
             client = await nats.connect(server.url)
             bare = _bare(await client.jetstream().key_value(names.locks_bucket))
-            keeper = LockKeeper(Bucket(connection, names.locks_bucket))
-            watching = asyncio.create_task(keeper.run())
-            for number in range(rounds):
-                for each in comparisons:
-                    contenders = [(each.bare, bare, "bare"), (each.ours, _ours(keeper), "ours")]
-                    for figures, pair, name in contenders[:: 1 if number % 2 else -1]:
-                        figures.append(await _measure(pair, each.case, pairs, f"{name}-{number}"))
-            watching.cancel()
-            await asyncio.wait([watching])
+            async with LockKeeper(Bucket(connection, names.locks_bucket)) as keeper:
+                for number in range(rounds):
+                    for each in comparisons:
+                        contenders = [(each.bare, bare, "bare"), (each.ours, _ours(keeper), "ours")]
+                        for figures, pair, name in contenders[:: 1 if number % 2 else -1]:
+                            figures.append(await _measure(pair, each.case, pairs, f"{name}-{number}"))
             await client.close()
     return Comparisons(comparisons, separator="\n")
 
@@ -168,9 +165,9 @@ def _bare(bucket: KeyValue) -> Pair:
 
 def _ours(keeper: LockKeeper) -> Pair:
     async def pair(key: str) -> bool:
-        holder = Holder.new(task="lollygag:SyncOwnersTask", id="01929c", worker="host-1-small")
+        owner = LockOwner.new(task="lollygag:SyncOwnersTask", id="01929c", worker="host-1-small")
         with suppress(UnableToAcquireLockError):
-            async with keeper.holding([MutexLock(JOB, key)], holder, lambda: None):
+            async with keeper.hold([MutexLock(JOB, key)], owner, lambda: None):
                 return True
         return False
 

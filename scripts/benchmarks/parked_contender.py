@@ -46,7 +46,7 @@ async def serve(url: str, namespace: str, slots: int) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, contender.stop)
         begun = time.perf_counter()
         running = asyncio.create_task(contender.run())
-        while contender.facts.last_pull is None and not running.done():  # noqa: ASYNC110 - there is no event to wait for
+        while contender.snapshot.last_pull is None and not running.done():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(POLL_SECONDS)
         print(json.dumps({"start_seconds": time.perf_counter() - begun}), flush=True)
         await running

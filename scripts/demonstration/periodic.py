@@ -12,7 +12,7 @@ from pathlib import Path
 import mesh_process
 from counts import Count
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.operations.status import Glance, StatusReader
+from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 from mesh_process import MeshProcess
 from narration import Narration
 
@@ -80,7 +80,7 @@ def _serving(broker: JetStreamBroker) -> Callable[[], Awaitable[bool]]:
     reader = StatusReader(broker.connection, broker.namespace)
 
     async def serving() -> bool:
-        glance: Glance = await reader.read()
+        glance: StatusSnapshot = await reader.read()
         return glance.status.scheduler.leader is not None and bool(glance.status.workers)
 
     return serving

@@ -18,7 +18,7 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support.dead_letters import Morgue
+from support.dead_letters import DeadLetterBox
 from support.mesh import Mesh
 from support.queues import remove_mesh
 
@@ -78,6 +78,6 @@ def bucket(connection: Connection, topology: Namespace) -> Bucket:
 
 
 @pytest.fixture
-def morgue(connection: Connection, topology: Namespace) -> Morgue:
+def box(connection: Connection, topology: Namespace) -> DeadLetterBox:
     """The dead letters of `topology`."""
-    return Morgue(connection, topology)
+    return DeadLetterBox(connection, topology)

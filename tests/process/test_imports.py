@@ -45,13 +45,14 @@ def test_the_command_line_brings_no_test_library(tmp_path: Path) -> None:
     assert "pytest" not in modules_after_importing("diracx.tasks.cli", tmp_path)
 
 
-@pytest.mark.parametrize("module", ["plumbing.worker", "plumbing.execution.resources", "plumbing.depends", "cli"])
+@pytest.mark.parametrize("module", ["plumbing.worker", "plumbing.injection.resources", "plumbing.depends", "cli"])
 def test_tasks_that_need_nothing_of_diracx_do_not_bring_it(module: str, tmp_path: Path) -> None:
     assert not modules_after_importing(f"diracx.tasks.{module}", tmp_path) & DIRACX
 
 
 @pytest.mark.parametrize(
-    "module", ["cli.worker", "cli.scheduler", "cli.submit", "plumbing.worker", "plumbing.jetstream"]
+    "module",
+    ["cli.commands.worker", "cli.commands.scheduler", "cli.commands.submit", "plumbing.worker", "plumbing.jetstream"],
 )
 def test_nothing_of_telemetry_is_brought_before_somebody_asks(module: str, tmp_path: Path) -> None:
     brought = modules_after_importing(f"diracx.tasks.{module}", tmp_path)

@@ -1,4 +1,4 @@
-"""Dead letters without workers, and a connection on which a run dies, or somebody else acts, at a chosen point."""
+"""Dead letters without a worker, and a connection on which something happens at a chosen request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, Remains
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, DeadTask
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -26,7 +26,7 @@ HEADERS = {"Task-Name": "lollygag:SyncOwnersTask", "Task-Id": "abc", "Nats-Msg-I
 
 
 class KilledError(BaseException):
-    """What a killed process does not do: it is caught by nothing but the test."""
+    """The run was killed. Only tests catch it."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class _Message:
 
 @dataclass
 class Interposed:
-    """A connection on which something happens at the n-th request: before it is sent, or once it is answered."""
+    """A connection that calls `happens` at the `at`-th request: before it is sent, or after it is answered."""
 
     connection: Connection
     at: int
@@ -79,14 +79,14 @@ async def die() -> None:
 
 
 @dataclass
-class Morgue:
-    """The dead of one namespace."""
+class DeadLetterBox:
+    """Stores and reads the dead letters of one namespace."""
 
     connection: Connection
     names: Namespace
-    buried: int = field(default=0)
+    _added: int = field(default=0)
 
-    async def bury(
+    async def add(
         self,
         body: bytes = BODY,
         headers: dict[str, str] | None = HEADERS,
@@ -97,9 +97,9 @@ class Morgue:
         failures: tuple[Failure, ...] = (),
     ) -> None:
         """Store a dead letter, as a worker would."""
-        self.buried += 1
-        # Far from what the stream itself counts.
-        sequence = 10_000_000 + self.buried if sequence is None else sequence
+        self._added += 1
+        # Far beyond the sequences of the task stream.
+        sequence = 10_000_000 + self._added if sequence is None else sequence
         stored_ns = time.time_ns() if stored_ns is None else stored_ns
         reply = f"$JS.ACK.S.C.1.{sequence}.1.{stored_ns}.0"
         message = _Message(reply, f"{self.names.name}.tasks.{queue}", headers, body)
@@ -113,25 +113,25 @@ class Morgue:
         await publish(self.connection, subject, msgspec.json.encode(body), {})
 
     async def put(self, body: bytes = BODY, headers: dict[str, str] = HEADERS) -> int:
-        """Put a task into its queue; return its sequence."""
+        """Put a task into its queue, and return its sequence."""
         return (await publish(self.connection, f"{self.names.name}.tasks.normal.small", body, headers)).seq
 
-    async def remains(self) -> list[Remains]:
-        return await DeadLetterReader(self.connection, self.names).remains()
+    async def dead_tasks(self) -> list[DeadTask]:
+        return await DeadLetterReader(self.connection, self.names).dead_tasks()
 
     async def replay_all(self, connection: Any = None) -> None:
         """One run of the command."""
         over = self.connection if connection is None else connection
         replayer = Replayer(over, self.names)
         await replayer.finish_earlier()
-        for each in await DeadLetterReader(over, self.names).remains():
+        for each in await DeadLetterReader(over, self.names).dead_tasks():
             try:
                 await replayer.replay(each)
             except NotReplayableError as error:
-                assert "replayed or purged meanwhile" in str(error)  # noqa: PT017
+                assert "replayed or purged in the meantime" in str(error)  # noqa: PT017
 
     async def put_back(self, count: int) -> list[StoredMessage]:
-        """What replays have put into the queues so far, all of it; it must be so many."""
+        """The tasks that replays have put into the queues so far; there must be `count`."""
         due = [message async for message in self._stored(self.names.later_stream, f"{self.names.name}.due.>")]
         assert len(due) == count
         found: list[StoredMessage] = []
@@ -145,13 +145,13 @@ class Morgue:
         assert len(found) == count
         return found
 
-    async def notes(self) -> int:
-        """How many replays are not finished."""
-        notes = self.names.replay_subject("*", "*")
-        return len([note async for note in self._stored(self.names.later_stream, notes)])
+    async def markers(self) -> int:
+        """The number of replays that are not finished."""
+        markers = self.names.replay_subject("*", "*")
+        return len([marker async for marker in self._stored(self.names.later_stream, markers)])
 
     async def letters(self) -> int:
-        """Messages in the stream of dead letters, advisories included."""
+        """The number of messages in the dead letter stream, advisories included."""
         size = await DeadLetterReader(self.connection, self.names).size()
         assert size is not None
         return size

@@ -1,128 +1,105 @@
-"""A store of locks in memory that stalls and fails on demand, and a keeper of locks whose watchdog runs."""
+"""A lock store in memory that records requests, and stalls and fails on demand; and locks to hold in it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import math
 from datetime import timedelta
 from typing import ClassVar
 
 import pytest
 
-from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
+    AcquiredKey,
+    AcquiredLock,
     BaseLimiter,
     Entry,
-    Hold,
-    Holder,
-    KeyHold,
+    LockOwner,
     LockStore,
     MutexLock,
-    RevisionConflictError,
-    Standing,
 )
-from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.testing.lock_store import InMemoryLockStore
 
 
-# The shortest that there is: renewed after 0.67 s, not trusted after 1.001 s.
-class MemoryStore:
-    """Keys in memory, in the order of what was done to them; satisfies `LockStore`."""
+class RecordingStore(InMemoryLockStore):
+    """An `InMemoryLockStore` that records requests, and stalls and fails on demand. Reads of one key do neither."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
-        self.log: list[tuple[str, str]] = []
+        super().__init__()
+        self.requests: list[str] = []
+        """A line for each request, `<verb> <key>`, in order."""
         self.stalled: dict[str, asyncio.Event] = {}
+        """Requests of these verbs wait for the event."""
         self.failing: set[str] = set()
-        self._revision = 0
+        """Requests of these verbs get no answer."""
 
-    def did(self, verb: str) -> list[str]:
-        """The keys that something was done to, in order."""
-        return [key for done, key in self.log if done == verb]
+    def requested(self, verb: str) -> list[str]:
+        """The keys of the requests of one verb, in order."""
+        return [line.split(" ", 1)[1] for line in self.requests if line.startswith(f"{verb} ")]
 
-    def keys_held(self) -> list[str]:
-        return sorted(self.entries)
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """The entries by key."""
+        return {key: entry for key, (entry, _) in self._entries.items()}
+
+    def clear(self) -> None:
+        """Remove all keys."""
+        self._entries.clear()
 
     def steal(self, key: str) -> None:
-        """Put somebody else in place of the holder."""
-        self._revision += 1
-        self.entries[key] = Entry(b"a thief", self._revision)
+        """Replace the owner of a key."""
+        self._last_revision += 1
+        self._entries[key] = (Entry(b"a thief", self._last_revision), math.inf)
 
-    async def _step(self, verb: str, key: str) -> None:
-        self.log.append((verb, key))
+    async def create(self, key: str, value: bytes, ttl: timedelta) -> int:
+        await self._request("create", key)
+        return await super().replace(key, value, ttl, 0)
+
+    async def replace(self, key: str, value: bytes, ttl: timedelta, revision: int) -> int:
+        await self._request("replace", key)
+        return await super().replace(key, value, ttl, revision)
+
+    async def delete(self, key: str, revision: int) -> None:
+        await self._request("delete", key)
+        await super().delete(key, revision)
+
+    async def keys(self, below: str | None = None) -> list[str]:
+        if below is not None:
+            await self._request("keys", below)
+        return await super().keys(below)
+
+    async def _request(self, verb: str, key: str) -> None:
+        self.requests.append(f"{verb} {key}")
         await asyncio.sleep(0)
         if (gate := self.stalled.get(verb)) is not None:
             await gate.wait()
         if verb in self.failing:
             raise ServerUnavailableError(f"no answer to {verb} of {key}")
 
-    async def create(self, key: str, value: bytes, ttl: timedelta) -> int:
-        return await self._store("create", key, value, 0)
-
-    async def replace(self, key: str, value: bytes, ttl: timedelta, revision: int) -> int:
-        return await self._store("replace", key, value, revision)
-
-    async def _store(self, verb: str, key: str, value: bytes, revision: int) -> int:
-        await self._step(verb, key)
-        current = self.entries.get(key)
-        if (current.revision if current else 0) != revision:
-            raise RevisionConflictError(key)
-        self._revision += 1
-        self.entries[key] = Entry(value, self._revision)
-        return self._revision
-
-    async def read(self, key: str) -> Entry | None:
-        return self.entries.get(key)
-
-    async def keys(self, below: str | None = None) -> list[str]:
-        raise NotImplementedError
-
-    async def oldest(self, below: str | None = None) -> Standing | None:
-        raise NotImplementedError
-
-    async def delete(self, key: str, revision: int) -> None:
-        await self._step("delete", key)
-        current = self.entries.get(key)
-        if current is not None and current.revision == revision:
-            del self.entries[key]
-
 
 class Limiter(BaseLimiter):
-    """Of an author's own."""
+    """A limiter as an author writes it."""
 
     kind: ClassVar[str] = "conc"
 
-    async def acquire(self, store: LockStore, holder: Holder) -> Hold:
-        return await KeyHold.create(store, self.key, holder, self.ttl)
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        return await AcquiredKey.create(store, self.key, owner, self.ttl)
 
 
 class Rate(Limiter):
+    """A limiter that is taken last, like a rate limiter."""
+
     kind: ClassVar[str] = "rate"
     order: ClassVar[int] = 2
 
 
-def holder() -> Holder:
-    return Holder.new(task="lollygag:SyncOwnersTask", id="0192", worker="w1")
-
-
 def mutexes(count: int) -> list[MutexLock]:
+    """Mutexes of the jobs 0, 1, 2..."""
     return [MutexLock(JOB, number) for number in range(count)]
 
 
-def nobody() -> None:
-    pytest.fail("no lock was lost")
-
-
-@asynccontextmanager
-async def watched(store: LockStore, clock: Callable[[], float] = boottime) -> AsyncIterator[LockKeeper]:
-    """A keeper whose watchdog runs."""
-    keeper = LockKeeper(store, clock)
-    watchdog = asyncio.create_task(keeper.run())
-    try:
-        yield keeper
-    finally:
-        watchdog.cancel()
-        await asyncio.wait([watchdog])
-        assert watchdog.cancelled(), watchdog
+def not_lost() -> None:
+    """An `on_lost` for locks that must not be lost."""
+    pytest.fail("a lock was lost")

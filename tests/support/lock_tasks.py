@@ -1,4 +1,4 @@
-"""Tasks that record when they held their locks, for workers in processes of their own."""
+"""Tasks that record in a journal when they hold their locks, for workers in processes of their own."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ LOCK_CLASSES: dict[str, Callable[..., BaseLock]] = {
 }
 
 
-def note(*words: object) -> None:
-    """Append one line to the journal in one write: monotonic nanoseconds, which all processes share, pid, words."""
+def record(*words: object) -> None:
+    """Append a line to the journal in one write, with the time of a clock that all processes share."""
     line = " ".join(map(str, (time.monotonic_ns(), os.getpid(), *words)))
     descriptor = os.open(os.environ[JOURNAL_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -38,7 +38,7 @@ def note(*words: object) -> None:
 
 @dataclasses.dataclass
 class Inside(BaseTask):
-    """Records when it took its lock and when it is about to release it."""
+    """Records when it enters and leaves its lock."""
 
     kind: str
     key: int
@@ -52,14 +52,14 @@ class Inside(BaseTask):
         return [LOCK_CLASSES[self.kind](JOB, self.key, ttl_ms=TTL_MS)]
 
     async def execute(self, **kwargs: Any) -> None:
-        note("enters", self.kind, self.key, self.number)
+        record("enters", self.kind, self.key, self.number)
         await asyncio.sleep(self.seconds)
-        note("leaves", self.kind, self.key, self.number)
+        record("leaves", self.kind, self.key, self.number)
 
 
 @dataclasses.dataclass
 class Crowded(BaseTask):
-    """One of many tasks that need one lock."""
+    """One of many tasks that want the same lock."""
 
     kind: str
     number: int
@@ -73,12 +73,12 @@ class Crowded(BaseTask):
         return [MutexLock(JOB, "crowd")]
 
     async def execute(self, **kwargs: Any) -> None:
-        note("crowded", self.kind, self.number)
+        record("crowded", self.kind, self.number)
 
 
 @dataclasses.dataclass
 class Free(BaseTask):
-    """Needs no lock."""
+    """A task without locks."""
 
     number: int
 
@@ -86,14 +86,14 @@ class Free(BaseTask):
     priority = Priority.NORMAL
 
     async def execute(self, **kwargs: Any) -> None:
-        note("free", self.number)
+        record("free", self.number)
 
 
 KINDS: tuple[type[BaseTask], ...] = (Inside, Crowded, Free)
 
 
 def registry() -> TaskRegistry:
-    """A registry of these tasks, under the names that they are installed with."""
+    """A registry with these tasks, as if they were installed."""
     tasks = TaskRegistry()
     for kind in KINDS:
         tasks.add(f"{CATEGORY}:{kind.__name__}", kind)
@@ -102,7 +102,7 @@ def registry() -> TaskRegistry:
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """The time from `entered` to `left` during which one task held a lock."""
+    """The time that one task held a lock."""
 
     kind: str
     key: str
@@ -118,11 +118,7 @@ def lines_of(journal: Path) -> list[str]:
 
 
 def visits(lines: Iterable[str], killed: dict[str, int]) -> list[Visit]:
-    """The visits of a journal, by key and time.
-
-    Args:
-        killed: When each killed process ended, by pid; its unfinished visits ended then.
-    """
+    """The visits in a journal, by key and time. A visit without an end lasted until its process was killed."""
     open_: dict[tuple[str, ...], int] = {}
     found = []
     for line in lines:
@@ -137,12 +133,12 @@ def visits(lines: Iterable[str], killed: dict[str, int]) -> list[Visit]:
     return sorted(found, key=lambda visit: (visit.key, visit.entered))
 
 
-def meetings(stays: list[Visit]) -> list[tuple[Visit, Visit]]:
-    """The pairs of visits that overlap at one key."""
-    met = []
+def overlaps(stays: list[Visit]) -> list[tuple[Visit, Visit]]:
+    """The pairs of visits that held the same key at the same time."""
+    found = []
     for at, visit in enumerate(stays):
         for other in stays[at + 1 :]:
             if other.key != visit.key or other.entered >= visit.left:
                 break
-            met.append((visit, other))
-    return met
+            found.append((visit, other))
+    return found

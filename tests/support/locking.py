@@ -1,12 +1,12 @@
-"""Those who want locks, and a clock that stands still."""
+"""Owners of locks, and a clock that only the test moves."""
 
 from __future__ import annotations
 
-from diracx.tasks.plumbing.locks import Holder
+from diracx.tasks.plumbing.locks import LockOwner
 
 
 class Ticks:
-    """A clock that moves when it is told to."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -15,6 +15,6 @@ class Ticks:
         return self.now
 
 
-def holder(worker: str = "w1", task: str = "lollygag:SyncOwnersTask") -> Holder:
-    """Somebody who wants a lock; each call is another owner."""
-    return Holder.new(task=task, id="0192", worker=worker)
+def new_owner(worker: str = "w1", task: str = "lollygag:SyncOwnersTask") -> LockOwner:
+    """An owner for one acquisition. Each call returns another one."""
+    return LockOwner.new(task=task, id="0192", worker=worker)

@@ -17,14 +17,14 @@ from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
-from diracx.tasks.plumbing.operations.scheduler_service import introduced as scheduler_introduced
-from diracx.tasks.plumbing.operations.worker_service import introduced as worker_introduced
+from diracx.tasks.plumbing.operations.scheduler_service import advertised as scheduler_advertised
+from diracx.tasks.plumbing.operations.worker_service import advertised as worker_advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
-from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support.mesh import Mesh, running
 from support.scheduling import SchedulingMesh
@@ -138,7 +138,7 @@ async def _scheduler(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIte
     async with (
         _broker(server, registry, "scheduler", "diracx-scheduler/node1/411") as broker,
         SchedulingMesh(broker).scheduling(name="node1-411-scheduler") as scheduler,
-        scheduler_introduced(scheduler, broker.connection, NAMES),
+        scheduler_advertised(scheduler, broker.connection, NAMES),
     ):
         yield
 
@@ -146,10 +146,10 @@ async def _scheduler(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIte
 @asynccontextmanager
 async def _worker(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterator[None]:
     async with _broker(server, registry, "worker", "diracx-worker/small/node1/412") as broker:
-        tally = Tally()
+        tally = Counters()
         settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=100, grace=timedelta(0))
-        worker = Worker(broker.connection, NAMES, registry, Injector(), settings, on_outcome=tally.note)
-        async with worker_introduced(worker, tally, broker.connection, NAMES), running(worker):
+        worker = Worker(broker.connection, NAMES, registry, Injector(), settings, on_outcome=tally.record)
+        async with worker_advertised(worker, tally, broker.connection, NAMES), running(worker):
             yield
 
 

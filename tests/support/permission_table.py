@@ -99,7 +99,7 @@ OPERATIONS = (
         _roles("worker", "scheduler", "operator"),
         (Request("{api}.STREAM.MSG.DELETE.KV_{ns}_locks", {"seq": 999}, refused_by="stream store EOF"),),
     ),
-    Operation("bury a task", _roles("worker", "operator"), (Request("{ns}.dlq.test.Nothing.1", b"{}"),)),
+    Operation("store a dead letter", _roles("worker", "operator"), (Request("{ns}.dlq.test.Nothing.1", b"{}"),)),
     Operation(
         "forget what fell due and is done",
         _roles("worker", "operator"),
@@ -111,7 +111,7 @@ OPERATIONS = (
         (Request("$KV.{ns}_locks.leader.task.scheduler", b"{}"),),
     ),
     Operation(
-        "supply a schedule, or take it back",
+        "supply a schedule, or withdraw it",
         _roles("scheduler", "operator"),
         (
             _later("{ns}.periodic.test.Nothing.x"),
@@ -120,7 +120,7 @@ OPERATIONS = (
         ),
     ),
     Operation(
-        "take back a task that waits for later, or all of them",
+        "withdraw a task that waits for later, or all of them",
         _roles("scheduler", "operator"),
         (
             Request("{api}.STREAM.PURGE.{NS}_LATER", {"filter": "{ns}.delayed.nothing"}),

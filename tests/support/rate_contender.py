@@ -17,7 +17,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import Holder, RateLimiter
+from diracx.tasks.plumbing.locks import LockOwner, RateLimiter
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -30,9 +30,10 @@ async def main(url: str, namespace: str, limit: int, window: float, seconds: flo
     limiter = RateLimiter(JOB, 7, limit=limit, window_seconds=window)
     settings = ConnectionSettings(servers=(url,))
     asked = admitted = 0
-    async with Connection.open(settings, name="contender", inbox_prefix="_INBOX_test") as connection:
-        keeper = LockKeeper(Bucket(connection, Namespace(namespace).locks_bucket))
-        watching = asyncio.create_task(keeper.run())
+    async with (
+        Connection.open(settings, name="contender", inbox_prefix="_INBOX_test") as connection,
+        LockKeeper(Bucket(connection, Namespace(namespace).locks_bucket)) as keeper,
+    ):
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         end = time.monotonic() + seconds
@@ -41,17 +42,15 @@ async def main(url: str, namespace: str, limit: int, window: float, seconds: flo
             nonlocal asked, admitted
             while time.monotonic() < end:
                 asked += 1
-                holder = Holder.new(task="test:Contender", id=uuid4().hex, worker="w")
+                owner = LockOwner.new(task="test:Contender", id=uuid4().hex, worker="w")
                 try:
-                    async with keeper.holding([limiter], holder, lambda: None):
+                    async with keeper.hold([limiter], owner, lambda: None):
                         admitted += 1
                 except UnableToAcquireLockError as refusal:
                     # A limiter always sets `retry_after`; None fails here.
                     await asyncio.sleep(refusal.retry_after / SECOND)  # type: ignore[operator]
 
         await asyncio.gather(*(lane() for _ in range(LANES)))
-        watching.cancel()
-        await asyncio.wait([watching])
     print(asked, admitted, time.process_time(), flush=True)
 
 

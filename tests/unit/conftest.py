@@ -12,9 +12,9 @@ from diracx.core import extensions
 from diracx.tasks.plumbing.execution.executor import Executor
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
-from support.calling import WORKER
 from support.distributions import install_metadata
-from support.lock_store import MemoryStore, watched
+from support.jobs import WORKER
+from support.lock_store import RecordingStore
 
 ENTRY_POINTS = {
     "diracx": {"extension": "support"},
@@ -42,17 +42,17 @@ def acme_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
-def store() -> MemoryStore:
+def store() -> RecordingStore:
     """Where locks are kept."""
-    return MemoryStore()
+    return RecordingStore()
 
 
 @pytest.fixture
-async def keeper(store: MemoryStore) -> AsyncIterator[LockKeeper]:
+async def keeper(store: RecordingStore) -> AsyncIterator[LockKeeper]:
     """Keeps locks in the store, which is empty again at the end."""
-    async with watched(store) as keeper:
+    async with LockKeeper(store) as keeper:
         yield keeper
-    assert not store.entries, "every lock was given back"
+    assert not store.entries, "every lock was released"
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
-"""The shape of the source, read from its syntax trees: nothing is imported here.
+"""The shape of the source, read from its syntax trees; nothing is imported here.
 
-`LAYERS` is the one table of what may import what. A new module is placed in it, or these tests fail.
+`diracx_tasks/docs/architecture.md` has the one list of floors, in a block that starts with ```layers. A new module
+belongs on one of them, or these tests fail.
 """
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -14,40 +17,23 @@ from pathlib import Path
 import pytest
 
 SOURCE_ROOT = Path(__file__).parents[2] / "diracx_tasks"
+ARCHITECTURE = SOURCE_ROOT / "docs" / "architecture.md"
 ROOT = "diracx.tasks"
 
-# Lowest first; a name covers the modules below it. Imports stay in their layer or go to one higher up here.
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("plumbing.enums", "plumbing.exceptions", "plumbing.clock", "plumbing.observability"),
-    ("plumbing.retry_policies", "plumbing.schedules", "plumbing.lock_registry", "plumbing.key_value_store"),
-    ("plumbing.wire",),
-    ("plumbing.locks",),
-    ("plumbing.submitter",),
-    ("plumbing.base_task",),
-    ("plumbing.registry",),
-    ("plumbing.injection",),
-    ("plumbing.depends", "depends"),
-    ("plumbing.execution", "plumbing.jetstream"),
-    ("plumbing.overrides", "plumbing.dead_letters", "plumbing.embedded"),
-    ("plumbing.worker", "plumbing.scheduler"),
-    ("plumbing.operations",),
-    ("cli",),
-    ("testing",),
-)
+MAX_FILES_AT_THE_FIRST_LEVEL_OF_PLUMBING = 12
+MIN_LINES_OF_A_FILE_WITH_ONE_IMPORTER = 35
 
-# In one layer, and yet neither knows the other.
-SIDE_BY_SIDE = ("plumbing.execution", "plumbing.jetstream")
-
-# The packages around the layers: they import nothing of ours, because whoever imports a module runs them first.
+# The packages around the layers. They import nothing of ours, since an import of any module runs them first.
 BARE_PACKAGES = {"", "plumbing"}
 
-# A door for other packages of DiracX, which opens when one of them asks; and what costs nothing where nobody wants it.
+# Modules that are imported by a string, when they are needed: names that other packages of DiracX import from
+# `plumbing`, and the providers of OpenTelemetry.
 LOADED_ON_DEMAND = {
     ("plumbing", f"{ROOT}.plumbing.depends"),
     ("cli.processes.telemetry", f"{ROOT}.cli.processes.telemetry_providers"),
 }
 
-# Who may import a library. Web applications load task modules too, so most of the code goes without.
+# The modules that may import a library. Web applications import task modules, too, so most of the code does without.
 OWNERS = {
     "nats": ("plumbing.jetstream",),
     "fast_depends": ("plumbing.injection",),
@@ -58,7 +44,7 @@ OWNERS = {
     "pytest": ("testing",),
 }
 
-# (module, what it imports inside a function): each with a comment that says why it cannot stand at the top.
+# (module, import inside a function), each with a comment that says why the import cannot stand at the top.
 LATE_IMPORTS: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -113,13 +99,42 @@ def _covers(name: str, module: str) -> bool:
     return module == name or module.startswith(name + ".")
 
 
-def _layer(module: str) -> int | None:
-    return next((at for at, names in enumerate(LAYERS) if any(_covers(n, module) for n in names)), None)
+@cache
+def _floors() -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """The floors of the architecture page, the lowest first; each has groups of rooms, which do not know each other."""
+    (block,) = re.findall(r"^```layers\n(.*?)^```", ARCHITECTURE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return tuple(tuple(tuple(group.split()) for group in line.split("|")) for line in block.splitlines())
 
 
-def test_every_module_is_placed_in_a_layer() -> None:
-    homeless = sorted(m for m in _modules() if m not in BARE_PACKAGES and _layer(m) is None)
-    assert not homeless, f"place these modules in LAYERS: {homeless}"
+def _rooms() -> list[str]:
+    return [room for floor in _floors() for group in floor for room in group]
+
+
+def _place(module: str) -> tuple[int, int] | None:
+    """The floor of a module, and its group there."""
+    for at, floor in enumerate(_floors()):
+        for number, group in enumerate(floor):
+            if any(_covers(room, module) for room in group):
+                return at, number
+    return None
+
+
+def _placed_imports() -> Iterator[tuple[str, tuple[int, int], str, tuple[int, int]]]:
+    """Each import of one module by another, with the places of both."""
+    for module, targets in _graph().items():
+        for target in targets:
+            if (own := _place(module)) is not None and (other := _place(target)) is not None:
+                yield module, own, target, other
+
+
+def test_every_name_in_the_list_of_floors_exists() -> None:
+    assert not [room for room in _rooms() if room not in _modules()]
+
+
+def test_every_module_stands_on_one_floor_and_only_one() -> None:
+    rooms_of = {module: sum(_covers(room, module) for room in _rooms()) for module in _modules()}
+    wrong = {module: rooms for module, rooms in rooms_of.items() if rooms != (module not in BARE_PACKAGES)}
+    assert not wrong, f"cover each of these modules once in {ARCHITECTURE.name}"
 
 
 def test_the_packages_around_the_layers_import_nothing_of_ours() -> None:
@@ -134,25 +149,25 @@ def test_the_import_graph_has_no_cycle() -> None:
         pytest.fail("a cycle: " + " <- ".join(error.args[1]))
 
 
-def test_imports_go_to_the_same_layer_or_a_lower_one() -> None:
-    upward = [
-        f"{module} imports {target}"
-        for module, targets in _graph().items()
-        for target in targets
-        if (own := _layer(module)) is not None and (other := _layer(target)) is not None and other > own
-    ]
-    assert not upward
+def test_imports_go_to_the_same_floor_or_a_lower_one() -> None:
+    assert not [f"{module} imports {target}" for module, own, target, other in _placed_imports() if other[0] > own[0]]
 
 
-def test_execution_and_jetstream_do_not_know_each_other() -> None:
+def test_rooms_on_two_sides_of_a_bar_do_not_know_each_other() -> None:
     crossing = [
         f"{module} imports {target}"
-        for module, targets in _graph().items()
-        for target in targets
-        for own, other in (SIDE_BY_SIDE, SIDE_BY_SIDE[::-1])
-        if _covers(own, module) and _covers(other, target)
+        for module, own, target, other in _placed_imports()
+        if own[0] == other[0] and own[1] != other[1]
     ]
     assert not crossing
+
+
+def test_the_bar_separates_execution_and_jetstream() -> None:
+    execution, jetstream = _place("plumbing.execution"), _place("plumbing.jetstream")
+    assert execution is not None
+    assert jetstream is not None
+    assert execution[0] == jetstream[0]
+    assert execution[1] != jetstream[1]
 
 
 def test_a_library_is_imported_by_its_owners_only() -> None:
@@ -200,3 +215,21 @@ def test_no_import_is_hidden_behind_type_checking() -> None:
         for name in _imported(module, node)
     ]
     assert not hidden
+
+
+def test_the_first_level_of_plumbing_has_few_files() -> None:
+    files = [module for module, path in _modules().items() if path.parent.name == "plumbing"]
+    assert len(files) <= MAX_FILES_AT_THE_FIRST_LEVEL_OF_PLUMBING, files
+
+
+def test_no_short_file_has_a_single_importer() -> None:
+    """A thin file is one more to open for its only user, so it belongs in there."""
+    importers = Counter(target for targets in _graph().values() for target in targets)
+    thin = {
+        module: lines
+        for module, path in _modules().items()
+        if path.stem not in ("__init__", "__main__")
+        and importers[module] == 1
+        and (lines := len(path.read_text("utf-8").splitlines())) < MIN_LINES_OF_A_FILE_WITH_ONE_IMPORTER
+    }
+    assert not thin

@@ -1,4 +1,4 @@
-"""The kinds of lockable things. What is registered stays so for the process, so every test takes a new name."""
+"""The types of lockable objects. A registration lasts as long as the process, so every test takes a new name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_tasks_jobs_and_transformations_can_be_locked() -> None:
     assert LockedObjectType("job") == JOB
 
 
-def test_a_registered_type_is_its_name(name: str) -> None:
+def test_a_registered_type_equals_its_name(name: str) -> None:
     kind = register_locked_object_type(name)
     assert isinstance(kind, LockedObjectType)
     assert kind == name
@@ -46,7 +46,7 @@ def test_a_registered_type_can_be_copied_and_pickled(name: str) -> None:
         assert isinstance(other, LockedObjectType)
 
 
-def test_a_type_that_nobody_registered_is_refused_with_the_mend(name: str) -> None:
+def test_a_type_that_is_not_registered_is_refused_with_the_fix(name: str) -> None:
     with pytest.raises(TaskDefinitionError) as caught:
         LockedObjectType(name)
     assert repr(name) in str(caught.value)

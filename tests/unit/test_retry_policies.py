@@ -1,4 +1,4 @@
-"""Retry policies as values: when, and how often."""
+"""Retry policies as values: the delay and the number of retries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAILURE = RuntimeError("boom")
 
 
 def delay_bounds(policy: RetryPolicyBase, attempt: int) -> tuple[float, float]:
-    """The least and the most seconds that the policy can have meant, whatever the clock did meanwhile."""
+    """The least and the most seconds of delay, since the clock runs on while the policy decides."""
     before = datetime.now(UTC)
     at = policy.schedule_retry(attempt, FAILURE)
     after = datetime.now(UTC)
@@ -66,7 +66,7 @@ def test_a_backoff_of_zero_retries_at_once_however_often() -> None:
     ("base", "retries"),
     [(-1, 5), (float("nan"), 5), (10, -1), (float("inf"), 1), (10, 23), (10, 5_000), (366 * 86_400, 1)],
 )
-def test_a_backoff_that_makes_no_sense_is_refused_with_its_numbers(base: float, retries: int) -> None:
+def test_a_backoff_with_impossible_numbers_is_refused_and_shows_them(base: float, retries: int) -> None:
     with pytest.raises(ValueError, match=f"{retries} retries: "):
         ExponentialBackoff(base_delay_seconds=base, max_retries=retries)
 
@@ -85,14 +85,14 @@ def test_policies_are_frozen_values() -> None:
         ExponentialBackoff().max_retries = 6  # type: ignore[misc]
 
 
-def test_policies_read_in_words() -> None:
+def test_policies_have_a_text_for_people() -> None:
     assert str(NoRetry()) == "no retry"
     assert str(ExponentialBackoff(1.5, 3)) == "exponential backoff, base 1.5 s, 3 retries"
 
 
-def test_a_policy_of_ones_own_must_say_when() -> None:
-    class Undecided(RetryPolicyBase):
+def test_a_policy_must_define_schedule_retry() -> None:
+    class Incomplete(RetryPolicyBase):
         pass
 
     with pytest.raises(TypeError, match="schedule_retry"):
-        Undecided()  # type: ignore[abstract]
+        Incomplete()  # type: ignore[abstract]

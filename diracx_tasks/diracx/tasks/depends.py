@@ -1,4 +1,4 @@
-"""Ready-made parameters of `execute()`, for task authors."""
+"""Ready-made parameters of `execute()` for task authors. `diracx.tasks.plumbing.depends` has the markers and rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead tasks as operators see them, those included whose end no worker has written down."""
+"""Dead tasks as operators see them, with and without a dead letter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
 from diracx.tasks.testing import wait_until
-from support.dead_letters import HEADERS, Morgue
+from support.dead_letters import HEADERS, DeadLetterBox
 from support.mesh import Mesh
 
 
-def reader(morgue: Morgue) -> DeadLetterReader:
-    return DeadLetterReader(morgue.connection, morgue.names)
+def reader(box: DeadLetterBox) -> DeadLetterReader:
+    return DeadLetterReader(box.connection, box.names)
 
 
 @dataclasses.dataclass
@@ -40,16 +40,16 @@ async def limit_deliveries(mesh: Mesh, most: int) -> None:
     await mesh.connection.api(subject, {"stream_name": stream, "config": config})
 
 
-async def test_a_task_that_the_server_gave_up_is_shown_whole_and_runs_again_when_replayed(mesh: Mesh) -> None:
+async def test_a_task_that_the_server_gave_up_is_listed_and_runs_again_when_replayed(mesh: Mesh) -> None:
     mesh.leaves_something_behind = True
     mesh.register(Waits)
-    morgue = Morgue(mesh.connection, mesh.namespace)
+    box = DeadLetterBox(mesh.connection, mesh.namespace)
     # The worker brings the queue back to what it should be, so the limit comes after.
     async with mesh.working() as worker:
         await limit_deliveries(mesh, 2)
         task_id = await Waits("mice").schedule(labels={"vo": "lhcb"})
-        await wait_until(morgue.letters, description="the server gave it up")
-        (letter,) = await reader(morgue).all()
+        await wait_until(box.letters, description="the server gave it up")
+        (letter,) = await reader(box).all()
         assert (letter.task, letter.id, letter.args, letter.labels) == (
             "test:Waits",
             task_id,
@@ -60,57 +60,57 @@ async def test_a_task_that_the_server_gave_up_is_shown_whole_and_runs_again_when
         assert (letter.attempts, [error.message for error in letter.errors]) == (2, ["mice", "mice"])
         assert letter.submitted is not None
         assert letter.submitted <= letter.died
-        assert await reader(morgue).get(letter.seq) == letter
-        await morgue.replay_all()
-        await wait_until(morgue.letters, description="the server gave it up again")
+        assert await reader(box).get(letter.seq) == letter
+        await box.replay_all()
+        await wait_until(box.letters, description="the server gave it up again")
         worker.stop()
-    (again,) = await reader(morgue).all()
+    (again,) = await reader(box).all()
     assert (again.id, again.attempts) == (task_id, 2)
-    assert await morgue.task(1) is None
+    assert await box.task(1) is None
 
 
-async def test_one_whose_message_is_gone_says_so(morgue: Morgue) -> None:
-    await morgue.advise(7, "MSG_TERMINATED")
-    (letter,) = await reader(morgue).all()
+async def test_an_advisory_whose_message_is_gone_says_so(box: DeadLetterBox) -> None:
+    await box.advise(7, "MSG_TERMINATED")
+    (letter,) = await reader(box).all()
     assert letter.reason == "terminated on normal-small after 3 deliveries, message 7 (the message is gone)"
     assert (letter.task, letter.args, letter.died) == (None, None, datetime(2100, 1, 1, tzinfo=UTC))
-    assert await reader(morgue).get(letter.seq) == letter
+    assert await reader(box).get(letter.seq) == letter
 
 
-async def test_one_whose_sequence_another_message_has_by_now_says_so_too(morgue: Morgue) -> None:
-    await morgue.advise(await morgue.put(), at="2020-01-01T00:00:00Z")
-    (letter,) = await reader(morgue).all()
+async def test_an_advisory_is_not_matched_with_a_later_message_of_the_same_sequence(box: DeadLetterBox) -> None:
+    await box.advise(await box.put(), at="2020-01-01T00:00:00Z")
+    (letter,) = await reader(box).all()
     assert letter.reason.endswith("(the message is gone)")
     assert (letter.task, letter.args) == (None, None)
 
 
-async def test_an_advisory_of_a_burial_is_no_dead_letter_of_its_own(morgue: Morgue) -> None:
-    await morgue.bury(sequence=7)
+async def test_an_advisory_that_belongs_to_a_dead_letter_is_not_listed_on_its_own(box: DeadLetterBox) -> None:
+    await box.add(sequence=7)
     for kind in ("MSG_TERMINATED", "MAX_DELIVERIES", "MSG_TERMINATED"):
-        await morgue.advise(7, kind)
-    assert [letter.seq for letter in await reader(morgue).all()] == [1]
-    assert [await reader(morgue).get(seq) is not None for seq in (1, 2, 3, 4, 5)] == [True, False, False, False, False]
-    (remains,) = await morgue.remains()
-    assert [advisory.seq for advisory in remains.advisories] == [2, 3, 4]
+        await box.advise(7, kind)
+    assert [letter.seq for letter in await reader(box).all()] == [1]
+    assert [await reader(box).get(seq) is not None for seq in (1, 2, 3, 4, 5)] == [True, False, False, False, False]
+    (dead_task,) = await box.dead_tasks()
+    assert [advisory.seq for advisory in dead_task.advisories] == [2, 3, 4]
 
 
-async def test_an_advisory_of_an_earlier_message_of_that_sequence_stands_for_itself(morgue: Morgue) -> None:
-    await morgue.bury(sequence=7)
-    await morgue.advise(7, at=(datetime.now(UTC) - timedelta(days=1)).isoformat())
-    assert [letter.seq for letter in await reader(morgue).all()] == [1, 2]
-    assert await reader(morgue).get(2) is not None
+async def test_an_advisory_of_an_earlier_message_of_that_sequence_is_listed_on_its_own(box: DeadLetterBox) -> None:
+    await box.add(sequence=7)
+    await box.advise(7, at=(datetime.now(UTC) - timedelta(days=1)).isoformat())
+    assert [letter.seq for letter in await reader(box).all()] == [1, 2]
+    assert await reader(box).get(2) is not None
 
 
-async def test_an_advisory_by_a_clock_that_is_a_little_behind_still_belongs_to_its_letter(morgue: Morgue) -> None:
-    await morgue.bury(sequence=7)
-    await morgue.advise(7, at=(datetime.now(UTC) - timedelta(seconds=30)).isoformat())
-    assert [letter.seq for letter in await reader(morgue).all()] == [1]
+async def test_an_advisory_dated_by_a_slow_clock_still_belongs_to_its_dead_letter(box: DeadLetterBox) -> None:
+    await box.add(sequence=7)
+    await box.advise(7, at=(datetime.now(UTC) - timedelta(seconds=30)).isoformat())
+    assert [letter.seq for letter in await reader(box).all()] == [1]
 
 
-async def test_an_advisory_that_cannot_be_read_hides_nothing(morgue: Morgue) -> None:
-    subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{morgue.names.tasks_stream}.normal-small"
-    await publish(morgue.connection, subject, b"{}", {})
-    await morgue.bury()
-    unread, letter = await reader(morgue).all()
+async def test_an_advisory_that_cannot_be_read_hides_nothing(box: DeadLetterBox) -> None:
+    subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{box.names.tasks_stream}.normal-small"
+    await publish(box.connection, subject, b"{}", {})
+    await box.add()
+    unread, letter = await reader(box).all()
     assert unread.reason.startswith("an advisory that cannot be read: ")
     assert (letter.task, letter.args) == (HEADERS["Task-Name"], {"owner_name": "alice"})

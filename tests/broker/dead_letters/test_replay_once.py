@@ -1,4 +1,4 @@
-"""Replays and removals that are killed, or run beside others: each task is enqueued once, and nothing is left."""
+"""Replays and removals that are killed at any point, or run at the same time: each task is enqueued exactly once."""
 
 from __future__ import annotations
 
@@ -6,126 +6,126 @@ import asyncio
 
 import pytest
 
-from diracx.tasks.plumbing.dead_letters.removal import remove
+from diracx.tasks.plumbing.dead_letters.reader import remove_dead_task
 from diracx.tasks.plumbing.dead_letters.replay import Replayer
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.testing import wait_until
-from support.dead_letters import Interposed, KilledError, Morgue, die
+from support.dead_letters import DeadLetterBox, Interposed, KilledError, die
 from support.queues import edit_stream
 
 LIMIT = 40
 """More requests than one run makes."""
 
 
-async def killed_somewhere_and_run_again(morgue: Morgue, at: int, after: bool) -> bool:
+async def killed_somewhere_and_run_again(box: DeadLetterBox, at: int, after: bool) -> bool:
     """Whether there was a request to be killed at."""
     try:
-        await morgue.replay_all(Interposed(morgue.connection, at, die, after))
+        await box.replay_all(Interposed(box.connection, at, die, after))
     except KilledError:
-        await morgue.replay_all()
+        await box.replay_all()
         return True
     return False
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-async def test_a_run_that_is_killed_at_any_request_and_run_again_enqueues_once(morgue: Morgue, after: bool) -> None:
+async def test_a_run_that_is_killed_at_any_request_and_run_again_enqueues_once(box: DeadLetterBox, after: bool) -> None:
     for at in range(1, LIMIT):
-        await morgue.bury()
-        (remains,) = await morgue.remains()
-        await morgue.advise(remains.sequence, "MSG_TERMINATED")
-        killed = await killed_somewhere_and_run_again(morgue, at, after)
-        await morgue.put_back(at)
-        assert (await morgue.letters(), await morgue.notes()) == (0, 0), f"killed at request {at}"
+        await box.add()
+        (dead_task,) = await box.dead_tasks()
+        await box.advise(dead_task.sequence, "MSG_TERMINATED")
+        killed = await killed_somewhere_and_run_again(box, at, after)
+        await box.put_back(at)
+        assert (await box.letters(), await box.markers()) == (0, 0), f"killed at request {at}"
         if not killed:
             break
     assert 10 < at < LIMIT - 1
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-async def test_so_does_one_of_a_message_that_the_server_gave_up(morgue: Morgue, after: bool) -> None:
+async def test_a_killed_run_enqueues_a_message_once_that_the_server_gave_up(box: DeadLetterBox, after: bool) -> None:
     for at in range(1, LIMIT):
-        sequence = await morgue.put(headers={"Task-Name": "a:B"})
-        await morgue.advise(sequence)
-        await morgue.advise(sequence)  # as in a cluster
-        killed = await killed_somewhere_and_run_again(morgue, at, after)
-        tasks = await morgue.put_back(at)
+        sequence = await box.put(headers={"Task-Name": "a:B"})
+        await box.advise(sequence)
+        await box.advise(sequence)  # as in a cluster
+        killed = await killed_somewhere_and_run_again(box, at, after)
+        tasks = await box.put_back(at)
         assert tasks[-1].headers["Task-Id"] == str(sequence)
-        assert await morgue.task(sequence) is None
-        assert (await morgue.letters(), await morgue.notes()) == (0, 0), f"killed at request {at}"
+        assert await box.task(sequence) is None
+        assert (await box.letters(), await box.markers()) == (0, 0), f"killed at request {at}"
         if not killed:
             break
     assert 10 < at < LIMIT - 1
 
 
-async def test_a_run_that_dies_again_and_again_ends_with_every_task_enqueued_once(morgue: Morgue) -> None:
+async def test_a_run_that_dies_again_and_again_ends_with_every_task_enqueued_once(box: DeadLetterBox) -> None:
     for _ in range(5):
-        await morgue.bury()
+        await box.add()
     for at in range(3, LIMIT):
-        with_deaths = Interposed(morgue.connection, at, die, after=bool(at % 2))
+        with_deaths = Interposed(box.connection, at, die, after=bool(at % 2))
         try:
-            await morgue.replay_all(with_deaths)
+            await box.replay_all(with_deaths)
         except KilledError:
             continue
         break
-    await morgue.put_back(5)
-    assert (await morgue.letters(), await morgue.notes()) == (0, 0)
+    await box.put_back(5)
+    assert (await box.letters(), await box.markers()) == (0, 0)
 
 
-async def test_another_run_between_any_two_requests_does_not_enqueue_it_twice(morgue: Morgue) -> None:
+async def test_a_second_run_between_any_two_requests_enqueues_nothing_twice(box: DeadLetterBox) -> None:
     for at in range(1, LIMIT):
-        await morgue.bury()
-        both = Interposed(morgue.connection, at, morgue.replay_all)
-        await morgue.replay_all(both)
-        await morgue.put_back(at)
-        assert (await morgue.letters(), await morgue.notes()) == (0, 0), f"the other ran before request {at}"
+        await box.add()
+        both = Interposed(box.connection, at, box.replay_all)
+        await box.replay_all(both)
+        await box.put_back(at)
+        assert (await box.letters(), await box.markers()) == (0, 0), f"the other ran before request {at}"
         if both.requests < at:
             break
     assert 10 < at < LIMIT - 1
 
 
-async def test_a_run_long_after_one_that_was_killed_does_not_enqueue_it_twice(morgue: Morgue) -> None:
-    await edit_stream(morgue.connection, morgue.names.later_stream, duplicate_window=100_000_000)
-    await morgue.bury()
-    (remains,) = await morgue.remains()
+async def test_a_run_long_after_a_killed_one_enqueues_nothing_twice(box: DeadLetterBox) -> None:
+    await edit_stream(box.connection, box.names.later_stream, duplicate_window=100_000_000)
+    await box.add()
+    (dead_task,) = await box.dead_tasks()
     for at in range(1, LIMIT):
         with pytest.raises(KilledError):
-            await Replayer(Interposed(morgue.connection, at, die), morgue.names).replay(remains)  # type: ignore[arg-type]
-        if await morgue.notes():
+            await Replayer(Interposed(box.connection, at, die), box.names).replay(dead_task)  # type: ignore[arg-type]
+        if await box.markers():
             break
-    probe = (f"{morgue.names.name}.state.probe", b"", {"Nats-Msg-Id": "probe"})
-    await publish(morgue.connection, *probe)
+    probe = (f"{box.names.name}.state.probe", b"", {"Nats-Msg-Id": "probe"})
+    await publish(box.connection, *probe)
 
     async def the_server_has_forgotten() -> bool:
-        return not (await publish(morgue.connection, *probe)).duplicate
+        return not (await publish(box.connection, *probe)).duplicate
 
     await wait_until(the_server_has_forgotten, description="the duplicate window has passed")
-    await Replayer(morgue.connection, morgue.names).replay(remains)
-    await morgue.put_back(1)
-    assert (await morgue.letters(), await morgue.notes()) == (0, 0)
+    await Replayer(box.connection, box.names).replay(dead_task)
+    await box.put_back(1)
+    assert (await box.letters(), await box.markers()) == (0, 0)
 
 
-async def test_runs_at_the_same_time_enqueue_each_task_once(morgue: Morgue) -> None:
+async def test_runs_at_the_same_time_enqueue_each_task_once(box: DeadLetterBox) -> None:
     for _ in range(10):
-        await morgue.bury()
-    await asyncio.gather(*(morgue.replay_all() for _ in range(4)))
-    await morgue.put_back(10)
-    assert (await morgue.letters(), await morgue.notes()) == (0, 0)
+        await box.add()
+    await asyncio.gather(*(box.replay_all() for _ in range(4)))
+    await box.put_back(10)
+    assert (await box.letters(), await box.markers()) == (0, 0)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-async def test_a_removal_that_is_killed_anywhere_leaves_what_can_be_removed(morgue: Morgue, after: bool) -> None:
+async def test_a_removal_that_is_killed_anywhere_can_be_repeated(box: DeadLetterBox, after: bool) -> None:
     for at in range(1, LIMIT):
-        await morgue.bury()
-        (remains,) = await morgue.remains()
-        await morgue.advise(remains.sequence, "MSG_TERMINATED")
-        (remains,) = await morgue.remains()
+        await box.add()
+        (dead_task,) = await box.dead_tasks()
+        await box.advise(dead_task.sequence, "MSG_TERMINATED")
+        (dead_task,) = await box.dead_tasks()
         try:
-            await remove(Interposed(morgue.connection, at, die, after), morgue.names, remains)  # type: ignore[arg-type]
+            await remove_dead_task(Interposed(box.connection, at, die, after), box.names, dead_task)  # type: ignore[arg-type]
         except KilledError:
-            for each in await morgue.remains():
-                assert each.buried
-                await remove(morgue.connection, morgue.names, each)
+            for each in await box.dead_tasks():
+                assert each.has_dead_letter
+                await remove_dead_task(box.connection, box.names, each)
         else:
             break
-        assert await morgue.letters() == 0
+        assert await box.letters() == 0
     assert 2 < at < LIMIT - 1

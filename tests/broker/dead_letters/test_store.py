@@ -1,4 +1,4 @@
-"""Dead letters as they are stored: once, whole, and within what the server takes."""
+"""Dead letters are stored once, whole, and within the limits of the server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def delivery(connection: Connection, stored_ns: int = STORED_NS, **message: Any)
 
 
 @dataclass
-class Letters:
+class StoredLetters:
     """The stream of dead letters."""
 
     connection: Connection
@@ -55,11 +55,11 @@ class Letters:
 
 
 @pytest.fixture
-def letters(connection: Connection, topology: Namespace) -> Letters:
-    return Letters(connection, topology)
+def letters(connection: Connection, topology: Namespace) -> StoredLetters:
+    return StoredLetters(connection, topology)
 
 
-async def test_a_dead_letter_is_the_message_with_its_story(letters: Letters) -> None:
+async def test_a_dead_letter_is_the_message_with_its_errors(letters: StoredLetters) -> None:
     await letters.store.store(delivery(letters.connection), "no retry\n is left", 4, [FAILURE, FAILURE])
     ((subject, headers, body),) = await letters.all()
     assert subject == f"{letters.names.name}.dlq.lollygag.SyncOwnersTask.42"
@@ -85,13 +85,15 @@ async def test_a_dead_letter_is_the_message_with_its_story(letters: Letters) -> 
     }
 
 
-async def test_a_dead_letter_that_is_stored_twice_is_there_once(letters: Letters) -> None:
+async def test_storing_a_dead_letter_twice_leaves_one(letters: StoredLetters) -> None:
     for _ in range(2):
         await letters.store.store(delivery(letters.connection), "over", 1, [FAILURE])
     assert len(await letters.all()) == 1
 
 
-async def test_a_message_of_the_same_sequence_in_a_stream_made_anew_gets_a_letter_of_its_own(letters: Letters) -> None:
+async def test_a_message_of_the_same_sequence_in_a_stream_created_anew_gets_its_own_dead_letter(
+    letters: StoredLetters,
+) -> None:
     for stored_ns in (STORED_NS, STORED_NS + 1, STORED_NS + 1):
         await letters.store.store(delivery(letters.connection, stored_ns), "over", 1, [])
     found = await letters.all()
@@ -100,7 +102,9 @@ async def test_a_message_of_the_same_sequence_in_a_stream_made_anew_gets_a_lette
 
 
 @pytest.mark.parametrize("headers", [None, {"Task-Id": "abc"}, {"Task-Name": ""}, {"Task-Name": "a b.*>:ü"}])
-async def test_a_message_of_no_proper_name_has_a_letter_too(letters: Letters, headers: dict[str, str] | None) -> None:
+async def test_a_message_without_a_valid_name_gets_a_dead_letter(
+    letters: StoredLetters, headers: dict[str, str] | None
+) -> None:
     await letters.store.store(delivery(letters.connection, headers=headers), "malformed", 0, [])
     ((subject, stored, body),) = await letters.all()
     assert subject.startswith(f"{letters.names.name}.dlq.")
@@ -109,7 +113,7 @@ async def test_a_message_of_no_proper_name_has_a_letter_too(letters: Letters, he
     assert body == b'{"owner_name":"alice"}'
 
 
-async def test_errors_in_any_script_are_ascii_on_the_wire_and_come_back_whole(letters: Letters) -> None:
+async def test_errors_in_any_script_are_ascii_on_the_wire_and_come_back_whole(letters: StoredLetters) -> None:
     failure = Failure("ValueError", "Größe 大きさ 😀\r\n\x00", "Zeile 1\nZeile 2: ü", "w", AT)
     await letters.store.store(delivery(letters.connection), "Größe 大きさ 😀", 1, [failure])
     ((_, headers, _),) = await letters.all()
@@ -119,7 +123,7 @@ async def test_errors_in_any_script_are_ascii_on_the_wire_and_come_back_whole(le
     assert headers["Dead-Reason"] == "Größe 大きさ 😀"
 
 
-async def test_a_story_beyond_what_headers_may_hold_loses_its_oldest_tracebacks_first(letters: Letters) -> None:
+async def test_errors_beyond_the_header_limit_lose_the_oldest_tracebacks_first(letters: StoredLetters) -> None:
     failures = [Failure("ValueError", str(n), "t" * 8_000, "w", AT) for n in range(20)]
     await letters.store.store(delivery(letters.connection), "over", 20, failures)
     ((_, headers, _),) = await letters.all()
@@ -130,7 +134,7 @@ async def test_a_story_beyond_what_headers_may_hold_loses_its_oldest_tracebacks_
     assert sum(whole) >= 7
 
 
-async def test_a_story_whose_messages_alone_are_too_long_keeps_the_latest(letters: Letters) -> None:
+async def test_errors_whose_messages_alone_are_too_long_keep_the_latest(letters: StoredLetters) -> None:
     failures = [Failure("ValueError", f"{n} {'😀' * 1_900}", "t" * 8_000, "w", AT) for n in range(20)]
     await letters.store.store(delivery(letters.connection), "over", 20, failures)
     ((_, headers, _),) = await letters.all()
@@ -139,7 +143,7 @@ async def test_a_story_whose_messages_alone_are_too_long_keeps_the_latest(letter
     assert errors[-1]["message"].startswith("19 ")
 
 
-async def test_a_story_gives_way_to_the_payload(letters: Letters) -> None:
+async def test_errors_give_way_to_the_payload(letters: StoredLetters) -> None:
     body = b"x" * (letters.connection.max_payload - 3_000)
     failures = [Failure("ValueError", str(n), "t" * 8_000, "w", AT) for n in range(3)]
     await letters.store.store(delivery(letters.connection, data=body), "over", 3, failures)
@@ -149,7 +153,7 @@ async def test_a_story_gives_way_to_the_payload(letters: Letters) -> None:
     assert headers["Task-Labels"] == '{"a":"b"}'
 
 
-async def test_headers_of_the_task_that_leave_no_room_go_but_for_its_name_and_id(letters: Letters) -> None:
+async def test_too_large_headers_of_the_task_are_dropped_except_its_name_and_id(letters: StoredLetters) -> None:
     headers = HEADERS | {"Task-Labels": json.dumps({"a": "b" * 65_000})}
     await letters.store.store(delivery(letters.connection, headers=headers), "over", 1, [FAILURE])
     ((_, stored, _),) = await letters.all()
@@ -161,13 +165,13 @@ async def test_headers_of_the_task_that_leave_no_room_go_but_for_its_name_and_id
     assert len(json.loads(stored["Dead-Errors"])) == 1
 
 
-async def test_a_long_reason_is_cut(letters: Letters) -> None:
+async def test_a_long_reason_is_cut(letters: StoredLetters) -> None:
     await letters.store.store(delivery(letters.connection), "ü" * 5_000, 1, [])
     ((_, headers, _),) = await letters.all()
     assert headers["Dead-Reason"] == "ü" * 1_000
 
 
-async def test_a_refusal_names_the_message_the_stream_and_the_servers_reason(letters: Letters) -> None:
+async def test_a_refusal_names_the_message_the_stream_and_the_servers_reason(letters: StoredLetters) -> None:
     stream = letters.names.dead_letters_stream
     config = (await letters.connection.api(f"STREAM.INFO.{stream}"))["config"]
     await letters.connection.api(f"STREAM.UPDATE.{stream}", {**config, "max_bytes": 100})

@@ -1,4 +1,4 @@
-"""Submitting: what arrives on the server, and what is refused in which words."""
+"""Tasks that a broker submits: the stored message, and the error for each refusal."""
 
 from __future__ import annotations
 
@@ -165,9 +165,14 @@ async def test_a_time_in_the_past_means_at_once(broker: JetStreamBroker) -> None
     assert await count(broker.connection, broker.namespace.later_stream) == 0
 
 
-async def test_a_naive_time_is_refused(broker: JetStreamBroker) -> None:
-    with pytest.raises(ValueError, match="no time zone"):
-        await Greet("alice").schedule(at_time=datetime(2030, 1, 1))  # noqa: DTZ001
+async def test_a_naive_time_is_refused_with_the_task_and_the_remedy_and_nothing_is_stored(
+    broker: JetStreamBroker,
+) -> None:
+    with pytest.raises(ValueError, match="test:Greet") as refused:
+        await Greet("alice").schedule(at_time=datetime(2030, 1, 1))  # noqa: DTZ001 - the mistake
+    assert "2030-01-01T00:00:00 has no time zone; use e.g. datetime.now(UTC)" in str(refused.value)
+    assert await count(broker.connection, broker.namespace.tasks_stream) == 0
+    assert await count(broker.connection, broker.namespace.later_stream) == 0
 
 
 async def test_what_cannot_be_a_message_is_refused_before_anything_is_sent(broker: JetStreamBroker) -> None:
@@ -176,12 +181,12 @@ async def test_what_cannot_be_a_message_is_refused_before_anything_is_sent(broke
     with pytest.raises(MalformedTaskError, match="Greet"):
         await Greet(object()).schedule()  # type: ignore[arg-type]
     with pytest.raises(TaskDefinitionError):
-        await broker.schedule_many([Greet("a"), Unregistered()])
+        await broker.submit_many([Greet("a"), Unregistered()])
     assert await count(broker.connection, broker.namespace.tasks_stream) == 0
 
 
 async def test_many_tasks_are_stored_and_their_ids_come_in_order(broker: JetStreamBroker) -> None:
-    ids = await broker.schedule_many((Greet("a", number) for number in range(5000)), labels={"run": "7"})
+    ids = await broker.submit_many((Greet("a", number) for number in range(5000)), labels={"run": "7"})
     assert len(set(ids)) == 5000
     stream = broker.namespace.tasks_stream
     assert await count(broker.connection, stream) == 5000
@@ -189,13 +194,18 @@ async def test_many_tasks_are_stored_and_their_ids_come_in_order(broker: JetStre
         _, headers, body = await message(broker.connection, stream, sequence)
         assert body == b'{"name":"a","times":%d}' % ids.index(headers["Task-Id"])
         assert headers["Task-Labels"] == '{"run":"7"}'
-    assert await broker.schedule_many([]) == []
+    assert await broker.submit_many([]) == []
+
+
+async def test_the_earlier_name_of_submit_many_works_too(broker: JetStreamBroker) -> None:
+    assert len(await broker.schedule_many([Greet("a"), Greet("b")])) == 2
+    assert await count(broker.connection, broker.namespace.tasks_stream) == 2
 
 
 async def test_when_some_of_many_are_refused_their_positions_are_told(broker: JetStreamBroker) -> None:
     tasks = [Greet("a" * 1_100_000 if number in (3, 700) else "a", number) for number in range(800)]
     with pytest.raises(SendTaskError, match=r"2 of 800 tasks were not stored; the first: .*max_payload") as caught:
-        await broker.schedule_many(tasks)
+        await broker.submit_many(tasks)
     assert caught.value.unsent == (3, 700)
     assert await count(broker.connection, broker.namespace.tasks_stream) == 798
 
@@ -204,7 +214,7 @@ async def test_when_many_fill_the_stream_those_left_out_are_told(broker: JetStre
     stream = broker.namespace.tasks_stream
     await edit_stream(broker.connection, stream, max_bytes=20_000)
     with pytest.raises(SendTaskError, match=f"stream {stream} is full") as caught:
-        await broker.schedule_many(Greet("a", number) for number in range(300))
+        await broker.submit_many(Greet("a", number) for number in range(300))
     stored = set()
     for sequence in range(1, await count(broker.connection, stream) + 1):
         body = (await message(broker.connection, stream, sequence))[2]

@@ -1,4 +1,4 @@
-"""A paused queue on a real server: what a pull sees of it, what workers do, and what lifts the pause."""
+"""A paused queue on a real server: the answers to a pull, the workers, and the end of the pause."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, in_words, pause, paused_until, resume
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, pause_end_text, paused_until, resume
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.operations.status import StatusReader
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
@@ -86,8 +86,8 @@ async def test_a_queue_that_is_paused_in_the_middle_keeps_the_rest_and_what_is_g
     assert await puller.pull.probe(2) == (2, None)
     await pause_queue(puller)
     done, given_back = puller.delivered
-    await done.ack()
-    await given_back.nak()
+    done.ack()
+    given_back.nak()
     await wait_until(lambda: _counts(puller, left=4, unsettled=1), description="the server took the ack")
     await looked_again()
     assert await puller.pull.probe(10) == (0, None)
@@ -249,5 +249,5 @@ async def test_the_status_says_which_queue_is_paused_and_until_when(mesh: Mesh) 
 
 
 def test_the_end_of_a_pause_is_told_to_the_second() -> None:
-    assert in_words(datetime(2026, 12, 1, 6, 15, 0, 999999, tzinfo=UTC)) == "2026-12-01T06:15:00Z"
-    assert in_words(UNTIL_RESUMED) == "it is resumed"
+    assert pause_end_text(datetime(2026, 12, 1, 6, 15, 0, 999999, tzinfo=UTC)) == "2026-12-01T06:15:00Z"
+    assert pause_end_text(UNTIL_RESUMED) == "it is resumed"

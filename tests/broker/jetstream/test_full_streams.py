@@ -1,4 +1,4 @@
-"""A full queue: whoever publishes is refused, and what is under way goes on."""
+"""A full queue refuses publishers, while tasks in flight, their locks and their settlement go on."""
 
 from __future__ import annotations
 

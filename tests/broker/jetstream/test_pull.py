@@ -80,7 +80,7 @@ async def test_a_delivery_says_where_it_stands(puller: Puller) -> None:
     assert (second.sequence, second.delivered, second.headers) == (2, 1, {"Task-Name": "t:B"})
     assert first.subject == puller.names.task_subject(NORMAL, Size.SMALL)
     assert before - timedelta(seconds=1) <= first.stored <= second.stored <= datetime.now(UTC) + timedelta(seconds=1)
-    await first.nak()
+    first.nak()
     await wait_until(lambda: puller.probed(3), description="it came again")
     assert (puller.delivered[2].sequence, puller.delivered[2].delivered) == (1, 2)
     assert puller.delivered[2].stored_ns == first.stored_ns
@@ -118,15 +118,12 @@ class Settled:
     def __init__(self, puller: Puller) -> None:
         self.seen: Counter[str] = Counter()
         self.again = 0
-        self._acks: set[asyncio.Task[None]] = set()
         puller.on_delivery = self._settle
 
     def _settle(self, delivery: Delivery) -> None:
         self.seen[delivery.body.decode()] += 1
         self.again += delivery.delivered != 1
-        ack = asyncio.ensure_future(delivery.ack())
-        self._acks.add(ack)
-        ack.add_done_callback(self._acks.discard)
+        delivery.ack()
 
 
 async def test_waits_and_probes_beside_a_trickle_of_tasks_lose_and_double_nothing(

@@ -88,7 +88,7 @@ async def test_without_a_connection_nothing_is_asked_and_the_error_is_one_of_our
             await puller.pull.wait(1)
         for answer in (puller.delivered[0].ack, puller.delivered[0].nak):
             with pytest.raises(ServerUnavailableError, match="message 1 cannot be settled now"):
-                await answer()
+                answer()
         await asyncio.to_thread(own_server.start)
         assert await puller.connection.wait_connected(10)
         await puller.put(NORMAL, "m")

@@ -1,4 +1,4 @@
-"""What was empty a moment ago, by a clock of the test's own: passed over, or looked at beside the less urgent."""
+"""Consumers that were empty a moment ago, by a fake clock: skipped, or asked beside the less urgent one."""
 
 from __future__ import annotations
 

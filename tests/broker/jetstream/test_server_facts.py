@@ -85,7 +85,7 @@ async def store(connection: Connection, subject: str, headers: dict[str, str]) -
 
 async def test_an_ack_of_a_work_queue_removes_the_message(queue: Queue) -> None:
     await queue.put(b"a")
-    await (await queue.take()).ack()
+    (await queue.take()).ack()
     await wait_until(lambda: _settled(queue), description="the message is gone")
 
 
@@ -97,7 +97,7 @@ async def test_a_nak_with_a_delay_brings_the_message_back_no_earlier_and_lets_ot
     await queue.put(b"a")
     first = await queue.take()
     begun = time.monotonic()
-    await first.nak(timedelta(seconds=0.4))
+    first.nak(timedelta(seconds=0.4))
     await queue.put(b"b")
     assert (await queue.take()).body == b"b"
     again = await queue.take()
@@ -119,7 +119,7 @@ async def test_a_beat_is_answered_and_starts_ack_wait_anew(queue: Queue) -> None
 
     await wait_until(beat_until_the_other_came_twice, description="two ack_waits have passed")
     assert [(delivery.body, delivery.delivered) for delivery in came] == [(b"left", 1), (b"left", 2), (b"left", 3)]
-    await left.ack()
+    left.ack()
     # Without beats it comes back.
     again = await queue.take()
     assert (again.body, again.delivered) == (b"beaten", 2)
@@ -129,7 +129,7 @@ async def test_a_stale_beat_is_answered_like_a_valid_one(queue: Queue) -> None:
     # So an answer proves nothing once a message was settled: never beat after settling.
     await queue.put(b"a")
     delivery = await queue.take()
-    await delivery.ack()
+    delivery.ack()
     await wait_until(lambda: _settled(queue), description="the message is gone")
     await delivery.in_progress(timeout=5)
 
@@ -152,7 +152,7 @@ async def advisory(connection: Connection, names: Namespace, kind: str) -> dict[
 async def test_a_term_removes_the_message_and_its_reason_is_in_the_advisory(queue: Queue) -> None:
     await queue.put(b"a")
     delivery = await queue.take()
-    await delivery.term('no retry is left:\n"ValueError"  ümlaut')
+    delivery.term('no retry is left:\n"ValueError"  ümlaut')
     told = await advisory(queue.connection, queue.names, "MSG_TERMINATED")
     assert told["reason"] == 'no retry is left: "ValueError" ümlaut'
     assert (told["stream_seq"], told["deliveries"]) == (delivery.sequence, 1)
@@ -185,7 +185,7 @@ async def test_a_message_id_is_stored_once_though_its_message_was_acknowledged(q
     headers = {"Nats-Msg-Id": "0192"}
     stored = await publish(queue.connection, queue.subject, b"a", headers)
     assert not stored.duplicate
-    await (await queue.take()).ack()
+    (await queue.take()).ack()
     await wait_until(lambda: _settled(queue), description="the message is gone")
     again = await publish(queue.connection, queue.subject, b"a", headers)
     assert (again.duplicate, again.seq) == (True, stored.seq)
@@ -195,7 +195,7 @@ async def test_a_message_id_is_stored_once_though_its_message_was_acknowledged(q
 async def test_neither_retries_nor_waiting_tasks_count_against_a_limit_of_the_queue(queue: Queue) -> None:
     await queue.put(*(b"%d" % number for number in range(60)))
     for _ in range(60):
-        await (await queue.take()).nak(timedelta(seconds=60))
+        (await queue.take()).nak(timedelta(seconds=60))
     await queue.put(b"fresh")
     assert (await queue.take()).body == b"fresh"
     assert (await queue.info())["num_ack_pending"] == 61

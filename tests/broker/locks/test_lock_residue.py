@@ -11,7 +11,7 @@ from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, ExclusiveRWLock, MutexLock, SharedRWLock
 from diracx.tasks.plumbing.wire.names import Namespace
-from support.locking import holder
+from support.locking import new_owner
 
 PAIRS = 20_000
 LANES = 100
@@ -28,7 +28,7 @@ async def test_twenty_thousand_pairs_leave_no_message_in_any_bucket(connection: 
         for number in numbers:
             # Mostly mutexes, on a key of its own and on keys that never come again.
             lock = mine[number % 4] if number % 10 == 0 else mine[3] if number % 2 else MutexLock(JOB, own, number)
-            hold = await lock.acquire(store, holder())
+            hold = await lock.acquire(store, new_owner())
             await hold.release()
 
     await asyncio.gather(*(lane(own) for own in range(LANES)))

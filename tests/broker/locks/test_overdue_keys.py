@@ -1,4 +1,4 @@
-"""Keys that a killed server brought back without their time to live; made here by a source, which keeps it as a header.
+"""Keys that a killed server brought back without their TTL. A source makes them here: it keeps a TTL as a header only.
 
 A bucket without expiry takes what another stream had under a time to live, and never drops it.
 """
@@ -20,11 +20,11 @@ from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, ExclusiveR
 from diracx.tasks.plumbing.locks.slots import slots_of
 from diracx.tasks.testing import wait_until
 from support.connecting import connect
-from support.locking import holder
+from support.locking import new_owner
 
 
 class Lasting(Bucket):
-    """What is stored lasts, as this bucket takes no time to live."""
+    """A bucket whose keys never expire."""
 
     async def replace(self, key: str, value: bytes, ttl: timedelta | None, revision: int) -> int:
         return await super().replace(key, value, None, revision)
@@ -41,7 +41,7 @@ async def connection(server: EmbeddedServer) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 async def revive(connection: Connection, namespace: str) -> AsyncIterator[Revive]:
-    """Puts a key into the bucket named as the namespace, with a time to live of a second that nobody heeds."""
+    """Puts a key into the bucket of the namespace, with a TTL of a second that the server ignores."""
     source, stream, subject = f"{namespace}_had", f"KV_{namespace}", f"$KV.{namespace}"
     transform = {"src": f"{namespace}.>", "dest": f"{subject}.>"}
     common = {"storage": "memory", "max_msgs_per_subject": 1}
@@ -73,17 +73,17 @@ async def revive(connection: Connection, namespace: str) -> AsyncIterator[Revive
     ],
     ids=["mutex", "slot", "writer", "reader before a writer", "writer before a reader"],
 )
-async def test_a_key_long_past_its_time_keeps_nobody_out_and_one_that_may_yet_go_does(
+async def test_a_key_long_past_its_ttl_excludes_nobody_and_one_that_the_server_may_yet_drop_does(
     connection: Connection, namespace: str, revive: Revive, lock: BaseLock, key: str
 ) -> None:
     await revive(key)
     with pytest.raises(UnableToAcquireLockError):
-        await lock.acquire(Lasting(connection, namespace, overdue=timedelta(hours=1)), holder())
+        await lock.acquire(Lasting(connection, namespace, overdue=timedelta(hours=1)), new_owner())
     store = Lasting(connection, namespace, overdue=timedelta(0))
 
     async def acquired() -> bool:
         try:
-            await lock.acquire(store, holder())
+            await lock.acquire(store, new_owner())
         except UnableToAcquireLockError:
             return False
         return True
@@ -91,4 +91,4 @@ async def test_a_key_long_past_its_time_keeps_nobody_out_and_one_that_may_yet_go
     await wait_until(acquired, description="it is free")
     if not isinstance(lock, SharedRWLock):
         with pytest.raises(UnableToAcquireLockError):
-            await lock.acquire(store, holder())
+            await lock.acquire(store, new_owner())

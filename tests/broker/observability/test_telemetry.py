@@ -1,4 +1,4 @@
-"""Traces and metrics, taken down in memory; and what goes on without them."""
+"""Traces and metrics, recorded in memory; and traces without telemetry."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Logs(BaseTask):
     size = Size.SMALL
 
     async def execute(self) -> None:
-        logging.getLogger("author").warning("fields: %s", dict(log_context.fields()))
+        logging.getLogger("author").warning("fields: %s", dict(log_context.delivery_fields()))
 
 
 _author: list[TracerProvider] = []
@@ -109,7 +109,7 @@ async def measured_mesh(measured: Measured, mesh: Mesh) -> Mesh:
     return mesh
 
 
-async def test_submission_retry_and_what_is_spawned_are_one_trace(measured: Measured, measured_mesh: Mesh) -> None:
+async def test_a_submission_its_retry_and_its_children_are_one_trace(measured: Measured, measured_mesh: Mesh) -> None:
     measured_mesh.register(Parent, Child)
     with measured.tracers.get_tracer("web").start_as_current_span("request"):
         task_id = await Parent().schedule()
@@ -143,7 +143,7 @@ async def test_submission_retry_and_what_is_spawned_are_one_trace(measured: Meas
     assert failed.attributes["messaging.consumer.group.name"] == "normal-small"
 
 
-async def test_a_message_by_hand_joins_the_trace_that_it_brings_or_begins_one(
+async def test_a_message_by_hand_joins_the_trace_in_its_headers_or_starts_one(
     measured: Measured, measured_mesh: Mesh
 ) -> None:
     measured_mesh.register(Child)
@@ -206,7 +206,7 @@ async def test_a_refused_submission_is_an_error_on_its_span(measured: Measured, 
     assert measured.metric("messaging.client.operation.duration")[1][0].attributes["error.type"] == "SendTaskError"
 
 
-async def test_without_telemetry_a_trace_is_handed_on_to_what_is_spawned(mesh: Mesh) -> None:
+async def test_without_telemetry_a_trace_continues_in_submitted_tasks(mesh: Mesh) -> None:
     mesh.register(Spawns, Large)
     mesh.leaves_something_behind = True
     await mesh.publish_by_hand(({"Task-Name": "test:Spawns", "traceparent": UPSTREAM}, b"{}"))
@@ -223,7 +223,7 @@ async def test_without_telemetry_a_submission_has_no_traceparent(mesh: Mesh) -> 
     await mesh.burst()
 
 
-async def test_an_author_s_log_line_knows_its_task_id_and_attempt(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_log_line_of_a_task_has_its_name_id_and_attempt(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
     mesh.register(Logs)
     task_id = await Logs().schedule()
     await mesh.burst()

@@ -1,4 +1,4 @@
-"""Traces that cross more than one hop: those of a scheduler, and of what executes on a thread of its own."""
+"""Traces over more than one hop: through a scheduler, and through the execution thread."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def test_a_write_that_the_server_refuses_is_an_error_on_its_span(measured:
     assert points[0].attributes["error.type"] == "ApiError"
 
 
-async def test_a_trace_reaches_what_a_task_on_a_thread_of_its_own_submits(
+async def test_a_trace_reaches_the_tasks_that_a_task_on_its_own_thread_submits(
     measured: Measured, measured_mesh: Mesh
 ) -> None:
     measured_mesh.register(Medium, Child)
@@ -118,7 +118,7 @@ async def test_a_trace_reaches_what_a_task_on_a_thread_of_its_own_submits(
     assert parent_of(child) == context_of(spawn)
 
 
-async def test_a_task_for_later_keeps_its_trace_and_waits_from_when_it_is_due(
+async def test_a_delayed_task_keeps_its_trace_and_its_wait_starts_when_it_is_due(
     measured: Measured, measured_mesh: Mesh
 ) -> None:
     measured_mesh.register(Child)

@@ -1,4 +1,4 @@
-"""What each user of the server in `nats/` may do there, and what not: the table in `nats/README.md`."""
+"""The permissions of each user of the server in `nats/`: the table in `nats/README.md`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def api_of(role: str, namespace: str = OURS) -> str:
 
 
 async def refusal(connection: Connection, request: Request) -> str:
-    """What came in place of an answer that the request was carried out; "" when it was."""
+    """Why the request was refused; "" if it was executed."""
     try:
         answer = await connection.request(request.subject, request.body, headers=request.headers, timeout=5)
     except PermissionDeniedError as error:
@@ -56,8 +56,8 @@ async def refusal(connection: Connection, request: Request) -> str:
     return f"JetStream: {refused['description']}"
 
 
-async def deafness(connection: Connection, subject: str) -> str:
-    """The server's refusal to let it listen; "" when it may."""
+async def subscription_refusal(connection: Connection, subject: str) -> str:
+    """Why the subscription was refused; "" if it was accepted."""
     refused: asyncio.Queue[str] = asyncio.Queue()
     connection.on_permission_denied(lambda denial: refused.put_nowait(f"{denial.action} to {denial.subject}"))
     await connection.client.subscribe(subject)
@@ -67,7 +67,7 @@ async def deafness(connection: Connection, subject: str) -> str:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.text.replace(" ", "-"))
-async def test_each_operation_is_carried_out_or_refused_as_the_table_says(
+async def test_each_operation_is_executed_or_refused_as_in_the_table(
     secured: EmbeddedServer, operator: Connection, role: str, operation: Operation
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -78,12 +78,12 @@ async def test_each_operation_is_carried_out_or_refused_as_the_table_says(
         for each in operation.requests:
             request = each.filled(OURS, api_of(role))
             refused = await refusal(connection, request)
-            assert (not refused) == wanted, f"{request.subject}: {refused or 'carried out'}"
+            assert (not refused) == wanted, f"{request.subject}: {refused or 'executed'}"
             assert wanted or "no permission for publish" in refused
-        # Its own answers a role may hear.
+        # A role may subscribe to its own inbox.
         for subject in (each for each in operation.listens if f"_{role}." not in each):
-            refused = await deafness(connection, subject.replace("{ns}", OURS))
-            assert (not refused) == wanted, f"{subject}: {refused or 'heard'}"
+            refused = await subscription_refusal(connection, subject.replace("{ns}", OURS))
+            assert (not refused) == wanted, f"{subject}: {refused or 'accepted'}"
 
 
 async def answer_pings(worker: Connection) -> None:
@@ -95,7 +95,7 @@ async def answer_pings(worker: Connection) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_nobody_reaches_another_namespace(secured: EmbeddedServer, role: str) -> None:
+async def test_no_role_reaches_another_namespace(secured: EmbeddedServer, role: str) -> None:
     async with connected(secured, OTHERS, "operator") as theirs, connected(secured, OURS, role) as ours:
         await ensure(theirs, assets(Namespace(OTHERS)), tolerant=False)
         before = await contents(theirs)
@@ -112,8 +112,8 @@ async def nothing_happens(connection: Connection, request: Request) -> None:
     try:
         answer = await connection.request(request.subject, request.body, headers=request.headers, timeout=0.3)
     except (PermissionDeniedError, NoRespondersError, RequestTimeoutError):
-        return  # refused, or nobody there, or (an acknowledgement) nobody who would answer
-    # An operator may create what it likes, in its own account.
+        return  # refused, no responder, or (an acknowledgement) no reply
+    # An operator may create anything in its own account.
     assert b'"error"' in answer.data or b'"did_create":true' in answer.data, f"{request.subject}: {answer.data!r}"
 
 
@@ -123,7 +123,7 @@ async def contents(connection: Connection) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_nobody_hears_of_another_namespace(secured: EmbeddedServer, role: str) -> None:
+async def test_no_role_receives_messages_of_another_namespace(secured: EmbeddedServer, role: str) -> None:
     heard: list[str] = []
 
     async def hear(message: Msg) -> None:
@@ -133,7 +133,7 @@ async def test_nobody_hears_of_another_namespace(secured: EmbeddedServer, role: 
     inboxes = {f"{names.inbox_prefix(each)}.>" for each in ROLES}
     async with connected(secured, OTHERS, "operator") as theirs, connected(secured, OURS, role) as ours:
         await ensure(theirs, assets(names), tolerant=False)
-        # Where its permissions forbid it, the server says so; where they do not, it is alone in its account.
+        # Permissions forbid some of these subscriptions; for the others, the account holds nothing of the namespace.
         for subject in (f"{OTHERS}.>", "$KV.>", "$JS.EVENT.ADVISORY.>", "_INBOX.>", "$SRV.>", *inboxes):
             await ours.client.subscribe(subject, cb=hear)
         await ours.client.flush()
@@ -147,7 +147,7 @@ async def test_nobody_hears_of_another_namespace(secured: EmbeddedServer, role: 
 
 
 @pytest.mark.parametrize("role", ["producer", "observer"])
-async def test_no_answer_can_be_sent_where_its_asker_may_not_write(
+async def test_no_reply_goes_to_a_subject_that_the_requester_may_not_publish_to(
     secured: EmbeddedServer, operator: Connection, role: str
 ) -> None:
     lock = await operator.request(f"$KV.{OURS}_locks.held", b"{}")
@@ -164,7 +164,7 @@ async def test_no_answer_can_be_sent_where_its_asker_may_not_write(
             else:
                 await connection.publish(f"{OURS}.tasks.normal.large", b"{}", reply=reply)
         await connection.client.flush()
-        # What the server does for one connection it does in order: this answer is the last.
+        # The server handles the requests of one connection in order, so this answer is the last.
         request = Request("{api}.INFO") if role == "observer" else Request("{ns}.tasks.normal.large", b"{}")
         assert not await refusal(connection, request.filled(OURS, api_of(role)))
     after = await contents(operator)
@@ -175,17 +175,17 @@ async def test_no_answer_can_be_sent_where_its_asker_may_not_write(
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_each_role_listens_to_its_own_inboxes_only(
+async def test_each_role_subscribes_to_its_own_inboxes_only(
     secured: EmbeddedServer, operator: Connection, role: str
 ) -> None:
     async with connected(secured, OURS, role) as connection:
         for whose in {*ROLES, "call", ""}:
             inbox = f"{Namespace(OURS).inbox_prefix(whose)}.>" if whose else "_INBOX.>"
-            refused = await deafness(connection, inbox)
-            assert (not refused) == (whose in INBOXES[role]), f"{inbox}: {refused or 'heard'}"
+            refused = await subscription_refusal(connection, inbox)
+            assert (not refused) == (whose in INBOXES[role]), f"{inbox}: {refused or 'accepted'}"
 
 
-async def test_what_operators_and_observers_may_listen_to_brings_no_answer_of_another_account(
+async def test_the_inboxes_of_operators_and_observers_receive_no_reply_of_another_account(
     secured: EmbeddedServer, operator: Connection
 ) -> None:
     heard: list[str] = []
@@ -208,6 +208,6 @@ async def test_what_operators_and_observers_may_listen_to_brings_no_answer_of_an
     assert not heard
 
 
-def test_the_table_in_the_readme_is_the_one_that_is_enforced() -> None:
+def test_the_table_in_the_readme_is_the_enforced_one() -> None:
     wanted = table("Operation", ((each.text, each.roles) for each in OPERATIONS))
     assert wanted in README.read_text(), f"put this into nats/README.md:\n{wanted}"

@@ -1,4 +1,4 @@
-"""The status of a mesh in states that the tests bring about."""
+"""The status of a mesh."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
-from diracx.tasks.plumbing.operations.scheduler_service import introduced as scheduler_introduced
-from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, StatusReader
-from diracx.tasks.plumbing.operations.worker_service import introduced
+from diracx.tasks.plumbing.operations.scheduler_service import advertised as scheduler_advertised
+from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
+from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks as noting
 from support.mesh import Mesh
@@ -62,13 +62,13 @@ def _fresh() -> Iterator[None]:
     noting.start_afresh()
 
 
-def queue(glance: Glance, name: str) -> QueueStatus:
-    return next(each for each in glance.status.queues if f"{each.priority}-{each.size}" == name)
+def queue(snapshot: StatusSnapshot, name: str) -> QueueStatus:
+    return next(each for each in snapshot.status.queues if f"{each.priority}-{each.size}" == name)
 
 
-async def test_an_empty_mesh_is_nine_empty_queues_in_order_and_nobody(mesh: Mesh) -> None:
-    glance = await StatusReader(mesh.connection, mesh.namespace).read()
-    document = msgspec.json.decode(msgspec.json.encode(glance.status))
+async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh: Mesh) -> None:
+    snapshot = await StatusReader(mesh.connection, mesh.namespace).read()
+    document = msgspec.json.decode(msgspec.json.encode(snapshot.status))
     assert list(document) == [
         "namespace",
         "server",
@@ -102,7 +102,7 @@ async def test_an_empty_mesh_is_nine_empty_queues_in_order_and_nobody(mesh: Mesh
     assert document["workers"] == []
 
 
-async def test_what_waits_is_counted_by_queue_with_the_age_of_the_oldest(mesh: Mesh) -> None:
+async def test_waiting_tasks_are_counted_by_queue_with_the_age_of_the_oldest(mesh: Mesh) -> None:
     mesh.register(Note, NoteRealtime)
     await Note(1).schedule()
     await Note(2).schedule()
@@ -124,13 +124,13 @@ async def test_what_waits_is_counted_by_queue_with_the_age_of_the_oldest(mesh: M
     await mesh.burst()
 
 
-async def test_what_is_executed_is_in_hand_and_what_waits_for_a_retry_or_a_lock_is_parked(mesh: Mesh) -> None:
+async def test_running_tasks_are_in_flight_and_tasks_that_wait_for_a_retry_or_a_lock_are_parked(mesh: Mesh) -> None:
     mesh.register(Locked, Later, Dies, Note)
     mesh.leaves_something_behind = True
     reader = StatusReader(mesh.connection, mesh.namespace)
     async with (
         mesh.working(slots=4, busy_delay=timedelta(hours=1)) as worker,
-        introduced(worker, Tally(), mesh.connection, mesh.namespace),
+        advertised(worker, Counters(), mesh.connection, mesh.namespace),
     ):
         await Locked(7).schedule()
         await wait_until(lambda: noting.running, description="the holder runs")
@@ -138,29 +138,29 @@ async def test_what_is_executed_is_in_hand_and_what_waits_for_a_retry_or_a_lock_
             await task.schedule()
         await wait_until(lambda: noting.ran and worker.processed == 4, description="the others are settled")
 
-        async def looked() -> bool:
-            glances.append(await reader.read())
-            return glances[-1].status.dead_letters == 1
+        async def has_settled() -> bool:
+            snapshots.append(await reader.read())
+            return snapshots[-1].status.dead_letters == 1
 
-        glances: list[Glance] = []
-        await wait_until(looked, description="the server has heard of all")
+        snapshots: list[StatusSnapshot] = []
+        await wait_until(has_settled, description="the server has received every settlement")
         noting.go.set()
-    glance = glances[-1]
-    small = queue(glance, "normal-small")
+    snapshot = snapshots[-1]
+    small = queue(snapshot, "normal-small")
     assert (small.waiting, small.in_hand, small.redelivered) == (0, 1, 0)
-    assert glance.parked is not None
-    assert glance.parked[small.subject] == 2
-    assert glance.status.locks == 1
-    assert [(each.id, each.size, each.slots, each.busy) for each in glance.status.workers] == [
+    assert snapshot.parked is not None
+    assert snapshot.parked[small.subject] == 2
+    assert snapshot.status.locks == 1
+    assert [(each.id, each.size, each.slots, each.busy) for each in snapshot.status.workers] == [
         (worker.id, Size.SMALL, 4, 1)
     ]
-    assert str(glance.status.workers[0].pid) in worker.id
-    assert glance.status.workers[0].host in worker.id
-    assert glance.status.workers[0].since <= datetime.now(UTC)
+    assert str(snapshot.status.workers[0].pid) in worker.id
+    assert snapshot.status.workers[0].host in worker.id
+    assert snapshot.status.workers[0].since <= datetime.now(UTC)
     assert (await reader.read()).status.workers == []
 
 
-async def test_the_leading_scheduler_and_the_standbys_are_told_apart(mesh: Mesh) -> None:
+async def test_the_leading_scheduler_and_the_standbys_are_distinguished(mesh: Mesh) -> None:
     schedulers = [
         Scheduler(mesh.connection, mesh.namespace, mesh.registry, VirtualOrganisations([]), SchedulerSettings(), name=n)
         for n in ("a-1-scheduler", "b-2-scheduler")
@@ -170,8 +170,8 @@ async def test_the_leading_scheduler_and_the_standbys_are_told_apart(mesh: Mesh)
             group.create_task(scheduler.run())
         await wait_until(lambda: any(each.leads for each in schedulers), description="one leads")
         async with (
-            scheduler_introduced(schedulers[0], mesh.connection, mesh.namespace),
-            scheduler_introduced(schedulers[1], mesh.connection, mesh.namespace),
+            scheduler_advertised(schedulers[0], mesh.connection, mesh.namespace),
+            scheduler_advertised(schedulers[1], mesh.connection, mesh.namespace),
         ):
             status = (await StatusReader(mesh.connection, mesh.namespace).read()).status
         leader, standby = sorted(schedulers, key=lambda each: not each.leads)
@@ -180,6 +180,6 @@ async def test_the_leading_scheduler_and_the_standbys_are_told_apart(mesh: Mesh)
     assert (status.scheduler.leader, status.scheduler.standbys) == (leader.id, [standby.id])
 
 
-async def test_a_namespace_that_is_not_there_is_an_error(connection: Connection, names: Namespace) -> None:
+async def test_a_missing_namespace_is_an_error(connection: Connection, names: Namespace) -> None:
     with pytest.raises(ServerError, match="stream not found"):
         await StatusReader(connection, names).read()

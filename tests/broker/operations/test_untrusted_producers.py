@@ -1,8 +1,8 @@
-"""How far a producer gets that may submit for later and means harm, and how it is kept from it.
+"""The harm that a malicious producer can do if it may submit for later, and how to prevent it.
 
-Headers are nothing that permissions of nats-server can tell apart, and the stream of what is to come reads some: it
-allows rollups since schedules need them. What is seen here is what `nats/README.md` warns of; where a newer server
-refuses it, the page has to be changed.
+Permissions of nats-server cannot tell headers apart, and the stream `later` obeys some headers: it allows rollups,
+since schedules need them. `nats/README.md` warns of the effects that these tests show. If a newer server refuses one of
+them, the page must change.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def secured() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 async def operator(secured: EmbeddedServer) -> AsyncIterator[Connection]:
-    """With a state, its next occurrence, and a task of another producer in the stream."""
+    """The stream holds a state, its next occurrence, and a task of another producer."""
     async with connected(secured, NS, "operator") as connection:
         await ensure(connection, assets(Namespace(NS)), tolerant=False)
         await answer(connection, STATE, {})
@@ -56,7 +56,7 @@ async def producer(secured: EmbeddedServer) -> AsyncIterator[Connection]:
 
 
 async def answer(connection: Connection, subject: str, headers: dict[str, str], body: bytes = b"{}") -> str:
-    """The refusal; empty when it was stored."""
+    """Why the message was refused; empty if it was stored."""
     done = json.loads((await connection.request(subject, body, headers=headers)).data)
     return str(done["error"]["description"]) if "error" in done else ""
 
@@ -76,17 +76,17 @@ def headers_to(end: str) -> dict[str, str]:
     return {name: value.replace("{ns}", NS) for name, value in LATER_HEADERS[end].items()}
 
 
-async def test_it_can_empty_the_stream(operator: Connection, producer: Connection) -> None:
+async def test_a_producer_can_empty_the_later_stream(operator: Connection, producer: Connection) -> None:
     assert not await answer(producer, f"{NS}.delayed.mine", headers_to("empty it"))
     assert await held(operator) == {f"{NS}.delayed.mine"}
 
 
-async def test_it_can_take_back_a_schedule_of_others(operator: Connection, producer: Connection) -> None:
+async def test_a_producer_can_withdraw_a_schedule_of_others(operator: Connection, producer: Connection) -> None:
     assert not await answer(producer, f"{NS}.delayed.mine", headers_to("take back a schedule of others"))
     assert await held(operator) == {STATE, OTHER, f"{NS}.delayed.mine"}
 
 
-async def test_it_can_write_a_state_in_the_name_of_a_scheduler(operator: Connection, producer: Connection) -> None:
+async def test_a_producer_can_forge_the_state_of_a_schedule(operator: Connection, producer: Connection) -> None:
     headers = headers_to("write a state of a schedule")
     assert not await answer(producer, f"{NS}.delayed.mine", headers, b'"forged"')
 
@@ -108,7 +108,7 @@ async def test_it_can_write_a_state_in_the_name_of_a_scheduler(operator: Connect
         "$SRV.PING",
     ],
 )
-async def test_it_gets_no_further_than_that_stream(operator: Connection, producer: Connection, target: str) -> None:
+async def test_a_producer_reaches_no_other_stream(operator: Connection, producer: Connection, target: str) -> None:
     refused = await answer(producer, f"{NS}.delayed.mine", NOW | {"Nats-Schedule-Target": target})
     assert refused == "message schedules target is invalid"
 
@@ -122,7 +122,7 @@ async def test_it_gets_no_further_than_that_stream(operator: Connection, produce
         ({"Nats-Scheduler": STATE, "Nats-Schedule-Next": "purge"}, "message schedules invalid scheduler"),
     ],
 )
-async def test_what_the_server_refuses_changes_nothing(
+async def test_a_refused_message_changes_nothing(
     operator: Connection, producer: Connection, headers: dict[str, str], refused: str
 ) -> None:
     assert await answer(producer, f"{NS}.delayed.mine", headers) == refused
@@ -130,7 +130,7 @@ async def test_what_the_server_refuses_changes_nothing(
 
 
 @pytest.mark.parametrize("stream", ["DIRACX_TASKS", "DIRACX_DLQ"])
-async def test_no_other_stream_that_a_limited_user_writes_to_can_be_emptied_so(
+async def test_no_other_stream_of_a_limited_user_can_be_emptied_by_a_rollup(
     secured: EmbeddedServer, operator: Connection, stream: str
 ) -> None:
     role, subject = (
@@ -140,7 +140,7 @@ async def test_no_other_stream_that_a_limited_user_writes_to_can_be_emptied_so(
         assert "rollup not permitted" in await answer(connection, subject, {"Nats-Rollup": "all"})
 
 
-async def test_without_the_grant_it_submits_for_now_and_harms_nothing(
+async def test_a_producer_without_the_grant_submits_for_now_and_harms_nothing(
     secured: EmbeddedServer, operator: Connection
 ) -> None:
     head, account, rest = secured.extra_config.partition("DIRACX_PRODUCERS {")
@@ -157,7 +157,7 @@ async def test_without_the_grant_it_submits_for_now_and_harms_nothing(
                 return True
             return False
 
-        await wait_until(refused, description="the server goes by its new configuration", timeout=10)
+        await wait_until(refused, description="the server has loaded its new configuration", timeout=10)
         for headers in map(headers_to, LATER_HEADERS):
             with pytest.raises(PermissionDeniedError, match=rf"publish to {NS}\.delayed\.mine"):
                 await answer(producer, f"{NS}.delayed.mine", headers)
@@ -165,7 +165,7 @@ async def test_without_the_grant_it_submits_for_now_and_harms_nothing(
     assert await held(operator) >= {STATE, OCCURRENCE, OTHER}
 
 
-def test_the_page_says_so() -> None:
+def test_the_page_names_the_grant_and_the_headers() -> None:
     page = (FOLDER / "README.md").read_text()
     assert GRANT.strip() in page
     assert all(name in page for headers in LATER_HEADERS.values() for name in headers)

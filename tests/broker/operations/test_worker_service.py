@@ -1,4 +1,4 @@
-"""A worker as a NATS micro service, read by the client library's own classes for ADR-32."""
+"""A worker as a NATS micro service, read with the classes of the client library for ADR-32."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.micro import Figures, Service, ask_all, serving
-from diracx.tasks.plumbing.operations.worker_service import introduced
+from diracx.tasks.plumbing.jetstream.micro import Service, ask_all, serving
+from diracx.tasks.plumbing.jetstream.micro import ServiceStats as OurStats
+from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
-from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks as noting
 from support.mesh import Mesh
@@ -35,7 +36,7 @@ class Breaks(BaseTask):
 
 
 async def asked(connection: Connection, subject: str) -> dict[str, Any]:
-    """The first answer, to a plain client of its own."""
+    """The first answer to a plain client."""
     url = connection.client.connected_url
     assert url is not None
     client = await nats.connect(url.geturl())
@@ -56,11 +57,11 @@ def a_service(name: str, id: str = "host.example.org-1-small") -> Service:  # no
         endpoint="execute",
         subject="a.*.small",
         queue_group="small",
-        figures=lambda: Figures(4, 1, "it broke", 8_000, {"busy": 2}),
+        stats=lambda: OurStats(4, 1, "it broke", 8_000, {"busy": 2}),
     )
 
 
-async def test_ping_info_and_stats_are_answered_to_all_to_the_service_and_to_the_one(
+async def test_ping_info_and_stats_are_answered_by_all_by_the_service_and_by_the_instance(
     connection: Connection, namespace: str
 ) -> None:
     async with serving(connection, a_service(namespace)):
@@ -100,16 +101,16 @@ def test_an_unknown_verb_has_no_answer() -> None:
     assert a_service("any").answer("SCHEMA") is None
 
 
-async def test_the_figures_of_a_worker_are_those_of_its_deliveries(mesh: Mesh) -> None:
+async def test_the_stats_of_a_worker_count_its_deliveries(mesh: Mesh) -> None:
     noting.start_afresh()
     mesh.register(Note, Breaks)
-    tally = Tally()
+    tally = Counters()
     settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=3, burst=True)
-    worker = Worker(mesh.connection, mesh.namespace, mesh.registry, Injector(), settings, on_outcome=tally.note)
+    worker = Worker(mesh.connection, mesh.namespace, mesh.registry, Injector(), settings, on_outcome=tally.record)
     for n in range(4):
         await Note(n).schedule()
     broken = await Breaks().schedule()
-    async with introduced(worker, tally, mesh.connection, mesh.namespace):
+    async with advertised(worker, tally, mesh.connection, mesh.namespace):
         await worker.run()
         answers = await ask_all(mesh.connection, f"{mesh.namespace.name}-worker")
     assert answers is not None
@@ -122,11 +123,11 @@ async def test_the_figures_of_a_worker_are_those_of_its_deliveries(mesh: Mesh) -
     assert stats["data"]["last_pull_seconds"] >= 0
 
 
-async def test_a_worker_says_what_it_has_in_hand(mesh: Mesh) -> None:
+async def test_a_worker_reports_its_tasks_in_flight(mesh: Mesh) -> None:
     noting.start_afresh()
     mesh.register(noting.Wait, noting.WaitRealtime)
     name = f"{mesh.namespace.name}-worker"
-    async with mesh.working(slots=5) as worker, introduced(worker, Tally(), mesh.connection, mesh.namespace):
+    async with mesh.working(slots=5) as worker, advertised(worker, Counters(), mesh.connection, mesh.namespace):
         await mesh.broker.schedule_many([noting.Wait(0), noting.Wait(1), noting.WaitRealtime(2)])
         await wait_until(lambda: len(noting.running) == 3, description="all run")
         answers = await ask_all(mesh.connection, name)
@@ -138,7 +139,7 @@ async def test_a_worker_says_what_it_has_in_hand(mesh: Mesh) -> None:
     assert data["busy"] == 3
 
 
-SECRETIVE = """
+NO_SERVICES = """
 authorization {
   users: [
     { user: seen, password: x }
@@ -155,8 +156,8 @@ async def connected(server: EmbeddedServer, user: str) -> AsyncIterator[Connecti
         yield opened
 
 
-async def test_who_may_neither_ask_nor_answer_is_told_so_and_works_all_the_same() -> None:
-    with EmbeddedServer(extra_config=SECRETIVE) as server:
+async def test_a_user_who_may_neither_ask_nor_answer_still_works() -> None:
+    with EmbeddedServer(extra_config=NO_SERVICES) as server:
         async with connected(server, "seen") as seen, connected(server, "blind") as blind:
             async with serving(blind, a_service("one")), serving(seen, a_service("two")):
                 assert await ask_all(blind, "two") is None

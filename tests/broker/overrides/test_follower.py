@@ -1,4 +1,4 @@
-"""Following the configuration in its bucket."""
+"""The configuration in its bucket, and the processes that follow it."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ async def test_a_bad_configuration_is_not_stored(mesh: SchedulingMesh) -> None:
     assert (await mesh.configuration.read())[0] == "vos: [lhcb]"
 
 
-async def test_a_bad_text_that_got_there_otherwise_is_reported_once_and_the_last_good_one_stays(
+async def test_a_bad_text_written_past_the_check_is_logged_once_and_the_last_good_one_stays(
     mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     await mesh.configuration.write("vos: [lhcb]")
     follower = ConfigurationFollower(mesh.connection, mesh.namespace)
-    await follower.look()
+    await follower.refresh()
     await mesh.connection.request(f"$KV.{mesh.namespace.config_bucket}.configuration", b"vo: [atlas]")
     for _ in range(2):
-        await follower.look()
+        await follower.refresh()
     assert follower.current.vos == ("lhcb",)
     assert len([record for record in caplog.records if "is not in force" in record.message]) == 1

@@ -5,35 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import ClassVar
 
 import pytest
 
-from diracx.tasks.plumbing.embedded.server import EmbeddedServer
-from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject, read_message
 from diracx.tasks.plumbing.scheduler import Scheduler
-from diracx.tasks.plumbing.scheduler.instances import Instance
-from diracx.tasks.plumbing.scheduler.planning import Rule
-from diracx.tasks.plumbing.scheduler.reconciler import ScheduleKeeper
-from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.schedules import RRuleSchedule, TaskScheduleBase
 from diracx.tasks.testing import wait_until
 from support.scheduling import Hourly, Report, SchedulingMesh, Ticks, more_than_once
 
 
-@pytest.fixture
-async def mesh(server: EmbeddedServer, namespace: str) -> AsyncIterator[SchedulingMesh]:
-    async with SchedulingMesh.open(server.url, namespace) as mesh:
-        yield mesh
-        await mesh.remove()
-
-
 async def settled(mesh: SchedulingMesh, task: str, vo: str = "", *, enabled: bool = True) -> None:
-    """Wait until a schedule is as it should be."""
+    """Wait until the schedule is stored as enabled or disabled."""
 
     async def is_settled() -> bool:
         state = await mesh.schedule_state(task, vo)
@@ -55,29 +40,29 @@ async def test_an_occurrence_is_a_task_of_its_own_with_due_and_expiry(mesh: Sche
     assert 0 <= first.late < 1
 
 
-async def test_every_occurrence_comes_once_though_two_schedulers_take_turns(mesh: SchedulingMesh) -> None:
+async def test_every_occurrence_comes_once_while_two_schedulers_take_turns(mesh: SchedulingMesh) -> None:
     mesh.register(Ticks)
     for turn in range(3):
         async with mesh.scheduling(name=f"odd-{turn}") as odd, mesh.scheduling(name=f"even-{turn}") as even:
-            await wait_until(partial(_one_leads, odd, even), description="one of them leads")
+            await wait_until(partial(one_leads, odd, even), description="one of them leads")
             assert not (odd.leads and even.leads)
             seen = await mesh.waiting()
-            await wait_until(partial(_more_than, mesh, seen), description="an occurrence while this pair is at work")
+            await wait_until(partial(more_than, mesh, seen), description="an occurrence falls due while this pair runs")
     arrived = await mesh.arrived()
     assert not more_than_once(arrived)
     dues = sorted(each.due for each in arrived)
     assert all(b - a == timedelta(seconds=1) for a, b in itertools.pairwise(dues))
 
 
-def _one_leads(*schedulers: Scheduler) -> bool:
+def one_leads(*schedulers: Scheduler) -> bool:
     return any(scheduler.leads for scheduler in schedulers)
 
 
-async def _more_than(mesh: SchedulingMesh, count: int) -> bool:
+async def more_than(mesh: SchedulingMesh, count: int) -> bool:
     return await mesh.waiting() > count
 
 
-async def test_a_standby_leads_at_once_when_the_leader_ends_in_order(mesh: SchedulingMesh) -> None:
+async def test_a_standby_leads_at_once_when_the_leader_stops_in_order(mesh: SchedulingMesh) -> None:
     mesh.register(Hourly)
     async with mesh.scheduling(name="second") as second:
         await wait_until(lambda: second.leads, description="the only one leads")
@@ -86,13 +71,13 @@ async def test_a_standby_leads_at_once_when_the_leader_ends_in_order(mesh: Sched
             await wait_until(lambda: first.leads, description="the standby leads", timeout=3)
 
 
-async def test_what_is_to_come_comes_without_any_scheduler(mesh: SchedulingMesh) -> None:
+async def test_published_occurrences_fall_due_without_any_scheduler(mesh: SchedulingMesh) -> None:
     mesh.register(Ticks)
     async with mesh.scheduling():
         await settled(mesh, "Ticks")
     # The horizon reaches far beyond this.
     seen = await mesh.waiting()
-    await wait_until(lambda: _more_than(mesh, seen + 2), description="three occurrences more")
+    await wait_until(lambda: more_than(mesh, seen + 2), description="three more occurrences")
     assert not more_than_once(await mesh.arrived())
 
 
@@ -123,7 +108,7 @@ async def test_vos_come_and_go_while_it_runs(mesh: SchedulingMesh) -> None:
         await settled(mesh, "Report", "atlas")
         await settled(mesh, "Report", "my vo.org", enabled=False)
         await wait_until(
-            lambda: _none_held(mesh, "test.Report.my=20vo=2Eorg"), description="the occurrence is taken back"
+            lambda: _none_held(mesh, "test.Report.my=20vo=2Eorg"), description="the occurrence is withdrawn"
         )
         assert {subject.split(".")[2] for subject in await mesh.held()} == {"lhcb", "atlas"}
 
@@ -142,13 +127,13 @@ async def test_an_occurrence_for_a_vo_carries_the_vo(mesh: SchedulingMesh) -> No
     assert arrived.id.startswith("test:Report@my=20vo=2Eorg-")
 
 
-async def test_a_disabled_schedule_falls_silent_and_comes_back(mesh: SchedulingMesh) -> None:
+async def test_a_disabled_schedule_stops_and_an_enabled_one_continues(mesh: SchedulingMesh) -> None:
     mesh.register(Ticks)
     async with mesh.scheduling():
         await wait_until(mesh.waiting, description="an occurrence")
         await mesh.configuration.write("tasks: {'test:Ticks': {enabled: false}}")
         await settled(mesh, "Ticks", enabled=False)
-        await wait_until(lambda: _none_held(mesh, "test.Ticks"), description="everything is taken back", timeout=3)
+        await wait_until(lambda: _none_held(mesh, "test.Ticks"), description="everything is withdrawn", timeout=3)
         await mesh.configuration.write("tasks: {'test:Ticks': {enabled: true}}")
         await settled(mesh, "Ticks")
         assert await mesh.held()
@@ -169,7 +154,7 @@ async def test_a_task_that_another_scheduler_knows_is_left_alone(mesh: Schedulin
         await settled(mesh, "Report", "lhcb")
 
 
-async def test_an_ended_rule_is_said_once(mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_ended_rule_is_logged_once(mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture) -> None:
     class Over(Ticks):
         default_schedule: ClassVar[TaskScheduleBase] = RRuleSchedule(
             "DTSTART:20250101T120000Z RRULE:FREQ=HOURLY;COUNT=3"
@@ -184,7 +169,7 @@ async def test_an_ended_rule_is_said_once(mesh: SchedulingMesh, caplog: pytest.L
     assert not await mesh.held()
 
 
-async def test_a_schedule_that_cannot_be_followed_is_told_once_and_stops_no_other(
+async def test_a_schedule_that_raises_is_logged_once_and_stops_no_other(
     mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     class StandsStill(TaskScheduleBase):
@@ -201,49 +186,8 @@ async def test_a_schedule_that_cannot_be_followed_is_told_once_and_stops_no_othe
     mesh.register(Broken, Unmakeable, Hourly, Ticks)
     async with mesh.scheduling():
         await settled(mesh, "Hourly")
-        await wait_until(lambda: _more_than(mesh, 1), description="the others go on")
+        await wait_until(lambda: more_than(mesh, 1), description="the others go on")
     told = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(told) == 2
     assert "test:Unmakeable is not scheduled: it cannot be made without arguments" in told[0]
     assert "test:Broken is not scheduled until its schedule is changed" in told[1]
-
-
-async def test_a_state_that_cannot_be_read_is_named_once_left_alone_and_keeps_no_other_back(
-    mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
-) -> None:
-    mesh.register(Hourly, Ticks)
-    subject = mesh.namespace.state_subject("test:Hourly")
-    await mesh.connection.request(subject, b"{")
-    async with mesh.scheduling():
-        await wait_until(lambda: _more_than(mesh, 1), description="the other schedule goes on")
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(told) == 1
-    assert told[0].startswith(f"the state of a schedule on {subject} cannot be read")
-    message = await read_message(mesh.connection, mesh.namespace.later_stream, last_by_subj=subject)
-    assert message is not None
-    assert message.body == b"{"
-
-
-async def test_notes_of_a_replay_that_was_cut_off_are_no_states(
-    mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
-) -> None:
-    mesh.register(Ticks)
-    await mesh.connection.request(mesh.namespace.replay_subject(7, 1_795_511_232_712_739), b"")
-    async with mesh.scheduling():
-        await wait_until(lambda: _more_than(mesh, 1), description="the schedule goes on")
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-async def test_a_schedule_whose_unreadable_state_was_purged_begins_anew(mesh: SchedulingMesh) -> None:
-    clock = [datetime.now(UTC)]
-    subject = mesh.namespace.state_subject("test:Hourly")
-    rule = Rule(Hourly.default_schedule, enabled=True)
-    hourly = Instance(ScheduleKey("test:Hourly"), rule, Priority.NORMAL, Size.SMALL, b"{}")
-    await mesh.connection.request(subject, b"{")
-    keeper = ScheduleKeeper(mesh.store, timedelta(seconds=30), "a test", now=lambda: clock[0])
-    await keeper.load()
-    assert await keeper.advance(keeper.due([hourly])) == 0
-    await purge_subject(mesh.connection, mesh.namespace.later_stream, subject)
-    assert keeper.due([hourly]) == []
-    clock[0] += timedelta(seconds=30)
-    assert await keeper.advance(keeper.due([hourly])) == 1

@@ -13,9 +13,9 @@ from diracx.tasks.plumbing.depends import Depends
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, UnableToAcquireLockError
-from diracx.tasks.plumbing.execution.outcomes import Dead, Retry, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Retry, Succeeded
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import BaseLock, Holder, MutexLock
+from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.testing import InMemoryLockStore, run_task
@@ -110,7 +110,7 @@ async def test_a_class_that_cannot_work_is_refused() -> None:
 
 async def test_a_lock_store_that_is_shared_shows_who_excludes_whom() -> None:
     store = InMemoryLockStore()
-    other = Holder.new(task="other", id="1", worker="w")
+    other = LockOwner.new(task="other", id="1", worker="w")
     await MutexLock(JOB, "alice").acquire(store, other)
     with pytest.raises(UnableToAcquireLockError, match="other"):
         await run_task(Greets("alice"), lock_store=store)
@@ -162,7 +162,7 @@ async def test_what_a_test_means_to_leave_is_left(our_mesh: Mesh) -> None:
 async def test_a_lock_left_held_fails_the_test(server: EmbeddedServer, namespace: str) -> None:
     async def forgetful() -> None:
         async with Mesh.on(server.url, namespace, _registry()) as mesh:
-            await MutexLock(JOB, "alice").acquire(mesh.locks, Holder.new(task="other", id="1", worker="w"))
+            await MutexLock(JOB, "alice").acquire(mesh.locks, LockOwner.new(task="other", id="1", worker="w"))
 
     with pytest.raises(LeakError, match=r"mutex\.job\.alice"):
         await forgetful()

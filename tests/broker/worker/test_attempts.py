@@ -1,4 +1,4 @@
-"""The record of what has been tried of a message, in a real bucket."""
+"""The attempt records of messages, in a real bucket."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def delivery(connection: Connection, sequence: int = 7, delivered: int = 1, stor
     return fake_delivery(connection, sequence, delivered=delivered, stored_ns=stored_ns)
 
 
-class Unheard(Bucket):
+class AnswerLost(Bucket):
     """A bucket whose next answer is lost, though the write is not."""
 
     lose = False
@@ -42,8 +42,8 @@ class Unheard(Bucket):
 
 
 @pytest.fixture
-def bucket(connection: Connection, topology: Namespace) -> Unheard:
-    return Unheard(connection, topology.attempts_bucket)
+def bucket(connection: Connection, topology: Namespace) -> AnswerLost:
+    return AnswerLost(connection, topology.attempts_bucket)
 
 
 async def test_a_first_delivery_is_untried_and_costs_no_read(bucket: Bucket, connection: Connection) -> None:
@@ -129,14 +129,16 @@ async def test_of_two_workers_with_one_message_only_the_first_may_write(bucket: 
         lambda: second.exhaust(attempts[1], FAILURE, "over"),
     )
     for write in writes:
-        with pytest.raises(StaleAttemptError, match="message 7 is in another worker's hands"):
+        with pytest.raises(StaleAttemptError, match="another worker has message 7"):
             await write()
     assert not attempts[1].begun_here
     await second.forget(attempts[1])
     assert (await first.read(delivery(connection, delivered=3))).record.begun == 1
 
 
-async def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(bucket: Unheard, connection: Connection) -> None:
+async def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(
+    bucket: AnswerLost, connection: Connection
+) -> None:
     store = AttemptStore(bucket)
     attempts = await store.read(delivery(connection))
     bucket.lose = True
@@ -180,7 +182,7 @@ async def test_the_record_of_a_message_in_a_stream_that_was_made_anew_is_not_thi
     assert (await store.read(newer)).record.failed == 1
 
 
-async def test_loading_learns_what_was_tried_and_what_the_stream_has_left_behind_is_removed_beside_the_work(
+async def test_loading_learns_which_messages_have_a_record_and_orphaned_records_are_deleted_beside_the_work(
     bucket: Bucket, connection: Connection
 ) -> None:
     store = AttemptStore(bucket)
@@ -188,17 +190,17 @@ async def test_loading_learns_what_was_tried_and_what_the_stream_has_left_behind
         await store.fail(await store.read(delivery(connection, sequence)), FAILURE, AT)
     await bucket.create("no-number", b"{}")
     other = AttemptStore(bucket)
-    await other.load(10)
+    await other.load_known(10)
     assert sorted(await bucket.keys()) == ["10", "11", "3", "no-number"], "nobody waited for that"
     removing = asyncio.create_task(other.run())
 
     async def removed() -> bool:
         return sorted(await bucket.keys()) == ["10", "11", "no-number"]
 
-    await wait_until(removed, description="what the stream has left behind is gone")
+    await wait_until(removed, description="the orphaned record is gone")
     removing.cancel()
     assert other.untried(delivery(connection, 10)) is None
     assert other.untried(delivery(connection, 12)) is not None
     await store.forget(await store.read(delivery(connection, 10)))
-    await other.load(11)
+    await other.load_known(11)
     assert other.untried(delivery(connection, 10)) is not None

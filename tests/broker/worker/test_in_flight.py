@@ -44,7 +44,7 @@ async def test_what_has_not_begun_when_its_worker_stops_is_given_back_at_once_an
     stopping.append(worker)
     await worker.run()
     assert ran == ["stops"]
-    assert worker.facts.busy == 0, "each slot is free again"
+    assert worker.snapshot.busy == 0, "each slot is free again"
     await wait_until(lambda: _waits(mesh, ALL), description="the one that ran is settled")
     assert (await mesh.residue()).keys() <= {"tasks", "in hand"}, "nothing was recorded"
     stopping.clear()

@@ -1,4 +1,4 @@
-"""Suspects run alone: tasks whose executions began twice and never ended."""
+"""Isolated tasks: their executions began twice and never ended, so they run alone in their worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def fresh(mesh: Mesh) -> None:
     mesh.register(Wait, Note)
 
 
-async def submit_suspects(mesh: Mesh, *numbers: int, crashes: int = 2) -> None:
+async def submit_crashed(mesh: Mesh, *numbers: int, crashes: int = 2) -> None:
     """As `Wait` tasks; before anything else is submitted, so that their sequences are known."""
     await mesh.broker.schedule_many(Wait(n) for n in numbers)
     for sequence in range(1, len(numbers) + 1):
@@ -36,13 +36,13 @@ async def record(mesh: Mesh, sequence: int) -> AttemptRecord:
 
 
 async def several_round_trips(mesh: Mesh) -> None:
-    """Time enough for a task in hand to read its record and begin."""
+    """Time enough for a task in flight to read its record and begin."""
     for _ in range(10):
         await mesh.waiting()
 
 
-async def test_suspects_wait_until_the_others_have_ended_and_then_run_one_by_one(mesh: Mesh) -> None:
-    await submit_suspects(mesh, 1, 2, 3)
+async def test_tasks_that_crashed_twice_wait_until_the_others_have_ended_and_then_run_one_by_one(mesh: Mesh) -> None:
+    await submit_crashed(mesh, 1, 2, 3)
     await mesh.broker.schedule_many(Wait(n) for n in (11, 12, 13))
     async with mesh.working():
         await wait_until(lambda: sorted(running) == [11, 12, 13], description="the others run")
@@ -53,18 +53,18 @@ async def test_suspects_wait_until_the_others_have_ended_and_then_run_one_by_one
     assert most_at_once == [1, 2, 3, 1, 1, 1]
 
 
-async def test_one_crash_may_be_bad_luck_and_makes_no_suspect(mesh: Mesh) -> None:
-    await submit_suspects(mesh, 1, 2, crashes=1)
+async def test_a_task_that_crashed_once_is_not_isolated(mesh: Mesh) -> None:
+    await submit_crashed(mesh, 1, 2, crashes=1)
     async with mesh.working():
         await wait_until(lambda: sorted(running) == [1, 2], description="both run side by side")
         noting.go.set()
         await wait_until(lambda: len(ran) == 2, description="both are done")
 
 
-async def test_a_worker_takes_nothing_while_a_suspect_runs_and_goes_on_afterwards(mesh: Mesh) -> None:
-    await submit_suspects(mesh, 1)
+async def test_a_worker_takes_nothing_while_a_task_runs_isolated_and_goes_on_afterwards(mesh: Mesh) -> None:
+    await submit_crashed(mesh, 1)
     async with mesh.working() as busy:
-        await wait_until(lambda: running == [1], description="the suspect runs")
+        await wait_until(lambda: running == [1], description="the isolated task runs")
         async with mesh.working():
             await mesh.broker.schedule_many(Note(n) for n in range(100))
             await wait_until(lambda: len(ran) == 100, description="the other worker does the rest")
@@ -74,15 +74,15 @@ async def test_a_worker_takes_nothing_while_a_suspect_runs_and_goes_on_afterward
         await wait_until(lambda: 200 in ran, description="the worker takes tasks again")
 
 
-async def test_a_suspect_that_is_not_left_alone_in_time_is_given_back_and_counted_for_nothing(
+async def test_a_task_that_is_not_isolated_in_time_is_given_back_uncounted(
     mesh: Mesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     mesh.leaves_something_behind = True
-    await submit_suspects(mesh, 1)
+    await submit_crashed(mesh, 1)
     await Wait(11).schedule()
-    async with mesh.working(solitude_patience=timedelta(seconds=0.1), grace=timedelta(0)):
-        given_back = "suspected of killing its workers, and not alone: others were still running after 0.1 s"
+    async with mesh.working(isolation_timeout=timedelta(seconds=0.1), grace=timedelta(0)):
+        given_back = "and was not isolated: other tasks were still running after 0.1 s"
         await wait_until(lambda: given_back in caplog.text, description="it is given back")
         assert running == [11]
         await Note(12).schedule()
@@ -90,8 +90,8 @@ async def test_a_suspect_that_is_not_left_alone_in_time_is_given_back_and_counte
     assert (await record(mesh, 1)).crashes == 2
 
 
-async def test_a_worker_can_be_stopped_while_a_suspect_runs_and_counts_no_crash(mesh: Mesh) -> None:
-    await submit_suspects(mesh, 1, 2)
+async def test_a_worker_can_be_stopped_while_a_task_runs_isolated_and_counts_no_crash(mesh: Mesh) -> None:
+    await submit_crashed(mesh, 1, 2)
     async with mesh.working(grace=timedelta(0)):
         await wait_until(lambda: len(running) == 1, description="one of them runs")
         await Note(12).schedule()
@@ -103,10 +103,10 @@ async def test_a_worker_can_be_stopped_while_a_suspect_runs_and_counts_no_crash(
     assert sorted(ran) == [1, 2, 12]
 
 
-async def test_a_suspect_may_have_the_grace_period_to_end(mesh: Mesh) -> None:
-    await submit_suspects(mesh, 1)
+async def test_an_isolated_task_has_the_grace_period_to_end(mesh: Mesh) -> None:
+    await submit_crashed(mesh, 1)
     async with mesh.working() as worker:
-        await wait_until(lambda: running == [1], description="the suspect runs")
+        await wait_until(lambda: running == [1], description="the isolated task runs")
         await Note(12).schedule()
         await several_round_trips(mesh)
         worker.stop()

@@ -1,4 +1,4 @@
-"""Messages that are no tasks: each ends as a dead letter, body untouched, and stops nothing behind it."""
+"""Malformed messages: each becomes a dead letter with its body untouched, and blocks no message behind it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ BAD: dict[str, tuple[dict[str, str] | None, bytes, str]] = {
 }
 
 
-async def test_each_bad_message_is_buried_with_its_reason_and_the_good_ones_behind_it_run(mesh: Mesh) -> None:
+async def test_each_bad_message_is_a_dead_letter_with_its_reason_and_the_good_ones_behind_it_run(mesh: Mesh) -> None:
     mesh.register(Sync, Picky)
     messages: list[tuple[Any, bytes]] = []
     for n, (headers, body, _) in enumerate(BAD.values()):
@@ -111,7 +111,7 @@ async def test_each_bad_message_is_buried_with_its_reason_and_the_good_ones_behi
     assert len(terms) == len(BAD)
 
 
-async def test_a_bad_message_with_little_room_beside_it_is_buried_with_what_fits(mesh: Mesh) -> None:
+async def test_a_bad_message_with_little_room_beside_it_is_a_dead_letter_with_what_fits(mesh: Mesh) -> None:
     mesh.register(Sync)
     body = b"x" * (mesh.connection.max_payload - 1_500)
     await mesh.publish_by_hand((NAME | {"Task-Labels": '{"a": "%s"}' % ("b" * 1_000)}, body))
@@ -132,21 +132,8 @@ async def test_a_bad_message_that_fills_the_servers_limit_stays_and_the_worker_s
     await mesh.burst()
     assert ran == [1]
     assert await mesh.waiting() == 1
-    assert "message 1 (test:Sync) finds no room" in caplog.text
+    assert "message 1 (test:Sync) is too large" in caplog.text
     assert "raise max_payload on the server" in caplog.text
-
-
-async def test_a_message_in_the_queue_of_another_size_is_moved_and_runs_where_it_belongs(mesh: Mesh) -> None:
-    class Elsewhere(Sync):
-        size = Size.LARGE
-
-    mesh.register(Elsewhere)
-    await mesh.publish_by_hand(({"Task-Name": "test:Elsewhere"}, b'{"n": 1}'))
-    await mesh.burst()
-    assert ran == []
-    assert await mesh.waiting() == 1
-    await mesh.burst(size=Size.LARGE)
-    assert ran == [1]
 
 
 async def test_bad_messages_that_arrive_at_an_idle_worker_do_not_disturb_it(mesh: Mesh) -> None:

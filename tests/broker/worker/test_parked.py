@@ -12,9 +12,9 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.operations.status import StatusReader
-from diracx.tasks.plumbing.operations.worker_service import introduced
+from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
-from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support.mesh import Mesh
 
@@ -23,7 +23,7 @@ PARKED: Final = 3_000
 RETRIES: Final = 100
 FRESH: Final = 2_000
 CHUNK: Final = 50
-PATIENCE: Final = 60.0
+TIMEOUT_SECONDS: Final = 60.0
 
 parked: Counter[int] = Counter()
 fresh: Counter[int] = Counter()
@@ -81,17 +81,17 @@ async def test_fresh_tasks_flow_and_due_retries_come_while_thousands_are_parked_
     async with (
         mesh.working(slots=100) as first,
         mesh.working(slots=10),
-        introduced(first, Tally(), mesh.connection, mesh.namespace),
+        advertised(first, Counters(), mesh.connection, mesh.namespace),
     ):
-        await wait_until(lambda: len(parked) == PARKED, description="thousands are parked", timeout=PATIENCE)
+        await wait_until(lambda: len(parked) == PARKED, description="thousands are parked", timeout=TIMEOUT_SECONDS)
         await mesh.broker.schedule_many(FailsOnce(number) for number in range(RETRIES))
         for start in range(0, FRESH, CHUNK):
             # Some that fail come among them: each puts off the server's look for what is due.
             await mesh.broker.schedule_many(Fresh(number) for number in range(start, start + CHUNK))
             await Parks(PARKED + start).schedule()
-        await wait_until(lambda: len(fresh) == FRESH, description="all fresh tasks are done", timeout=PATIENCE)
-        await wait_until(_all_came, description="all retries came", timeout=PATIENCE)
-        await wait_until(lambda: _rests(mesh), description="nothing but the parked is left", timeout=PATIENCE)
+        await wait_until(lambda: len(fresh) == FRESH, description="all fresh tasks are done", timeout=TIMEOUT_SECONDS)
+        await wait_until(_all_came, description="all retries came", timeout=TIMEOUT_SECONDS)
+        await wait_until(lambda: _rests(mesh), description="nothing but the parked is left", timeout=TIMEOUT_SECONDS)
         glance = await StatusReader(mesh.connection, mesh.namespace).read()
     stay = PARKED + FRESH // CHUNK
     assert set(fresh.values()) == {1}
@@ -113,7 +113,7 @@ async def test_a_worker_that_starts_beside_thousands_that_are_parked_trusts_thei
     await _forget_that_they_wait(mesh)
     await mesh.broker.schedule_many(Fresh(number) for number in range(CHUNK))
     async with mesh.working(slots=100):
-        await wait_until(lambda: len(fresh) == CHUNK, description="the fresh ones are done", timeout=PATIENCE)
+        await wait_until(lambda: len(fresh) == CHUNK, description="the fresh ones are done", timeout=TIMEOUT_SECONDS)
     assert set(parked.values()) == {1}, "none was executed early"
 
 

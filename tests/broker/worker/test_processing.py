@@ -1,4 +1,4 @@
-"""Tasks that do not run now, or here: a held lock, a passed expiry, a name that nobody knows."""
+"""The screening on a real server: a held lock, a passed expiry, an unknown name, the wrong queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import BaseLock, Holder, MutexLock
+from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.testing import wait_until
@@ -47,7 +47,7 @@ class Locked(BaseTask):
 async def test_a_busy_lock_delays_a_task_and_costs_it_no_retry(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     mesh.register(Locked)
-    hold = await MutexLock(JOB, 1).acquire(mesh.locks, Holder.new(task="a test", id="me", worker="here"))
+    hold = await MutexLock(JOB, 1).acquire(mesh.locks, LockOwner.new(task="a test", id="me", worker="here"))
     await Locked(-1).schedule()
     async with mesh.working():
         await wait_until(lambda: caplog.text.count("mutex.job.1 is held by a test me") >= 3, description="it waits")
@@ -113,7 +113,7 @@ async def test_a_task_that_was_begun_in_time_is_retried_past_its_expiry(mesh: Me
     assert ran == [False, True]
 
 
-async def test_a_task_that_nobody_knows_is_given_back_a_few_times_and_then_buried(mesh: Mesh) -> None:
+async def test_an_unknown_task_is_given_back_a_few_times_and_then_becomes_a_dead_letter(mesh: Mesh) -> None:
     async with mesh.working(unknown_tries=3):
         await mesh.publish_by_hand(({"Task-Name": "test:Newer", "Task-Labels": '{"a":"b"}'}, b'{"n": 1}'))
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
@@ -150,6 +150,19 @@ async def test_a_message_of_a_newer_format_is_left_to_newer_workers(mesh: Mesh) 
     assert not ran
     (letter,) = await mesh.dead_letters()
     assert letter.headers["Dead-Reason"] == "message format 2 is newer than this worker"
+
+
+async def test_a_message_in_the_queue_of_another_size_is_requeued_and_runs_where_it_belongs(mesh: Mesh) -> None:
+    class Elsewhere(Note):
+        size = Size.LARGE
+
+    mesh.register(Elsewhere)
+    await mesh.publish_by_hand(({"Task-Name": "test:Elsewhere"}, b'{"n": 1}'))
+    await mesh.burst()
+    assert ran == []
+    assert await mesh.waiting() == 1
+    await mesh.burst(size=Size.LARGE)
+    assert ran == [1]
 
 
 async def _equals(coroutine: Any, expected: object) -> bool:

@@ -1,27 +1,24 @@
-"""Workers on a real server: the order of tasks, and their slots."""
+"""Workers on a real server: their size, their stop, and limits by configuration that they follow while they run."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.lock_registry import TASK
+from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, RateLimiter
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.testing import wait_until
 from support import recording_tasks as noting
 from support.mesh import Mesh
-from support.recording_tasks import (
-    Note,
-    NoteBackground,
-    NoteRealtime,
-    Wait,
-    WaitBackground,
-    WaitRealtime,
-    most_at_once,
-    ran,
-    running,
-)
+from support.recording_tasks import Note, Soon, Wait, attempts_seen, ran, running
 
 
 @pytest.fixture(autouse=True)
@@ -29,73 +26,30 @@ async def fresh() -> None:
     noting.start_afresh()
 
 
-async def test_realtime_goes_first_then_normal_then_background_each_first_in_first_out(mesh: Mesh) -> None:
-    mesh.register(Note, NoteRealtime, NoteBackground)
-    for first, kind in ((200, NoteBackground), (100, Note), (0, NoteRealtime)):
-        for n in range(first, first + 50):
-            await kind(n).schedule()
-    await mesh.burst(slots=1)
-    assert ran == [*range(50), *range(100, 150), *range(200, 250)]
+class FailsOnceGone(Wait):
+    """Waits as `Wait` does, then fails."""
+
+    retry_policy = Soon()
+
+    async def execute(self) -> None:
+        await super().execute()
+        raise ValueError("no")
 
 
-async def test_a_task_that_arrives_at_an_idle_worker_runs_whatever_its_priority(mesh: Mesh) -> None:
-    mesh.register(Note, NoteRealtime, NoteBackground)
-    async with mesh.working(slots=1):
-        for n, kind in enumerate((NoteBackground, Note, NoteRealtime) * 3):
-            await kind(n).schedule()
-            await wait_until(lambda n=n: n in ran, description=f"task {n} ran")  # type: ignore[misc]
-    assert ran == list(range(9))
+@dataclasses.dataclass
+class Few(Wait):
+    """As many at a time as there are slots, unless the configuration says otherwise."""
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [ConcurrencyLimiter(TASK, "few", limit=None)]
 
 
-async def test_no_more_tasks_run_at_once_than_there_are_slots(mesh: Mesh) -> None:
-    mesh.register(Wait, WaitRealtime, WaitBackground)
-    async with mesh.working(slots=5):
-        for _ in range(2):
-            kinds = [kind for kind in (Wait, WaitRealtime, WaitBackground) for _ in range(10)]
-            ids = await mesh.broker.schedule_many(kind(n) for n, kind in enumerate(kinds))
-            assert len(set(ids)) == 30
-            await wait_until(lambda: len(running) == 5, description="all slots are in use")
-            noting.go.set()
-            await wait_until(lambda: _equals(mesh.waiting(), 0), description="all are done")
-            noting.go.clear()
-    assert max(most_at_once) == 5
-    assert sorted(ran) == sorted([*range(30)] * 2)
-
-
-async def test_more_arrivals_than_free_slots_at_an_idle_worker_run_one_after_another(mesh: Mesh) -> None:
-    mesh.register(Wait, WaitRealtime, WaitBackground)
-    async with mesh.working(slots=1):
-        for _ in range(5):
-            await mesh.broker.schedule_many(kind(n) for n, kind in enumerate((Wait, WaitRealtime, WaitBackground)))
-            await wait_until(lambda: running, description="the first one runs")
-            noting.go.set()
-            await wait_until(lambda: _equals(mesh.waiting(), 0), description="all three are done")
-            noting.go.clear()
-    assert max(most_at_once) == 1
-    assert sorted(ran) == sorted([0, 1, 2] * 5)
-
-
-async def test_nothing_is_held_without_a_slot_where_another_worker_has_one(mesh: Mesh) -> None:
-    mesh.register(Wait, WaitRealtime, WaitBackground)
-    async with mesh.working(slots=1), mesh.working(slots=1):
-        kinds = [kind for kind in (Wait, WaitRealtime, WaitBackground) for _ in range(4)]
-        await mesh.broker.schedule_many(kind(n) for n, kind in enumerate(kinds))
-        await wait_until(lambda: len(running) == 2, description="both are busy")
-        async with mesh.working(slots=20):
-            await wait_until(lambda: len(running) == 12, description="a third one runs all others")
-            noting.go.set()
-
-
-async def test_a_free_slot_is_not_starved_by_long_tasks_in_the_others(mesh: Mesh) -> None:
-    mesh.register(Wait, Note)
-    async with mesh.working(slots=10):
-        await mesh.broker.schedule_many(Wait(n) for n in range(9))
-        await wait_until(lambda: len(running) == 9, description="nine long tasks run")
-        for n in range(100, 103):
-            await Note(n).schedule()
-            await wait_until(lambda n=n: n in ran, description="the new task ran beside them")  # type: ignore[misc]
-        assert len(running) == 9
-        noting.go.set()
+@dataclasses.dataclass
+class Seldom(Wait):
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [RateLimiter(TASK, "seldom", limit=None, window_seconds=60)]
 
 
 async def test_a_worker_takes_only_tasks_of_its_size(mesh: Mesh) -> None:
@@ -126,5 +80,111 @@ async def test_what_is_published_by_hand_with_a_name_and_a_json_body_runs(mesh: 
     assert second == first + 1
 
 
+async def test_a_worker_that_stops_gives_back_what_runs_and_counts_it_as_no_attempt(mesh: Mesh) -> None:
+    mesh.register(FailsOnceGone)
+    await mesh.broker.schedule_many(FailsOnceGone(n) for n in range(3))
+    async with mesh.working(slots=3, grace=timedelta(0)):
+        await wait_until(lambda: len(running) == 3, description="all three run")
+    assert not running
+    assert not ran
+    assert await mesh.residue() == {"tasks": 3, "in hand": 3}, "nothing was recorded"
+    noting.go.set()
+    async with mesh.working(slots=3):
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="failed for good")
+    assert sorted(ran) == [0, 0, 1, 1, 2, 2]
+    assert sorted(attempts_seen) == [0, 0, 0, 1, 1, 1], "the interrupted execution used up no retry"
+
+
+async def test_a_task_that_stopping_workers_give_back_time_and_again_is_not_taken_for_one_that_kills_them(
+    mesh: Mesh,
+) -> None:
+    mesh.register(Wait)
+    await Wait(1).schedule()
+    for _ in range(7):
+        async with mesh.working(grace=timedelta(0)):
+            await wait_until(lambda: running, description="it runs")
+        assert not running
+    noting.go.set()
+    await mesh.burst()
+    assert ran == [1]
+    assert not await mesh.dead_letters()
+
+
+async def test_a_worker_that_stops_lets_running_tasks_end_within_the_grace_period(mesh: Mesh) -> None:
+    mesh.register(Wait)
+    await mesh.broker.schedule_many(Wait(n) for n in range(5))
+    async with mesh.working(slots=2) as worker:
+        await wait_until(lambda: len(running) == 2, description="two run")
+        worker.stop()
+        noting.go.set()
+    assert sorted(ran) == [0, 1]
+    assert await mesh.waiting() == 3, "it asked for nothing more, and held nothing more"
+    await mesh.burst()
+    assert sorted(ran) == [0, 1, 2, 3, 4]
+
+
+async def test_stop_now_ends_the_grace_period(mesh: Mesh) -> None:
+    mesh.register(Wait)
+    await Wait(1).schedule()
+    async with mesh.working() as worker:
+        await wait_until(lambda: running, description="it runs")
+        worker.stop()
+        worker.stop_now()
+    assert not ran
+    noting.go.set()
+    await mesh.burst()
+
+
+async def test_a_stop_asked_for_before_the_worker_runs_is_not_lost(mesh: Mesh) -> None:
+    mesh.register(Note)
+    await Note(1).schedule()
+    worker = mesh.worker()
+    worker.stop()
+    async with asyncio.timeout(10):
+        await worker.run()
+    assert not ran
+    await mesh.burst()
+
+
+async def test_a_worker_on_missing_queues_says_so(mesh: Mesh) -> None:
+    mesh.leaves_something_behind = True
+    await mesh.connection.api(f"CONSUMER.DELETE.{mesh.namespace.tasks_stream}.normal-small")
+    worker = mesh.worker()
+    with pytest.raises(ServerError, match="consumer not found"):
+        await worker.run()
+
+
+async def test_a_concurrency_limit_is_in_force_as_soon_as_it_is_set(mesh: Mesh) -> None:
+    mesh.register(Few)
+    async with mesh.working(slots=8) as worker:
+        await ConfigurationBucket(mesh.connection, mesh.namespace).write("tasks: {test:Few: {concurrency_limit: 2}}")
+        await wait_until(lambda: worker.configuration_revision, description="the worker has seen it")
+        await mesh.broker.schedule_many(Few(n) for n in range(6))
+        await wait_until(lambda: len(running) == 2, description="two run")
+        await wait_until(lambda: _is_pending(mesh), description="the others were told to wait")
+        assert len(running) == 2
+        noting.go.set()
+        await wait_until(lambda: len(ran) == 6, description="all ran", timeout=30)
+    assert max(noting.most_at_once) == 2
+
+
+async def test_a_rate_is_in_force_with_its_window(mesh: Mesh) -> None:
+    mesh.register(Seldom)
+    noting.go.set()
+    text = "tasks: {test:Seldom: {rate_limit: {limit: 3, window_seconds: 3600}}}"
+    await ConfigurationBucket(mesh.connection, mesh.namespace).write(text)
+    async with mesh.working(slots=8) as worker:
+        await wait_until(lambda: worker.configuration_revision, description="the worker has seen it")
+        await mesh.broker.schedule_many(Seldom(n) for n in range(5))
+        await wait_until(lambda: len(ran) == 3, description="three were admitted")
+        await wait_until(lambda: _is_pending(mesh), description="the others were told to wait")
+    assert len(ran) == 3
+    mesh.leaves_something_behind = True
+
+
 async def _equals(coroutine: Any, expected: object) -> bool:
     return bool(await coroutine == expected)
+
+
+async def _is_pending(mesh: Mesh) -> bool:
+    return await mesh.in_hand() >= 2

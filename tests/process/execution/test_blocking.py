@@ -1,4 +1,4 @@
-"""Tasks that block: on a thread of their own they harm nobody, on the loop of all they are named."""
+"""Tasks that block: on a thread of their own they disturb no other, on the shared loop a warning names them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_medium_task_that_sleeps_for_three_times_its_lease_runs_once_and
         assert (await first.stop(), await second.stop()) == (0, 0)
 
 
-async def test_a_small_task_that_holds_up_the_loop_of_all_is_named_while_it_does(
+async def test_a_small_task_that_blocks_the_shared_loop_is_named_while_it_does(
     long_tasks: CommandLine, on_the_server: OnTheServer
 ) -> None:
     await submit(on_the_server, "BlocksLoop", Size.SMALL)

@@ -13,7 +13,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.testing import wait_until
 from support.lock_mesh import lock_mesh, worker_process
-from support.lock_tasks import Inside, Visit, lines_of, meetings, visits
+from support.lock_tasks import Inside, Visit, lines_of, overlaps, visits
 from support.queues import set_ack_wait
 
 WORKERS, SLOTS, KEYS = 4, 25, 20
@@ -23,14 +23,14 @@ ACK_WAIT_SECONDS = 4
 
 @asynccontextmanager
 async def impatient_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
-    """A mesh whose messages come back soon after a worker died."""
+    """A mesh with a short `ack_wait`: messages return soon after a worker died."""
     async with lock_mesh(url, namespace) as broker:
         await set_ack_wait(broker.connection, broker.namespace, ACK_WAIT_SECONDS)
         yield broker
 
 
 async def run_and_kill_one(broker: JetStreamBroker, url: str, journal: Path, tasks: list[BaseTask]) -> list[Visit]:
-    """Run the tasks in four workers, of which one is killed half way."""
+    """Run the tasks in four workers and kill one half way."""
     names = broker.namespace
 
     async def left() -> int:
@@ -48,6 +48,7 @@ async def run_and_kill_one(broker: JetStreamBroker, url: str, journal: Path, tas
             await workers.enter_async_context(worker_process(url, names.name, journal, slots=SLOTS, busy_delay=0.2))
             for _ in range(WORKERS)
         ]
+        # Only now: on a slow machine the first worker would be done before the last one has started.
         await broker.schedule_many(tasks)
         await wait_until(half_way, description="half of the tasks are done", timeout=60)
         await unlucky.kill()
@@ -58,23 +59,25 @@ async def run_and_kill_one(broker: JetStreamBroker, url: str, journal: Path, tas
     return visits(lines_of(journal), killed)
 
 
-async def test_no_two_tasks_meet_inside_a_mutex_and_all_are_done(
+async def test_no_two_tasks_overlap_inside_a_mutex_and_all_succeed(
     server: EmbeddedServer, namespace: str, journal: Path
 ) -> None:
     tasks: list[BaseTask] = [Inside("mutex", number % KEYS, number) for number in range(TASKS)]
     async with impatient_mesh(server.url, namespace) as broker:
         stays = await run_and_kill_one(broker, server.url, journal, tasks)
-    assert meetings(stays) == []
+    assert overlaps(stays) == []
     assert {visit.number for visit in stays} == {str(number) for number in range(TASKS)}
     assert len({visit.process for visit in stays}) > 1
 
 
-async def test_no_writer_meets_anybody_and_readers_share(server: EmbeddedServer, namespace: str, journal: Path) -> None:
+async def test_no_writer_overlaps_others_and_readers_share(
+    server: EmbeddedServer, namespace: str, journal: Path
+) -> None:
     kinds = ["writer" if number // KEYS % 5 == 0 else "reader" for number in range(TASKS)]
     tasks: list[BaseTask] = [Inside(kind, number % KEYS, number) for number, kind in enumerate(kinds)]
     async with impatient_mesh(server.url, namespace) as broker:
         stays = await run_and_kill_one(broker, server.url, journal, tasks)
-    met = meetings(stays)
+    met = overlaps(stays)
     assert not [pair for pair in met if "writer" in (pair[0].kind, pair[1].kind)]
     assert met, "readers never shared"
     assert {visit.number for visit in stays} == {str(number) for number in range(TASKS)}

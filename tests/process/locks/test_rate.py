@@ -34,7 +34,7 @@ async def names(server: EmbeddedServer, namespace: str) -> AsyncIterator[tuple[C
 
 
 async def observe(connection: Connection, namespace: Namespace) -> list[int]:
-    """When the server stored what is stored in the bucket from now on, in nanoseconds by its own clock."""
+    """The times at which the server stores keys in the bucket from now on, in nanoseconds of its own clock."""
     stored: list[int] = []
 
     async def note(message: Msg) -> None:
@@ -48,7 +48,7 @@ async def observe(connection: Connection, namespace: Namespace) -> list[int]:
 
 
 async def contend(url: str, namespace: Namespace) -> list[list[bytes]]:
-    """Have the processes contend; what each has counted."""
+    """Let the processes contend, and return the counts of each."""
     arguments = [url, namespace.name, str(LIMIT), str(WINDOW), str(SECONDS)]
     contenders = [
         await asyncio.create_subprocess_exec(

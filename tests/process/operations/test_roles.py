@@ -1,4 +1,4 @@
-"""Each role does its work on the server of `nats/`, as a process with the least that it is granted."""
+"""Each role does its work on the server of `nats/`, in a process with only the permissions of its role."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def secured() -> Iterator[EmbeddedServer]:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """A command that was carried to its end."""
+    """A command that has ended."""
 
     returncode: int
     stdout: str
@@ -49,7 +49,7 @@ class Done:
 
 @dataclasses.dataclass
 class Roles:
-    """The console script as each role, and all that it wrote."""
+    """Runs the console script as each role, and keeps its output."""
 
     command_line: CommandLine
     url: str
@@ -71,7 +71,7 @@ class Roles:
         return done
 
     def run_each(self, role: str, commands: list[list[str]], **environment: str) -> list[Done]:
-        """Run one after another in one process: to import all that they need takes longer than what they do."""
+        """Run the commands one after another in one process: importing takes longer than the commands themselves."""
         done = subprocess.run(
             [sys.executable, str(TESTS / "support" / "each_command.py")],
             env=self.command_line.environment | self.environment(role) | environment,
@@ -95,8 +95,8 @@ class Roles:
         assert process.returncode == 0, self.written[-1]
 
 
-def told(done: Done | subprocess.CompletedProcess[str]) -> list[str]:
-    """Standard error without what the extension's broken tasks cause, and without `debug`."""
+def error_lines(done: Done | subprocess.CompletedProcess[str]) -> list[str]:
+    """Standard error without the warnings about the extension's broken tasks, and without debug lines."""
     noise = ("warning: lollygag:", ": lollygag:", "not served: lollygag:", " DEBUG ")
     return [line for line in done.stderr.splitlines() if not any(each in line for each in noise)]
 
@@ -108,14 +108,14 @@ def as_role(extension: CommandLine, secured: EmbeddedServer) -> Iterator[Roles]:
     }
     roles = Roles(extension, secured.url)
     yield roles
-    # Whatever went wrong or right: no output shows a secret.
+    # No output shows a secret, whether the command failed or not.
     everything = "\n".join(roles.written)
     assert not [role for role in ROLES if password(NAMESPACE, role) in everything]
 
 
 @pytest.fixture
 async def on_secured(secured: EmbeddedServer, as_role: Roles) -> AsyncIterator[OnTheServer]:
-    """A mesh that the operator made."""
+    """A mesh that the operator has set up."""
     as_role.run("operator", "setup")
     async with connected(secured, NAMESPACE, "operator") as connection:
         view = OnTheServer(connection, Namespace(NAMESPACE))
@@ -127,7 +127,7 @@ async def test_a_task_goes_from_producer_to_worker_with_locks_retries_children_a
     as_role: Roles, on_secured: OnTheServer
 ) -> None:
     submitted = as_role.run("producer", "submit", "lollygag:SyncOwnersTask", "--args", '["alice"]')
-    assert not told(submitted)
+    assert not error_lines(submitted)
     as_role.run("producer", "submit", "lollygag:SyncOwnersTask", "--args", '["later"]', "--delay", "1")
     as_role.run("producer", "submit", "lollygag:Recovers", "--args", '["bob"]')
     as_role.run("producer", "submit", "lollygag:Submits", "--args", '["carol"]')
@@ -163,14 +163,14 @@ async def test_a_scheduler_leads_and_supplies_with_its_own_user(as_role: Roles, 
     for role in ("operator", "observer"):
         (listed,) = json.loads(as_role.run(role, "schedule", "list", "--json").stdout)
         assert listed["next"] is not None
-    await all_are_seen(as_role, scheduler)
+    await check_that_both_are_seen(as_role, scheduler)
     as_role.end(scheduler)
-    assert "leads" in as_role.written[-1]
+    assert "is the leader" in as_role.written[-1]
     assert "ermission" not in as_role.written[-1]
 
 
-async def all_are_seen(as_role: Roles, scheduler: subprocess.Popen[str]) -> None:
-    """A worker and the scheduler that leads, by whoever may ask them."""
+async def check_that_both_are_seen(as_role: Roles, scheduler: subprocess.Popen[str]) -> None:
+    """The operator and the observer see a worker and the leading scheduler."""
     worker = as_role.start("worker", "worker", "--worker-size", "large", "--log-level", "debug")
     for role in ("operator", "observer"):
 
@@ -188,31 +188,31 @@ async def all_are_seen(as_role: Roles, scheduler: subprocess.Popen[str]) -> None
 
 
 async def names_of_connections(url: str) -> set[str]:
-    """As the server tells them to its administrator."""
+    """The connection names that the server reports to its administrator."""
     client = await nats.connect(url, user="admin", password=password("sys", "admin"))
     answer = await client.request("$SYS.REQ.SERVER.PING.CONNZ", timeout=5)
     await client.close()
     return {each.get("name", "") for each in json.loads(answer.data)["data"]["connections"]}
 
 
-async def test_a_worker_whose_queues_are_missing_says_who_has_to_create_them(as_role: Roles) -> None:
+async def test_a_worker_without_queues_says_who_creates_them(as_role: Roles) -> None:
     done = as_role.run("worker", "worker", "--worker-size", "small", "--burst", code=69)
     assert "let an operator run `diracx-task-run setup`" in done.stderr
     assert "Traceback" not in done.stderr
     done = as_role.run("producer", "submit", "lollygag:SyncOwnersTask", "--args", '["alice"]', code=69)
-    (line,) = told(done)
+    (line,) = error_lines(done)
     assert "create DIRACX_TASKS with `diracx-task-run setup`" in line
 
 
 @pytest.mark.parametrize("role", [role for role in ROLES if role != "operator"])
-def test_who_may_not_create_is_refused_in_one_line(as_role: Roles, role: str) -> None:
-    (line,) = told(as_role.run(role, "setup", code=69))
+def test_setup_without_permission_is_refused_in_one_line(as_role: Roles, role: str) -> None:
+    (line,) = error_lines(as_role.run(role, "setup", code=69))
     assert line.startswith("error: no permission for ")
 
 
 @pytest.fixture
-async def at_hand(as_role: Roles, on_secured: OnTheServer) -> dict[str, dict[str, str]]:
-    """For each role something of its own to take hold of."""
+async def objects(as_role: Roles, on_secured: OnTheServer) -> dict[str, dict[str, str]]:
+    """Objects for each role to act on."""
     operator = on_secured.connection
     for _ in range(3 * len(ROLES)):
         headers = {"Task-Name": "lollygag:Dies"}
@@ -235,13 +235,13 @@ async def at_hand(as_role: Roles, on_secured: OnTheServer) -> dict[str, dict[str
     return found
 
 
-async def test_each_command_is_carried_out_or_refused_as_the_table_says(
-    as_role: Roles, at_hand: dict[str, dict[str, str]]
+async def test_each_command_is_executed_or_refused_as_in_the_table(
+    as_role: Roles, objects: dict[str, dict[str, str]]
 ) -> None:
     for role in ROLES:
-        # A scheduler goes on, see above; `setup` would find nothing to do, see below.
+        # Left out: `scheduler`, which does not end, and `setup`, which has nothing to do here. Other tests cover them.
         commands = [each for each in COMMANDS if each.name != "setup" and not (each.name == role == "scheduler")]
-        typed = [[*command.typed(at_hand[role]), "--log-level", "debug"] for command in commands]
+        typed = [[*command.typed(objects[role]), "--log-level", "debug"] for command in commands]
         for command, done in zip(commands, as_role.run_each(role, typed), strict=True):
             allowed = role in command.roles
             errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -272,7 +272,7 @@ def test_wrong_credentials_end_every_command_in_one_line_and_exit_69(as_role: Ro
     values |= {"queue": QUEUES[0], "file": str(file)}
     typed = [[*command.typed(values), "--log-level", "debug"] for command in COMMANDS]
     for command, done in zip(COMMANDS, as_role.run_each("operator", typed, DIRACX_TASKS_PASSWORD="wr0ng"), strict=True):
-        (line,) = told(done)
+        (line,) = error_lines(done)
         assert line == f"error: cannot connect to {as_role.url}: authorization refused; check the credentials"
         assert done.returncode == 69, command.name
         assert "wr0ng" not in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The files of `nats/` as they are: a server starts with them, by the commands of the operator's page."""
+"""A server starts with the unchanged files of `nats/`, by the commands of the operators' page."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SERVER = "nats-server -c server.conf"
 
 
 def blocks() -> list[str]:
-    """What is indented in the section on how to start."""
+    """The indented blocks of the section `Start`."""
     section = (FOLDER / "README.md").read_text().partition("\n## Start\n")[2].partition("\n## ")[0]
     found = re.findall(r"(?:^ {4}.*\n)+", section, flags=re.MULTILINE)
     return [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in found]
 
 
 class Shell:
-    """An operator's: what is exported stays."""
+    """An operator's shell: exported variables stay."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Shell:
         return done.stdout
 
     async def start(self) -> None:
-        """Start the server on free ports of loopback; all else is as its files say."""
+        """Start the server on free loopback ports; its files determine everything else."""
         server = self.server = self._launch()
         ports = self.folder / f"nats-server_{server.pid}.ports"
 
@@ -95,7 +95,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     shell.stop()
 
 
-async def all_come_in(shell: Shell, namespace: str, tls_ca: str | None = None) -> None:
+async def all_roles_connect(shell: Shell, namespace: str, tls_ca: str | None = None) -> None:
     names = Namespace(namespace)
     for role in ROLES:
         settings = ConnectionSettings(
@@ -109,7 +109,7 @@ async def all_come_in(shell: Shell, namespace: str, tls_ca: str | None = None) -
             assert connection.is_connected
 
 
-async def test_a_server_starts_with_the_files_as_they_are_and_the_operator_sets_the_mesh_up(
+async def test_a_server_starts_with_the_unchanged_files_and_the_operator_sets_up_the_mesh(
     shell: Shell, tmp_path: Path
 ) -> None:
     await shell.start()
@@ -119,11 +119,11 @@ async def test_a_server_starts_with_the_files_as_they_are_and_the_operator_sets_
     log = (shell.folder / "server.log").read_text()
     assert "Server is ready" in log
     assert "[ERR]" not in log
-    await all_come_in(shell, "diracx")
+    await all_roles_connect(shell, "diracx")
     assert (tmp_path / "store" / "jetstream" / "DIRACX" / "streams" / "DIRACX_TASKS").is_dir()
 
 
-async def test_it_starts_with_encryption_once_the_last_line_counts(shell: Shell, tmp_path: Path) -> None:
+async def test_a_server_encrypts_once_the_last_line_is_uncommented(shell: Shell, tmp_path: Path) -> None:
     authority = Authority(tmp_path, "ours")
     certificate, key = authority.server()
     configuration = shell.folder / "server.conf"
@@ -133,10 +133,10 @@ async def test_it_starts_with_encryption_once_the_last_line_counts(shell: Shell,
     await shell.start()
     shell.environment["DIRACX_TASKS_TLS_CA"] = str(authority.ca)
     assert "created stream DIRACX_TASKS" in shell.type_in(blocks()[1])
-    await all_come_in(shell, "diracx", str(authority.ca))
+    await all_roles_connect(shell, "diracx", str(authority.ca))
 
 
-async def test_one_more_namespace_comes_beside_the_first(shell: Shell) -> None:
+async def test_a_second_namespace_is_added(shell: Shell) -> None:
     (command,) = blocks()[2].splitlines()
     assert "wrote acme/accounts.conf" in shell.type_in(command)
     configuration = shell.folder / "server.conf"
@@ -145,12 +145,12 @@ async def test_one_more_namespace_comes_beside_the_first(shell: Shell) -> None:
     configuration.write_text(text.replace('# include "acme/accounts.conf"', 'include "acme/accounts.conf"'))
     shell.environment |= {password_variable(Namespace("acme"), role): f"p{role}" for role in ROLES}
     await shell.start()
-    await all_come_in(shell, "diracx")
-    await all_come_in(shell, "acme")
+    await all_roles_connect(shell, "diracx")
+    await all_roles_connect(shell, "acme")
 
 
 @pytest.mark.parametrize("missing", ["NATS_STORE_DIR", "NATS_ADMIN_PASSWORD", "DIRACX_PRODUCER_PASSWORD"])
-def test_it_does_not_start_without_its_passwords_and_paths(shell: Shell, missing: str) -> None:
+def test_a_server_does_not_start_without_its_passwords_and_paths(shell: Shell, missing: str) -> None:
     del shell.environment[missing]
     done = subprocess.run(
         [*SERVER.split(), "-t"], cwd=shell.folder, env=shell.environment, capture_output=True, text=True, check=False
@@ -159,7 +159,7 @@ def test_it_does_not_start_without_its_passwords_and_paths(shell: Shell, missing
     assert f"variable reference for '{missing}'" in done.stderr
 
 
-def test_the_accounts_are_what_the_code_defines(tmp_path: Path) -> None:
+def test_the_accounts_file_is_the_one_that_the_code_generates(tmp_path: Path) -> None:
     export(Namespace(), 1, tmp_path)
     ours, written = FOLDER / "accounts.conf", tmp_path / "accounts.conf"
-    assert ours.read_text() == written.read_text(), "write them anew: diracx-task-run setup --export nats"
+    assert ours.read_text() == written.read_text(), "generate the files again: diracx-task-run setup --export nats"

@@ -1,4 +1,4 @@
-"""Every outcome of one execution, as a value."""
+"""Each outcome of one execution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diracx.tasks.plumbing.exceptions import (
     UnretryableError,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Outcome, Retry, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Outcome, Retry, Succeeded
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
@@ -27,14 +27,14 @@ from diracx.tasks.plumbing.locks import (
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, NoRetry
 from diracx.tasks.plumbing.submitter import current_task_id
-from support.calling import LATER, WORKER, Policy, forever, job, nothing, raising
+from support.jobs import LATER, WORKER, Policy, forever, job, nothing, raising
 
 
-async def test_a_task_that_returns_has_succeeded_with_its_value(executor: Executor) -> None:
+async def test_a_task_that_returns_succeeds_with_its_value(executor: Executor) -> None:
     assert await executor.execute(job(nothing)) == Succeeded("done")
 
 
-async def test_a_failure_that_its_policy_wants_again_is_a_retry(executor: Executor) -> None:
+async def test_a_failure_that_the_policy_retries_is_a_retry(executor: Executor) -> None:
     policy, error = Policy(LATER), LookupError("gone")
     outcome = await executor.execute(job(raising(error), attempt=3, retry_policy=policy))
     assert isinstance(outcome, Retry)
@@ -95,7 +95,7 @@ async def test_a_requested_retry_has_no_traceback_and_the_policy_decides(executo
         (asyncio.CancelledError(), "its retry policy failed (asyncio.exceptions.CancelledError: )"),
     ],
 )
-async def test_a_policy_that_gives_no_aware_time_gives_no_retry_and_the_story_says_why(
+async def test_a_policy_that_returns_no_aware_time_gives_no_retry_and_the_reason_says_why(
     executor: Executor, answer: Any, verdict: str
 ) -> None:
     outcome = await executor.execute(job(raising(ValueError("no")), retry_policy=Policy(answer), dlq_eligible=True))
@@ -113,7 +113,7 @@ async def test_a_task_that_runs_too_long_is_cancelled_and_has_failed(executor: E
 
 
 @pytest.mark.parametrize("end", [None, ValueError("while cleaning up")])
-async def test_a_task_that_resists_its_timeout_has_failed_of_it(executor: Executor, end: Exception | None) -> None:
+async def test_a_task_that_resists_its_timeout_fails_with_it(executor: Executor, end: Exception | None) -> None:
     async def resist() -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await forever()
@@ -125,13 +125,13 @@ async def test_a_task_that_resists_its_timeout_has_failed_of_it(executor: Execut
     assert "TimeoutError: ran longer than timeout_seconds=0.01" in outcome.reason
 
 
-async def test_a_timeout_of_the_tasks_own_is_its_own_failure(executor: Executor) -> None:
+async def test_a_timeout_error_that_the_task_raises_is_an_ordinary_failure(executor: Executor) -> None:
     outcome = await executor.execute(job(raising(TimeoutError("the database")), timeout_seconds=60))
     assert isinstance(outcome, Discarded)
     assert outcome.reason.endswith("TimeoutError: the database")
 
 
-async def test_without_timeouts_a_task_may_take_its_time(keeper: LockKeeper) -> None:
+async def test_without_timeouts_a_task_may_run_longer(keeper: LockKeeper) -> None:
     async def longer() -> str:
         await asyncio.sleep(0.05)
         return "done"
@@ -160,7 +160,7 @@ async def test_a_task_that_awaited_something_cancelled_has_failed(executor: Exec
 
 @pytest.mark.parametrize("locks", [None, [MutexLock(JOB, 1)]])
 @pytest.mark.parametrize("timeout_seconds", [None, 60])
-async def test_a_cancellation_from_outside_comes_out_and_is_no_failure(
+async def test_a_cancellation_from_outside_is_raised_and_is_no_failure(
     executor: Executor, locks: Any, timeout_seconds: Any
 ) -> None:
     started, policy = asyncio.Event(), Policy(LATER)

@@ -1,53 +1,60 @@
-"""Executions under locks, in a store in memory: nothing begins before all are held."""
+"""Executions under locks: order of events, refusals, losses and fencing tokens. The locks are in memory."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
 
 import pytest
 
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import (
     ServerUnavailableError,
     UnableToAcquireLockError,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.outcomes import Dead, Interrupted, LockBusy, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Interrupted, Job, LockBusy, Outcome, Succeeded
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
+    BaseLock,
     ConcurrencyLimiter,
-    Holder,
+    FencingToken,
+    LockOwner,
     LockStore,
     MutexLock,
     RateLimiter,
 )
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.worker.attempts import StaleAttemptError
-from support.calling import LATER, WORKER, Policy, forever, job, nothing, raising
-from support.lock_store import MemoryStore
+from support.jobs import LATER, WORKER, Policy, forever, job, nothing, raising
+from support.lock_store import RecordingStore
+from support.locking import Ticks, new_owner
 
 
 class BrokenLock(MutexLock):
-    async def acquire(self, store: LockStore, holder: Holder) -> Any:
+    async def acquire(self, store: LockStore, owner: LockOwner) -> Any:
         raise RuntimeError("the lock is broken")
 
 
-async def test_a_busy_lock_is_told_with_its_holder_and_nothing_is_executed(
-    executor: Executor, store: MemoryStore
-) -> None:
-    hold = await MutexLock(JOB, 2).acquire(store, Holder.new(task="other:Task", id="9", worker="w"))
+async def test_a_busy_lock_names_its_owner_and_nothing_is_executed(executor: Executor, store: RecordingStore) -> None:
+    acquired = await MutexLock(JOB, 2).acquire(store, LockOwner.new(task="other:Task", id="9", worker="w"))
     outcome = await executor.execute(
         job(raising(AssertionError("executed")), locks=[MutexLock(JOB, 2), MutexLock(JOB, 1)]), on_start=_not_started
     )
     assert isinstance(outcome, LockBusy)
     assert outcome.error.key == "mutex.job.2"
     assert "other:Task 9 on w" in str(outcome.error)
-    assert list(store.entries) == ["mutex.job.2"], "what was taken before it was given back"
-    await hold.release()
+    assert list(store.entries) == ["mutex.job.2"], "the lock taken before it was released"
+    await acquired.release()
 
 
-async def test_locks_are_held_while_the_task_runs_and_say_by_whom(executor: Executor, store: MemoryStore) -> None:
+async def test_locks_are_held_while_a_task_runs_and_name_their_owner(executor: Executor, store: RecordingStore) -> None:
     async def body() -> list[str]:
         return [f"{key}: {entry.value.decode()}" for key, entry in store.entries.items()]
 
@@ -58,15 +65,15 @@ async def test_locks_are_held_while_the_task_runs_and_say_by_whom(executor: Exec
 
 
 async def test_a_failure_under_a_lock_is_a_failure_and_the_lock_is_free_again(
-    executor: Executor, store: MemoryStore
+    executor: Executor, store: RecordingStore
 ) -> None:
     for error in (ValueError("no"), UnableToAcquireLockError("of its own"), ServerUnavailableError("of its own")):
         outcome = await executor.execute(job(raising(error), locks=[MutexLock(JOB, 1)], dlq_eligible=True))
-        assert isinstance(outcome, Dead), "what the task itself raises is never contention"
+        assert isinstance(outcome, Dead), "an error that the task itself raises is never contention"
         assert not store.entries
 
 
-async def test_a_store_that_is_away_interrupts_and_asks_for_patience(executor: Executor, store: MemoryStore) -> None:
+async def test_a_store_that_does_not_answer_interrupts_with_a_delay(executor: Executor, store: RecordingStore) -> None:
     store.failing.add("create")
     outcome = await executor.execute(job(nothing, locks=[MutexLock(JOB, 1)]))
     assert isinstance(outcome, Interrupted)
@@ -88,7 +95,7 @@ async def test_a_lock_that_raises_fails_like_the_rest_of_its_task(executor: Exec
     assert message in outcome.reason
 
 
-async def test_without_limiters_only_structural_locks_are_taken(keeper: LockKeeper, store: MemoryStore) -> None:
+async def test_without_limiters_only_structural_locks_are_taken(keeper: LockKeeper, store: RecordingStore) -> None:
     async def body() -> list[str]:
         return list(store.entries)
 
@@ -97,7 +104,7 @@ async def test_without_limiters_only_structural_locks_are_taken(keeper: LockKeep
     assert await executor.execute(job(body, locks=locks)) == Succeeded(["mutex.job.1"])
 
 
-async def test_a_lock_that_is_lost_interrupts_its_task(executor: Executor, store: MemoryStore) -> None:
+async def test_a_lock_that_is_lost_interrupts_its_task(executor: Executor, store: RecordingStore) -> None:
     lock = MutexLock(JOB, 1, ttl_ms=2_001)
 
     async def body() -> None:
@@ -107,11 +114,11 @@ async def test_a_lock_that_is_lost_interrupts_its_task(executor: Executor, store
     outcome = await executor.execute(job(body, locks=[lock], retry_policy=Policy(LATER)))
     assert isinstance(outcome, Interrupted)
     assert outcome.reason == "mutex.job.1 was lost: a thief"
-    store.entries.clear()
+    store.clear()
 
 
-async def test_the_start_is_told_once_all_locks_are_held_and_before_the_task_runs(
-    executor: Executor, store: MemoryStore
+async def test_on_start_is_awaited_when_all_locks_are_held_and_before_the_task_runs(
+    executor: Executor, store: RecordingStore
 ) -> None:
     events: list[Any] = []
 
@@ -129,9 +136,7 @@ async def test_the_start_is_told_once_all_locks_are_held_and_before_the_task_run
 
 @pytest.mark.parametrize("locks", [None, [MutexLock(JOB, 1)]])
 @pytest.mark.parametrize("error", [StaleAttemptError("in other hands"), ServerUnavailableError("no answer")])
-async def test_a_start_that_cannot_be_told_is_no_failure_of_the_task(
-    executor: Executor, locks: Any, error: Exception
-) -> None:
+async def test_an_error_of_on_start_is_no_failure_of_the_task(executor: Executor, locks: Any, error: Exception) -> None:
     async def on_start() -> None:
         raise error
 
@@ -143,3 +148,91 @@ async def test_a_start_that_cannot_be_told_is_no_failure_of_the_task(
 
 async def _not_started() -> None:
     raise AssertionError("nothing was to begin")
+
+
+@dataclasses.dataclass
+class Fenced(BaseTask):
+    """Returns its fencing token."""
+
+    name: str
+    locked: bool = True
+
+    during: ClassVar[Callable[[], Any]] = staticmethod(lambda: None)
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        if not self.locked:
+            return []
+        return [
+            MutexLock(JOB, self.name),
+            ConcurrencyLimiter(JOB, self.name, limit=1),
+            RateLimiter(JOB, self.name, limit=1, window_seconds=30),
+        ]
+
+    async def execute(self, fencing_token: FencingToken, **kwargs: Any) -> int:
+        assert isinstance(fencing_token, FencingToken)
+        type(self).during()
+        return fencing_token
+
+
+async def execute(store: RecordingStore, task: BaseTask, clock: Any = None, **options: Any) -> Outcome:
+    registry = TaskRegistry()
+    registered = registry.add("test:Fenced", Fenced)
+    envelope = Envelope(name="test:Fenced", id="1", submitted=datetime.now(UTC))
+    async with LockKeeper(store, clock or boottime) as keeper:
+        return await Executor(Injector(), keeper, "w1", **options).execute(Job(registered, envelope, task))
+
+
+async def test_the_token_rises_from_one_execution_to_the_next(store: RecordingStore) -> None:
+    tokens = [await execute(store, Fenced("a"), limiters=False) for _ in range(3)]
+    values = [outcome.value for outcome in tokens if isinstance(outcome, Succeeded)]
+    assert len(values) == 3
+    assert values == sorted(set(values))
+    assert values[0] > 0
+
+
+async def test_without_locks_the_token_is_zero_even_after_a_task_with_some(store: RecordingStore) -> None:
+    await execute(store, Fenced("a"))
+    assert await execute(store, Fenced("a", locked=False)) == Succeeded(0)
+
+
+async def test_an_interactive_call_skips_limiters_and_takes_the_rest(store: RecordingStore) -> None:
+    for _ in range(2):
+        assert isinstance(await execute(store, Fenced("a")), Succeeded | LockBusy)
+    assert isinstance(await execute(store, Fenced("a")), LockBusy), "the rate limiter admits no second execution"
+    assert isinstance(await execute(store, Fenced("a"), limiters=False), Succeeded)
+    await MutexLock(JOB, "a").acquire(store, new_owner())
+    assert isinstance(await execute(store, Fenced("a"), limiters=False), LockBusy)
+
+
+async def test_limits_may_remove_a_limit(store: RecordingStore) -> None:
+    asked = []
+
+    def limits(job: Job, limiter: Any) -> Any:
+        asked.append((job.envelope.name, limiter.kind))
+        return limiter.limited(None)
+
+    for _ in range(3):
+        assert isinstance(await execute(store, Fenced("a"), limits=limits), Succeeded)
+    assert asked[:2] == [("test:Fenced", "conc"), ("test:Fenced", "rate")]
+
+
+async def test_an_execution_whose_lock_lapsed_is_never_done(
+    store: RecordingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Ticks()
+
+    class Slow(Fenced):
+        """Its process is stopped while it holds its lock."""
+
+        @property
+        def execution_locks(self) -> list[BaseLock]:
+            return [MutexLock(JOB, self.name, clock=clock)]
+
+    def stopped() -> None:
+        clock.now += 29
+
+    monkeypatch.setattr(Slow, "during", staticmethod(stopped))
+    outcome = await execute(store, Slow("a"), clock)
+    assert isinstance(outcome, Interrupted)
+    assert "mutex.job.a was lost" in outcome.reason

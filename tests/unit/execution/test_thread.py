@@ -1,4 +1,4 @@
-"""The thread on which medium and large tasks execute: blocking it blocks nobody else, unless it outlives its task."""
+"""The execution thread: a task that blocks it blocks no other loop, and must give it back when it is cancelled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 @dataclass
 class Told:
-    """Stands in for the end of the process."""
+    """Counts calls in place of ending the process."""
 
     times: int = 0
 
@@ -63,7 +63,7 @@ async def test_an_invocation_runs_on_the_loop_of_the_thread_in_the_context_of_it
         assert await thread.invoke(where, Task()) == ("execution", id(thread.loop), "the worker")
 
 
-async def test_the_loop_of_the_worker_goes_on_while_a_task_blocks_its_thread() -> None:
+async def test_the_loop_of_the_worker_runs_while_a_task_blocks_its_thread() -> None:
     blocks = Blocks()
     with ExecutionThread.open() as thread:
         running = asyncio.create_task(thread.invoke(blocks, Task()))
@@ -73,7 +73,7 @@ async def test_the_loop_of_the_worker_goes_on_while_a_task_blocks_its_thread() -
         assert await running == "done"
 
 
-async def test_what_a_task_raises_arrives_as_the_very_object() -> None:
+async def test_an_exception_of_a_task_arrives_as_the_same_object() -> None:
     error = LookupError("this one")
 
     async def fails(task: BaseTask) -> None:
@@ -95,7 +95,7 @@ async def test_a_task_that_exits_ends_neither_the_thread_nor_its_neighbours() ->
         assert (await thread.invoke(where, Task()))[0] == "execution"
 
 
-async def test_a_cancelled_task_has_ended_when_the_caller_hears_so_and_the_process_goes_on() -> None:
+async def test_a_cancelled_task_has_ended_before_its_caller_is_cancelled_and_the_process_goes_on() -> None:
     begun, cleaned_up, told = threading.Event(), threading.Event(), Told()
 
     async def waits(task: BaseTask) -> None:
@@ -131,9 +131,9 @@ async def test_a_thread_that_does_not_yield_to_a_cancellation_ends_the_process(
         await asyncio.wait([running])
     assert told.times == 1
     (record,) = (record for record in caplog.records if record.levelno == logging.CRITICAL)
-    assert record.getMessage().startswith("Task was cancelled, and ")
+    assert record.getMessage().startswith("Task was cancelled, but ")
     assert "give the thread back: the process ends" in record.getMessage()
-    assert "in wait does not" in record.getMessage(), "where the thread stands is told"
+    assert "in wait does not" in record.getMessage(), "the text names the line where the thread is"
 
 
 def test_the_end_of_the_process_waits_for_no_thread() -> None:
@@ -146,7 +146,7 @@ def test_the_end_of_the_process_waits_for_no_thread() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == EXIT_CODE
 
 
-async def test_what_a_context_opens_is_opened_and_closed_on_the_thread() -> None:
+async def test_a_context_is_entered_and_left_on_the_thread() -> None:
     threads: list[str] = []
 
     @asynccontextmanager
@@ -162,7 +162,7 @@ async def test_what_a_context_opens_is_opened_and_closed_on_the_thread() -> None
     assert threads == ["execution", "execution"]
 
 
-async def test_a_context_that_cannot_be_entered_says_why() -> None:
+async def test_a_context_that_cannot_be_entered_raises_its_error() -> None:
     @asynccontextmanager
     async def context() -> AsyncIterator[None]:
         sqlite3.connect("no/such/folder/database")
@@ -181,7 +181,7 @@ async def test_medium_and_large_tasks_have_a_thread(size: Size) -> None:
 
 
 class OpenedOn(Resources):
-    """Notes on which loop it is opened, and closed."""
+    """Records the loops on which it is opened and closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class OpenedOn(Resources):
         self.loops.append(id(asyncio.get_running_loop()))
 
 
-async def test_what_is_injected_lives_on_the_loop_that_executes() -> None:
+async def test_resources_are_opened_on_the_loop_that_executes() -> None:
     on_a_thread, here = OpenedOn(), OpenedOn()
     async with executing(Size.MEDIUM, on_a_thread) as thread:
         assert thread is not None

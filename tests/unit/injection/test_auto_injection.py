@@ -98,7 +98,7 @@ async def test_a_task_may_depend_on_the_same_callable() -> None:
         assert await invocation(SomeTask()) == EVERYTHING
 
 
-async def test_parameters_of_the_request_stay_what_they_are() -> None:
+async def test_parameters_of_the_request_stay_as_they_are() -> None:
     @auto_inject
     async def endpoint(name: str, db: LollygagDB, limit: int = 10) -> Any:
         return name, db, limit

@@ -1,14 +1,16 @@
-"""What `execute()` is given. Annotations are live: the dependencies are local."""
+"""The values that `execute()` gets, and overrides. Annotations are live: the dependencies are local."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
+import fastapi
+
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.depends import Depends
+from diracx.tasks.plumbing.depends import DBDepends, Depends
 from diracx.tasks.plumbing.injection.injector import Injector
-from support.injecting import Reader, Settings, configured, run, task_with
+from support.injected_tasks import Reader, RecordingDatabases, Settings, configured, run, task_with
 
 
 async def coroutine() -> str:
@@ -27,7 +29,7 @@ async def greeting(word: str, name: str = "you") -> str:
     return f"{word} {name}"
 
 
-class TestWhatIsInjected:
+class TestInjection:
     async def test_a_task_without_dependencies_is_called_directly(self) -> None:
         class Plain(BaseTask):
             async def execute(self, *args: Any, retries: int = 3, **kwargs: Any) -> Any:
@@ -40,7 +42,7 @@ class TestWhatIsInjected:
         assert call.cr_code is Plain.execute.__code__
         assert await call == ((), 3, {})
 
-    async def test_every_kind_of_callable_gives_its_value(self) -> None:
+    async def test_each_kind_of_callable_gives_its_value(self) -> None:
         async def execute(
             self: Any,
             a: Annotated[str, Depends(configured)],
@@ -89,7 +91,7 @@ class TestWhatIsInjected:
 
         assert await Injector().prepare(Owner)(Owner("alice")) == ("alice", "configured")
 
-    async def test_one_execution_shares_a_value_and_the_next_has_its_own(self) -> None:
+    async def test_one_execution_shares_a_value_and_the_next_gets_another(self) -> None:
         calls: list[object] = []
 
         async def shared() -> object:
@@ -173,3 +175,58 @@ class TestWhatIsInjected:
 
         injector, task_class = Injector(), type(task_with(execute))
         assert injector.prepare(task_class) is injector.prepare(task_class)
+
+
+class TestOverrides:
+    async def test_overrides_replace_a_callable_at_any_depth_with_one_value_for_all(self) -> None:
+        class DB:
+            @classmethod
+            def transaction(cls) -> "DB":
+                raise NotImplementedError("This should never be called")
+
+        opened: list[DB] = []
+
+        async def nested(db: Annotated[DB, fastapi.Depends(DB.transaction)]) -> DB:
+            return db
+
+        async def execute(
+            self: Any,
+            a: Annotated[DB, DBDepends(DB.transaction)],
+            b: Annotated[DB, Depends(nested)],
+        ) -> Any:
+            return a is b
+
+        async def engine() -> str:
+            return "engine"
+
+        async def transaction(engine: Annotated[str, Depends(engine)]) -> AsyncIterator[DB]:
+            assert engine == "overridden, too"
+            opened.append(DB())
+            yield opened[-1]
+
+        async def other_engine() -> str:
+            return "overridden, too"
+
+        assert await run(execute, overrides={DB.transaction: transaction, engine: other_engine})
+        assert len(opened) == 1
+
+    async def test_an_override_of_a_database_may_give_back_a_context_manager(self) -> None:
+        databases = RecordingDatabases()
+
+        def sentinel(url: str) -> str:
+            raise NotImplementedError
+
+        async def execute(self: Any, db: Annotated[str, DBDepends(sentinel)]) -> str:
+            return db
+
+        assert await run(execute, overrides={sentinel: databases.gives_async_manager}) == "db1"
+        assert databases.events == ["begin", "commit"]
+
+    async def test_overrides_hold_for_one_injector_only(self) -> None:
+        async def execute(self: Any, value: Annotated[str, Depends(configured)]) -> str:
+            return value
+
+        task = task_with(execute)
+        overridden = Injector(overrides={configured: lambda: "overridden"}).prepare(type(task))
+        plain = Injector().prepare(type(task))
+        assert [await overridden(task), await plain(task)] == ["overridden", "configured"]

@@ -1,4 +1,4 @@
-"""What becomes of a dependency when `execute()` is over. Annotations are live: the dependencies are local."""
+"""The closing of dependencies when `execute()` has ended. Annotations are live: the dependencies are local."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 
 from diracx.tasks.plumbing.depends import DBDepends, Depends
-from support.injecting import AnyCallable, Story, run
+from support.injected_tasks import AnyCallable, RecordingDatabases, run
 
 
 class TestClosing:
@@ -41,19 +41,19 @@ class TestClosing:
         assert events == [*opened, "execute", "close third", "close second", "close first"]
 
     async def test_a_failing_set_up_rolls_back_what_is_open_and_execute_is_not_called(self) -> None:
-        story = Story()
+        databases = RecordingDatabases()
 
         async def broken() -> str:
             raise ConnectionError("no route")
 
         async def execute(
-            self: Any, db: Annotated[str, DBDepends(story.generator)], b: Annotated[str, Depends(broken)]
+            self: Any, db: Annotated[str, DBDepends(databases.generator)], b: Annotated[str, Depends(broken)]
         ) -> None:
-            story.events.append("execute")
+            databases.events.append("execute")
 
         with pytest.raises(ConnectionError, match="no route"):
             await run(execute)
-        assert story.events == ["begin", "rollback ConnectionError"]
+        assert databases.events == ["begin", "rollback ConnectionError"]
 
     @pytest.mark.parametrize("marker", [Depends, DBDepends])
     @pytest.mark.parametrize("error", [ValueError("lost?"), asyncio.CancelledError("lost?")])
@@ -90,9 +90,9 @@ class TestClosing:
     @pytest.mark.parametrize("marker", [Depends, DBDepends])
     @pytest.mark.parametrize("kind", ["generator", "sync_generator"])
     async def test_a_cancellation_rolls_back_and_stays_a_cancellation(self, marker: AnyCallable, kind: str) -> None:
-        story, started = Story(), asyncio.Event()
+        databases, started = RecordingDatabases(), asyncio.Event()
 
-        async def execute(self: Any, db: Annotated[str, marker(getattr(story, kind))]) -> None:
+        async def execute(self: Any, db: Annotated[str, marker(getattr(databases, kind))]) -> None:
             started.set()
             await asyncio.Event().wait()
 
@@ -101,7 +101,7 @@ class TestClosing:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert story.events == ["begin", "rollback CancelledError"]
+        assert databases.events == ["begin", "rollback CancelledError"]
 
     async def test_a_rollback_that_fails_does_not_hide_a_cancellation(self) -> None:
         started = asyncio.Event()

@@ -13,12 +13,12 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import DBDepends, Depends
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.injector import Injector
-from support.injecting import Settings, configured, refusal, task_with
+from support.injected_tasks import Settings, configured, refusal, task_with
 
 
 class TestRefusals:
     @pytest.mark.parametrize("name", ["SomeTask.execute()", "parameter 'db'", "Depends(callable)"])
-    def test_a_parameter_that_nothing_fills_is_named_with_its_class_and_the_mend(self, name: str) -> None:
+    def test_a_parameter_that_nothing_fills_is_named_with_its_class_and_a_hint(self, name: str) -> None:
         async def execute(self: Any, db: str) -> None: ...
 
         assert name in refusal(execute)

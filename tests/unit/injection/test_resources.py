@@ -1,15 +1,20 @@
-"""What is missing is told before anything runs, and overrides need nothing.
+"""Resources: settings, the configuration, and reports of missing ones before anything runs.
 
 Annotations are live: some dependencies are local.
 """
 
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Annotated, Any
 
+import git
 import pytest
 from diracx.core.config import Config, ConfigSource
+from diracx.core.properties import JOB_ADMINISTRATOR, SecurityProperty
 from diracx.db.sql import JobDB
 
+from diracx.tasks.plumbing import depends
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction
 from diracx.tasks.plumbing.exceptions import ResourceError, TaskDefinitionError
 from diracx.tasks.plumbing.injection.injector import Injector
@@ -20,7 +25,7 @@ from support.acme import (
     LollygagDB,
     UnlistedDB,
 )
-from support.executing import missing, run, task_with
+from support.injected_tasks import missing, run, task_with
 
 pytestmark = pytest.mark.usefixtures("acme_installed")
 
@@ -28,7 +33,7 @@ AnyCallable = Callable[..., Any]
 Lollygag = Annotated[LollygagDB, DBDepends(LollygagDB.transaction)]
 
 
-class TestWhatIsMissing:
+class TestMissingResources:
     def test_a_url_that_is_not_set_is_named_with_the_task_and_an_example(self) -> None:
         async def execute(self: Any, db: Lollygag) -> None: ...
 
@@ -36,7 +41,7 @@ class TestWhatIsMissing:
             "acme:SomeTask needs LollygagDB: set DIRACX_DB_URL_LOLLYGAGDB, e.g. sqlite+aiosqlite:////path/lollygagdb.db"
         ]
 
-    async def test_nothing_is_opened_then(self) -> None:
+    async def test_with_a_missing_resource_nothing_is_opened(self) -> None:
         async def execute(self: Any, db: Lollygag) -> None: ...
 
         resources = Resources()
@@ -45,7 +50,7 @@ class TestWhatIsMissing:
             async with resources.opened():
                 raise AssertionError("opened")
 
-    def test_a_url_that_several_tasks_need_is_one_line_and_each_variable_has_its_own(self) -> None:
+    def test_a_resource_of_several_tasks_is_one_line_and_each_variable_has_its_own(self) -> None:
         async def one(self: Any, db: Lollygag, jobs: NoTransaction[JobDB]) -> None: ...
 
         async def other(self: Any, db: LollygagDB, logs: LogsDB) -> None: ...
@@ -58,7 +63,7 @@ class TestWhatIsMissing:
         assert jobs.startswith("acme:One needs JobDB: set DIRACX_DB_URL_JOBDB")
         assert logs.startswith("acme:Other and 1 more task need LogsDB: set DIRACX_OS_DB_LOGSDB")
 
-    def test_a_need_deep_inside_a_callable_that_two_tasks_share_is_found_for_both(self) -> None:
+    def test_a_resource_of_a_nested_callable_is_found_for_each_task_that_depends_on_it(self) -> None:
         async def nested(db: LollygagDB) -> None: ...
 
         async def broken(self: Any, a: Annotated[None, Depends(nested)], b: str) -> None: ...
@@ -72,7 +77,7 @@ class TestWhatIsMissing:
         resources.prepare(type(task_with(good)), "acme:Good")
         assert resources.problems()[0].startswith("acme:Good needs LollygagDB")
 
-    def test_a_url_that_is_none_is_told_without_its_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_invalid_url_is_reported_without_its_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DIRACX_DB_URL_LOLLYGAGDB", "mysql://admin:secret@")
 
         async def execute(self: Any, db: Lollygag) -> None: ...
@@ -105,7 +110,7 @@ class TestWhatIsMissing:
         (line,) = missing(execute)
         assert line.startswith("acme:SomeTask needs Config: set DIRACX_CONFIG_BACKEND_URL, e.g. git+file:///")
 
-    async def test_an_override_needs_nothing(self) -> None:
+    async def test_an_override_needs_no_resource(self) -> None:
         async def execute(self: Any, db: LollygagDB, settings: GarageSettings, config: Config) -> Any:
             return db, settings, config
 
@@ -116,8 +121,87 @@ class TestWhatIsMissing:
         }
         assert await run(execute, overrides=overrides) == ("db", "settings", "config")
 
-    def test_an_injector_without_resources_refuses_what_nothing_serves(self) -> None:
+    def test_an_injector_without_resources_refuses_a_database_that_nothing_serves(self) -> None:
         async def execute(self: Any, db: Lollygag) -> None: ...
 
         with pytest.raises(TaskDefinitionError, match=r"LollygagDB\.transaction\(\), and nothing serves it"):
             Injector().prepare(type(task_with(execute)))
+
+
+CONFIGURATION = """
+DIRAC: {}
+Operations: {}
+Registry:
+  acme:
+    IdP: {URL: "https://idp.example.org", ClientID: acme}
+    DefaultGroup: users
+    Users: {}
+    Groups: {}
+"""
+
+
+def commit(repository: Path, configuration: str) -> None:
+    with closing(git.Repo.init(repository, initial_branch="master")) as opened:
+        (repository / "default.yml").write_text(configuration)
+        opened.index.add(["default.yml"])
+        opened.index.commit("all of it")
+
+
+class TestSettings:
+    async def test_one_instance_serves_all_executions_and_lives_as_long_as_the_worker(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ACME_GARAGE_DOORS", "5")
+        monkeypatch.setenv("ACME_GARAGE_COLOUR", "red")
+        seen = []
+
+        async def execute(
+            self: Any, bare: GarageSettings, marked: Annotated[GarageSettings, Depends(GarageSettings.create)]
+        ) -> Any:
+            assert bare is marked
+            seen.append(bare)
+            return bare.doors, list(GarageSettings.open_now)
+
+        resources, task = Resources(), task_with(execute)
+        invocation = resources.prepare(type(task))
+        async with resources.opened():
+            assert await invocation(task) == await invocation(task) == (5, ["red"])
+        assert seen[0] is seen[1]
+        assert GarageSettings.open_now == []
+
+
+class TestConfiguration:
+    @pytest.fixture
+    def repository(self, acme_installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        repository = tmp_path / "configuration"
+        commit(repository, CONFIGURATION)
+        monkeypatch.setenv("DIRACX_CONFIG_BACKEND_URL", f"git+file://{repository}")
+        return repository
+
+    @pytest.mark.usefixtures("repository")
+    async def test_the_configuration_is_read_from_its_source_by_class_or_marker(self) -> None:
+        marked: Any = depends.Config
+
+        async def execute(self: Any, bare: Config, alias: marked) -> Any:
+            assert bare is alias
+            return list(bare.registry)
+
+        assert await run(execute) == ["acme"]
+
+    async def test_an_unreadable_configuration_is_reported_before_the_first_task(self, repository: Path) -> None:
+        commit(repository, "Registry: [")
+
+        async def execute(self: Any, config: Config) -> None:
+            raise AssertionError("executed")
+
+        with pytest.raises(ResourceError, match="Config cannot be read from DIRACX_CONFIG_BACKEND_URL"):
+            await run(execute)
+
+    async def test_security_properties_of_all_that_is_installed(self) -> None:
+        properties: Any = depends.AvailableSecurityProperties
+
+        async def execute(self: Any, available: properties) -> Any:
+            return available
+
+        available: set[SecurityProperty] = await run(execute)
+        assert JOB_ADMINISTRATOR in available

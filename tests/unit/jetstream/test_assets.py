@@ -1,4 +1,4 @@
-"""The streams, consumers and buckets of a mesh: pinned, since what stands on servers is compared with them."""
+"""The streams, consumers and buckets of a mesh, pinned: the assets on running servers are compared with them."""
 
 from __future__ import annotations
 

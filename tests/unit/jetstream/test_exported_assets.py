@@ -1,4 +1,4 @@
-"""The JSON in the folder `nats/` is what the code defines."""
+"""The JSON in the folder `nats/` equals the definition in the code."""
 
 from __future__ import annotations
 

@@ -1,90 +1,38 @@
-"""All locks of one execution: in which order, what is remembered, what is given back, and when it does not count."""
+"""The locks of one execution: their order, the memory of refusals, release on every path, and losses."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, UnableToAcquireLockError
-from diracx.tasks.plumbing.lock_registry import JOB, TASK
+from diracx.tasks.plumbing.lock_registry import JOB, TASK, TRANSFORMATION
 from diracx.tasks.plumbing.locks import (
+    AcquiredKey,
+    AcquiredLock,
     BaseLock,
     ConcurrencyLimiter,
-    Entry,
     ExclusiveRWLock,
-    Hold,
-    Holder,
-    KeyHold,
+    LockOwner,
     LockStore,
     MutexLock,
     RateLimiter,
     SharedRWLock,
 )
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
-from diracx.tasks.testing.lock_store import InMemoryLockStore
-from support.locking import Ticks, holder
-
-
-class Watched(InMemoryLockStore):
-    """Writes down what it is asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[str] = []
-        self.down = False
-
-    def note(self, line: str) -> None:
-        self.asked.append(line)
-        if self.down:
-            raise ServerUnavailableError("down")
-
-    async def create(self, key: str, value: bytes, ttl: timedelta) -> int:
-        self.note(f"create {key}")
-        await asyncio.sleep(0)
-        return await super().create(key, value, ttl)
-
-    async def read(self, key: str) -> Entry | None:
-        return await super().read(key)
-
-    async def delete(self, key: str, revision: int) -> None:
-        self.note(f"delete {key}")
-        await asyncio.sleep(0)
-        await super().delete(key, revision)
-
-    async def keys(self, below: str | None = None) -> list[str]:
-        if below is not None:
-            self.note(f"keys {below}")
-        return await super().keys(below)
-
-
-@pytest.fixture
-def store() -> Watched:
-    return Watched()
-
-
-@asynccontextmanager
-async def keeping(store: LockStore) -> AsyncIterator[LockKeeper]:
-    """A keeper that watches; at its end all is given back."""
-    keeper = LockKeeper(store)
-    watching = asyncio.create_task(keeper.run())
-    try:
-        yield keeper
-    finally:
-        await asyncio.sleep(0)
-        watching.cancel()
-        await asyncio.wait([watching])
+from diracx.tasks.testing import wait_until
+from support.lock_store import Limiter, Rate, RecordingStore, mutexes, not_lost
+from support.locking import Ticks, new_owner
 
 
 async def hold(keeper: LockKeeper, *locks: BaseLock) -> None:
-    async with keeper.holding(locks, holder(), lambda: None):
+    async with keeper.hold(locks, new_owner(), lambda: None):
         pass
 
 
-async def test_locks_are_taken_in_one_order_and_given_back_in_reverse(store: Watched) -> None:
+async def test_locks_are_taken_in_one_order_and_released_in_reverse(store: RecordingStore) -> None:
     locks = [
         RateLimiter(JOB, 1, limit=1),
         ConcurrencyLimiter(JOB, 1, limit=1),
@@ -92,10 +40,10 @@ async def test_locks_are_taken_in_one_order_and_given_back_in_reverse(store: Wat
         MutexLock(JOB, 3),
     ]
     for order in (locks, locks[::-1]):
-        other = Watched()
-        async with keeping(other) as keeper:
+        other = RecordingStore()
+        async with LockKeeper(other) as keeper:
             await hold(keeper, *order)
-        assert other.asked == [
+        assert other.requests == [
             "create mutex.job.3",
             "create mutex.task.2",
             "create conc.job.1./slots.0",
@@ -106,82 +54,40 @@ async def test_locks_are_taken_in_one_order_and_given_back_in_reverse(store: Wat
         ]
 
 
-async def test_a_busy_lock_spends_no_admission_and_gives_back_what_was_taken_before_it(store: Watched) -> None:
-    await MutexLock(JOB, 3).acquire(store, holder("another"))
-    async with keeping(store) as keeper:
+async def test_a_busy_lock_spends_no_admission_and_frees_the_locks_taken_before_it(
+    store: RecordingStore,
+) -> None:
+    await MutexLock(JOB, 3).acquire(store, new_owner("another"))
+    async with LockKeeper(store) as keeper:
         with pytest.raises(UnableToAcquireLockError, match="on another"):
             await hold(keeper, RateLimiter(JOB, 1, limit=1), MutexLock(JOB, 3), MutexLock(JOB, 2))
     assert await store.keys() == ["mutex.job.3"]
 
 
-async def test_an_admission_is_undone_when_the_limiter_after_it_refuses(store: Watched) -> None:
-    await RateLimiter(JOB, 2, limit=1, window_seconds=30).acquire(store, holder())
-    async with keeping(store) as keeper:
+async def test_an_admission_is_undone_when_the_limiter_after_it_refuses(store: RecordingStore) -> None:
+    await RateLimiter(JOB, 2, limit=1, window_seconds=30).acquire(store, new_owner())
+    async with LockKeeper(store) as keeper:
         with pytest.raises(UnableToAcquireLockError):
             await hold(keeper, *(RateLimiter(JOB, n, limit=1, window_seconds=30) for n in (1, 2)))
     assert await store.keys() == ["rate.job.2./slots.0"]
 
 
-async def test_a_limit_of_none_asks_nothing(store: Watched) -> None:
-    async with keeping(store) as keeper:
+async def test_a_limit_of_none_sends_no_request(store: RecordingStore) -> None:
+    async with LockKeeper(store) as keeper:
         await hold(keeper, RateLimiter(JOB, 1), ConcurrencyLimiter(JOB, 1, limit=None))
-    assert store.asked == []
+    assert store.requests == []
 
 
-async def test_a_lock_given_twice_and_a_reader_beside_its_own_writer_do_not_block_themselves(store: Watched) -> None:
-    async with keeping(store) as keeper:
+async def test_a_lock_listed_twice_and_a_reader_beside_its_own_writer_do_not_block_themselves(
+    store: RecordingStore,
+) -> None:
+    async with LockKeeper(store) as keeper:
         await hold(keeper, MutexLock(JOB, 1), MutexLock(JOB, "1"), SharedRWLock(JOB, 1), ExclusiveRWLock(JOB, 1))
     assert await store.keys() == []
 
 
-async def test_of_a_crowd_in_one_process_one_asks_and_the_rest_hear_who_holds_it(store: Watched) -> None:
-    async with keeping(store) as keeper:
-        mine = holder("this-process")
-        async with keeper.holding([MutexLock(JOB, 1)], mine, lambda: None):
-            crowd = await asyncio.gather(*(hold(keeper, MutexLock(JOB, 1)) for _ in range(100)), return_exceptions=True)
-        assert all("on this-process" in str(error) for error in crowd)
-    assert store.asked == ["create mutex.job.1", "delete mutex.job.1"]
-
-
-async def test_a_key_that_another_process_holds_is_asked_for_once_in_a_moment(store: Watched) -> None:
-    theirs = await MutexLock(JOB, 1).acquire(store, holder("another"))
-    store.asked.clear()
-    async with keeping(store) as keeper:
-        crowd = await asyncio.gather(*(hold(keeper, MutexLock(JOB, 1)) for _ in range(100)), return_exceptions=True)
-        assert all("on another" in str(error) for error in crowd)
-        assert store.asked == ["create mutex.job.1"]
-        await theirs.release()
-
-
-async def test_a_limiter_that_refused_is_not_asked_again_before_its_time(store: Watched) -> None:
-    limiter = RateLimiter(JOB, 1, limit=1, window_seconds=30)
-    await limiter.acquire(store, holder())
-    async with keeping(store) as keeper:
-        crowd = await asyncio.gather(*(hold(keeper, limiter) for _ in range(100)), return_exceptions=True)
-    assert len(store.asked) < 5
-    for error in crowd:
-        assert isinstance(error, UnableToAcquireLockError)
-        assert error.retry_after is not None
-        assert error.retry_after.total_seconds() == pytest.approx(30, abs=5)
-
-
-async def test_a_server_that_does_not_answer_one_is_not_asked_by_all(store: Watched) -> None:
-    store.down = True
-    async with keeping(store) as keeper:
-        crowd = await asyncio.gather(*(hold(keeper, MutexLock(JOB, 1)) for _ in range(100)), return_exceptions=True)
-    assert all(isinstance(error, ServerUnavailableError) for error in crowd)
-    assert len(store.asked) == 1
-
-
-async def test_who_wants_what_is_being_given_back_waits_for_it(store: Watched) -> None:
-    async with keeping(store) as keeper:
-        for _ in range(3):
-            await hold(keeper, MutexLock(JOB, 1))
-    assert await store.keys() == []
-
-
-async def test_a_cancellation_while_locks_are_taken_leaves_none_behind(store: Watched) -> None:
-    async with keeping(store) as keeper:
+async def test_a_cancellation_while_locks_are_taken_leaves_none_behind(store: RecordingStore) -> None:
+    async with LockKeeper(store) as keeper:
         for steps in range(8):
             work = asyncio.create_task(hold(keeper, MutexLock(JOB, 1), MutexLock(JOB, 2)))
             for _ in range(steps):
@@ -191,41 +97,43 @@ async def test_a_cancellation_while_locks_are_taken_leaves_none_behind(store: Wa
     assert await store.keys() == []
 
 
-async def test_the_token_is_higher_than_that_of_any_earlier_holder_of_any_of_the_keys(store: Watched) -> None:
+async def test_the_token_is_higher_than_that_of_any_earlier_owner_of_any_key(
+    store: RecordingStore,
+) -> None:
     seen: dict[str, int] = {}
-    async with keeping(store) as keeper:
+    async with LockKeeper(store) as keeper:
         for names in (("a", "b"), ("b",), ("a",), ("b", "c"), ("c", "a"), ("b",)):
-            async with keeper.holding([MutexLock(JOB, name) for name in names], holder(), lambda: None) as holding:
+            async with keeper.hold([MutexLock(JOB, name) for name in names], new_owner(), lambda: None) as held:
                 for name in names:
-                    assert holding.token is not None
-                    assert holding.token > seen.get(name, 0)
-                    seen[name] = holding.token
+                    assert held.token is not None
+                    assert held.token > seen.get(name, 0)
+                    seen[name] = held.token
 
 
-async def test_a_process_that_was_stopped_past_a_deadline_has_lost_the_lock_before_any_watchdog_looks(
-    store: Watched,
+async def test_a_process_that_was_stopped_past_a_deadline_has_lost_the_lock_before_its_watchdog_notices(
+    store: RecordingStore,
 ) -> None:
     clock = Ticks()
-    keeper = LockKeeper(store, clock)  # nobody runs it
-    async with keeper.holding([MutexLock(JOB, 1, clock=clock)], holder(), lambda: None) as holding:
+    keeper = LockKeeper(store, clock)  # without a watchdog
+    async with keeper.hold([MutexLock(JOB, 1, clock=clock)], new_owner(), lambda: None) as held:
         clock.now += 29
-    assert holding.lost is not None
-    assert await store.keys() == ["mutex.job.1"], "what may be another's was given back"
+    assert held.lost is not None
+    assert await store.keys() == ["mutex.job.1"], "a key that may have another owner was deleted"
 
 
-async def test_a_lock_that_lapsed_while_others_were_taken_is_not_held(store: Watched) -> None:
+async def test_a_lock_that_lapsed_while_others_were_taken_is_refused(store: RecordingStore) -> None:
     clock = Ticks()
 
     class Slow(MutexLock):
-        """Takes its time."""
+        """A mutex that takes 29 s to acquire."""
 
-        async def acquire(self, store: LockStore, holder: Holder) -> Hold:
+        async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
             clock.now += 29
-            return await super().acquire(store, holder)
+            return await super().acquire(store, owner)
 
     keeper = LockKeeper(store, clock)
     with pytest.raises(UnableToAcquireLockError, match=r"mutex\.job\.1 was lost.*while others were taken"):
-        async with keeper.holding([MutexLock(JOB, 1, clock=clock), Slow(JOB, 2, clock=clock)], holder(), lambda: None):
+        async with keeper.hold([MutexLock(JOB, 1, clock=clock), Slow(JOB, 2, clock=clock)], new_owner(), lambda: None):
             pytest.fail("it was held")
 
 
@@ -234,14 +142,135 @@ class Licence(BaseLock):
 
     kind = "licence"
 
-    async def acquire(self, store: LockStore, holder: Holder) -> Hold:
-        return await KeyHold.create(store, self.key, holder, self.ttl, self.clock)
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        return await AcquiredKey.create(store, self.key, owner, self.ttl, self.clock)
 
 
-async def test_a_lock_of_an_authors_own_is_held_like_any_other(store: Watched) -> None:
-    async with keeping(store) as keeper:
-        async with keeper.holding([Licence(JOB, "matlab")], holder("first"), lambda: None):
+async def test_a_lock_that_an_author_wrote_is_held_like_any_other(store: RecordingStore) -> None:
+    async with LockKeeper(store) as keeper:
+        async with keeper.hold([Licence(JOB, "matlab")], new_owner("first"), lambda: None):
             with pytest.raises(UnableToAcquireLockError, match="on first"):
                 await hold(keeper, Licence(JOB, "matlab"))
         await hold(keeper, Licence(JOB, "matlab"))
     assert await store.keys() == []
+
+
+async def test_the_order_is_by_kind_then_key_whatever_the_order_of_the_task(
+    store: RecordingStore,
+) -> None:
+    locks: list[BaseLock] = [
+        Rate(JOB, 1),
+        MutexLock(TRANSFORMATION, 1),
+        Limiter(JOB, 1),
+        MutexLock(JOB, 2),
+        MutexLock(TASK, 0),
+        MutexLock(JOB, 1),
+    ]
+    order = ["mutex.job.1", "mutex.job.2", "mutex.task.0", "mutex.transformation.1", "conc.job.1", "rate.job.1"]
+    for given in (locks, locks[::-1]):
+        store.requests.clear()
+        async with LockKeeper(store).hold(given, new_owner(), not_lost) as held:
+            assert store.requested("create") == order
+            assert sorted(order) == sorted(store.entries)
+            # The highest: a later owner of any of the keys has a higher one.
+            assert held.token == max(entry.revision for entry in store.entries.values())
+        assert store.requested("delete") == order[::-1]
+
+
+async def test_without_locks_there_is_no_token_and_no_request(store: RecordingStore) -> None:
+    async with LockKeeper(store).hold([], new_owner(), not_lost) as held:
+        assert held.token is None
+        assert held.check() is None
+    assert store.requests == []
+
+
+async def test_a_mutex_listed_twice_is_held_and_released_once(store: RecordingStore) -> None:
+    async with LockKeeper(store).hold([MutexLock(JOB, 1), MutexLock(JOB, 1)], new_owner(), not_lost):
+        assert sorted(store.entries) == ["mutex.job.1"]
+    assert sorted(store.entries) == []
+
+
+async def test_a_failure_under_locks_releases_them_in_reverse_and_goes_on(store: RecordingStore) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with LockKeeper(store).hold(mutexes(3), new_owner(), not_lost):
+            raise ZeroDivisionError
+    assert store.requested("delete") == ["mutex.job.2", "mutex.job.1", "mutex.job.0"]
+    assert sorted(store.entries) == []
+
+
+async def test_a_store_that_fails_in_the_middle_leaves_no_lock_taken(store: RecordingStore) -> None:
+    async def fails(store: LockStore, owner: LockOwner) -> AcquiredLock:
+        raise ServerUnavailableError("no answer")
+
+    locks = mutexes(3)
+    locks[2].acquire = fails  # type: ignore[method-assign]
+    with pytest.raises(ServerUnavailableError):
+        async with LockKeeper(store).hold(locks, new_owner(), not_lost):
+            pytest.fail("the third lock fails")
+    assert sorted(store.entries) == []
+
+
+async def test_a_release_that_fails_prevents_neither_the_other_releases_nor_the_task(
+    store: RecordingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with LockKeeper(store).hold(mutexes(2), new_owner(), not_lost):
+        store.failing.add("delete")
+    assert store.requested("delete") == ["mutex.job.1", "mutex.job.0"]
+    assert "releasing mutex.job.1: no answer" in caplog.text
+
+
+async def stall_until_cancelled(store: RecordingStore, verb: str, cancels: int, work: asyncio.Task[Any]) -> None:
+    """Cancel `work` while it awaits the answer to `verb`, then let the answer come."""
+    await wait_until(lambda: store.requested(verb), description=f"{verb} is under way")
+    for _ in range(cancels):
+        work.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert not work.done()
+    store.stalled[verb].set()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+
+@pytest.mark.parametrize("cancels", [1, 2, 3])
+async def test_cancelled_in_the_middle_of_acquiring_a_lock_is_taken_and_released(
+    store: RecordingStore, cancels: int
+) -> None:
+    store.stalled["create"] = asyncio.Event()
+    began = False
+
+    async def hold() -> None:
+        nonlocal began
+        async with LockKeeper(store).hold(mutexes(2), new_owner(), not_lost):
+            began = True
+
+    await stall_until_cancelled(store, "create", cancels, asyncio.create_task(hold()))
+    assert not began
+    assert store.requested("create") == ["mutex.job.0"]
+    assert store.requested("delete") == ["mutex.job.0"]
+    assert sorted(store.entries) == []
+
+
+@pytest.mark.parametrize("cancels", [1, 2, 3])
+async def test_cancelled_in_the_middle_of_releasing_all_are_released(store: RecordingStore, cancels: int) -> None:
+    store.stalled["delete"] = asyncio.Event()
+
+    async def hold() -> None:
+        async with LockKeeper(store).hold(mutexes(3), new_owner(), not_lost):
+            pass
+
+    await stall_until_cancelled(store, "delete", cancels, asyncio.create_task(hold()))
+    assert store.requested("delete") == ["mutex.job.2", "mutex.job.1", "mutex.job.0"]
+    assert sorted(store.entries) == []
+
+
+async def test_cancelled_while_a_busy_lock_is_asked_for_is_a_cancellation(store: RecordingStore) -> None:
+    store.stalled["create"] = asyncio.Event()
+    store.steal("mutex.job.0")
+
+    async def hold() -> None:
+        async with LockKeeper(store).hold(mutexes(1), new_owner(), not_lost):
+            pass
+
+    await stall_until_cancelled(store, "create", 1, asyncio.create_task(hold()))
+    assert sorted(store.entries) == ["mutex.job.0"]

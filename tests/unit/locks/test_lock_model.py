@@ -1,4 +1,4 @@
-"""Each lock against a model: several owners take, renew, give back, crash and come back, while time passes.
+"""Each lock against a model: several owners take, renew, release, crash and come back, while time passes.
 
 The store is in memory, on a clock that the test moves; owners go by a clock of the same rate that may be read late.
 What an owner believes is what its deadline says, so the rules are checked on the beliefs: never two writers, never a
@@ -20,17 +20,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
+    AcquiredKey,
+    AcquiredLock,
     BaseLock,
     ConcurrencyLimiter,
     ExclusiveRWLock,
-    Hold,
-    KeyHold,
     MutexLock,
     RateLimiter,
     SharedRWLock,
 )
 from diracx.tasks.testing.lock_store import InMemoryLockStore
-from support.locking import Ticks, holder
+from support.locking import Ticks, new_owner
 
 T = TypeVar("T")
 
@@ -40,16 +40,16 @@ WINDOW = 4
 
 @dataclass(eq=False)
 class Held:
-    """What somebody took, and may still believe to hold."""
+    """An acquired lock that its owner may still trust."""
 
     lock: BaseLock
-    hold: Hold
+    hold: AcquiredLock
     taken_at: float
 
 
-def revision_of(hold: Hold) -> int:
-    """At which revision its key is its own."""
-    return hold.revision if isinstance(hold, KeyHold) else hold.token
+def revision_of(hold: AcquiredLock) -> int:
+    """The revision at which the owner has the key."""
+    return hold.revision if isinstance(hold, AcquiredKey) else hold.token
 
 
 class LockMachine(RuleBasedStateMachine):
@@ -69,15 +69,15 @@ class LockMachine(RuleBasedStateMachine):
         self.runner.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run it to its end; in memory nothing waits."""
+        """Run a coroutine to its end; in memory nothing waits."""
         return self.runner.run(coroutine)
 
     def locks(self) -> list[BaseLock]:
-        """What can be taken."""
+        """The locks to take."""
         raise NotImplementedError
 
     def may_be_taken(self, lock: BaseLock) -> bool:
-        """What the model says of a key that nobody else's mark or corpse blocks."""
+        """Whether the model allows the lock, if no mark and no key of a crashed owner blocks it."""
         raise NotImplementedError
 
     @initialize()
@@ -89,7 +89,7 @@ class LockMachine(RuleBasedStateMachine):
         lock = self.choices[choice % len(self.choices)]
         allowed = self.may_be_taken(lock)
         try:
-            hold = self.run(lock.acquire(self.store, holder()))
+            hold = self.run(lock.acquire(self.store, new_owner()))
         except UnableToAcquireLockError:
             return
         assert allowed, f"{lock} was taken beside {self.believed()}"
@@ -122,7 +122,7 @@ class LockMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
-        """It neither renews nor releases any more; whoever it was may wake later."""
+        """The owner neither renews nor releases any more. It may wake later."""
         held = data.draw(st.sampled_from(self.held))
         self.held.remove(held)
         self.stale.append(held)
@@ -148,22 +148,22 @@ class LockMachine(RuleBasedStateMachine):
         self.clock.now += seconds
 
     def believed(self) -> list[Held]:
-        """Who is right to believe that it holds: alive or crashed, before its deadline."""
+        """The locks before their deadlines, of owners alive or crashed."""
         return [held for held in self.held + self.stale if self.clock.now < held.hold.deadline]
 
     def standing(self) -> dict[str, int]:
-        """Keys and their revisions."""
+        """The keys in the store, with their revisions."""
         keys = self.run(self.store.keys())
         return {key: entry.revision for key in keys if (entry := self.run(self.store.read(key)))}
 
     @invariant()
     def who_believes_to_hold_has_its_key(self) -> None:
         standing = self.standing()
-        assert all(held.hold.key in standing for held in self.believed() if held.lock.gives_back)
+        assert all(held.hold.key in standing for held in self.believed() if held.lock.frees_on_release)
 
 
 class MutexMachine(LockMachine):
-    """One at a time."""
+    """A mutex: one owner at a time."""
 
     def locks(self) -> list[BaseLock]:
         return [MutexLock(JOB, 7, ttl_ms=5000, clock=self.clock)]
@@ -173,7 +173,7 @@ class MutexMachine(LockMachine):
 
 
 class ReadersWriterMachine(LockMachine):
-    """Readers together, writers alone."""
+    """A readers-writer lock: readers share, a writer is alone."""
 
     def locks(self) -> list[BaseLock]:
         return [kind(JOB, 7, ttl_ms=5000, clock=self.clock) for kind in (SharedRWLock, ExclusiveRWLock)]
@@ -185,7 +185,7 @@ class ReadersWriterMachine(LockMachine):
 
 
 class ConcurrencyMachine(LockMachine):
-    """No more than the limit."""
+    """A concurrency limiter: never more owners than the limit."""
 
     def locks(self) -> list[BaseLock]:
         return [ConcurrencyLimiter(JOB, 7, limit=LIMIT, ttl_ms=5000, clock=self.clock)]
@@ -195,7 +195,7 @@ class ConcurrencyMachine(LockMachine):
 
 
 class RateMachine(LockMachine):
-    """No more than the limit in any window, wherever it starts."""
+    """A rate limiter: never more than the limit in any window, wherever it starts."""
 
     def locks(self) -> list[BaseLock]:
         return [RateLimiter(JOB, 7, limit=LIMIT, window_seconds=WINDOW, clock=self.clock)]

@@ -1,4 +1,4 @@
-"""The door for whoever restarts processes, asked over a real socket."""
+"""The health endpoints, over a real socket."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from diracx.tasks.plumbing.observability.health import health_served
+from diracx.tasks.plumbing.observability.health import serve_health
 
 
 @dataclass
-class Told:
-    """Health as the test tells it."""
+class FakeHealth:
+    """Health with answers of the test."""
 
     live: str | None = None
     ready: str | None = None
@@ -39,24 +39,29 @@ async def ask(port: int, request: str) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("request_line", "health", "status", "body"),
     [
-        ("GET /live HTTP/1.1", Told(), "200 OK", "ok\n"),
-        ("GET /ready HTTP/1.1", Told(), "200 OK", "ok\n"),
-        ("GET /ready?verbose=1 HTTP/1.0", Told(live="hangs"), "200 OK", "ok\n"),
-        ("GET /live HTTP/1.1", Told(live="no pull was answered"), "503 Service Unavailable", "no pull was answered\n"),
-        ("GET /ready HTTP/1.1", Told(ready="stopping"), "503 Service Unavailable", "stopping\n"),
-        ("HEAD /ready HTTP/1.1", Told(ready="stopping"), "503 Service Unavailable", ""),
-        ("GET /metrics HTTP/1.1", Told(), "404 Not Found", "there are /live and /ready\n"),
-        ("POST /live HTTP/1.1", Told(), "405 Method Not Allowed", "ask with GET\n"),
-        ("nonsense", Told(), "400 Bad Request", "this is no HTTP\n"),
+        ("GET /live HTTP/1.1", FakeHealth(), "200 OK", "ok\n"),
+        ("GET /ready HTTP/1.1", FakeHealth(), "200 OK", "ok\n"),
+        ("GET /ready?verbose=1 HTTP/1.0", FakeHealth(live="hangs"), "200 OK", "ok\n"),
+        (
+            "GET /live HTTP/1.1",
+            FakeHealth(live="no pull was answered"),
+            "503 Service Unavailable",
+            "no pull was answered\n",
+        ),
+        ("GET /ready HTTP/1.1", FakeHealth(ready="stopping"), "503 Service Unavailable", "stopping\n"),
+        ("HEAD /ready HTTP/1.1", FakeHealth(ready="stopping"), "503 Service Unavailable", ""),
+        ("GET /metrics HTTP/1.1", FakeHealth(), "404 Not Found", "only /live and /ready exist\n"),
+        ("POST /live HTTP/1.1", FakeHealth(), "405 Method Not Allowed", "use GET\n"),
+        ("nonsense", FakeHealth(), "400 Bad Request", "not an HTTP request\n"),
     ],
 )
-async def test_each_request_has_its_answer(request_line: str, health: Told, status: str, body: str) -> None:
-    async with health_served(health, "127.0.0.1", 0) as port:
+async def test_each_request_has_its_answer(request_line: str, health: FakeHealth, status: str, body: str) -> None:
+    async with serve_health(health, "127.0.0.1", 0) as port:
         assert await ask(port, f"{request_line}\r\nHost: here\r\n\r\n") == (f"HTTP/1.1 {status}", body)
 
 
-async def test_whoever_hangs_up_in_the_middle_disturbs_nobody() -> None:
-    async with health_served(Told(), "127.0.0.1", 0) as port:
+async def test_a_client_that_hangs_up_does_not_disturb_others() -> None:
+    async with serve_health(FakeHealth(), "127.0.0.1", 0) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /li")
         writer.close()
@@ -65,7 +70,7 @@ async def test_whoever_hangs_up_in_the_middle_disturbs_nobody() -> None:
 
 
 async def test_a_port_in_use_is_an_error_at_once() -> None:
-    async with health_served(Told(), "127.0.0.1", 0) as port:
+    async with serve_health(FakeHealth(), "127.0.0.1", 0) as port:
         with pytest.raises(OSError, match="in use"):
-            async with health_served(Told(), "127.0.0.1", port):
+            async with serve_health(FakeHealth(), "127.0.0.1", port):
                 pass

@@ -1,4 +1,4 @@
-"""The YAML of a configuration, and what is said of a bad one."""
+"""The YAML of a configuration, and the errors of an invalid one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ tasks:
 """
 
 
-def test_what_is_set_for_a_vo_wins_over_what_is_set_for_the_task() -> None:
+def test_a_setting_for_a_vo_wins_over_that_for_the_task() -> None:
     configuration = parse(TEXT)
     assert configuration.vos == ("lhcb", "my vo.org")
     of_task = configuration.override("lollygag:OwnerReportTask", "lhcb")
@@ -37,11 +37,11 @@ def test_what_is_set_for_a_vo_wins_over_what_is_set_for_the_task() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n", "vos:\ntasks:\n"])
-def test_a_configuration_may_say_nothing(text: str) -> None:
+def test_a_configuration_may_be_empty(text: str) -> None:
     assert parse(text) == Configuration()
 
 
-def test_an_empty_list_of_vos_says_that_there_are_none() -> None:
+def test_an_empty_list_of_vos_means_no_vo() -> None:
     assert parse("vos: []").vos == ()
 
 
@@ -52,7 +52,7 @@ def test_each_kind_of_schedule_can_be_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("vo: [lhcb]", "the configuration: Object contains unknown field `vo`"),
         ("- lhcb", "the configuration: Expected `object`"),
@@ -74,9 +74,9 @@ def test_each_kind_of_schedule_can_be_written() -> None:
         ("tasks: {a:B: {concurrency_limit: 0}}", "tasks.a:B.concurrency_limit: 0 must be 1 or more"),
         ("tasks: {a:B: {vos: {my vo.org: {vos: {}}}}}", "tasks.a:B.vos.my vo.org: Object contains unknown field `vos`"),
         ("tasks: {a:B: {vos: {x: {schedule: {rrule: FREQ=NEVER}}}}}", "tasks.a:B.vos.x.schedule: rrule 'FREQ=NEVER'"),
-        ("vos: [", "the configuration is no YAML"),
+        ("vos: [", "the configuration is not YAML"),
     ],
 )
-def test_a_bad_configuration_is_refused_with_the_path(text: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{said}"):
+def test_a_bad_configuration_is_refused_with_the_path(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{message}"):
         parse(text)

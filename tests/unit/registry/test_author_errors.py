@@ -1,4 +1,4 @@
-"""What an author reads who has made a mistake: one line that names the class, the cause and the mend, at load time."""
+"""What an author reads who has made a mistake: one line that names the class, the cause and the fix, at load time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ Install = Callable[..., str]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Install a distribution with one module; its task goes by `garage:Sync`. Returns the name of the module."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delenv("DIRACX_EXTENSIONS", raising=False)
     modules: list[str] = []
 
     def installed(source: str, distribution: str = "garage", entry_points: str = "") -> str:
@@ -60,7 +59,7 @@ def problem() -> str:
     return found
 
 
-# What is wrong, and what is said of it; {module} is the name of the module.
+# The mistake and its source, with the parts of the reported line; {module} is the name of the module.
 MISTAKES = {
     "no execute": (
         "class Sync(BaseTask):\n    pass\n",
@@ -139,32 +138,22 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_when_tasks_are_loaded(install: Install, mistake: str) -> None:
+def test_a_mistake_is_reported_in_one_line_when_tasks_are_loaded(install: Install, mistake: str) -> None:
     source, said = MISTAKES[mistake]
     module = install(source)
     found = problem()
     assert not [words for words in said if words.format(module=module) not in found], found
 
 
-def test_two_tasks_of_one_name_are_told_with_both_and_which_is_used(install: Install) -> None:
+def test_two_tasks_of_one_name_are_reported_with_both_and_the_one_in_use(install: Install) -> None:
     first, second = install(GOOD, "agarage"), install(GOOD, "bgarage")
     found = problem()
     assert f"garage:Sync is given twice, by {first}:Sync (agarage) and {second}:Sync (bgarage)" in found
-    assert f"{second}:Sync is used: rename one of them, or name the packages in DIRACX_EXTENSIONS" in found
+    assert f"{second}:Sync is used: rename one of them, or uninstall one of the distributions" in found
     assert TaskRegistry.installed().get("garage:Sync").task_class.__module__ == second
 
 
-def test_two_tasks_of_one_name_are_no_problem_once_the_order_is_named(
-    install: Install, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = install(GOOD, "agarage"), install(GOOD, "bgarage")
-    monkeypatch.setenv("DIRACX_EXTENSIONS", f"{first},{second}")
-    registry = TaskRegistry.installed()
-    assert not [problem for problem in registry.problems if "garage" in problem]
-    assert registry.get("garage:Sync").task_class.__module__ == first
-
-
-def test_a_second_extension_of_diracx_is_told_and_stops_nothing(install: Install) -> None:
+def test_a_second_extension_of_diracx_is_reported_and_stops_nothing(install: Install) -> None:
     for name in ("agarage", "bgarage"):
         install(GOOD, name, "[diracx]\nextension = {module}\n")
     problems = [problem for problem in TaskRegistry.installed().problems if "one extension" in problem]
@@ -176,20 +165,20 @@ def test_a_second_extension_of_diracx_is_told_and_stops_nothing(install: Install
 
 
 @pytest.mark.parametrize(
-    ("parameter", "mend"),
+    ("parameter", "fix"),
     [
         ("owner", "annotate it with Annotated[T, Depends(callable)], or give it a default"),
         ("owner: 'NoSuchName'", "NoSuchName"),
         ("owner: str", "annotate it with Annotated[T, Depends(callable)], or give it a default"),
     ],
 )
-def test_a_parameter_that_nothing_can_inject_is_told_by_the_list_of_tasks(
-    install: Install, capsys: pytest.CaptureFixture[str], parameter: str, mend: str
+def test_a_parameter_that_cannot_be_injected_is_reported_by_the_list_of_tasks(
+    install: Install, capsys: pytest.CaptureFixture[str], parameter: str, fix: str
 ) -> None:
     module = install(f"class Sync(BaseTask):\n    async def execute(self, {parameter}): ...\n")
     assert run(["tasks"]) == 0
     told = capsys.readouterr()
     (line,) = [line for line in told.err.splitlines() if "garage:Sync" in line]
     assert line.startswith(f"warning: garage:Sync: {module}.Sync.execute(): parameter 'owner'")
-    assert mend in line
+    assert fix in line
     assert "garage:Sync" not in told.out

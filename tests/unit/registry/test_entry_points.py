@@ -1,4 +1,4 @@
-"""Tasks as they are found among what is installed; extensions win over what they extend."""
+"""Tasks of installed distributions; an extension wins over the distribution that it extends."""
 
 from __future__ import annotations
 
@@ -64,14 +64,13 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delenv("DIRACX_EXTENSIONS", raising=False)
     site = Site(tmp_path)
     yield site
     for module in site.modules:
         sys.modules.pop(module, None)
 
 
-def test_a_task_is_known_by_category_and_class_with_its_distribution(site: Site) -> None:
+def test_a_task_is_registered_by_category_and_class_with_its_distribution(site: Site) -> None:
     site.install("lollygag")
     registry = site.load()
     registered = registry.get(f"{site.category}:Sync")
@@ -163,21 +162,57 @@ def test_a_distribution_that_offers_its_extension_as_an_extra_does_not_extend_it
 def test_distributions_that_require_each_other_do_not_hang(site: Site) -> None:
     site.install("aaa", requires=(site.name("zzz"),))
     site.install("zzz", requires=(site.name("aaa"),))
-    assert site.task(site.load()).__name__ == "Sync"
+    registry = site.load()
+    assert site.task(registry).__name__ == "Sync"
+    assert len(site.problems(registry)) == 1
 
 
-def test_the_first_of_the_listed_extensions_wins_whatever_requires_what(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+def test_an_extension_may_require_the_extended_distribution_through_one_without_tasks(site: Site) -> None:
+    site.install("zzz")
+    site.install("mmm", entry_points="[unrelated]\n", requires=(site.name("zzz"),))
+    module = site.install("aaa", requires=(site.name("mmm"),))
+    registry = site.load()
+    assert site.task(registry).__module__ == module
+    assert not site.problems(registry)
+
+
+def test_an_extension_of_two_distributions_wins_over_both_without_a_problem(site: Site) -> None:
+    site.install("yyy")
+    site.install("zzz")
+    module = site.install("aaa", requires=(site.name("yyy"), site.name("zzz")))
+    registry = site.load()
+    assert site.task(registry).__module__ == module
+    assert not site.problems(registry)
+
+
+@pytest.mark.parametrize("requires_the_extension", [False, True])
+def test_the_extension_of_diracx_wins_over_a_distribution_that_is_no_extension(
+    site: Site, requires_the_extension: bool
 ) -> None:
-    modules = {name: site.install(name) for name in ("aaa", "mmm")}
-    modules["zzz"] = site.install("zzz", requires=(site.name("aaa"), site.name("mmm")))
-    for listed, winner in (
-        (("aaa", "mmm", "zzz"), "aaa"),
-        (("mmm", "aaa"), "mmm"),
-        (("mmm",), "mmm"),
-    ):
-        monkeypatch.setenv("DIRACX_EXTENSIONS", ", ".join(modules[name] for name in listed))
-        assert site.task(site.load()).__module__ == modules[winner]
+    site.install("zzz", requires=(site.name("aaa"),) if requires_the_extension else ())
+    module = site.install(
+        "aaa", entry_points="[diracx]\nextension = {module}\n[diracx.tasks.{category}]\nSync = {module}:Sync\n"
+    )
+    registry = site.load()
+    assert site.task(registry).__module__ == module
+    assert not site.problems(registry)
+
+
+def test_diracx_itself_is_no_extension(site: Site) -> None:
+    """Its own distributions list `extension = diracx`, and an extension wins over them."""
+    own = "[diracx]\nextension = diracx\n[diracx.tasks.{category}]\nSync = {module}:Sync\n"
+    site.install("zzz", entry_points=own)
+    module = site.install("aaa", entry_points=own.replace("extension = diracx", "extension = {module}"))
+    registry = site.load()
+    assert site.task(registry).__module__ == module
+    assert not site.problems(registry)
+
+
+def test_two_that_do_not_extend_each_other_are_a_problem_that_names_both(site: Site) -> None:
+    modules = [site.install(name) for name in ("aaa", "zzz")]
+    (problem,) = site.problems(site.load())
+    assert problem.startswith(f"{site.category}:Sync is given twice")
+    assert all(module in problem for module in modules)
 
 
 def test_a_class_that_was_replaced_is_still_submitted_under_the_shared_name(site: Site) -> None:

@@ -1,11 +1,11 @@
-"""What the scheduler decides, given what is remembered, the rule and the time."""
+"""The occurrences that the scheduler decides to publish, by stored state, rule and time."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from diracx.tasks.plumbing.scheduler.planning import Plan, Rule, decide, next_look
-from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState, occurrence_id
+from diracx.tasks.plumbing.scheduler.planning import Plan, Rule, decide, next_decision
+from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule, TaskScheduleBase
 
 HORIZON = timedelta(seconds=30)
@@ -49,11 +49,11 @@ def test_nothing_is_decided_while_the_horizon_is_covered() -> None:
     hourly = IntervalSeconds(3600)
     state = supplied(hourly, NOON)
     assert decide(KEY, state, Rule(hourly), at("12:59:29"), HORIZON) is None
-    assert next_look(state, Rule(hourly), HORIZON) == at("12:59:30")
+    assert next_decision(state, Rule(hourly), HORIZON) == at("12:59:30")
     assert dues(plan(state, hourly, at("12:59:30"))) == [at("14:00:00")]
 
 
-def test_an_occurrence_gives_way_when_the_next_one_is_due() -> None:
+def test_an_occurrence_expires_when_the_next_one_is_due() -> None:
     (occurrence,) = plan(None, IntervalSeconds(3600), NOON).occurrences
     assert occurrence.expires == at("14:00:00")
 
@@ -64,13 +64,13 @@ def test_an_occurrence_of_a_fast_schedule_waits_five_seconds_for_a_worker() -> N
     }
 
 
-def test_missed_occurrences_are_made_up_once_and_by_the_latest() -> None:
+def test_missed_occurrences_are_caught_up_once_by_the_latest() -> None:
     hourly = IntervalSeconds(3600)
     decided = plan(supplied(hourly, NOON), hourly, at("19:30:00"))
     assert dues(decided) == [at("19:00:00"), at("20:00:00")]
 
 
-def test_an_occurrence_that_the_server_held_is_not_made_up() -> None:
+def test_an_occurrence_that_the_server_held_is_not_caught_up() -> None:
     hourly = IntervalSeconds(3600)
     assert dues(plan(supplied(hourly, NOON), hourly, at("13:30:00"))) == [at("14:00:00")]
 
@@ -85,7 +85,7 @@ def test_years_of_missed_occurrences_are_found_without_a_walk() -> None:
 
 
 class CountingSchedule(TaskScheduleBase):
-    """Every second; counts how often it is asked."""
+    """Every second; counts its calls."""
 
     calls = 0
 
@@ -97,7 +97,7 @@ class CountingSchedule(TaskScheduleBase):
         return "every second"
 
 
-def test_a_disabled_schedule_takes_back_what_the_server_holds() -> None:
+def test_a_disabled_schedule_withdraws_the_held_occurrences() -> None:
     hourly = IntervalSeconds(3600)
     decided = plan(supplied(hourly, NOON), hourly, at("12:30:00"), enabled=False)
     assert decided.state.cancelled == (at("13:00:00"),)
@@ -110,19 +110,19 @@ def test_a_schedule_that_was_never_enabled_leaves_no_state() -> None:
     assert decide(KEY, None, Rule(IntervalSeconds(3600), False), NOON, HORIZON) is None
 
 
-def test_what_was_missed_while_disabled_is_not_made_up() -> None:
+def test_an_occurrence_missed_while_disabled_is_not_caught_up() -> None:
     hourly = IntervalSeconds(3600)
     disabled = plan(supplied(hourly, NOON), hourly, at("12:30:00"), enabled=False).state
     assert dues(plan(disabled, hourly, at("18:30:00"))) == [at("19:00:00")]
 
 
-def test_an_occurrence_about_to_fall_due_is_not_published_again_after_it_was_taken_back() -> None:
+def test_an_occurrence_about_to_fall_due_is_not_published_again_after_it_was_withdrawn() -> None:
     hourly = IntervalSeconds(3600)
     disabled = plan(supplied(hourly, NOON), hourly, at("12:59:55"), enabled=False).state
     assert dues(plan(disabled, hourly, at("12:59:56"))) == [at("14:00:00")]
 
 
-def test_another_schedule_keeps_the_occurrences_that_both_name() -> None:
+def test_a_changed_schedule_keeps_the_occurrences_that_both_have() -> None:
     state = supplied(IntervalSeconds(20), NOON)
     assert state.pending == (second(20), second(40), second(60))
     decided = plan(state, IntervalSeconds(30), second(1))
@@ -131,7 +131,7 @@ def test_another_schedule_keeps_the_occurrences_that_both_name() -> None:
     assert dues(decided) == [second(30)]
 
 
-def test_a_clock_that_is_set_back_brings_no_occurrence_back() -> None:
+def test_a_clock_that_is_set_back_repeats_no_occurrence() -> None:
     ten = IntervalSeconds(10)
     state = plan(supplied(ten, NOON), ten, second(30)).state
     disabled = plan(state, ten, second(30), enabled=False).state
@@ -147,7 +147,7 @@ def test_a_rule_that_has_ended_is_marked_once() -> None:
     assert decided.state.ended
     assert decided.occurrences[-1].expires is None
     assert decide(KEY, decided.state, Rule(thrice), at("18:00:00"), HORIZON) is None
-    assert next_look(decided.state, Rule(thrice), HORIZON) is None
+    assert next_decision(decided.state, Rule(thrice), HORIZON) is None
 
 
 def test_a_rule_that_had_ended_before_it_began_publishes_nothing() -> None:
@@ -155,9 +155,3 @@ def test_a_rule_that_had_ended_before_it_began_publishes_nothing() -> None:
     decided = plan(None, over, NOON)
     assert decided.state.ended
     assert not decided.occurrences
-
-
-def test_an_occurrence_has_an_id_of_its_own_that_is_safe_in_subjects_and_headers() -> None:
-    assert occurrence_id(KEY, NOON) == "lollygag:OwnerCleanupTask-20261201T120000Z"
-    vo = ScheduleKey("lollygag:OwnerReportTask", "my vo.ö")
-    assert occurrence_id(vo, second(0.5)) == "lollygag:OwnerReportTask@my=20vo=2E=C3=B6-20261201T120000_500000Z"

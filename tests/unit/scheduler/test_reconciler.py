@@ -1,7 +1,7 @@
-"""Two schedulers that both believe they lead, in thousands of interleavings, with a server and clocks of our own.
+"""Two schedulers that both believe they lead, in thousands of interleavings, with a simulated server and clocks.
 
-A scheduler is a coroutine that is stopped at each of its dealings with the store, and resumed, failed or killed there
-by a driver. Nothing waits and nothing is random but the seed, so an interleaving that fails can be run again.
+A scheduler is a coroutine that stops at each call of the store, where a driver resumes it, fails it or kills it.
+Nothing waits, and only the seed is random, so an interleaving that fails can be repeated.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.scheduler.instances import Instance
 from diracx.tasks.plumbing.scheduler.planning import Rule
-from diracx.tasks.plumbing.scheduler.reconciler import Change, ScheduleKeeper, StoredState
+from diracx.tasks.plumbing.scheduler.reconciler import Change, ScheduleReconciler, StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 
 START = datetime(2026, 12, 1, 12, 0, 0, 500_000, tzinfo=UTC)
 HORIZON = timedelta(seconds=30)
 LONGEST_ABSENCE = timedelta(seconds=12)
-"""After which one scheduler gets through, undisturbed: the takeover."""
+"""The takeover: after it, one scheduler completes its rounds undisturbed."""
 
 
 def instance(name: str, seconds: float, *, enabled: bool = True) -> Instance:
@@ -36,12 +36,12 @@ def instance(name: str, seconds: float, *, enabled: bool = True) -> Instance:
 
 @types.coroutine
 def stopped() -> Generator[None, None, None]:
-    """A point where the driver decides how it goes on."""
+    """A point where the driver decides how the scheduler continues."""
     yield
 
 
 class Server:
-    """Keeps states and schedules as JetStream does, and publishes what falls due by its own clock."""
+    """Stores states and schedules as JetStream does, and publishes due occurrences by its own clock."""
 
     def __init__(self) -> None:
         self.clock = START
@@ -90,7 +90,7 @@ class Server:
         self.pass_time(0)
         return revisions
 
-    async def take_back(self, key: ScheduleKey, dues: Sequence[datetime], before: int) -> None:
+    async def withdraw(self, key: ScheduleKey, dues: Sequence[datetime], before: int) -> None:
         for due in dues:
             await stopped()
             if self.schedules.get((key, due), before) < before:
@@ -99,7 +99,7 @@ class Server:
 
 
 class Scheduler:
-    """One scheduler with a clock that is off, and what it is in the midst of."""
+    """One scheduler with a clock that is off, and its unfinished round."""
 
     def __init__(self, server: Server, name: str) -> None:
         self._server = server
@@ -109,8 +109,10 @@ class Scheduler:
         self.start()
 
     def start(self) -> None:
-        """As a new process."""
-        self._keeper = ScheduleKeeper(self._server, HORIZON, self.name, lambda: self._server.clock + self.offset)
+        """Start as a new process."""
+        self._reconciler = ScheduleReconciler(
+            self._server, HORIZON, self.name, lambda: self._server.clock + self.offset
+        )
         self._loaded = False
         self._round: Coroutine[Any, Any, Any] | None = None
 
@@ -121,12 +123,12 @@ class Scheduler:
 
     async def _one_round(self) -> None:
         if not self._loaded:
-            await self._keeper.load()
+            await self._reconciler.load()
             self._loaded = True
-        await self._keeper.advance(self._keeper.due(self.instances))
+        await self._reconciler.advance(self._reconciler.due(self.instances))
 
     def step(self, error: Exception | None = None) -> bool:
-        """Go on to the next dealing with the store; True at the end of a round, however it ended."""
+        """Continue to the next call of the store; True at the end of a round, however it ended."""
         if self._round is None:
             self._round = self._one_round()
             error = None
@@ -138,7 +140,7 @@ class Scheduler:
         return False
 
     def get_through(self) -> None:
-        """Whole rounds until everything is supplied."""
+        """Run whole rounds until everything is supplied."""
         for _ in range(3):
             while not self.step():
                 pass
@@ -185,7 +187,7 @@ class Interleaving:
         return [occurrence for occurrence, times in self.server.happened.items() if times > 1]
 
     def missing(self) -> list[tuple[ScheduleKey, datetime]]:
-        """What should have happened since the beginning, and did not."""
+        """The occurrences since the beginning that should have happened and did not."""
         lost = []
         for each in self.instances:
             due = each.rule.schedule.next_occurrence(START)
@@ -220,7 +222,7 @@ def test_changing_rules_double_nothing_in_any_interleaving(part: int) -> None:
         assert not [key for key, due in run.missing() if key.task == "c:T1"], f"seed {seed}"
 
 
-def test_a_disabled_schedule_is_silent_once_both_have_heard_of_it() -> None:
+def test_a_disabled_schedule_is_silent_once_both_know_of_it() -> None:
     for seed in range(300):
         run = Interleaving(seed, intervals=(3,))
         run.run(steps=40)
@@ -234,7 +236,7 @@ def test_a_disabled_schedule_is_silent_once_both_have_heard_of_it() -> None:
         assert run.server.happened.total() == before, f"seed {seed}"
 
 
-def test_a_scheduler_whose_write_was_refused_reads_anew_and_goes_on() -> None:
+def test_a_scheduler_whose_write_was_refused_reads_again_and_continues() -> None:
     run = Interleaving(0, intervals=(10,))
     one, two = run.both
     two.get_through()
@@ -246,7 +248,7 @@ def test_a_scheduler_whose_write_was_refused_reads_anew_and_goes_on() -> None:
     assert not run.missing()
 
 
-def test_a_scheduler_that_comes_back_after_days_makes_up_for_one_occurrence() -> None:
+def test_a_scheduler_that_returns_after_days_catches_up_with_one_occurrence() -> None:
     run = Interleaving(0, intervals=(10,))
     run.server.pass_time(3 * 86_400)
     before = run.server.happened.total()
@@ -255,7 +257,7 @@ def test_a_scheduler_that_comes_back_after_days_makes_up_for_one_occurrence() ->
     assert run.server.happened.total() == before + 1
 
 
-def test_a_stale_scheduler_takes_nothing_back_that_was_published_after_it_stopped() -> None:
+def test_a_stale_scheduler_withdraws_nothing_that_was_published_after_it_stopped() -> None:
     run = Interleaving(0, intervals=(100,))
     stale, fresh = run.both
     run.configure([instance("c:T0", 100, enabled=False)])

@@ -1,4 +1,4 @@
-"""Where the VOs come from."""
+"""The sources of the VOs."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def diracx() -> Diracx:
 
 def of_diracx(diracx: Diracx, *options: str, clock: ManualClock | None = None) -> VirtualOrganisations:
     return VirtualOrganisations(
-        options, environ={BACKEND_URL: "git+file:///cs"}, clock=clock or ManualClock(), opens=diracx.open
+        options, environ={BACKEND_URL: "git+file:///cs"}, clock=clock or ManualClock(), opener=diracx.open
     )
 
 
 async def seen(organisations: VirtualOrganisations, configuration: Configuration) -> tuple[str, ...] | None:
-    await organisations.look(configuration)
-    return organisations.now(configuration)
+    await organisations.refresh(configuration)
+    return organisations.current(configuration)
 
 
 async def test_options_win_over_the_configuration_and_that_over_diracx(diracx: Diracx) -> None:
@@ -74,7 +74,7 @@ async def test_vos_of_diracx_come_and_go_within_seconds(diracx: Diracx) -> None:
     assert await seen(organisations, SILENT) == ("lhcb",)
 
 
-async def test_vos_that_cannot_be_read_are_unknown_and_not_gone(
+async def test_vos_that_cannot_be_read_are_unknown_and_not_removed(
     diracx: Diracx, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
@@ -84,14 +84,14 @@ async def test_vos_that_cannot_be_read_are_unknown_and_not_gone(
         for clock.now in (0, 10, 20):
             assert await seen(organisations, SILENT) is None
     assert [record.message for record in caplog.records] == [
-        "the VOs cannot be read from DIRACX_CONFIG_BACKEND_URL, the last ones stay: ValueError: no such repository"
+        f"the VOs cannot be read from {BACKEND_URL}; the known ones stay in force: ValueError: no such repository"
     ]
     diracx.registry = {"lhcb": {}}
     clock.now = 30
     assert await seen(organisations, SILENT) == ("lhcb",)
 
 
-async def test_a_backend_without_diracx_says_what_to_install(
+async def test_a_backend_without_diracx_names_the_package_to_install(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "diracx.core.config", None)

@@ -1,4 +1,4 @@
-"""Cron expressions, right where clocks are moved, and what is refused."""
+"""Cron expressions, also when the clocks change, and what is refused."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_rule_steps_through_the_calendar(rule: str, start: int, days: list[str
 
 @settings(deadline=None)
 @given(rule=st.sampled_from(RULES[2:]).map(RRuleSchedule), steps=st.integers(1, 60))
-def test_an_answer_far_from_the_start_is_the_one_that_a_walk_finds(rule: RRuleSchedule, steps: int) -> None:
+def test_an_answer_far_from_the_start_equals_that_of_a_walk(rule: RRuleSchedule, steps: int) -> None:
     walked = occurrences(rule, datetime(2026, 1, 1, tzinfo=UTC), steps)
     assert all(one < other for one, other in pairwise(walked))
     assert rule.next_occurrence(walked[-1] - timedelta(seconds=1)) == walked[-1]
@@ -86,7 +86,7 @@ def test_a_rule_where_the_clock_skips_or_repeats_an_hour() -> None:
     assert on_the_wall(hourly, BEFORE_AUTUMN, 4)[1:] == ["25 02:00 CEST", "25 02:00 CET", "25 03:00 CET"]
 
 
-def test_count_ends_a_rule_wherever_one_asks_from() -> None:
+def test_count_ends_a_rule_for_any_time() -> None:
     rule = RRuleSchedule("DTSTART:20260101T060000Z RRULE:FREQ=DAILY;COUNT=3")
     last = datetime(2026, 1, 3, 6, tzinfo=UTC)
     assert occurrences(rule, EPOCH, 3)[-1] == last
@@ -97,7 +97,7 @@ def test_count_ends_a_rule_wherever_one_asks_from() -> None:
     assert isinstance(caught.value, TaskError)
 
 
-def test_until_ends_a_rule_and_is_itself_included() -> None:
+def test_until_ends_a_rule_and_is_included() -> None:
     rule = RRuleSchedule("DTSTART;TZID=Europe/Zurich:20260101T060000 RRULE:FREQ=DAILY;UNTIL=20260701T040000Z")
     last = datetime(2026, 7, 1, 4, tzinfo=UTC)
     assert rule.next_occurrence(last - timedelta(seconds=1)) == last

@@ -1,4 +1,4 @@
-"""What is kept of a failed execution."""
+"""The record of a failed execution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def caught(exception: E) -> E:
     return exception
 
 
-def test_a_failure_says_what_where_and_when() -> None:
+def test_a_failure_names_the_error_the_worker_and_the_time() -> None:
     before = datetime.now(UTC)
     failure = Failure.of(caught(ValueError("no such owner")), "worker-1")
     assert failure.type == "ValueError"
@@ -73,7 +73,7 @@ def test_a_long_traceback_keeps_its_end() -> None:
     assert len(text) == len("[cut]\n") + 8_000
 
 
-def test_an_exception_that_cannot_be_shown_hides_no_failure() -> None:
+def test_an_exception_whose_str_raises_is_described_all_the_same() -> None:
     class Shy(Exception):  # noqa: N818
         def __str__(self) -> str:
             raise RuntimeError("not today")
@@ -84,14 +84,14 @@ def test_an_exception_that_cannot_be_shown_hides_no_failure() -> None:
     assert "in caught" in failure.traceback
 
 
-def test_a_text_without_utf_8_can_still_be_stored() -> None:
+def test_a_text_without_a_utf_8_form_can_be_stored() -> None:
     failure = Failure.of(caught(ValueError("report-\udcff.txt")), "w")
     assert failure.message == r"report-\udcff.txt"
     assert msgspec.json.decode(msgspec.json.encode(failure), type=Failure) == failure
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit()], ids=repr)
-def test_what_is_no_exception_is_described_too(error: BaseException) -> None:
+def test_a_base_exception_is_described_too(error: BaseException) -> None:
     assert Failure.of(caught(error), "w").type == type(error).__name__
 
 

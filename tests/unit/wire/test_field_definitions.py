@@ -73,7 +73,7 @@ class Elsewhere:
         (Nested, r"the field \$\.trees\.path is a \w*Path"),
     ],
 )
-def test_a_class_that_cannot_travel_is_refused_and_named(task_class: type, why: str) -> None:
+def test_a_class_that_json_cannot_carry_is_refused_and_named(task_class: type, why: str) -> None:
     with pytest.raises(TaskDefinitionError, match=why) as caught:
         FieldsCodec(task_class)
     assert str(caught.value).startswith(f"{__name__}.{task_class.__name__}")

@@ -135,7 +135,7 @@ def test_frozen_slotted_and_keyword_only_classes_travel_too() -> None:
         tags=st.lists(st.text(st.characters(codec="utf-8"))).map(tuple),
     )
 )
-def test_what_is_encoded_is_decoded(task: Sealed) -> None:
+def test_a_decoded_task_equals_the_encoded_one(task: Sealed) -> None:
     codec = FieldsCodec(Sealed)
     assert codec.decode(codec.encode(task)) == task
 
@@ -146,7 +146,7 @@ def test_a_class_may_contain_itself() -> None:
     assert codec.decode(codec.encode(task)) == task
 
 
-def test_defaults_are_made_anew_for_each_task() -> None:
+def test_each_task_gets_its_own_mutable_default() -> None:
     codec = FieldsCodec(Tree)
     assert codec.decode(b"{}").children is not codec.decode(b"{}").children
 
@@ -173,7 +173,7 @@ def test_a_generic_class_knows_its_parameter() -> None:
         FieldsCodec(Numbers).decode(b'{"items":["a"]}')
 
 
-def test_a_field_that_is_not_for_the_constructor_takes_its_default() -> None:
+def test_a_field_with_init_false_takes_its_default() -> None:
     @dataclass
     class Counted:
         name: str

@@ -19,13 +19,13 @@ from support.task_shapes import Bare, Sealed, Sync, with_field
 @pytest.mark.parametrize(
     "value", [object(), 1j, "\ud800", {(1, 2): 3}, Path("a")], ids=lambda value: type(value).__name__
 )
-def test_a_value_that_json_cannot_carry_is_refused_when_it_is_sent(value: object) -> None:
+def test_a_value_that_json_cannot_carry_is_refused_when_encoded(value: object) -> None:
     task_class = with_field(Any)
     with pytest.raises(MalformedTaskError, match=r"^Task: "):
         FieldsCodec(task_class).encode(task_class(value))
 
 
-def test_a_value_that_contains_itself_is_refused_when_it_is_sent() -> None:
+def test_a_value_that_contains_itself_is_refused_when_encoded() -> None:
     endless: list[object] = []
     endless.append(endless)
     task_class = with_field(Any)
@@ -63,7 +63,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
     ],
     ids=lambda part: str(part[:40]),
 )
-def test_a_body_that_does_not_fit_is_malformed_and_says_where(body: bytes, why: str) -> None:
+def test_a_body_that_does_not_fit_is_malformed_and_the_path_is_named(body: bytes, why: str) -> None:
     with pytest.raises(MalformedTaskError, match=why):
         FieldsCodec(Sync).decode(body)
 
@@ -77,27 +77,27 @@ def test_a_body_that_does_not_fit_is_malformed_and_says_where(body: bytes, why: 
         (b'{"owner":{"name":"a"},"since":"soon"}', r"\$\.since"),
     ],
 )
-def test_the_path_of_a_bad_field_leads_into_what_is_nested(body: bytes, path: str) -> None:
+def test_the_path_of_a_bad_field_leads_into_nested_values(body: bytes, path: str) -> None:
     with pytest.raises(MalformedTaskError, match=f"at `{path}`"):
         FieldsCodec(Sealed).decode(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"7", b'{"a":' + DEEP + b"}"], ids=lambda b: str(b[:20]))
-def test_a_class_without_fields_wants_an_object_too(body: bytes) -> None:
+def test_a_class_without_fields_needs_an_object_too(body: bytes) -> None:
     with pytest.raises(MalformedTaskError):
         FieldsCodec(Bare).decode(body)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=60) | st.text().map(str.encode))
-def test_no_bytes_whatsoever_raise_anything_else(body: bytes) -> None:
+def test_no_bytes_raise_any_other_error(body: bytes) -> None:
     for codec in (FieldsCodec(Sync), FieldsCodec(Bare)):
         with contextlib.suppress(MalformedTaskError):
             codec.decode(body)
 
 
 @pytest.mark.parametrize("error", [ValueError("too many"), KeyError("many"), SystemExit("many")], ids=repr)
-def test_what_a_class_refuses_itself_is_malformed(error: BaseException) -> None:
+def test_an_error_of_post_init_is_malformed(error: BaseException) -> None:
     @dataclass
     class Picky:
         number: int

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.wire.names import Namespace, escape, lock_key, split_task_name, unescape
+from diracx.tasks.plumbing.wire.names import Namespace, escape, lock_key, split_task_name
 
 # Lone surrogates included: a name may come from an undecodable file name.
 texts = st.text(st.characters(), max_size=40)
@@ -113,16 +114,20 @@ def test_two_namespaces_never_meet(one: str, other: str) -> None:
 )
 def test_a_part_is_escaped_byte_by_byte(text: str, escaped: str) -> None:
     assert escape(text) == escaped
-    assert unescape(escaped) == text
+    assert unescaped(escaped) == text
+
+
+def unescaped(part: str) -> str:
+    """The text that `escape` was given, for a part without a digest."""
+    return "" if part == "=" else unquote_to_bytes(part.replace("=", "%")).decode("utf-8", "surrogatepass")
 
 
 @settings(deadline=None)
 @given(texts)
 @example("\ud83d\ude00")
 @example("=h")
-def test_an_escaped_part_reads_back(text: str) -> None:
-    # Past 200 characters only the digest is kept.
-    assert unescape(escape(text)) == (text if "=h" not in escape(text) else escape(text))
+def test_an_escaped_part_can_be_reversed(text: str) -> None:
+    assert "=h" in escape(text) or unescaped(escape(text)) == text
 
 
 @settings(deadline=None)
@@ -153,7 +158,6 @@ def test_a_long_part_keeps_its_head_and_gets_a_digest() -> None:
     found = escape("x" * 201)
     digest = "84a0678c90937f5dcf9994d5866668da6b995109c8ad845410559b48a4ecafed"
     assert found == "x" * 100 + "=h" + digest
-    assert unescape(found) == found
 
 
 @settings(deadline=None)
@@ -169,12 +173,7 @@ def test_a_long_part_meets_no_short_one(long: str, short: str) -> None:
     assert escape(escape(long)) != escape(long)
 
 
-@pytest.mark.parametrize("part", ["=FF", "=C3", "=zz", "a=", "=2", "=41", "a b", "=c3=a9", "%41"])
-def test_what_escape_did_not_make_comes_back_as_it_stands(part: str) -> None:
-    assert unescape(part) == part
-
-
-def test_a_key_is_made_of_any_values() -> None:
+def test_a_key_takes_parts_of_any_type() -> None:
     assert lock_key("mutex", "task", "lollygag", 7) == "mutex.task.lollygag.7"
     assert lock_key("rate", "job") == "rate.job"
 

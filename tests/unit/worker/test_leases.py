@@ -1,4 +1,4 @@
-"""Leases by a clock of the test's own; beats and settlements on a real server are in tests/broker."""
+"""Leases on a fake clock; heartbeats and settlements on a real server are in tests/broker."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ TRUSTED = 29.0
 
 @dataclass
 class Answers:
-    """What stands for the connection: notes the beats."""
+    """A fake connection that records the heartbeats."""
 
     error: Exception | None = None
-    beats: list[str] = field(default_factory=list)
+    heartbeats: list[str] = field(default_factory=list)
 
     async def request(self, subject: str, payload: bytes, *, timeout: float) -> None:
         assert payload == b"+WPI"
-        self.beats.append(subject)
+        self.heartbeats.append(subject)
         if self.error is not None:
             raise self.error
 
@@ -95,7 +95,7 @@ async def test_a_message_that_lay_in_a_stopped_process_is_dropped(caplog: pytest
     clock.now = 100
     assert keeper.take(delivery(requested=0)) is None
     assert not keeper.all
-    assert "message 7 lay too long in a stopped process" in caplog.text
+    assert "dropped message 7 unsettled: it lay too long in a stopped process" in caplog.text
 
 
 async def test_a_tick_right_after_the_stop_makes_no_stale_message_fresh() -> None:
@@ -108,7 +108,7 @@ async def test_a_tick_right_after_the_stop_makes_no_stale_message_fresh() -> Non
     assert keeper.take(delivery(requested=99)) is not None, "what was asked for since is fresh"
 
 
-async def test_a_message_that_is_in_hand_already_is_not_taken_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_message_that_is_in_flight_already_is_not_taken_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = ManualClock(0)
     keeper = LeaseKeeper(ACK_WAIT, clock)
@@ -117,10 +117,10 @@ async def test_a_message_that_is_in_hand_already_is_not_taken_again(caplog: pyte
     clock.now = TRUSTED - 0.001
     assert keeper.take(delivery(requested=clock.now)) is None, "a server that was killed handed it out anew"
     assert keeper.all == [lease]
-    assert lease.deadline == TRUSTED, "which says nothing about the lease in hand"
-    assert "message 7 was handed out twice to this worker; it is executed once" in caplog.text
+    assert lease.deadline == TRUSTED, "which says nothing about the lease in flight"
+    assert "message 7 was delivered twice to this worker; it is executed once" in caplog.text
     keeper.drop(lease)
-    assert keeper.take(delivery(requested=clock.now)) is not None, "it is in hand no more"
+    assert keeper.take(delivery(requested=clock.now)) is not None, "it is no longer in flight"
 
 
 async def test_a_message_whose_lease_lapsed_here_may_be_taken_anew_and_the_old_lease_takes_nothing_from_it() -> None:
@@ -136,13 +136,13 @@ async def test_a_message_whose_lease_lapsed_here_may_be_taken_anew_and_the_old_l
     assert keeper.all == [fresh], "it is still kept"
     clock.now = TRUSTED + 10
     with ticking(keeper):
-        await wait_until(lambda: fresh.deadline == clock.now + TRUSTED, description="it is beaten")
-    assert answers.beats == ["$JS.ACK.S.C.2.7.2.1000.0"], "and the stale one is not"
+        await wait_until(lambda: fresh.deadline == clock.now + TRUSTED, description="it got a heartbeat")
+    assert answers.heartbeats == ["$JS.ACK.S.C.2.7.2.1000.0"], "and the stale one is not"
     with pytest.raises(LeaseLapsedError):
-        stale.ensure()
+        stale.ensure_held()
 
 
-async def test_another_message_of_the_same_sequence_in_a_stream_made_anew_is_not_the_one_in_hand() -> None:
+async def test_another_message_of_the_same_sequence_in_a_stream_made_anew_is_not_the_one_in_flight() -> None:
     keeper = LeaseKeeper(ACK_WAIT, ManualClock(0))
     assert keeper.take(delivery(requested=0, stored_ns=1000)) is not None
     other = keeper.take(delivery(requested=0, stored_ns=1001))
@@ -155,14 +155,14 @@ async def test_a_lease_ends_at_its_deadline_and_not_before() -> None:
     lease = LeaseKeeper(ACK_WAIT, clock).take(delivery(requested=0))
     assert lease is not None
     clock.now = TRUSTED - 0.001
-    lease.ensure()
+    lease.ensure_held()
     clock.now = TRUSTED
     with pytest.raises(LeaseLapsedError, match="message 7 lapsed"):
-        lease.ensure()
+        lease.ensure_held()
     assert lease.remaining == 0
 
 
-async def test_a_lease_is_beaten_after_a_third_of_its_time_and_moves_on() -> None:
+async def test_a_heartbeat_after_a_third_of_the_ack_wait_moves_the_deadline() -> None:
     clock, answers = ManualClock(0), Answers()
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(0, answers))
@@ -170,14 +170,14 @@ async def test_a_lease_is_beaten_after_a_third_of_its_time_and_moves_on() -> Non
     clock.now = 9.9
     with ticking(keeper):
         await turn()
-    assert not answers.beats
+    assert not answers.heartbeats
     clock.now = 10
     with ticking(keeper):
-        await wait_until(lambda: lease.deadline == 10 + TRUSTED, description="it was beaten")
-    assert answers.beats == ["$JS.ACK.S.C.1.7.1.1000.0"]
+        await wait_until(lambda: lease.deadline == 10 + TRUSTED, description="it got a heartbeat")
+    assert answers.heartbeats == ["$JS.ACK.S.C.1.7.1.1000.0"]
 
 
-async def test_a_beat_without_an_answer_proves_nothing_and_is_tried_again() -> None:
+async def test_a_heartbeat_without_an_answer_moves_nothing_and_is_tried_again() -> None:
     clock, answers = ManualClock(0), Answers(ServerUnavailableError("away"))
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(0, answers))
@@ -185,12 +185,12 @@ async def test_a_beat_without_an_answer_proves_nothing_and_is_tried_again() -> N
     for tries in (1, 2):
         clock.now = 10 + tries
         with ticking(keeper):
-            await wait_until(lambda tries=tries: len(answers.beats) == tries, description="it was beaten")  # type: ignore[misc]
-            await wait_until(lambda: not lease.beating, description="it has ended")
+            await wait_until(lambda tries=tries: len(answers.heartbeats) == tries, description="it got a heartbeat")  # type: ignore[misc]
+            await wait_until(lambda: not lease.heartbeat_pending, description="it has ended")
         assert lease.deadline == TRUSTED
 
 
-async def test_a_lapsed_lease_is_never_beaten_and_its_task_is_interrupted() -> None:
+async def test_a_lapsed_lease_gets_no_heartbeat_and_its_task_is_interrupted() -> None:
     clock, answers = ManualClock(0), Answers()
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(0, answers))
@@ -201,11 +201,11 @@ async def test_a_lapsed_lease_is_never_beaten_and_its_task_is_interrupted() -> N
     with ticking(keeper):
         await asyncio.wait([lease.task])
     assert lease.task.cancelled()
-    assert lease.interrupted == "its lease lapsed"
-    assert not answers.beats
+    assert lease.interrupt_reason == "its lease lapsed"
+    assert not answers.heartbeats
 
 
-async def test_a_settled_message_is_beaten_no_more() -> None:
+async def test_a_settled_message_gets_no_heartbeat() -> None:
     clock, answers = ManualClock(0), Answers()
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(0, answers))
@@ -214,26 +214,26 @@ async def test_a_settled_message_is_beaten_no_more() -> None:
     clock.now = 15
     with ticking(keeper):
         await turn()
-    assert not answers.beats
+    assert not answers.heartbeats
     assert not keeper.all
 
 
-async def test_what_is_being_settled_is_not_interrupted() -> None:
+async def test_a_task_that_is_being_settled_is_not_interrupted() -> None:
     lease = Lease(delivery(0), 0, TRUSTED, ManualClock(0))
     lease.interrupt("nobody executes it yet")
-    assert lease.interrupted is None
+    assert lease.interrupt_reason is None
     lease.task = asyncio.create_task(_forever())
     lease.settling = True
     lease.interrupt("too late")
     await turn()
-    assert lease.interrupted is None
+    assert lease.interrupt_reason is None
     assert not lease.task.done()
     lease.settling = False
     lease.interrupt("first")
     lease.interrupt("second")
     with contextlib.suppress(asyncio.CancelledError):
         await lease.task
-    assert lease.interrupted == "second"
+    assert lease.interrupt_reason == "second"
 
 
 async def _forever() -> None:

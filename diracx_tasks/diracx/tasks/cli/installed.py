@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import rich_click as click
 
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
-from diracx.tasks.plumbing.registry.registry import TASK_GROUP
+from diracx.tasks.plumbing.registry.entry_points import task_entry_points
 
 
 def installed_tasks(but: str = "", tell: Callable[[str], object] | None = None) -> TaskRegistry:
@@ -42,17 +41,9 @@ def installed_task(entry_point: str) -> tuple[TaskRegistry, RegisteredTask]:
 
 def complete_tasks(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """The installed tasks whose name begins so; none is imported for it."""
-    names = {f"{point.group.removeprefix(TASK_GROUP)}:{point.name}" for point in _entry_points()}
-    return sorted(name for name in names if name.startswith(typed))
+    return sorted(name for name in task_entry_points() if name.startswith(typed))
 
 
 def packages_with_tasks() -> set[str]:
     """The top level packages of their authors; none is imported for it."""
-    return {point.module.split(".")[0] for point in _entry_points()}
-
-
-def _entry_points() -> Iterator[importlib.metadata.EntryPoint]:
-    points = importlib.metadata.entry_points()
-    for group in points.groups:
-        if group.startswith(TASK_GROUP):
-            yield from points.select(group=group)
+    return {point.module.split(".")[0] for points in task_entry_points().values() for point in points}

@@ -50,7 +50,7 @@ def name_worker(name: str) -> None:
 
 def _facts(record: logging.LogRecord) -> dict[str, object]:
     extra = {name: value for name, value in vars(record).items() if name not in _PLAIN}
-    return {**log_context.fields(), **_process, **extra}
+    return {**log_context.delivery_fields(), **_process, **extra}
 
 
 class TextFormatter(logging.Formatter):

@@ -1,13 +1,13 @@
-"""The machinery of DiracX tasks. Imports point up the list in the README, and a test holds them to it.
+"""The machinery of DiracX tasks: a package for each question, with imports that point one way.
 
-Other DiracX packages (diracx-routers 0.7) import the markers for FastAPI's parameters from here: they stand in
-`depends`, which is imported when one of them is asked for, and not by what needs none of them.
+diracx-routers 0.7 imports some names of `depends` from here. They are served on demand, so that nothing else pays for
+them.
 """
 
 from importlib import import_module
 from typing import Any, Final
 
-_OF_DEPENDS: Final = frozenset(
+_SERVED_FROM_DEPENDS: Final = frozenset(
     {
         "AvailableSecurityProperties",
         "CallbackSpawner",
@@ -20,6 +20,6 @@ _OF_DEPENDS: Final = frozenset(
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OF_DEPENDS:
+    if name not in _SERVED_FROM_DEPENDS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("diracx.tasks.plumbing.depends"), name)

@@ -1,4 +1,4 @@
-"""The classes that task authors subclass."""
+"""The classes that authors of tasks subclass."""
 
 from __future__ import annotations
 
@@ -16,78 +16,125 @@ from diracx.tasks.plumbing.submitter import current_submitter
 
 
 class BaseTask(ABC):
-    """A unit of work: a dataclass whose fields travel as JSON, and an `execute()`.
+    """A unit of work: fields that travel to a worker as JSON, and an `execute()` that runs there.
 
-    Decorate the subclass with `@dataclasses.dataclass` (frozen, slots and kw_only included), or give it no fields.
-    The attributes below belong to the class; write them without an annotation.
+        @dataclasses.dataclass
+        class SyncOwnersTask(BaseTask):
+            owner_name: str
+            retry_policy = ExponentialBackoff(max_retries=3)
+
+            async def execute(self, lollygag_db: LollygagDB) -> None:
+                await lollygag_db.insert_owner(self.owner_name)
+
+        task_id = await SyncOwnersTask("alice").schedule()
+
+    A subclass with fields is a dataclass (`frozen`, `slots` and `kw_only` work too). The types of the fields are those
+    that msgspec supports. A subclass without fields needs no decorator. The entry point group
+    `diracx.tasks.<category>` of its distribution lists the class.
+
+    The attributes below belong to the class. Write them without an annotation, since an annotation would make them
+    fields.
     """
 
     priority: ClassVar[Priority] = Priority.NORMAL
-    """Strict: a lower priority waits while a higher one has tasks."""
+    """Its urgency. Tasks of a lower priority wait while tasks of a higher priority are due."""
 
     size: ClassVar[Size] = Size.MEDIUM
-    """Which workers run it. Small ones share an event loop, so a small task must not block."""
+    """The size of the workers that run it. Small tasks share one event loop, so a small task must not block."""
 
     retry_policy: ClassVar[RetryPolicyBase] = NoRetry()
-    """Whether and when a failed execution is tried again; an instance."""
+    """Decides whether and when a failed execution is tried again. An instance, not a class."""
 
     dlq_eligible: ClassVar[bool] = False
-    """True: kept as a dead letter when its retries are used up. False: dropped with a warning."""
+    """Once the task has failed for good, True stores it as a dead letter; False drops it with a warning in the log."""
 
     timeout_seconds: ClassVar[float | None] = None
-    """An execution that runs longer, in seconds, is cancelled and counts as failed."""
+    """The longest execution, in seconds. A longer one is cancelled and counts as failed. None means no limit."""
 
     @abstractmethod
     async def execute(self, *args: Any, **kwargs: Any) -> Any:
-        """Do the work. Keyword parameters are injected, see `depends`.
+        """Do the work. The worker injects the keyword parameters, see `diracx.tasks.plumbing.depends`.
 
-        At least once: after a crash it runs again, so make it repeatable. It has succeeded when it returns and
-        its dependencies have closed without an error (a transaction has committed).
+        The task succeeds when this returns and its dependencies have closed without an error (a transaction has
+        committed). Any exception is a failure, and goes to the retry policy.
+
+        A task runs at least once: after a crash it runs again. So make `execute()` repeatable.
+
+        Returns:
+            Any value; `diracx-task-run call` prints it.
+
+        Raises:
+            TaskRetryRequestedError: Ask for a retry. The log shows no traceback.
+            UnretryableError: Fail for good, whatever the policy says.
         """
 
     @property
     def execution_locks(self) -> list[BaseLock]:
-        """The locks that one execution holds. A busy one delays the task and costs no retry."""
+        """The locks to hold during an execution. A busy lock delays the task, without limit, and costs no retry."""
         return []
 
     async def schedule(self, at_time: datetime | None = None, labels: Mapping[str, str] | None = None) -> str:
-        """Submit the task, to run once.
+        """Submit the task, to be run once.
+
+        A broker is bound inside `execute()`, and inside `async with JetStreamBroker.connect(url)`. To submit many
+        tasks, use `JetStreamBroker.submit_many`.
 
         Args:
-            at_time: When to run it, aware; a past time or None means at once.
-            labels: Free text for people and filters; carried, never interpreted.
+            at_time: The time to run it, aware. None or a past time means at once.
+            labels: Free text for people and filters. It travels with the task, and nothing interprets it.
 
         Returns:
-            The id of the task, the same through every retry, once the server has stored it.
+            The id of the task, once the server has stored it. It stays the same through all retries.
 
         Raises:
             RuntimeError: No broker is bound.
-            SendTaskError: The server did not store it: full, missing, no permission, unreachable.
+            SendTaskError: The server did not store the task: a stream is full or missing, permission is missing, or no
+                server is reachable.
+            TaskDefinitionError: No entry point lists the class.
+            MalformedTaskError: A field holds a value that its type does not allow.
             ValueError: `at_time` is naive.
         """
         return await current_submitter().submit(self, at_time=at_time, labels=labels)
 
 
 class PeriodicBaseTask(BaseTask):
-    """A task that the scheduler submits on a schedule. Executions never overlap, by a mutex on the class."""
+    """A task that the scheduler submits by a schedule. A mutex on the class keeps its executions from overlapping.
+
+        class OwnerCleanupTask(PeriodicBaseTask):
+            default_schedule = CronSchedule("0 6 * * *", "Europe/Zurich")
+
+            async def execute(self, lollygag_db: LollygagDB) -> None: ...
+
+    The scheduler gives no values, so each field of the subclass needs a default.
+    """
 
     default_schedule: ClassVar[TaskScheduleBase]
-    """When it runs, unless the configuration says otherwise."""
+    """The schedule, an instance. The configuration of the mesh may override it."""
 
     @property
     def execution_locks(self) -> list[BaseLock]:
-        """A mutex on the class, so that an occurrence waits for the one before it."""
+        """A mutex on the class: an occurrence waits for the previous one. An override should include it."""
         return [MutexLock(TASK, *_class_path(type(self)))]
 
 
 class PeriodicVoAwareBaseTask(PeriodicBaseTask):
-    """A periodic task that runs once for each virtual organisation; the subclass has the field `vo: str`."""
+    """A periodic task that runs once for each virtual organisation (VO).
+
+        @dataclasses.dataclass
+        class OwnerReportTask(PeriodicVoAwareBaseTask):
+            vo: str
+            default_schedule = IntervalSeconds(3600)
+
+            async def execute(self) -> None: ...
+
+    The subclass is a dataclass with the field `vo: str`, the only one that the scheduler fills.
+    """
 
     vo: str
 
     @property
     def execution_locks(self) -> list[BaseLock]:
-        """A mutex on the class and the VO: two VOs run side by side."""
+        """A mutex on the class and the VO: the tasks of two VOs run side by side."""
         return [MutexLock(TASK, *_class_path(type(self)), self.vo)]
 
 

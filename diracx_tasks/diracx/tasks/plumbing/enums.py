@@ -1,4 +1,4 @@
-"""How urgent a task is, and how much of a worker it takes."""
+"""The priority and the size of a task, which together name its queue."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from enum import StrEnum
 
 
 class Priority(StrEnum):
-    """How urgent a task is. Strict: a worker takes a lower one only when no higher one waits.
+    """The urgency of a task. It is strict: a worker takes a task only if no task of a higher priority waits.
 
-    Members are declared from the most to the least urgent; the value is the token on the wire.
+    The members stand from the most to the least urgent. The value is the token in subjects and consumer names.
     """
 
     REALTIME = "realtime"
@@ -17,11 +17,14 @@ class Priority(StrEnum):
 
 
 class Size(StrEnum):
-    """How much of a worker a task takes. A worker process serves one size.
+    """The share of a worker that a task takes. A worker process serves one size.
 
-    The value is the token on the wire.
+    The value is the token in subjects and consumer names. The numbers below are defaults of the command line.
     """
 
     SMALL = "small"
+    """Shares one event loop with all tasks and the NATS client of its worker, so it must not block. 100 at once."""
     MEDIUM = "medium"
+    """Runs on an event loop and a thread of its own, so it may block if it frees the GIL. 10 at once."""
     LARGE = "large"
+    """As medium, but one at a time: the task has the worker for itself."""

@@ -1,23 +1,23 @@
-"""Every error that this system raises on purpose.
+"""Every error that DiracX tasks raise on purpose.
 
 * TaskError
-  x TaskRetryRequestedError        raised by a task: try me again, as the policy allows
-  x StopRetryingError              no further retry
-    - UnretryableError             raised by a task: no retry can help
-    - TooManyRetriesError          the policy's budget is used up
-  x UnableToAcquireLockError       a lock is held by somebody else
-  x LockLostError                  a lock lapsed while it was held
-  x SendTaskError                  a task could not be handed to JetStream
-  x ResultIsMissingError           no result is kept under that id
-  x TaskDefinitionError            a task class, schedule or entry point that cannot work
-    - ResourceError                what tasks need of their surroundings is not set or cannot be used
+  x TaskRetryRequestedError        a task asks for a retry; its policy decides
+  x StopRetryingError              a failure is final
+    - UnretryableError             a task says that no retry can help
+    - TooManyRetriesError          the retry policy allows no further retry
+  x UnableToAcquireLockError       another task holds a lock; nothing was executed
+  x LockLostError                  a lock lapsed while its task ran
+  x SendTaskError                  JetStream did not store a task
+  x ResultIsMissingError           no result is stored for a task id
+  x TaskDefinitionError            a task class, lock type, schedule or entry point cannot work
+    - ResourceError                a database, setting or configuration is missing or unusable
   x ScheduleEndedError             a schedule has no further occurrence
   x UnknownTaskError               no task of that name is installed
-  x MalformedTaskError             a message or an argument that does not fit its task
+  x MalformedTaskError             a message or an argument does not fit its task
   x ServerError
-    - ServerUnavailableError       no server could be reached or entered
+    - ServerUnavailableError       no server could be reached, or it refused the login
     - UnsupportedServerError       the server is too old
-    - TopologyDriftError           a stream, consumer or bucket stands, but not as needed
+    - TopologyDriftError           a stream, consumer or bucket has a setting that cannot be changed safely
 """
 
 from __future__ import annotations
@@ -25,40 +25,44 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 
 class TaskError(Exception):
-    """Base of every error that this system raises on purpose."""
+    """Base of every error that DiracX tasks raise on purpose."""
 
 
 class TaskRetryRequestedError(TaskError):
-    """Raise it in `execute()` to ask for a retry; the task's policy decides when and how often.
+    """Raise it in `execute()` to ask for a retry. The retry policy of the task decides whether and when.
 
-    Logged as the request that it is, without a traceback.
+    The worker logs it as a request, without a traceback:
+
+        if not await transfer.is_done():
+            raise TaskRetryRequestedError("the transfer is still running")
     """
 
 
 class StopRetryingError(TaskError):
-    """Raised in `execute()` or in `schedule_retry()`: this failure is final, whatever the policy says."""
+    """The failure is final, whatever the policy says. Raise it in `execute()` or in `schedule_retry()`."""
 
 
 class UnretryableError(StopRetryingError):
-    """Raise it in `execute()` when no retry can help: bad input, a missing owner, a gone job."""
+    """Raise it in `execute()` when no retry can help: bad input, a missing owner, a job that is gone."""
 
 
 class TooManyRetriesError(StopRetryingError):
-    """The policy allowed no further retry."""
+    """The retry policy allows no further retry."""
 
 
 class UnableToAcquireLockError(TaskError):
-    """A lock is held by somebody else. Nothing was executed.
+    """Another task holds a lock. Nothing was executed.
 
     Args:
         key: The key of the lock in its bucket.
-        holder: Who holds it and since when, as a person reads it; None when unknown.
-        retry_after: How long until another try makes sense; None when only the holder knows.
-        pace: How long one success is apart from the next, where the lock knows; None where it does not.
-        reason: What is said instead of who holds it.
+        holder: The holder and its start time, as text for people; None if unknown.
+        retry_after: The wait before another try can succeed; None if only the holder knows.
+        pace: The shortest time between two acquisitions, for a lock that limits a rate; None for all others.
+        reason: The text of the error, for a lock without one holder; None builds it from `key` and `holder`.
     """
 
     def __init__(
@@ -79,11 +83,11 @@ class UnableToAcquireLockError(TaskError):
 
 
 class LockLostError(TaskError):
-    """A lock lapsed while its task ran: somebody else may hold it now.
+    """A lock lapsed while its task ran, so another task may hold it now.
 
     Args:
         key: The key of the lock in its bucket.
-        why: What was seen: a passed deadline, or another owner.
+        why: The evidence: a passed deadline, or another owner.
     """
 
     def __init__(self, key: str, why: str) -> None:
@@ -92,11 +96,11 @@ class LockLostError(TaskError):
 
 
 class SendTaskError(TaskError):
-    """A task could not be handed to JetStream; it will not run unless it is submitted again.
+    """JetStream did not store a task. The task will not run unless it is submitted again.
 
     Args:
-        message: What was refused, and why.
-        unsent: Of many tasks that were submitted together, the positions of those that were not stored.
+        message: The task or stream that was refused, and the reason.
+        unsent: For tasks that were submitted together, the positions of those that were not stored, from 0.
     """
 
     def __init__(self, message: str, unsent: Sequence[int] = ()) -> None:
@@ -105,18 +109,18 @@ class SendTaskError(TaskError):
 
 
 class ResultIsMissingError(TaskError):
-    """No result is kept under that task id: it never finished, kept none, or it expired."""
+    """No result is stored for a task id: the task has not finished, stores no result, or the result expired."""
 
 
 class TaskDefinitionError(TaskError):
-    """A task class, lock type, schedule or entry point that cannot work; the text names it and the mend."""
+    """A task class, lock type, schedule or entry point cannot work. The text names it, the cause and the fix."""
 
 
 class ResourceError(TaskDefinitionError):
-    """Databases, settings or the configuration that tasks need are not set, or cannot be used.
+    """Databases, settings or the configuration that tasks need are missing or unusable.
 
     Args:
-        lines: One for each thing that is missing: the task, what it needs, and the mend.
+        lines: One line for each of them: the task, the resource that it needs, and the fix.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -125,11 +129,11 @@ class ResourceError(TaskDefinitionError):
 
 
 class ScheduleEndedError(TaskError):
-    """A schedule has no further occurrence: its COUNT or UNTIL is reached. Nothing is wrong.
+    """A schedule has no further occurrence, since its COUNT or UNTIL is reached. This is no failure.
 
     Args:
-        schedule: The schedule in words.
-        after: The aware time after which nothing follows.
+        schedule: The schedule as text for people.
+        after: The aware time after which there is no occurrence.
     """
 
     def __init__(self, schedule: str, after: datetime) -> None:
@@ -138,51 +142,36 @@ class ScheduleEndedError(TaskError):
         super().__init__(f"{schedule} has ended: no occurrence after {after.isoformat()}")
 
 
-_AS_LIKE = 0.1
-"""How much less alike than the nearest name another one may be, to be suggested beside it."""
-
-
-def _near(name: str, known: Sequence[str]) -> list[str]:
-    """Those that may be meant: of that class in whatever category, else the most alike, whatever the case."""
-    wanted = name.lower()
-    namesakes = [each for each in known if each.lower().rpartition(":")[2] == wanted.rpartition(":")[2]]
-    if namesakes:
-        return namesakes[:3]
-    likeness = {each: difflib.SequenceMatcher(None, each.lower(), wanted).ratio() for each in known}
-    least = max(0.5, max(likeness.values(), default=0) - _AS_LIKE)
-    return sorted((each for each in known if likeness[each] >= least), key=lambda each: -likeness[each])[:3]
-
-
 class UnknownTaskError(TaskError):
     """No task of that name is installed here.
 
     Args:
         name: The name that was asked for, `<category>:<ClassName>`.
-        known: The names that are installed; the nearest are suggested.
+        known: The installed names. The error suggests up to three similar ones.
     """
 
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         self.name = name
         self.known = sorted(known)
-        self.near = _near(name, self.known)
+        self.near = near_names(name, self.known)
         hint = f"; did you mean {' or '.join(self.near)}?" if self.near else ""
         super().__init__(f"unknown task {name!r}{hint}")
 
 
 class MalformedTaskError(TaskError):
-    """A message or an argument that does not fit its task; the text holds the path of the bad field."""
+    """A message or an argument does not fit its task. The text contains the path of the bad field, e.g. `$.owner`."""
 
 
 class ServerError(TaskError):
-    """Base of what is wrong with the server rather than with a task."""
+    """Base of errors of the NATS server, as opposed to errors of a task."""
 
 
 class ServerUnavailableError(ServerError):
-    """No server could be reached, or the server let us in not."""
+    """No server could be reached, or the server refused the login."""
 
 
 class UnsupportedServerError(ServerError):
-    """The server lacks what this system builds on.
+    """The server lacks a feature that DiracX tasks need.
 
     Args:
         found: The version of the server.
@@ -194,13 +183,13 @@ class UnsupportedServerError(ServerError):
 
 
 class TopologyDriftError(ServerError):
-    """A stream, consumer or bucket stands on the server with a setting that cannot be changed safely.
+    """A stream, consumer or bucket exists on the server with a setting that cannot be changed safely.
 
     Args:
-        asset: What it is, e.g. `stream DIRACX_TASKS`.
+        asset: The kind and name, e.g. `stream DIRACX_TASKS`.
         field: The field of its configuration.
-        found: What the server has.
-        needed: What this system needs.
+        found: The value on the server.
+        needed: The value that DiracX tasks need.
     """
 
     def __init__(self, asset: str, field: str, found: object, needed: object) -> None:
@@ -210,3 +199,25 @@ class TopologyDriftError(ServerError):
             f"{asset}: {field} is {found!r} on the server, {needed!r} is needed, and it cannot be changed "
             f"safely; drain and remove the {asset.split()[0]}, or use another --namespace"
         )
+
+
+_MIN_SIMILARITY: Final = 0.5
+_SIMILARITY_MARGIN: Final = 0.1
+"""A name is suggested beside the most similar one if its similarity is smaller by at most this."""
+_MAX_SUGGESTIONS: Final = 3
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known names that a mistyped one may mean, the most similar first; case does not matter.
+
+    A task name with the right class and a wrong or missing category gives the tasks of that class only.
+    """
+    wanted = name.lower()
+    candidates = list(known)
+    same_class = [each for each in candidates if each.lower().rpartition(":")[2] == wanted.rpartition(":")[2]]
+    if same_class:
+        return same_class[:_MAX_SUGGESTIONS]
+    similarity = {each: difflib.SequenceMatcher(None, each.lower(), wanted).ratio() for each in candidates}
+    least = max(_MIN_SIMILARITY, max(similarity.values(), default=0) - _SIMILARITY_MARGIN)
+    found = [each for each in candidates if similarity[each] >= least]
+    return sorted(found, key=lambda each: -similarity[each])[:_MAX_SUGGESTIONS]

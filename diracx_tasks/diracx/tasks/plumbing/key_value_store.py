@@ -1,4 +1,4 @@
-"""The store that locks need: keys with a revision and a time to live."""
+"""The key-value store that locks build on: keys with a revision and a time to live (TTL)."""
 
 from __future__ import annotations
 
@@ -9,51 +9,61 @@ import msgspec
 
 
 class RevisionConflictError(Exception):
-    """The key is not at the revision that was expected."""
+    """A compare-and-set was refused: the key is not at the expected revision."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What a key holds."""
+    """The value of a key, and the revision that stored it."""
 
     value: bytes
     revision: int
-    """Unique in the bucket, rising; an entry that is gone and comes back has a higher one."""
+    """Rises with every write to the bucket, across all keys, through deletion and expiry."""
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """A key as it stands in the store, with what is left of its life."""
+class StoredKey(msgspec.Struct, frozen=True):
+    """A key with its value and the rest of its life."""
 
     key: str
     value: bytes
     revision: int
     expires_in: float | None
-    """Seconds until the store drops it, by the store's clock; None: never. Good for advice, not for safety."""
+    """Seconds until the store drops the key, by the store's clock; None: never. An estimate: show it, but do not build
+    safety on it."""
 
 
 class LockStore(Protocol):
-    """Keys with a revision and a time to live. Lost answers are not hidden.
+    """A key-value store with compare-and-set and TTLs.
 
-    Writes are in one order, and a read sees every write that was answered before it was sent: locks of several keys
-    rest on that. Every method raises `ServerUnavailableError` when no answer came; a write may still have happened.
+    Locks of several keys rest on two guarantees:
+
+    * All writes are in one order.
+    * A read sees every write that was answered before the read was sent.
+
+    Every method raises `ServerUnavailableError` when no answer came. The write may have happened all the same.
     """
 
     async def create(self, key: str, value: bytes, ttl: timedelta) -> int:
-        """Store a new key and return its revision. `RevisionConflictError` if it exists."""
+        """Store a new key and return its revision.
+
+        Raises:
+            RevisionConflictError: The key exists.
+        """
 
     async def replace(self, key: str, value: bytes, ttl: timedelta, revision: int) -> int:
-        """Store over `revision` and return the new one; the life of the key starts anew.
+        """Overwrite `revision` of a key and return the new revision. The TTL starts anew.
 
-        `RevisionConflictError` if the key is at another revision or gone.
+        Raises:
+            RevisionConflictError: The key is at another revision, or gone.
         """
 
     async def read(self, key: str) -> Entry | None:
-        """The entry as the leader has it, or None."""
+        """Return the entry as the stream's leader has it, or None."""
 
     async def delete(self, key: str, revision: int) -> None:
-        """Delete exactly this revision; another owner's stays. Nothing is left behind."""
+        """Delete exactly this revision and leave no marker. A key at another revision stays."""
 
     async def keys(self, below: str) -> list[str]:
-        """The keys `<below>.<one more token>`, as the leader has them, in no order."""
+        """Return the keys `<below>.<one more token>` as the stream's leader has them, in no order."""
 
-    async def oldest(self, below: str) -> Standing | None:
-        """Of those keys, the one that was stored first; None when there is none."""
+    async def oldest(self, below: str) -> StoredKey | None:
+        """Return the key that was stored first of those `<below>.<one more token>`, or None."""

@@ -1,4 +1,15 @@
-"""The kinds of things that can be locked: `task`, `job`, `transformation`, and what extensions register."""
+"""The types of objects that a lock can protect: `task`, `job`, `transformation`, and those of extensions.
+
+An extension registers its types in a module of its own, and lists the module in its pyproject.toml:
+
+    # lollygag/lock_types.py
+    OWNER = register_locked_object_type("owner")
+
+    [project.entry-points."diracx.lock_object_types"]
+    lollygag = "lollygag.lock_types"
+
+A task then locks one object of the type, e.g. `MutexLock(OWNER, self.owner_name)`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +22,10 @@ _registered: dict[str, str] = {}
 
 
 class LockedObjectType(str):
-    """The name of a registered kind of lockable thing; part of every lock's key.
+    """The name of a registered type; part of the key of each lock.
 
-    `LockedObjectType("lollygag")` is checked: a name that nobody registered is refused, since a lock on a
-    misspelt type would exclude nobody.
+    `LockedObjectType("owner")` refuses a name that is not registered, since a lock on a misspelt type would exclude no
+    other task.
 
     Raises:
         TaskDefinitionError: The name is not registered.
@@ -36,17 +47,17 @@ class LockedObjectType(str):
 
 
 def register_locked_object_type(name: str) -> LockedObjectType:
-    """Register a kind of lockable thing, once, at the top of a module.
+    """Register a type of object that a lock can protect. Call it once, at the top level of a module.
 
     Args:
-        name: Not empty; what operators read in a lock's key.
+        name: Not empty. Operators read it in the keys of `diracx-task-run locks list`.
 
     Raises:
-        TaskDefinitionError: The name is empty, or was registered at another place.
+        TaskDefinitionError: The name is empty, or another place registered it already; the text names both places.
     """
     if not name:
         raise TaskDefinitionError("a lock type needs a name: register_locked_object_type('lollygag')")
-    # The caller's line, so that two extensions that meet on one name can be told apart.
+    # The line of the caller tells two extensions with the same name apart, and lets a module be loaded again.
     caller = sys._getframe(1)
     place = f"{caller.f_globals.get('__name__', '?')}:{caller.f_lineno}"
     if (first := _registered.setdefault(name, place)) != place:
@@ -57,7 +68,7 @@ def register_locked_object_type(name: str) -> LockedObjectType:
 
 
 TASK: Final = register_locked_object_type("task")
-"""A task as such: what keeps a periodic task from overlapping itself."""
+"""A task class. Periodic tasks lock theirs, so that two executions never overlap."""
 
 JOB: Final = register_locked_object_type("job")
 """A job, by its id."""

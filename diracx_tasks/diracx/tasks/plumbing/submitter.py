@@ -1,7 +1,7 @@
-"""Who `task.schedule()` hands tasks to, and how a process or a test binds one.
+"""The broker that `task.schedule()` submits to, and how a process or a test binds it.
 
-A binding holds for the whole process, because a ContextVar that a web application sets in its lifespan is not seen
-in its request tasks. A ContextVar may still override it, for tests that run side by side.
+A binding holds for the whole process, since the request tasks of a web application do not see a ContextVar that its
+lifespan sets. A ContextVar may override the binding, for tests that run side by side.
 """
 
 from __future__ import annotations
@@ -14,31 +14,39 @@ from typing import Any, Protocol
 
 
 class Submitter(Protocol):
-    """Takes tasks to JetStream."""
+    """Publishes tasks. `JetStreamBroker` implements it."""
 
     async def submit(
         self, task: Any, *, at_time: datetime | None = None, labels: Mapping[str, str] | None = None
     ) -> str:
-        """Submit one task (a `BaseTask`, which builds on this module); return its id once the server has stored it.
+        """Submit one task.
+
+        Args:
+            task: A `BaseTask`. Its module imports this one, so the type cannot be named here.
+            at_time: The time to run it, aware; None means at once.
+            labels: Free text for people and filters.
+
+        Returns:
+            The id of the task, once the server has stored it.
 
         Raises:
-            SendTaskError: The server did not store it.
+            SendTaskError: The server did not store the task.
             ValueError: `at_time` is naive.
         """
 
 
 current_task_id: ContextVar[str | None] = ContextVar("diracx_tasks_current_task_id", default=None)
-"""The id of the task that executes here: the parent of what it submits."""
+"""The id of the task that executes in this context; it is the parent of the tasks that it submits."""
 
 _process: list[Submitter] = []
 _context: ContextVar[Submitter | None] = ContextVar("diracx_tasks_submitter", default=None)
 
 
 def current_submitter() -> Submitter:
-    """The submitter in force here.
+    """Return the submitter of this context, else the one of the process.
 
     Raises:
-        RuntimeError: None is bound.
+        RuntimeError: No submitter is bound.
     """
     if (submitter := _context.get()) is not None:
         return submitter
@@ -51,12 +59,12 @@ def current_submitter() -> Submitter:
 
 @contextmanager
 def bound_for_process(submitter: Submitter) -> Iterator[None]:
-    """Bind for every task and thread of the process; the latest binding counts."""
+    """Bind a submitter for all tasks and threads of the process. The latest binding counts."""
     _process.append(submitter)
     try:
         yield
     finally:
-        # By identity: two bindings may end in another order than they began.
+        # Two bindings may end in any order, so remove this very one, the latest first.
         for index in range(len(_process) - 1, -1, -1):
             if _process[index] is submitter:
                 del _process[index]
@@ -65,7 +73,7 @@ def bound_for_process(submitter: Submitter) -> Iterator[None]:
 
 @contextmanager
 def bound_for_context(submitter: Submitter) -> Iterator[None]:
-    """Bind for the current context only; it overrides the process."""
+    """Bind a submitter for the current context. It overrides the one of the process."""
     token = _context.set(submitter)
     try:
         yield

@@ -14,7 +14,7 @@ Functions and classes, imported from here:
     Succeeded, Retry, LockBusy, Dead, Discarded, Interrupted    what became of a delivery
 """
 
-from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Interrupted, LockBusy, Retry, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, LockBusy, Retry, Succeeded
 from diracx.tasks.testing.databases import sqlite_database
 from diracx.tasks.testing.execution import run_task
 from diracx.tasks.testing.lock_store import InMemoryLockStore

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.injection.resources import Resources
-from diracx.tasks.plumbing.locks import FencingToken, Holder, LockStore
+from diracx.tasks.plumbing.locks import FencingToken, LockOwner, LockStore
 from diracx.tasks.plumbing.locks.fencing import current_token
-from diracx.tasks.plumbing.locks.keeper import Holding, LockKeeper
-from diracx.tasks.plumbing.registry.registry import check_definition
+from diracx.tasks.plumbing.locks.keeper import HeldLocks, LockKeeper
+from diracx.tasks.plumbing.registry.definition import check_definition
 from diracx.tasks.plumbing.wire.fields import FieldsCodec
 from diracx.tasks.testing.lock_store import InMemoryLockStore
 
@@ -45,25 +45,21 @@ async def run_task(
     resources = Resources(overrides)
     invocation = resources.prepare(type(task))
     store = lock_store if lock_store is not None else InMemoryLockStore()
-    async with resources.opened(), _locked(travelled, store) as holding:
+    async with resources.opened(), _locked(travelled, store) as held:
         value = await invocation(travelled)
-    if holding.lost is not None:
-        raise holding.lost
+    if held.lost is not None:
+        raise held.lost
     return value
 
 
 @asynccontextmanager
-async def _locked(task: BaseTask, store: LockStore) -> AsyncIterator[Holding]:
-    keeper = LockKeeper(store)
-    watchdog = asyncio.create_task(keeper.run(), name="locks")
+async def _locked(task: BaseTask, store: LockStore) -> AsyncIterator[HeldLocks]:
     executing = asyncio.current_task()
     assert executing is not None
-    holder = Holder.new(task=type(task).__name__, id="run_task", worker="run_task")
-    try:
-        async with keeper.holding(task.execution_locks, holder, executing.cancel) as holding:
-            current_token.set(holding.token or FencingToken(0))
-            yield holding
-    finally:
-        watchdog.cancel()
-        with suppress(asyncio.CancelledError):
-            await watchdog
+    owner = LockOwner.new(task=type(task).__name__, id="run_task", worker="run_task")
+    async with (
+        LockKeeper(store) as keeper,
+        keeper.hold(task.execution_locks, owner, executing.cancel) as held,
+    ):
+        current_token.set(held.token or FencingToken(0))
+        yield held

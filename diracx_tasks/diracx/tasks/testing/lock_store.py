@@ -6,7 +6,7 @@ import math
 from datetime import timedelta
 
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.locks import Entry, RevisionConflictError, Standing
+from diracx.tasks.plumbing.locks import Entry, RevisionConflictError, StoredKey
 
 
 class InMemoryLockStore:
@@ -49,15 +49,15 @@ class InMemoryLockStore:
 
     async def keys(self, below: str | None = None) -> list[str]:
         """The keys that are held: all, or those `<below>.<one more token>`."""
-        return [standing.key for standing in await self._standing(below)]
+        return [stored.key for stored in await self._stored_keys(below)]
 
-    async def oldest(self, below: str | None = None) -> Standing | None:
+    async def oldest(self, below: str | None = None) -> StoredKey | None:
         """Of those keys, the one that was stored first."""
-        return min(await self._standing(below), key=lambda standing: standing.revision, default=None)
+        return min(await self._stored_keys(below), key=lambda stored: stored.revision, default=None)
 
-    async def _standing(self, below: str | None) -> list[Standing]:
+    async def _stored_keys(self, below: str | None) -> list[StoredKey]:
         found = []
         for key, (_, expires) in list(self._entries.items()):
             if (below is None or key.rpartition(".")[0] == below) and (entry := await self.read(key)) is not None:
-                found.append(Standing(key, entry.value, entry.revision, expires - self._clock()))
+                found.append(StoredKey(key, entry.value, entry.revision, expires - self._clock()))
         return found

@@ -1,4 +1,4 @@
-"""The connection of a process to a real nats-server: in, and what it refuses."""
+"""The first connect of a process to a nats-server, and the servers that it refuses."""
 
 from __future__ import annotations
 

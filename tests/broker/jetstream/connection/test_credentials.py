@@ -1,4 +1,4 @@
-"""Who may connect to a real nats-server, and what somebody limited may do there."""
+"""Credentials and permissions on a real nats-server."""
 
 from __future__ import annotations
 

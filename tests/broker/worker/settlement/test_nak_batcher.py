@@ -1,4 +1,4 @@
-"""Naks with a delay: when they leave a worker, and when they do not. What the server hears of them is listened to."""
+"""Delayed naks: when they leave a worker, and when they do not. The tests listen to the naks that reach the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.leases import Lease
-from diracx.tasks.plumbing.worker.settlement.nak_batcher import DelayedNaks
+from diracx.tasks.plumbing.worker.settlement.nak_batcher import NakBatcher
 from diracx.tasks.testing import wait_until
 from support.mesh import Mesh
 from support.pull_client import pulling
@@ -37,7 +37,7 @@ class Later(BaseTask):
 
 
 @asynccontextmanager
-async def told(connection: Connection, names: Namespace) -> AsyncIterator[list[timedelta]]:
+async def naks_heard(connection: Connection, names: Namespace) -> AsyncIterator[list[timedelta]]:
     """The delays of the naks that the server is told."""
     delays: list[timedelta] = []
 
@@ -56,66 +56,68 @@ async def leases(connection: Connection, names: Namespace, count: int, seconds: 
     """Leases on messages that were really delivered."""
     async with pulling(connection, names) as puller:
         await puller.put(Priority.NORMAL, *map(str, range(count)))
-        await wait_until(lambda: puller.probed(count), description="they are in hand")
+        await wait_until(lambda: puller.probed(count), description="they are in flight")
         now = boottime()
         return [Lease(delivery, now, now + seconds, boottime) for delivery in puller.delivered]
 
 
-async def test_they_wait_for_the_beat_and_leave_together(connection: Connection, topology: Namespace) -> None:
-    naks = DelayedNaks(beat=HOUR)
-    async with told(connection, topology) as delays:
+async def test_delayed_naks_wait_for_the_flush_and_leave_together(connection: Connection, topology: Namespace) -> None:
+    naks = NakBatcher(interval=HOUR)
+    async with naks_heard(connection, topology) as delays:
         for lease in await leases(connection, topology, 3):
-            await naks.send(lease, 2 * HOUR)
+            naks.send(lease, 2 * HOUR)
         await connection.client.flush()
         assert not delays
-        await naks.close()
+        naks.close()
         await wait_until(lambda: len(delays) == 3, description="they have left")
     assert all(HOUR < delay < 2 * HOUR for delay in delays), "counted from when it was asked for"
 
 
-async def test_the_beat_comes_by_itself_also_for_those_that_are_sent_after_it(
+async def test_a_flush_comes_by_itself_also_for_naks_that_are_sent_after_it(
     connection: Connection, topology: Namespace
 ) -> None:
-    naks = DelayedNaks()
-    async with told(connection, topology) as delays:
+    naks = NakBatcher()
+    async with naks_heard(connection, topology) as delays:
         for number, lease in enumerate(await leases(connection, topology, 3), start=1):
-            await naks.send(lease, HOUR)
+            naks.send(lease, HOUR)
             await wait_until(lambda number=number: len(delays) == number, description="it has left")  # type: ignore[misc]
 
 
-async def test_what_is_shorter_than_a_beat_does_not_wait(connection: Connection, topology: Namespace) -> None:
-    naks = DelayedNaks(beat=HOUR)
-    async with told(connection, topology) as delays:
+async def test_a_delay_shorter_than_the_flush_interval_does_not_wait(
+    connection: Connection, topology: Namespace
+) -> None:
+    naks = NakBatcher(interval=HOUR)
+    async with naks_heard(connection, topology) as delays:
         for lease, delay in zip(await leases(connection, topology, 2), (timedelta(0), HOUR / 2), strict=True):
-            await naks.send(lease, delay)
+            naks.send(lease, delay)
         await wait_until(lambda: delays == [timedelta(0), HOUR / 2], description="they have left")
 
 
 async def test_a_message_whose_lease_lapses_while_its_nak_waits_is_left_to_others(
     connection: Connection, topology: Namespace
 ) -> None:
-    naks = DelayedNaks(beat=HOUR)
-    async with told(connection, topology) as delays:
+    naks = NakBatcher(interval=HOUR)
+    async with naks_heard(connection, topology) as delays:
         ours, lapsed = await leases(connection, topology, 2)
-        await naks.send(lapsed, 3 * HOUR)
-        await naks.send(ours, 2 * HOUR)
+        naks.send(lapsed, 3 * HOUR)
+        naks.send(ours, 2 * HOUR)
         lapsed.deadline = boottime()
-        await naks.close()
+        naks.close()
         await wait_until(lambda: delays, description="the other has left")
     assert [delay < 2 * HOUR for delay in delays] == [True]
 
 
-async def test_without_a_connection_they_wait_for_it(own_server: EmbeddedServer, namespace: str) -> None:
+async def test_without_a_connection_naks_wait_for_it(own_server: EmbeddedServer, namespace: str) -> None:
     async with Mesh.open(own_server.url, namespace) as mesh:
-        naks = DelayedNaks()
-        async with told(mesh.connection, mesh.namespace) as delays:
+        naks = NakBatcher()
+        async with naks_heard(mesh.connection, mesh.namespace) as delays:
             (lease,) = await leases(mesh.connection, mesh.namespace, 1)
             own_server.stop()
             await wait_until(lambda: not mesh.connection.is_connected, description="the connection is lost")
-            await naks.send(lease, HOUR)
+            naks.send(lease, HOUR)
             own_server.start()
             await wait_until(lambda: delays, description="it has left")
-            await naks.close()
+            naks.close()
         assert len(delays) == 1
 
 
@@ -124,7 +126,7 @@ async def test_a_worker_that_ends_leaves_none_behind(mesh: Mesh, count: int) -> 
     mesh.register(Later)
     mesh.leaves_something_behind = True
     await mesh.broker.schedule_many([Later()] * count)
-    async with told(mesh.connection, mesh.namespace) as delays:
+    async with naks_heard(mesh.connection, mesh.namespace) as delays:
         await mesh.burst()
         await mesh.connection.client.flush()
         assert len(delays) == count

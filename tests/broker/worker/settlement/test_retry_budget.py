@@ -13,7 +13,7 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import BaseLock, Holder, MutexLock
+from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.testing import wait_until
 from support.mesh import Mesh
@@ -73,10 +73,10 @@ class Passes(BaseTask):
 async def test_contention_between_failures_leaves_exactly_the_retries_of_the_policy(
     mesh: Mesh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # In a crowd people are told once a second; here each time is wanted.
+    # At level INFO waits are logged once a second; this test counts each of them.
     caplog.set_level(logging.DEBUG, logger="diracx.tasks.worker")
     mesh.register(FailsUnderLock)
-    other = Holder.new(task="a test", id="me", worker="here")
+    other = LockOwner.new(task="a test", id="me", worker="here")
     holds = [await MutexLock(JOB, failures).acquire(mesh.locks, other) for failures in range(RETRIES + 1)]
     await FailsUnderLock().schedule()
     async with mesh.working(busy_delay=timedelta(seconds=0.02)):

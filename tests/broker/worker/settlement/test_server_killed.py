@@ -1,4 +1,4 @@
-"""The server killed with -9 at the worst moments; what it forgets, the records know."""
+"""A server that is killed with -9 at the worst moments: the attempt records hold what it forgets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Succeeds(BaseTask):
 
 
 class Heard(logging.Handler):
-    """Tells when the worker says something."""
+    """Sets an event when the worker logs a text."""
 
     def __init__(self, words: str) -> None:
         super().__init__()

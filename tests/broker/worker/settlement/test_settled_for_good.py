@@ -57,7 +57,7 @@ async def test_a_delayed_task_that_is_settled_is_not_run_again_by_a_task_stream_
     assert ran == [1, 2]
 
 
-async def test_waiting_for_a_lock_does_not_use_up_the_patience_for_a_task_that_nobody_knows(mesh: Mesh) -> None:
+async def test_waiting_for_a_lock_does_not_use_up_the_tries_of_an_unknown_task(mesh: Mesh) -> None:
     newer = TaskRegistry()
     newer.add("test:Note", Note)
     (sequence,) = await mesh.publish_by_hand(({"Task-Name": "test:Note"}, b'{"n": 1}'))

@@ -176,7 +176,7 @@ async def test_a_task_that_runs_too_long_has_failed(mesh: Mesh) -> None:
     assert letter.headers["Dead-Reason"].endswith("TimeoutError: ran longer than timeout_seconds=0.05")
 
 
-async def test_a_failure_in_many_scripts_is_buried_as_it_is(mesh: Mesh) -> None:
+async def test_a_dead_letter_keeps_an_error_in_many_scripts_as_it_is(mesh: Mesh) -> None:
     class Polyglot(Fails):
         retry_policy = Watching()
 
@@ -222,7 +222,7 @@ async def test_a_message_that_is_exhausted_is_never_executed_again(mesh: Mesh) -
     assert json.loads(letter.headers["Dead-Errors"])[0]["message"] == "the last"
 
 
-async def test_a_message_whose_executions_never_end_is_quarantined_whether_eligible_or_not(mesh: Mesh) -> None:
+async def test_a_poison_message_becomes_a_dead_letter_whether_eligible_or_not(mesh: Mesh) -> None:
     mesh.register(FailsUnkept)
     await FailsUnkept(times=0).schedule()
     store = AttemptStore(mesh.attempts)
@@ -231,7 +231,7 @@ async def test_a_message_whose_executions_never_end_is_quarantined_whether_eligi
     await mesh.burst()
     assert not began
     (letter,) = await mesh.dead_letters()
-    assert letter.headers["Dead-Reason"] == "quarantined: 5 executions began and never ended"
+    assert letter.headers["Dead-Reason"] == "poison message: 5 executions began and never ended"
     assert letter.headers["Dead-Executions"] == "5"
 
 
@@ -250,7 +250,7 @@ async def test_a_dead_letter_that_finds_no_room_keeps_its_task_and_is_stored_onc
         await wait_until(lambda: caplog.text.count(refused) >= 2, description="it was refused, twice")
         assert await mesh.waiting() == 1
         await mesh.edit_stream(mesh.namespace.dead_letters_stream, max_bytes=1_000_000)
-        await wait_until(lambda: _nothing_waits(mesh), description="it is buried")
+        await wait_until(lambda: _nothing_waits(mesh), description="it is a dead letter")
     assert len(began) == 1
     (letter,) = await mesh.dead_letters()
     assert len(json.loads(letter.headers["Dead-Errors"])) == 1

@@ -19,7 +19,7 @@ from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import ConcurrencyLimiter, ExclusiveRWLock, MutexLock, RateLimiter, SharedRWLock
 from diracx.tasks.plumbing.wire.names import Namespace
-from support.locking import holder
+from support.locking import new_owner
 from support.paths import CONSOLE_SCRIPT
 
 
@@ -55,11 +55,11 @@ async def run(
 
 
 async def test_locks_of_all_kinds_are_listed_with_their_holders(bucket: Bucket, environment: dict[str, str]) -> None:
-    await MutexLock(JOB, "a.b").acquire(bucket, holder("w1"))
+    await MutexLock(JOB, "a.b").acquire(bucket, new_owner("w1"))
     for number in range(2):
-        await SharedRWLock(JOB, 7).acquire(bucket, holder(f"reader-{number}"))
-        await ConcurrencyLimiter(JOB, 7, limit=2).acquire(bucket, holder())
-    await RateLimiter(JOB, 7, limit=2, window_seconds=60).acquire(bucket, holder())
+        await SharedRWLock(JOB, 7).acquire(bucket, new_owner(f"reader-{number}"))
+        await ConcurrencyLimiter(JOB, 7, limit=2).acquire(bucket, new_owner())
+    await RateLimiter(JOB, 7, limit=2, window_seconds=60).acquire(bucket, new_owner())
     listed = await run(environment, "list", "--json")
     assert listed.returncode == 0, listed.stderr
     locks = json.loads(listed.stdout)
@@ -93,8 +93,8 @@ async def test_a_server_where_nothing_ran_is_told(environment: dict[str, str], n
 
 async def test_a_lock_is_released_after_a_yes_and_all_its_keys_go(bucket: Bucket, environment: dict[str, str]) -> None:
     for number in range(2):
-        await SharedRWLock(JOB, 7).acquire(bucket, holder(f"reader-{number}"))
-    await MutexLock(JOB, 8).acquire(bucket, holder())
+        await SharedRWLock(JOB, 7).acquire(bucket, new_owner(f"reader-{number}"))
+    await MutexLock(JOB, 8).acquire(bucket, new_owner())
     refused = await run(environment, "release", "rw.job.7", answer="n\n")
     assert refused.returncode != 0
     assert "held by lollygag:SyncOwnersTask 0192 on reader-0" in refused.stderr
@@ -103,11 +103,11 @@ async def test_a_lock_is_released_after_a_yes_and_all_its_keys_go(bucket: Bucket
     done = await run(environment, "release", "rw.job.7", answer="y\n")
     assert done.returncode == 0, done.stderr
     assert await bucket.keys() == ["mutex.job.8"]
-    await (await ExclusiveRWLock(JOB, 7).acquire(bucket, holder())).release()
+    await (await ExclusiveRWLock(JOB, 7).acquire(bucket, new_owner())).release()
 
 
 async def test_with_yes_nobody_is_asked(bucket: Bucket, environment: dict[str, str]) -> None:
-    await MutexLock(JOB, 8).acquire(bucket, holder())
+    await MutexLock(JOB, 8).acquire(bucket, new_owner())
     done = await run(environment, "release", "mutex.job.8", "--yes")
     assert (done.returncode, done.stdout) == (0, "")
     assert await bucket.keys() == []

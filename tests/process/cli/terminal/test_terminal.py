@@ -13,10 +13,10 @@ from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import Holder, MutexLock
+from diracx.tasks.plumbing.locks import LockOwner, MutexLock
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
-from support.dead_letters import HEADERS, Morgue
+from support.dead_letters import HEADERS, DeadLetterBox
 from support.terminal import on_terminal, shown
 
 LONG_NAME = "lollygag:ReconcileTheReplicaCatalogueAcrossEverySiteTask"
@@ -40,7 +40,7 @@ async def mesh(on_the_server: OnTheServer) -> OnTheServer:
 async def test_dead_letters_show_sequence_time_task_and_id_whole(
     with_server: CommandLine, mesh: OnTheServer, columns: int
 ) -> None:
-    await Morgue(mesh.connection, mesh.names).bury(headers=HEADERS | {"Task-Name": LONG_NAME, "Task-Id": TASK_ID})
+    await DeadLetterBox(mesh.connection, mesh.names).add(headers=HEADERS | {"Task-Name": LONG_NAME, "Task-Id": TASK_ID})
     text = shown(with_server, "dlq", "list", columns=columns)
     (letter,) = with_server.json("dlq", "list")
     words = text.split()
@@ -55,7 +55,9 @@ async def test_a_lock_is_released_by_the_key_that_is_shown(
 ) -> None:
     bucket = Bucket(mesh.connection, mesh.names.locks_bucket)
     owner = "an owner whose name is long and has dots . and ümlauts"
-    await MutexLock(JOB, owner).acquire(bucket, Holder.new(task=LONG_NAME, id=TASK_ID, worker="node-1.example.org-1"))
+    await MutexLock(JOB, owner).acquire(
+        bucket, LockOwner.new(task=LONG_NAME, id=TASK_ID, worker="node-1.example.org-1")
+    )
     (key,) = await bucket.keys()
     assert key in shown(with_server, "locks", "list", columns=columns).split()
     assert f"released {key}" in shown(with_server, "locks", "release", key, "--yes", columns=columns)
@@ -130,7 +132,7 @@ async def test_without_colours_nothing_is_lost(with_server: CommandLine, mesh: O
 async def test_a_question_is_answered_on_the_terminal_and_ctrl_c_leaves_a_line_of_its_own(
     with_server: CommandLine, mesh: OnTheServer
 ) -> None:
-    await Morgue(mesh.connection, mesh.names).bury()
+    await DeadLetterBox(mesh.connection, mesh.names).add()
     with on_terminal(with_server, "dlq", "purge", "--all") as terminal:
         terminal.read_until("[y/N]: ")
         assert terminal.interrupt() == 130
@@ -144,7 +146,7 @@ async def test_a_question_is_answered_on_the_terminal_and_ctrl_c_leaves_a_line_o
 
 async def test_ctrl_c_at_the_question_releases_no_lock(with_server: CommandLine, mesh: OnTheServer) -> None:
     bucket = Bucket(mesh.connection, mesh.names.locks_bucket)
-    await MutexLock(JOB, 8).acquire(bucket, Holder.new(task=LONG_NAME, id=TASK_ID, worker="node-1"))
+    await MutexLock(JOB, 8).acquire(bucket, LockOwner.new(task=LONG_NAME, id=TASK_ID, worker="node-1"))
     with on_terminal(with_server, "locks", "release", "mutex.job.8") as terminal:
         terminal.read_until("[y/N]: ")
         assert f"{LONG_NAME} {TASK_ID} on node-1 since 20" in terminal.text
@@ -153,9 +155,9 @@ async def test_ctrl_c_at_the_question_releases_no_lock(with_server: CommandLine,
 
 
 async def test_a_bar_shows_how_far_a_long_replay_is(with_server: CommandLine, mesh: OnTheServer) -> None:
-    morgue = Morgue(mesh.connection, mesh.names)
+    box = DeadLetterBox(mesh.connection, mesh.names)
     for number in range(300):
-        await morgue.bury(headers=HEADERS | {"Task-Id": f"task {number}"})
+        await box.add(headers=HEADERS | {"Task-Id": f"task {number}"})
     text = shown(with_server, "dlq", "replay", "--all")
     assert "replaying" in text
     assert text.splitlines()[-1] == "replayed 300 tasks"

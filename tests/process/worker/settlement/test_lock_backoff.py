@@ -5,7 +5,6 @@ What it costs is measured by `scripts/bench crowd`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.testing import wait_until
 from support.lock_mesh import lock_mesh, worker_process
 from support.lock_tasks import Crowded, Free, lines_of
-from support.locking import holder
+from support.locking import new_owner
 
 CROWD = 2_000
 OTHERS = 100
@@ -67,16 +66,13 @@ async def crowded_worker(broker: JetStreamBroker, url: str, journal: Path, kind:
 
 
 async def test_a_crowd_behind_one_held_mutex(server: EmbeddedServer, namespace: str, journal: Path) -> None:
-    async with lock_mesh(server.url, namespace) as broker:
-        keeper = LockKeeper(Bucket(broker.connection, broker.namespace.locks_bucket))
-        watching = asyncio.create_task(keeper.run())
-        async with (
-            keeper.holding([MutexLock(JOB, "crowd")], holder("another-process"), lambda: None),
-            crowded_worker(broker, server.url, journal, "mutex"),
-        ):
-            assert begun(journal, "crowded") == []
-        watching.cancel()
-        await asyncio.wait([watching])
+    async with (
+        lock_mesh(server.url, namespace) as broker,
+        LockKeeper(Bucket(broker.connection, broker.namespace.locks_bucket)) as keeper,
+        keeper.hold([MutexLock(JOB, "crowd")], new_owner("another-process"), lambda: None),
+        crowded_worker(broker, server.url, journal, "mutex"),
+    ):
+        assert begun(journal, "crowded") == []
 
 
 async def test_a_crowd_behind_a_rate_limit(server: EmbeddedServer, namespace: str, journal: Path) -> None:

@@ -11,13 +11,13 @@ from rich.console import Console
 from diracx.tasks.cli.terminal.status_screen import Screen, plain
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
-from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, SchedulerStatus, Status
+from diracx.tasks.plumbing.operations.status import QueueStatus, SchedulerStatus, Status, StatusSnapshot
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 QUEUES = [(priority, size) for priority in Priority for size in Size]
 
 
-def a_glance(*untils: datetime | None) -> Glance:
+def a_glance(*untils: datetime | None) -> StatusSnapshot:
     """The queues in their order, each paused until then; the widest figures otherwise."""
     queues = [
         QueueStatus(
@@ -42,10 +42,10 @@ def a_glance(*untils: datetime | None) -> Glance:
         scheduler=SchedulerStatus(leader=None, standbys=[]),
         workers=[],
     )
-    return Glance(status=status, at=NOW, parked={queue.subject: 100_000 for queue in queues})
+    return StatusSnapshot(status=status, at=NOW, parked={queue.subject: 100_000 for queue in queues})
 
 
-def drawn(glance: Glance, width: int) -> list[str]:
+def drawn(glance: StatusSnapshot, width: int) -> list[str]:
     out = io.StringIO()
     Console(file=out, width=width, height=40, force_terminal=True, color_system=None).print(Screen(glance))
     return [line.rstrip() for line in out.getvalue().splitlines()]

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from diracx.tasks.cli.terminal.status_screen import Screen, duration, plain
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, SchedulerStatus, Status, WorkerStatus
+from diracx.tasks.plumbing.operations.status import QueueStatus, SchedulerStatus, Status, StatusSnapshot, WorkerStatus
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 
 
-def a_glance(workers: int = 2, **changes: Any) -> Glance:
+def a_glance(workers: int = 2, **changes: Any) -> StatusSnapshot:
     queues = [
         QueueStatus(
             subject=f"diracx.tasks.{priority}.{size}",
@@ -54,7 +54,7 @@ def a_glance(workers: int = 2, **changes: Any) -> Glance:
         "last_pull": {"node-0": 0.1},
         "next_occurrence": NOW + timedelta(minutes=5),
     }
-    return Glance(**(defaults | changes))
+    return StatusSnapshot(**(defaults | changes))
 
 
 def drawn(screen: Screen, width: int, height: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where NATS is and who we are there: options, environment, contexts of the `nats` command, defaults."""
+"""The servers and the credentials, from options, environment, contexts of the `nats` command and defaults."""
 
 from __future__ import annotations
 

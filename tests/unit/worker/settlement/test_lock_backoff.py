@@ -1,4 +1,4 @@
-"""How long tasks wait that are behind one busy lock."""
+"""How long tasks wait behind one busy lock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
-from diracx.tasks.plumbing.worker.settlement.lock_backoff import Crowds
+from diracx.tasks.plumbing.worker.settlement.lock_backoff import LockBackoff
 from support.locking import Ticks
 
 FIVE = timedelta(seconds=5)
@@ -19,50 +19,50 @@ def busy(key: str = "mutex.job.7", **facts: timedelta) -> UnableToAcquireLockErr
 
 
 def test_one_task_waits_the_delay_give_or_take_a_quarter() -> None:
-    waits = {Crowds(FIVE, Ticks()).delay(busy()).total_seconds() for _ in range(200)}
+    waits = {LockBackoff(FIVE, Ticks()).delay(busy()).total_seconds() for _ in range(200)}
     assert all(3.75 <= seconds <= 6.25 for seconds in waits)
     assert len(waits) > 100, "they all come back together"
 
 
 def test_a_lock_that_knows_better_is_believed() -> None:
-    assert Crowds(FIVE, Ticks()).delay(busy(retry_after=timedelta(seconds=0.25))) == timedelta(seconds=0.25)
+    assert LockBackoff(FIVE, Ticks()).delay(busy(retry_after=timedelta(seconds=0.25))) == timedelta(seconds=0.25)
 
 
-def test_of_a_crowd_20_a_second_come_back() -> None:
-    crowds = Crowds(FIVE, Ticks())
-    waits = sorted(crowds.delay(busy()).total_seconds() for _ in range(10_000))
+def test_of_many_tasks_behind_one_lock_20_a_second_come_back() -> None:
+    backoff = LockBackoff(FIVE, Ticks())
+    waits = sorted(backoff.delay(busy()).total_seconds() for _ in range(10_000))
     assert waits[-1] == pytest.approx(505, abs=2)
     for second in range(int(waits[-1])):
         assert sum(second <= wait < second + 1 for wait in waits) <= 21
 
 
 def test_behind_a_rate_limiter_they_come_back_a_little_faster_than_it_admits() -> None:
-    crowds = Crowds(FIVE, Ticks())
+    backoff = LockBackoff(FIVE, Ticks())
     refusal = busy("rate.job.7", retry_after=timedelta(seconds=0.1), pace=timedelta(seconds=0.1))
-    waits = [crowds.delay(refusal).total_seconds() for _ in range(1_000)]
+    waits = [backoff.delay(refusal).total_seconds() for _ in range(1_000)]
     assert waits == sorted(waits)
     assert waits[-1] == pytest.approx(67, abs=1)
 
 
-def test_one_crowd_does_not_delay_who_waits_for_another_lock() -> None:
-    crowds = Crowds(FIVE, Ticks())
+def test_many_tasks_behind_one_lock_do_not_delay_a_task_behind_another() -> None:
+    backoff = LockBackoff(FIVE, Ticks())
     for _ in range(10_000):
-        crowds.delay(busy("mutex.job.7"))
-    assert crowds.delay(busy("mutex.job.8")) <= timedelta(seconds=6.25)
+        backoff.delay(busy("mutex.job.7"))
+    assert backoff.delay(busy("mutex.job.8")) <= timedelta(seconds=6.25)
 
 
-def test_a_crowd_that_has_gone_is_forgotten() -> None:
+def test_tasks_that_came_back_long_ago_delay_no_other() -> None:
     clock = Ticks()
-    crowds = Crowds(FIVE, clock)
+    backoff = LockBackoff(FIVE, clock)
     for _ in range(10_000):
-        crowds.delay(busy())
+        backoff.delay(busy())
     clock.now += 600
-    assert crowds.delay(busy()) <= timedelta(seconds=6.25)
+    assert backoff.delay(busy()) <= timedelta(seconds=6.25)
 
 
-def test_a_crowd_is_told_of_once_a_second() -> None:
+def test_waits_are_logged_once_a_second() -> None:
     clock = Ticks()
-    crowds = Crowds(FIVE, clock)
-    assert [crowds.worth_a_line() for _ in range(3)] == [True, False, False]
+    backoff = LockBackoff(FIVE, clock)
+    assert [backoff.should_log() for _ in range(3)] == [True, False, False]
     clock.now += 1
-    assert crowds.worth_a_line()
+    assert backoff.should_log()

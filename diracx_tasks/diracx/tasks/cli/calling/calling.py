@@ -22,9 +22,8 @@ from diracx.tasks.cli.calling.lock_server import lock_server
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError
 from diracx.tasks.plumbing.execution.executor import Executor, TaskCall
-from diracx.tasks.plumbing.execution.job import Job
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Job, Outcome, Retry
 from diracx.tasks.plumbing.execution.loops import loop_on_a_thread, run_on
-from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Outcome, Retry
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
@@ -70,20 +69,17 @@ class Call:
             return value
 
         async def execute() -> Outcome:
-            async with lock_server(settings, namespace, self._registry) as connection:
-                keeper = LockKeeper(Bucket(connection, namespace.locks_bucket))
+            async with (
+                lock_server(settings, namespace, self._registry) as connection,
+                LockKeeper(Bucket(connection, namespace.locks_bucket)) as keeper,
+            ):
                 worker = f"{socket.gethostname()}-{os.getpid()}-call"
                 debugging = self.debugger is not Debugger.NONE
                 executor = Executor(
                     self._injector, keeper, worker, limiters=False, timeouts=not debugging, invoke=invoke
                 )
                 envelope = Envelope(name=self._registered.name, id=uuid4().hex, submitted=datetime.now(UTC))
-                watching = asyncio.create_task(keeper.run(), name="locks")
-                try:
-                    return await executor.execute(Job(self._registered, envelope, task))
-                finally:
-                    watching.cancel()
-                    await asyncio.wait([watching])
+                return await executor.execute(Job(self._registered, envelope, task))
 
         with loop_on_a_thread("nats") as loop:
             return await run_on(loop, execute())

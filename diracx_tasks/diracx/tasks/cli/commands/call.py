@@ -16,7 +16,7 @@ from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_task
 from diracx.tasks.cli.options import Access, log_option, server_options, task_arguments
 from diracx.tasks.cli.processes.interrupts import Interrupts
-from diracx.tasks.plumbing.execution.outcomes import (
+from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
     Interrupted,

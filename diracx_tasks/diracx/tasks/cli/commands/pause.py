@@ -11,7 +11,7 @@ import rich_click as click
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.queues import Queues, queue_arguments
 from diracx.tasks.cli.terminal.durations import Duration
-from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, in_words, pause
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, pause_end_text
 
 _SECOND: Final = timedelta(seconds=1)
 _LONGEST: Final = timedelta(days=3_650)
@@ -46,8 +46,8 @@ async def _pause(queues: Queues, duration: timedelta | None, access: Access) -> 
         for queue in found:
             await pause(connection, queue.stream, queue.name, until)
             before = queue.paused_until
-            was = "" if before is None or before == until else f"; it was until {in_words(before)}"
-            print(f"paused {queue.name} until {in_words(until)}{was}", flush=True)
+            was = "" if before is None or before == until else f"; it was until {pause_end_text(before)}"
+            print(f"paused {queue.name} until {pause_end_text(until)}{was}", flush=True)
 
 
 def _whole_second(moment: datetime) -> datetime:

@@ -20,7 +20,7 @@ from diracx.tasks.cli.processes.stop_signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.operations.scheduler_service import SchedulerHealth, introduced
+from diracx.tasks.plumbing.operations.scheduler_service import SchedulerHealth, advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER
@@ -115,7 +115,7 @@ async def _serve(
                 name_worker(scheduler.id)
                 async with (
                     health_door(SchedulerHealth(broker.connection), door),
-                    introduced(scheduler, broker.connection, namespace),
+                    advertised(scheduler, broker.connection, namespace),
                 ):
                     await scheduler.run()
                 logger.info("%s: ended after %d occurrences", scheduler.id, scheduler.published)

@@ -21,7 +21,7 @@ from diracx.tasks.cli.options import Access, Seconds, json_option, log_option, s
 from diracx.tasks.cli.terminal.output import print_document
 from diracx.tasks.cli.terminal.status_screen import Screen, plain
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
-from diracx.tasks.plumbing.operations.status import Glance, StatusReader
+from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 
 
 @click.command("status")
@@ -71,20 +71,20 @@ async def _watch(access: Access, interval: timedelta, as_json: bool) -> None:
     console = Console()
     if as_json:
         async for glance in _glances(access, interval):
-            if isinstance(glance, Glance):
+            if isinstance(glance, StatusSnapshot):
                 sys.stdout.buffer.write(msgspec.json.encode(glance.status) + b"\n")
                 sys.stdout.buffer.flush()
             else:
                 print(f"warning: {glance}", file=sys.stderr)
     elif not sys.stdout.isatty() or console.is_dumb_terminal:
         async for glance in _glances(access, interval):
-            print(plain(glance) if isinstance(glance, Glance) else f"warning: {glance}", end="\n\n", flush=True)
+            print(plain(glance) if isinstance(glance, StatusSnapshot) else f"warning: {glance}", end="\n\n", flush=True)
     else:
         last = None
         with _drawn_alone(console) as live:
             async for glance in _glances(access, interval):
-                last = glance if isinstance(glance, Glance) else last
-                problem = None if isinstance(glance, Glance) else str(glance)
+                last = glance if isinstance(glance, StatusSnapshot) else last
+                problem = None if isinstance(glance, StatusSnapshot) else str(glance)
                 live.update(Screen(last, problem, watching=True), refresh=True)
 
 
@@ -103,7 +103,7 @@ def _drawn_alone(console: Console) -> Iterator[Live]:
             loop.remove_signal_handler(signal.SIGWINCH)
 
 
-async def _glances(access: Access, interval: timedelta) -> AsyncIterator[Glance | ServerUnavailableError]:
+async def _glances(access: Access, interval: timedelta) -> AsyncIterator[StatusSnapshot | ServerUnavailableError]:
     """One after another for ever; an outage is one of them, since the connection comes back."""
     namespace = namespace_of(access)
     async with operator_connection(access, "status") as connection:

@@ -24,12 +24,12 @@ from diracx.tasks.plumbing.execution.thread import EXIT_CODE, end_process, execu
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.operations.worker_service import WorkerHealth, introduced
+from diracx.tasks.plumbing.operations.worker_service import WorkerHealth, advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.settings import DEFAULT_SLOTS, worker_id
-from diracx.tasks.plumbing.worker.snapshot import Tally
+from diracx.tasks.plumbing.worker.snapshot import Counters
 
 try:
     # The extra `uvloop`: less CPU for each task.
@@ -148,10 +148,10 @@ async def _serve(
                 ) as broker,
                 executing(settings.size, resources, _new_loop) as thread,
             ):
-                tally = Tally()
+                tally = Counters()
                 invoke = thread.invoke if thread else None
                 worker = Worker(
-                    broker.connection, namespace, registry, resources.injector, settings, invoke, tally.note
+                    broker.connection, namespace, registry, resources.injector, settings, invoke, tally.record
                 )
                 if thread is not None:
                     thread.before_end = worker.abandon
@@ -164,7 +164,7 @@ async def _serve(
                 raise
 
 
-async def _run(worker: Worker, tally: Tally, broker: JetStreamBroker, door: tuple[str, int] | None) -> None:
+async def _run(worker: Worker, tally: Counters, broker: JetStreamBroker, door: tuple[str, int] | None) -> None:
     name_worker(worker.id)
     slots = worker.settings.max_concurrent_tasks
     logger.info(
@@ -177,7 +177,7 @@ async def _run(worker: Worker, tally: Tally, broker: JetStreamBroker, door: tupl
     )
     async with (
         health_door(WorkerHealth(worker, broker.connection), door),
-        introduced(worker, tally, broker.connection, broker.namespace),
+        advertised(worker, tally, broker.connection, broker.namespace),
     ):
         await worker.run()
     logger.info("%s: ended after %d deliveries", worker.id, worker.processed)

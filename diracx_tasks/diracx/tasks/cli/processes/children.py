@@ -18,6 +18,7 @@ from typing import Final
 
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.terminal.log_lines import LogLine
+from diracx.tasks.plumbing.clock import wait_for_event
 
 _LONGEST_LINE: Final = 1 << 24
 _WHAT_A_FAILURE_SAYS: Final = 1_000
@@ -79,7 +80,7 @@ class Child:
                 self._tell_once(tell, f"ended with exit code {code}; it is started again {when} {pause:g} s")
             self._told = self._told | self._saying if code == ExitCode.USAGE else set()
             self._saying.clear()
-            await self._pause(pause)
+            await wait_for_event(self._stopping, pause)
             pause = min(2 * pause, self.longest_pause)
 
     async def _run_once(self, tell: Tell) -> int:
@@ -109,13 +110,6 @@ class Child:
             tell(self.name, read or line)
         if len(self._saying) < _WHAT_A_FAILURE_SAYS:
             self._saying.add(said)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
 
     def stop(self) -> None:
         """Ask it to end; asked a second time it ends at once, see `worker`."""

@@ -10,7 +10,7 @@ from typing import Any
 import rich_click as click
 
 from diracx.tasks.cli.options import Number
-from diracx.tasks.plumbing.observability.health import Health, health_served
+from diracx.tasks.plumbing.observability.health import Health, serve_health
 
 Command = Callable[..., Any]
 
@@ -52,7 +52,7 @@ async def health_door(health: Health, door: tuple[str, int] | None) -> AsyncIter
         return
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(health_served(health, *door))
+            await stack.enter_async_context(serve_health(health, *door))
         except OSError as error:
             # The loop puts a sentence of its own around it.
             cause = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)

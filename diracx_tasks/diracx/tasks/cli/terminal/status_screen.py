@@ -13,7 +13,7 @@ from rich.text import Text
 
 from diracx.tasks.cli.terminal.output import aligned, printable
 from diracx.tasks.cli.terminal.status_pauses import ROOMY, with_pauses
-from diracx.tasks.plumbing.operations.status import Glance, QueueStatus, WorkerStatus
+from diracx.tasks.plumbing.operations.status import QueueStatus, StatusSnapshot, WorkerStatus
 
 _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
 _WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
@@ -37,14 +37,14 @@ def _clock(moment: datetime) -> str:
     return moment.isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
 
 
-def _queue_cells(glance: Glance, queue: QueueStatus) -> list[str]:
+def _queue_cells(glance: StatusSnapshot, queue: QueueStatus) -> list[str]:
     parked = "?" if glance.parked is None else str(glance.parked.get(queue.subject, 0))
     oldest = "" if queue.oldest_seconds is None else duration(queue.oldest_seconds)
     name = f"{queue.priority:<10} {queue.size}"
     return [name, str(queue.waiting), str(queue.in_hand), parked, str(queue.redelivered), oldest]
 
 
-def _worker_cells(glance: Glance, worker: WorkerStatus) -> list[str]:
+def _worker_cells(glance: StatusSnapshot, worker: WorkerStatus) -> list[str]:
     pull = glance.last_pull.get(worker.id)
     return [
         printable(f"{worker.host} {worker.pid}"),
@@ -56,7 +56,7 @@ def _worker_cells(glance: Glance, worker: WorkerStatus) -> list[str]:
     ]
 
 
-def _summary(glance: Glance) -> list[tuple[str, str]]:
+def _summary(glance: StatusSnapshot) -> list[tuple[str, str]]:
     """What there is besides queues and workers, as names and values."""
     status = glance.status
     scheduler = status.scheduler
@@ -75,7 +75,7 @@ def _summary(glance: Glance) -> list[tuple[str, str]]:
     ]
 
 
-def plain(glance: Glance) -> str:
+def plain(glance: StatusSnapshot) -> str:
     """As text, for pipes and files; every worker is in it."""
     status = glance.status
     workers = [list(_WORKERS), *(_worker_cells(glance, worker) for worker in status.workers)]
@@ -88,7 +88,7 @@ def plain(glance: Glance) -> str:
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def _queue_rows(glance: Glance, queues: Sequence[QueueStatus], *, roomy: bool) -> list[list[str]]:
+def _queue_rows(glance: StatusSnapshot, queues: Sequence[QueueStatus], *, roomy: bool) -> list[list[str]]:
     """The names of the columns, then the queues."""
     rows = [list(_QUEUES), *(_queue_cells(glance, queue) for queue in queues)]
     return with_pauses(rows, queues, glance.at, roomy=roomy)
@@ -103,7 +103,7 @@ class Screen:
         problem: Why this is not how it is now.
     """
 
-    glance: Glance | None
+    glance: StatusSnapshot | None
     problem: str | None = None
     watching: bool = False
 
@@ -131,7 +131,7 @@ class Screen:
         yield _worker_table(self.glance, room)
 
 
-def _head(glance: Glance, width: int) -> list[Text]:
+def _head(glance: StatusSnapshot, width: int) -> list[Text]:
     """What and when, on one line if they fit: it is what tells two screens apart."""
     title = Text.assemble((glance.status.namespace, "bold"), f" on {glance.status.server}")
     clock = Text(_clock(glance.at), style="dim")
@@ -148,7 +148,7 @@ def _is_news(queue: QueueStatus) -> bool:
     return bool(queue.waiting or queue.in_hand or queue.redelivered or queue.paused_until)
 
 
-def _queue_table(glance: Glance, queues: Sequence[QueueStatus], *, roomy: bool) -> RenderableType:
+def _queue_table(glance: StatusSnapshot, queues: Sequence[QueueStatus], *, roomy: bool) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     (first, *others), *rows = _queue_rows(glance, queues, roomy=roomy)
     table.add_column(first, no_wrap=True)
@@ -161,7 +161,7 @@ def _queue_table(glance: Glance, queues: Sequence[QueueStatus], *, roomy: bool) 
     return table
 
 
-def _summary_table(glance: Glance) -> RenderableType:
+def _summary_table(glance: StatusSnapshot) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="ellipsis", no_wrap=True)
@@ -171,7 +171,7 @@ def _summary_table(glance: Glance) -> RenderableType:
     return table
 
 
-def _worker_table(glance: Glance, room: int | None) -> RenderableType:
+def _worker_table(glance: StatusSnapshot, room: int | None) -> RenderableType:
     workers = glance.status.workers
     if not workers:
         return Text("no workers", style="bold red")

@@ -1,1 +1,1 @@
-"""What became of tasks that will not run again, and how do they come back?"""
+"""Which tasks will not run again, and how does an operator read, replay or remove them?"""

@@ -1,8 +1,11 @@
-"""Reading the stream of dead letters back: what workers buried, and what ended otherwise.
+"""Reading dead tasks from the dead letter stream, and removing them.
 
-A message that a worker buried leaves two messages in the stream: its dead letter and the advisory of its end. The
-advisory is left out then. One that ended otherwise has its advisory only, which knows neither name nor payload; both
-are taken from the task stream where the message still stands there, as it does after MAX_DELIVERIES.
+A dead task leaves one of these behind:
+
+* A dead letter and the advisory of the `+TERM` that followed it. The advisory is then part of that dead letter, and
+  is not listed on its own.
+* An advisory only, if no worker stored a dead letter. The task's name and payload are then read from the task stream,
+  which still holds the message after MAX_DELIVERIES.
 """
 
 from __future__ import annotations
@@ -13,13 +16,18 @@ from datetime import datetime
 
 import msgspec
 
-from diracx.tasks.plumbing.dead_letters import store as dead_letters
-from diracx.tasks.plumbing.dead_letters.advisories import ADVISORIES, Advisory
-from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter, from_advisory, from_letter, number, stored_at
+from diracx.tasks.plumbing.dead_letters.dead_letter import (
+    ADVISORIES,
+    Advisory,
+    DeadLetter,
+    original_stored,
+    read_number,
+)
+from diracx.tasks.plumbing.dead_letters.store import DEAD_SEQUENCE, DEAD_STORED
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message, read_messages
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, delete_message, read_message, read_messages
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -29,33 +37,36 @@ _record = msgspec.json.Decoder(AttemptRecord)
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
-    """All that is left of one dead task: where it is, not what is in it."""
+class DeadTask:
+    """Where the messages of one dead task are stored. It does not hold their content."""
 
     seq: int
-    """The dead letter in its stream, or the first advisory where there is none."""
+    """The sequence of the dead letter in its stream; of the first advisory if there is no dead letter."""
     stored_us: int
-    """When that was stored, in microseconds since the epoch: tells it from one in a stream made anew."""
+    """When that message was stored, in microseconds since the epoch. It changes if the stream is created anew."""
     task: str | None
-    buried: bool
+    has_dead_letter: bool
     """Whether a worker stored a dead letter."""
     sequence: int
-    """Of the message in the task stream."""
+    """The sequence of the message in the task stream; 0 if it is not known."""
     advisories: tuple[Advisory, ...]
     original_us: int | None
-    """When the task stream stored the message; None: not known."""
+    """When the task stream stored the message, in microseconds since the epoch; None if it is not known."""
 
-    def are_of(self, message: StoredMessage) -> bool:
-        """Whether that message of the task stream, found at `sequence`, is the one that died."""
+    def matches(self, message: StoredMessage) -> bool:
+        """Whether `message`, read from the task stream at `sequence`, is the message of this task.
+
+        A task stream that was created anew counts from 1 again, and may hold another message at that sequence.
+        """
         if self.original_us is not None:
             return message.stored_us == self.original_us
         return any(advisory.concerns(message.stored) for advisory in self.advisories)
 
 
 class DeadLetterReader:
-    """Reads the stream of dead letters.
+    """Reads the dead letter stream.
 
-    Every method raises `ServerUnavailableError` when no answer came.
+    Every method raises `ServerUnavailableError` if no answer arrives.
     """
 
     def __init__(self, connection: Connection, namespace: Namespace) -> None:
@@ -64,7 +75,7 @@ class DeadLetterReader:
         self._stream = namespace.dead_letters_stream
 
     async def size(self) -> int | None:
-        """How many messages the stream holds, advisories included; None where there is no stream."""
+        """The number of messages in the stream, advisories included; None if there is no stream."""
         try:
             info = await self._connection.api(f"STREAM.INFO.{self._stream}")
         except ApiError as error:
@@ -81,91 +92,112 @@ class DeadLetterReader:
         """
         return sorted([letter async for letter, _ in self._walk(on_read)], key=lambda letter: letter.seq)
 
-    async def remains(self, on_read: OnRead = lambda: None) -> list[Remains]:
-        """Where all that is dead is, the oldest first.
+    async def dead_tasks(self, on_read: OnRead = lambda: None) -> list[DeadTask]:
+        """Where the messages of every dead task are stored, the oldest first.
 
         Args:
             on_read: Called after each message of the stream.
         """
-        return sorted([remains async for _, remains in self._walk(on_read)], key=lambda remains: remains.seq)
+        return sorted([task async for _, task in self._walk(on_read)], key=lambda task: task.seq)
 
     async def get(self, seq: int) -> DeadLetter | None:
-        """One dead letter; None where there is none of that sequence."""
+        """One dead letter; None if there is none with that sequence."""
         message = await read_message(self._connection, self._stream, seq=seq)
-        if message is None or message.subject.startswith(self._letters("")):
-            return None if message is None else from_letter(message)
-        advisory = Advisory.of(message)
+        if message is None or message.subject.startswith(self._subject("")):
+            return None if message is None else DeadLetter.from_message(message)
+        advisory = Advisory.from_message(message)
         letter = await read_message(
-            self._connection, self._stream, last_by_subj=self._letters(f"*.*.{advisory.sequence}")
+            self._connection, self._stream, last_by_subj=self._subject(f"*.*.{advisory.sequence}")
         )
-        if letter is not None and advisory.concerns(stored_at(letter.headers) or letter.stored):
+        if letter is not None and advisory.concerns(original_stored(letter.headers) or letter.stored):
             return None
-        return await self._ended_otherwise(advisory)
+        return await self._without_dead_letter(advisory)
 
-    async def _walk(self, on_read: OnRead) -> AsyncIterator[tuple[DeadLetter, Remains]]:
-        # Advisories first: whoever's is found here was buried before, and its letter is found below.
+    async def _walk(self, on_read: OnRead) -> AsyncIterator[tuple[DeadLetter, DeadTask]]:
+        # Advisories are read first: a dead letter is stored before its advisory, so the second pass finds it.
         advisories: dict[int, list[Advisory]] = {}
         async for message in read_messages(self._connection, self._stream, ADVISORIES):
-            advisory = Advisory.of(message)
-            # What cannot be read concerns nobody else.
+            advisory = Advisory.from_message(message)
+            # An advisory that cannot be read gets a key of its own: it belongs to no dead letter.
             advisories.setdefault(advisory.sequence or -advisory.seq, []).append(advisory)
             on_read()
-        async for message in read_messages(self._connection, self._stream, self._letters(">")):
-            sequence = number(message.headers, dead_letters.SEQUENCE) or 0
-            theirs = _taken(advisories, sequence, stored_at(message.headers) or message.stored)
-            letter = from_letter(message)
-            yield letter, _buried(message, letter, sequence, theirs)
+        async for message in read_messages(self._connection, self._stream, self._subject(">")):
+            yield _from_dead_letter(message, advisories)
             on_read()
         for group in advisories.values():
-            letter = await self._ended_otherwise(group[0])
-            yield letter, _unburied(letter, group)
+            letter, first = await self._without_dead_letter(group[0]), group[0]
+            yield (
+                letter,
+                DeadTask(
+                    seq=first.seq,
+                    stored_us=first.stored_us,
+                    task=letter.task,
+                    has_dead_letter=False,
+                    sequence=first.sequence,
+                    advisories=tuple(group),
+                    original_us=None,
+                ),
+            )
 
-    async def _ended_otherwise(self, advisory: Advisory) -> DeadLetter:
+    async def _without_dead_letter(self, advisory: Advisory) -> DeadLetter:
         tasks = self._namespace.tasks_stream
         message = await read_message(self._connection, tasks, seq=advisory.sequence) if advisory.sequence else None
         if message is None or not advisory.concerns(message.stored):
-            return from_advisory(advisory, None, None)
+            return DeadLetter.from_advisory(advisory, None, None)
         entry = await Bucket(self._connection, self._namespace.attempts_bucket).read(str(advisory.sequence))
         record = _record.decode(entry.value) if entry is not None else None
         if record is not None and record.stored_ns // 1000 != message.stored_us:
             record = None
-        return from_advisory(advisory, message, record)
+        return DeadLetter.from_advisory(advisory, message, record)
 
-    def _letters(self, which: str) -> str:
-        return f"{self._namespace.name}.dlq.{which}"
-
-
-def _taken(advisories: dict[int, list[Advisory]], sequence: int, stored: datetime) -> list[Advisory]:
-    """Those of the message of that sequence that was stored then; they are taken out."""
-    theirs = [advisory for advisory in advisories.get(sequence, ()) if advisory.concerns(stored)]
-    if theirs:
-        rest = [advisory for advisory in advisories.pop(sequence) if advisory not in theirs]
-        if rest:
-            advisories[sequence] = rest
-    return theirs
+    def _subject(self, pattern: str) -> str:
+        return f"{self._namespace.name}.dlq.{pattern}"
 
 
-def _buried(message: StoredMessage, letter: DeadLetter, sequence: int, advisories: list[Advisory]) -> Remains:
-    nanoseconds = number(message.headers, dead_letters.STORED)
-    return Remains(
+async def remove_dead_task(connection: Connection, namespace: Namespace, task: DeadTask) -> None:
+    """Remove a dead task for good; messages that are gone already are no error.
+
+    The order is: the message in the task stream, the advisories, and last the dead letter, or the advisory that stands
+    for it. So a removal that is killed leaves a dead task that is still listed, and a second removal removes the rest.
+    In the reverse order the remaining advisories would look like another dead task, and a message that its worker had
+    not terminated yet would be dead-lettered a second time.
+
+    Raises:
+        ServerUnavailableError: No answer arrived; some messages may be removed.
+        ApiError: The server refused.
+    """
+    if task.sequence:
+        message = await read_message(connection, namespace.tasks_stream, seq=task.sequence)
+        if message is not None and task.matches(message):
+            await delete_message(connection, namespace.tasks_stream, message.sequence)
+    for advisory in task.advisories:
+        if advisory.seq != task.seq:
+            await delete_message(connection, namespace.dead_letters_stream, advisory.seq)
+    await delete_message(connection, namespace.dead_letters_stream, task.seq)
+
+
+def _from_dead_letter(message: StoredMessage, advisories: dict[int, list[Advisory]]) -> tuple[DeadLetter, DeadTask]:
+    """Read a dead letter, and move the advisories of the same task out of `advisories`."""
+    letter, sequence = DeadLetter.from_message(message), read_number(message.headers, DEAD_SEQUENCE) or 0
+    nanoseconds = read_number(message.headers, DEAD_STORED)
+    stored = original_stored(message.headers) or message.stored
+    task = DeadTask(
         seq=message.sequence,
         stored_us=message.stored_us,
         task=letter.task,
-        buried=True,
+        has_dead_letter=True,
         sequence=sequence,
-        advisories=tuple(advisories),
+        advisories=tuple(_take_advisories(advisories, sequence, stored)),
         original_us=None if nanoseconds is None else nanoseconds // 1000,
     )
+    return letter, task
 
 
-def _unburied(letter: DeadLetter, advisories: list[Advisory]) -> Remains:
-    first = advisories[0]
-    return Remains(
-        seq=first.seq,
-        stored_us=first.stored_us,
-        task=letter.task,
-        buried=False,
-        sequence=first.sequence,
-        advisories=tuple(advisories),
-        original_us=None,
-    )
+def _take_advisories(advisories: dict[int, list[Advisory]], sequence: int, stored: datetime) -> list[Advisory]:
+    """Remove and return the advisories of the message with that sequence, stored at `stored`."""
+    taken = [advisory for advisory in advisories.get(sequence, ()) if advisory.concerns(stored)]
+    if taken:
+        rest = [advisory for advisory in advisories.pop(sequence) if advisory not in taken]
+        if rest:
+            advisories[sequence] = rest
+    return taken

@@ -1,34 +1,47 @@
 """Putting dead tasks back into their queues, each exactly once.
 
-A replayed task is a new message: the body byte for byte, the task's own headers, nothing of the server's (`Nats-*`)
-nor of the story (`Dead-*`), and no `Task-Expires`, which would let the worker drop it at once. It keeps its
-`Task-Id`, so whoever waits for that task finds its result, and one that had none gets the id under which it was known,
-the sequence of its first message. Its `Nats-Msg-Id` is new: `replay-<sequence of the dead letter>-<when that was
-stored, in microseconds>`. Since attempts are counted by the sequence of the message, the budget is fresh.
+# The replayed message
 
-**Once.** The dead letter and the queue are in two streams, and no write spans both. The queue cannot remember what
-passed through it either, so a third place does: the stream `later`. One atomic batch stores there
+It is a new message with the body byte for byte and the headers of the task. Left out are the server's headers
+(`Nats-*`), those of the dead letter (`Dead-*`), and `Task-Expires`, which would make the worker drop the task.
 
-    <namespace>.state.replay.<sequence>.<microseconds>    a note, expected to be the first on its subject
+* `Task-Id` stays, so a caller that waits for the task finds its result. A task without one gets the id it was known
+  by: the sequence of its first message.
+* `Nats-Msg-Id` is new: `replay-<sequence of the dead letter>-<when it was stored, in microseconds>`.
+* The retry budget is fresh, since attempts are counted by the sequence of the message.
+
+# Exactly once
+
+The dead letter and the queue are in two streams, and no write spans both. The queue does not remember the messages that
+passed through it. So a marker in the stream `later` does. One atomic batch stores both there, or none:
+
+    <namespace>.state.replay.<sequence>.<microseconds>    the marker, expected to be the first on its subject
     <namespace>.due.<priority>.<size>                     the task, which the work queue sources from there
 
-so that either both are there or none. (A held schedule alone cannot do it: once it has fired its subject is free
-again, and a run that was killed between the release and the removal of the dead letter would enqueue it once more.)
-Then what is left of the dead task is removed, as `dead_letter_removal` says, and then the note. A run begins with
-finishing what it finds notes of. Killed at each point:
+A held schedule cannot replace the marker: its subject is free again once it has fired, so a run that was killed between
+the release of the task and the removal of the dead letter would enqueue the task a second time.
 
-- before the batch is committed: nothing has happened; the server drops the staged half after ten seconds;
-- committed, the answer lost or not: the note stands, so a second batch is refused; the next run removes the rest;
-- the dead letter removed, the note not: the next run finds the note without a dead letter and removes it;
-- the note removed: nothing is left to do.
+    read -> store the batch -> remove the dead task (see `remove_dead_task`) -> remove the marker
 
-**Two at a time.** Both read the same dead letter, and the batch of the later one is refused by the note. If the first
-has removed the note by then, the `Nats-Msg-Id` is what refuses it, for the two minutes of the stream's duplicate
-window: that is how long a run may be stopped between reading a dead letter and its batch. Either way the later one
-helps with the removal, where each step bears being done twice.
+Every run first finishes the replays whose markers it finds. Crash points:
 
-**Full queue.** What the queue has no room for waits in `later`, for a week at the most; so a replay into a full queue
-is refused instead.
+| Killed | Left behind |
+|---|---|
+| before the batch is committed | nothing; the server drops the staged part after ten seconds |
+| after the commit, with or without its answer | the marker refuses a second batch; the next run removes the rest |
+| after the dead letter is removed | a marker without a dead letter; the next run removes it |
+| after the marker is removed | nothing |
+
+# Two runs at a time
+
+Both read the same dead letter, and the marker refuses the batch of the later one. If the earlier run has already
+removed the marker, the `Nats-Msg-Id` refuses the batch, for the two minutes of the stream's duplicate window. So a run
+may be stopped for two minutes at most between reading a dead letter and storing its batch. In each case the later run
+goes on with the removal, where every step may be repeated.
+
+# Full queue
+
+A task that the queue has no room for waits in `later` for a week at most. So a replay into a full queue is refused.
 """
 
 from __future__ import annotations
@@ -36,40 +49,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, Remains
-from diracx.tasks.plumbing.dead_letters.removal import remove
-from diracx.tasks.plumbing.dead_letters.store import QUEUE
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, DeadTask, remove_dead_task
+from diracx.tasks.plumbing.dead_letters.store import DEAD_QUEUE
 from diracx.tasks.plumbing.exceptions import SendTaskError, TaskError
-from diracx.tasks.plumbing.jetstream.batch import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.errors import DUPLICATE_MESSAGE_ID, WRONG_LAST_SEQUENCE, ApiError
-from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message, read_messages
+from diracx.tasks.plumbing.jetstream.errors import (
+    DUPLICATE_MESSAGE_ID,
+    WRONG_LAST_SEQUENCE,
+    ApiError,
+    stream_full_text,
+)
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, TTL, without_server_headers
+from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish_batch
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, purge_subject, read_message, read_messages
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_EXPIRES, TASK_ID
 from diracx.tasks.plumbing.wire.names import Namespace
 
-WAITS_FOR_ROOM: Final = "168h"
-"""How long a replayed task waits in the stream `later` for room in a queue that filled up meanwhile."""
-
-_NOT_OF_THE_TASK: Final = ("nats-", "dead-")
+REPLAY_TTL: Final = "168h"
+"""How long a replayed task waits in the stream `later` for room in a queue that filled up in the meantime."""
 
 
 class NotReplayableError(TaskError):
-    """A dead task cannot be put back: its message is gone, or nobody knows into which queue.
+    """A dead task cannot be put back: its message is gone, or its queue is not known.
 
     Args:
-        seq: Of its dead letter or advisory.
-        why: What is missing.
+        seq: The sequence of its dead letter or advisory.
+        reason: Why it cannot be put back.
     """
 
-    def __init__(self, seq: int, why: str) -> None:
+    def __init__(self, seq: int, reason: str) -> None:
         self.seq = seq
-        super().__init__(f"dead letter {seq} cannot be replayed: {why}")
+        super().__init__(f"dead letter {seq} cannot be replayed: {reason}")
 
 
 class Replayer:
-    """Replays dead tasks.
+    """Replays dead tasks of one namespace.
 
-    Every method raises `ServerUnavailableError` when no answer came; calling it again is safe then.
+    Every method raises `ServerUnavailableError` if no answer arrives; it is then safe to call it again.
     """
 
     def __init__(self, connection: Connection, namespace: Namespace) -> None:
@@ -77,88 +93,83 @@ class Replayer:
         self._namespace = namespace
 
     async def finish_earlier(self) -> list[int]:
-        """Finish what runs that were killed left half done; call it before reading what there is to replay.
+        """Finish the replays that killed runs left behind. Call it before reading the dead tasks to replay.
 
         Returns:
-            The dead letters that those runs had put back into their queues.
+            The sequences of the dead letters whose tasks those runs had put back.
         """
-        later, every = self._namespace.later_stream, self._namespace.replay_subject("*", "*")
-        notes = [message.subject async for message in read_messages(self._connection, later, every)]
-        if not notes:
+        later, all_markers = self._namespace.later_stream, self._namespace.replay_subject("*", "*")
+        markers = [message.subject async for message in read_messages(self._connection, later, all_markers)]
+        if not markers:
             return []
         finished = []
-        remains = await DeadLetterReader(self._connection, self._namespace).remains()
-        left = {self._namespace.replay_subject(each.seq, each.stored_us): each for each in remains}
-        for note in notes:
-            if note in left:
-                await remove(self._connection, self._namespace, left[note])
-                finished.append(left[note].seq)
-            await self._remove_note(note)
+        tasks = await DeadLetterReader(self._connection, self._namespace).dead_tasks()
+        by_marker = {self._namespace.replay_subject(task.seq, task.stored_us): task for task in tasks}
+        for marker in markers:
+            if (task := by_marker.get(marker)) is not None:
+                await remove_dead_task(self._connection, self._namespace, task)
+                finished.append(task.seq)
+            await self._remove_marker(marker)
         return finished
 
-    async def replay(self, remains: Remains) -> None:
-        """Put one dead task back into its queue and remove what is left of it.
+    async def replay(self, task: DeadTask) -> None:
+        """Put one dead task back into its queue, and remove what the dead letter stream holds of it.
 
         Raises:
-            NotReplayableError: There is nothing to put back; nothing was changed.
+            NotReplayableError: There is no message to put back; nothing was changed.
             SendTaskError: The queue is full, or the server refused; nothing was changed.
         """
-        message = await self._message(remains)
-        note = self._namespace.replay_subject(remains.seq, remains.stored_us)
+        message = await self._read_task_message(task)
+        marker = self._namespace.replay_subject(task.seq, task.stored_us)
         batch = [
-            BatchMessage(note, b"", {"Nats-Expected-Last-Subject-Sequence": "0"}),
-            BatchMessage(self._due(remains, message), message.body, _headers(remains, message.headers)),
+            BatchMessage(marker, b"", {EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}),
+            BatchMessage(self._due_subject(task, message), message.body, _headers(task, message.headers)),
         ]
-        await self._see_that_there_is_room(remains, message)
+        await self._check_room(task, message)
         try:
             await publish_batch(self._connection, batch)
         except ApiError as error:
             if error.err_code not in (WRONG_LAST_SEQUENCE, DUPLICATE_MESSAGE_ID):
                 raise SendTaskError(
-                    f"dead letter {remains.seq} was refused by {self._namespace.later_stream}: {error.description}; "
-                    "it is still dead"
+                    f"dead letter {task.seq} was refused by {self._namespace.later_stream}: {error.description}; "
+                    "nothing was changed"
                 ) from error
-        await remove(self._connection, self._namespace, remains)
-        await self._remove_note(note)
+        await remove_dead_task(self._connection, self._namespace, task)
+        await self._remove_marker(marker)
 
-    async def _message(self, remains: Remains) -> StoredMessage:
+    async def _read_task_message(self, task: DeadTask) -> StoredMessage:
+        """The dead letter, or the message in the task stream if there is no dead letter."""
         letters, tasks = self._namespace.dead_letters_stream, self._namespace.tasks_stream
-        message = await read_message(self._connection, letters, seq=remains.seq)
-        if message is None or message.stored_us != remains.stored_us:
-            raise NotReplayableError(remains.seq, "it is gone, replayed or purged meanwhile")
-        if remains.buried:
+        message = await read_message(self._connection, letters, seq=task.seq)
+        if message is None or message.stored_us != task.stored_us:
+            raise NotReplayableError(task.seq, "it was replayed or purged in the meantime")
+        if task.has_dead_letter:
             return message
-        message = await read_message(self._connection, tasks, seq=remains.sequence) if remains.sequence else None
-        if message is None or not remains.are_of(message):
-            raise NotReplayableError(remains.seq, "only the advisory of its end is left, the message is gone")
+        message = await read_message(self._connection, tasks, seq=task.sequence) if task.sequence else None
+        if message is None or not task.matches(message):
+            raise NotReplayableError(task.seq, "only the advisory of its end is left, the message is gone")
         return message
 
-    def _due(self, remains: Remains, message: StoredMessage) -> str:
-        subject = message.headers.get(QUEUE, "") if remains.buried else message.subject
+    def _due_subject(self, task: DeadTask, message: StoredMessage) -> str:
+        subject = message.headers.get(DEAD_QUEUE, "") if task.has_dead_letter else message.subject
         if (queue := self._namespace.queue_of(subject)) is None:
-            raise NotReplayableError(remains.seq, f"{subject!r}, where it came from, is no queue")
+            raise NotReplayableError(task.seq, f"it came from {subject!r}, which is not a queue")
         return self._namespace.due_subject(*queue)
 
-    async def _see_that_there_is_room(self, remains: Remains, message: StoredMessage) -> None:
+    async def _check_room(self, task: DeadTask, message: StoredMessage) -> None:
         stream = self._namespace.tasks_stream
         info = await self._connection.api(f"STREAM.INFO.{stream}")
         config, state = info["config"], info["state"]
         full = 0 < config.get("max_bytes", -1) < state["bytes"] + len(message.body)
         if full or 0 < config.get("max_msgs", -1) <= state["messages"]:
-            raise SendTaskError(
-                f"dead letter {remains.seq} finds no room: the stream {stream} is full; let workers drain it, or raise "
-                f"its limit with `nats stream edit {stream} --max-bytes=...`"
-            )
+            raise SendTaskError(f"dead letter {task.seq} was not replayed: {stream_full_text(stream)}")
 
-    async def _remove_note(self, note: str) -> None:
-        await self._connection.api(f"STREAM.PURGE.{self._namespace.later_stream}", {"filter": note})
+    async def _remove_marker(self, marker: str) -> None:
+        await purge_subject(self._connection, self._namespace.later_stream, marker)
 
 
-def _headers(remains: Remains, stored: Mapping[str, str]) -> dict[str, str]:
-    own = {
-        name: value
-        for name, value in stored.items()
-        if not name.lower().startswith(_NOT_OF_THE_TASK) and name != TASK_EXPIRES
-    }
-    own[TASK_ID] = own.get(TASK_ID) or str(remains.sequence)
-    return own | {MSG_ID: f"replay-{remains.seq}-{remains.stored_us}", "Nats-TTL": WAITS_FOR_ROOM}
+def _headers(task: DeadTask, stored: Mapping[str, str]) -> dict[str, str]:
+    own = without_server_headers(stored, "dead-")
+    own.pop(TASK_EXPIRES, None)
+    own[TASK_ID] = own.get(TASK_ID) or str(task.sequence)
+    return own | {MSG_ID: f"replay-{task.seq}-{task.stored_us}", TTL: REPLAY_TTL}

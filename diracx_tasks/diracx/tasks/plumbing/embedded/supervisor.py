@@ -1,13 +1,16 @@
-"""Runs one nats-server for as long as the process that holds the other end of its standard input.
+"""A script that runs one nats-server for as long as its parent lives.
 
-Run as `python -S -E -s embedded_supervisor.py DIRECTORY NATS_SERVER`: a script of its own, the standard
-library alone, so that it starts at once. DIRECTORY is ours: it holds `server.conf`, `server.log` and the
-store when that is temporary, and goes away at the end.
+Usage: `python -S -E -s supervisor.py DIRECTORY NATS_SERVER`. The script uses the standard library only, so that it
+starts at once. DIRECTORY contains `server.conf`, `server.log` and a temporary store. The script removes it at the end.
 
-The parent writes `start`, `stop` or `kill`, one a line; each is answered by one line of JSON on standard
-output. End of file means that the parent is gone, also by `kill -9`: the server is stopped and so are we. A
-parent-death signal would fire when the thread ends that started us. When the server ends unasked, we end,
-too.
+Protocol: the parent writes `start`, `stop` or `kill` to standard input, one a line. Each command is answered by one
+line of JSON on standard output.
+
+The script stops the server and ends:
+
+* at the end of file on standard input: the parent has ended, also by `kill -9`. (A parent-death signal would fire when
+  the thread ends that started the script.)
+* when the server ends without a command.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ LOG_LINES = 5
 
 
 class Supervisor:
-    """Owns the server process and the directory."""
+    """Owns the server process and DIRECTORY."""
 
     def __init__(self, directory: Path, program: str) -> None:
         self.directory = directory
@@ -37,7 +40,7 @@ class Supervisor:
         self.server: subprocess.Popen[bytes] | None = None
 
     def start(self) -> dict[str, object]:
-        """Start the server and wait until it listens."""
+        """Start the server, and wait until it listens."""
         for ports in self.directory.glob("*.ports"):
             ports.unlink()
         with open(self.directory / "server.log", "ab") as log:
@@ -59,7 +62,7 @@ class Supervisor:
         return self._failed(f"nats-server did not start within {START_SECONDS:g} s")
 
     def end(self, how: signal.Signals) -> dict[str, object]:
-        """Send the signal and wait for the end; what takes longer than `STOP_SECONDS` is killed."""
+        """Send a signal and wait for the end; after `STOP_SECONDS` kill the server."""
         server, self.server = self.server, None
         if server is not None and server.poll() is None:
             server.send_signal(how)
@@ -71,7 +74,7 @@ class Supervisor:
         return {"ended": True}
 
     def serve(self, child_ended: int) -> None:
-        """Obey the parent until it is gone or the server ended unasked."""
+        """Execute commands until the parent has ended, or the server without a command."""
         pending = b""
         while True:
             readable, _, _ = select.select([0, child_ended], [], [])
@@ -85,10 +88,10 @@ class Supervisor:
                     return
                 *commands, pending = (pending + received).split(b"\n")
                 for command in commands:
-                    answer(self.obey(command))
+                    answer(self.execute(command))
 
-    def obey(self, command: bytes) -> dict[str, object]:
-        """Carry out one command."""
+    def execute(self, command: bytes) -> dict[str, object]:
+        """Execute one command, and return the answer."""
         if command == b"start":
             return self.start()
         return self.end(signal.SIGKILL if command == b"kill" else signal.SIGTERM)
@@ -98,19 +101,19 @@ class Supervisor:
             try:
                 return str(json.loads(ports.read_text())["nats"][0])
             except ValueError:
-                # The server writes the file in place: it may be half there.
+                # The server writes the file in place, so it may be incomplete.
                 return None
         return None
 
-    def _failed(self, what: str) -> dict[str, object]:
+    def _failed(self, problem: str) -> dict[str, object]:
         self.server = None
         lines = (self.directory / "server.log").read_text(errors="replace").splitlines()
         causes = [line for line in lines if "[FTL]" in line or "[ERR]" in line]
-        return {"failed": what, "log": (causes or lines)[-LOG_LINES:]}
+        return {"failed": problem, "log": (causes or lines)[-LOG_LINES:]}
 
 
 def answer(content: dict[str, object]) -> None:
-    """Tell the parent; it may be gone already, which the end of file on standard input says next."""
+    """Send an answer to the parent. If it has ended already, the end of file on standard input follows."""
     try:
         os.write(1, json.dumps(content).encode() + b"\n")
     except BrokenPipeError:
@@ -118,10 +121,9 @@ def answer(content: dict[str, object]) -> None:
 
 
 def main() -> None:
-    """Supervise until the parent or the server ends."""
+    """Run until the parent or the server ends, and clean up."""
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        # Only the parent's end ends us: Ctrl-C is meant for the parent, which needs the server to stop in
-        # order.
+        # Ctrl-C is meant for the parent, which needs the server for an orderly stop.
         signal.signal(ignored, signal.SIG_IGN)
     child_ended, wake = os.pipe()
     os.set_blocking(wake, False)

@@ -1,1 +1,1 @@
-"""Executing one task: registry, injection, locks, outcome. Knows no JetStream."""
+"""How does one task execute: under its locks, with its dependencies, to an outcome? JetStream is unknown here."""

@@ -1,7 +1,10 @@
-"""From a job to an outcome: locks, injection, execution, and the policy's word on a failure.
+"""The executor turns a job into an outcome: locks, injection, execution, and the retry policy on a failure.
 
-A cancellation from outside is never a failure of the task: it comes out of `execute` as CancelledError, and whoever
-cancelled knows what it means. The one exception is a lost lock, which ends as `Interrupted`.
+* Any `Exception` of the task, and SystemExit, is a failure of the task. Its retry policy decides.
+* A cancellation from outside is never a failure of the task. `execute` raises it as CancelledError, and the code that
+  cancelled knows its meaning. The one exception is a lost lock, which ends as `Interrupted`.
+* A cancellation that nobody asked for (the task awaited something that was cancelled) is a failure of the task.
+* A failure to take the locks because the server does not answer ends as `Interrupted`, not as a failure.
 """
 
 from __future__ import annotations
@@ -21,18 +24,18 @@ from diracx.tasks.plumbing.exceptions import (
     UnableToAcquireLockError,
     UnretryableError,
 )
-from diracx.tasks.plumbing.execution.job import Job
-from diracx.tasks.plumbing.execution.outcomes import (
+from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
     Interrupted,
+    Job,
     LockBusy,
     Outcome,
     Retry,
     Succeeded,
 )
 from diracx.tasks.plumbing.injection.injector import Injector
-from diracx.tasks.plumbing.locks import BaseLimiter, BaseLock, CountingLimiter, FencingToken, Holder
+from diracx.tasks.plumbing.locks import BaseLimiter, BaseLock, CountingLimiter, FencingToken, LockOwner
 from diracx.tasks.plumbing.locks.fencing import current_token
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
@@ -40,32 +43,32 @@ from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.plumbing.wire.failure import Failure
 
 OnStart: TypeAlias = Callable[[], Awaitable[None]]
-"""Awaited when all locks are held and the task is about to execute."""
+"""Awaited when all locks are held, just before the task executes."""
 
 TaskCall: TypeAlias = Callable[[BaseTask], Coroutine[Any, Any, Any]]
-"""Executes a task with what it needs, on the loop that awaits it."""
+"""Executes a task with its dependencies, on the event loop that awaits it."""
 
 Invoke: TypeAlias = Callable[[TaskCall, BaseTask], Awaitable[Any]]
-"""Runs a call: on another loop, or under a debugger."""
+"""Runs a `TaskCall` elsewhere: on another event loop, or under a debugger."""
 
 Limits: TypeAlias = Callable[[Job, CountingLimiter], CountingLimiter]
-"""Gives the limiter that is taken for a job in place of the one that its task has, see `CountingLimiter.limited`."""
+"""Returns the limiter to take for a job in place of the task's own, see `CountingLimiter.limited`."""
 
-
-_SERVER_DELAY: Final = timedelta(seconds=5)
+_SERVER_RETRY_DELAY: Final = timedelta(seconds=5)
+"""The delay before the next delivery when the locks could not be taken because of the server."""
 
 
 class Executor:
-    """Executes jobs. One for each worker process, used by many deliveries at once.
+    """Executes jobs. One for each worker process; many executions use it at once.
 
     Args:
-        injector: Prepares what `execute()` needs.
+        injector: Prepares the dependencies of `execute()`.
         keeper: Holds the locks.
-        worker: Who executes, for holders and failures.
+        worker: The id of the worker, for lock owners and failures.
         limiters: False skips rate and concurrency limiters.
-        timeouts: False lets a task run longer than its `timeout_seconds`: a debugger stops it, and no clock.
-        invoke: Where the task runs; None is here.
-        limits: The configuration's word on a limiter; None: the code's stands.
+        timeouts: False lets a task run longer than its `timeout_seconds`, e.g. under a debugger.
+        invoke: Runs the task elsewhere. None: on this event loop.
+        limits: Overrides the limits of limiters, e.g. from the configuration. None: the limits in the code hold.
     """
 
     def __init__(
@@ -89,7 +92,12 @@ class Executor:
         self._limits = limits
 
     async def execute(self, job: Job, on_start: OnStart | None = None) -> Outcome:
-        """Execute once, under the task's locks.
+        """Execute a job once, under the task's locks.
+
+        Args:
+            job: The task to execute.
+            on_start: Awaited when all locks are held, just before the task executes. An exception that it raises is
+                raised here, and is no failure of the task.
 
         Raises:
             asyncio.CancelledError: This execution was cancelled from outside.
@@ -102,7 +110,7 @@ class Executor:
             return await self._attempt(job, on_start)
         try:
             locks = self._locks_of(job)
-        except (Exception, SystemExit) as error:  # an author's property; it fails like the rest of the task
+        except (Exception, SystemExit) as error:  # the property is the author's code: its failure is the task's
             return self._failed(job, error)
         if not locks:
             return await self._attempt(job, on_start)
@@ -127,38 +135,38 @@ class Executor:
         return locks
 
     async def _attempt_locked(self, job: Job, locks: list[BaseLock], on_start: OnStart | None) -> Outcome:
-        holder = Holder.new(task=job.envelope.name, id=job.envelope.id, worker=self._worker)
+        owner = LockOwner.new(task=job.envelope.name, id=job.envelope.id, worker=self._worker)
         executing = asyncio.current_task()
         assert executing is not None
-        losing: list[bool] = []
+        lost_locks: list[bool] = []
 
         def on_lost() -> None:
-            losing.append(True)
+            lost_locks.append(True)
             executing.cancel()
 
-        holding = None
+        held = None
         try:
             async with AsyncExitStack() as stack:
                 try:
-                    holding = await stack.enter_async_context(self._keeper.holding(locks, holder, on_lost))
+                    held = await stack.enter_async_context(self._keeper.hold(locks, owner, on_lost))
                 except UnableToAcquireLockError as error:
                     return LockBusy(error)
                 except ServerError as error:
-                    return Interrupted(f"its locks could not be taken: {error}", _SERVER_DELAY)
-                except Exception as error:  # a lock of an author's own; it fails like the rest of the task
+                    return Interrupted(f"its locks could not be taken: {error}", _SERVER_RETRY_DELAY)
+                except Exception as error:  # the lock may be the author's code: its failure is the task's
                     return self._failed(job, error)
-                current_token.set(holding.token or FencingToken(0))
+                current_token.set(held.token or FencingToken(0))
                 outcome = await self._attempt(job, on_start)
         except asyncio.CancelledError:
-            if not losing:
+            if not lost_locks:
                 raise
             executing.uncancel()
-        if holding is None:
-            return Interrupted("a lock was lost while the next one was taken", _SERVER_DELAY)
-        if holding.lost is not None:
+        if held is None:
+            return Interrupted("a lock was lost while the next one was taken", _SERVER_RETRY_DELAY)
+        if held.lost is not None:
             if self._telemetry is not None:
-                self._telemetry.lock_lost(holding.lost.key)
-            return Interrupted(str(holding.lost))
+                self._telemetry.lock_lost(held.lost.key)
+            return Interrupted(str(held.lost))
         return outcome
 
     async def _attempt(self, job: Job, on_start: OnStart | None) -> Outcome:
@@ -170,12 +178,12 @@ class Executor:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Nobody cancelled this execution: the task awaited something that was cancelled.
+            # Nobody cancelled this execution. The task awaited something that was cancelled.
             return self._failed(job, error)
         except (Exception, SystemExit) as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                # Its cleaning up failed while it was cancelled from outside: still no failure of the task.
+                # The clean-up failed during a cancellation from outside. That is no failure of the task either.
                 raise asyncio.CancelledError from error
             return self._failed(job, error)
 
@@ -183,7 +191,7 @@ class Executor:
         call: TaskCall = self._injector.prepare(job.registered.task_class)
         seconds = job.registered.task_class.timeout_seconds
         if seconds is not None and self._timeouts:
-            call = _limited(call, seconds)
+            call = _with_timeout(call, seconds)
         return call(job.task) if self._invoke is None else self._invoke(call, job.task)
 
     def _failed(self, job: Job, error: BaseException) -> Outcome:
@@ -200,10 +208,11 @@ class Executor:
             except StopRetryingError:
                 verdict = "no retry is wanted"
             except (Exception, SystemExit, asyncio.CancelledError) as broken:
-                # An author's policy, and nothing is awaited here: even a cancellation is its own doing. No retry, and
-                # the story says so.
-                blame = Failure.of(broken, self._worker)
-                retry_at, verdict = None, f"its retry policy failed ({blame.type}: {blame.message})"
+                # The policy is the author's code, and nothing is awaited here: even a cancellation is its own.
+                # There is no retry, and the reason says so.
+                policy_failure = Failure.of(broken, self._worker)
+                retry_at = None
+                verdict = f"its retry policy failed ({policy_failure.type}: {policy_failure.message})"
         if retry_at is not None:
             return Retry(retry_at, failure)
         reason = f"{verdict} after {job.attempt + 1} executions: {failure.type}: {failure.message}"
@@ -212,10 +221,10 @@ class Executor:
         return Discarded(reason, failure)
 
 
-def _limited(call: TaskCall, seconds: float) -> TaskCall:
-    """Like `call`, but cancelled and failed after `seconds`, on whichever loop it runs."""
+def _with_timeout(call: TaskCall, seconds: float) -> TaskCall:
+    """Wrap `call` so that it is cancelled and fails after `seconds`, on the event loop where it runs."""
 
-    async def limited(task: BaseTask) -> Any:
+    async def timed(task: BaseTask) -> Any:
         timeout = asyncio.timeout(seconds)
         try:
             async with timeout:
@@ -225,7 +234,7 @@ def _limited(call: TaskCall, seconds: float) -> TaskCall:
                 raise TimeoutError(f"ran longer than timeout_seconds={seconds:g}") from error
             raise
         if timeout.expired():
-            raise TimeoutError(f"ran longer than timeout_seconds={seconds:g}")  # it swallowed the cancellation
+            raise TimeoutError(f"ran longer than timeout_seconds={seconds:g}")  # the task swallowed the cancellation
         return value
 
-    return limited
+    return timed

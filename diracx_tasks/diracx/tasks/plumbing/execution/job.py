@@ -1,20 +1,89 @@
-"""One task, decoded and looked up, with what its execution needs to know."""
+"""The job that goes into an execution, and the outcome that comes out.
+
+An outcome is a value. Only `worker.settlement` turns it into ack, nak or term.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 from diracx.tasks.plumbing.registry import RegisteredTask
 from diracx.tasks.plumbing.wire.envelope import Envelope
+from diracx.tasks.plumbing.wire.failure import Failure
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be executed."""
+    """One task to execute, decoded from its message and found in the registry."""
 
     registered: RegisteredTask
     envelope: Envelope
     task: BaseTask
     attempt: int = 0
-    """Retries already made: 0 at the first execution, and again after one that did not count."""
+    """The number of retries already made: 0 at the first execution, and again after one that did not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """`execute()` returned, and its dependencies closed without an error."""
+
+    value: Any = None
+    """The value that `execute()` returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The task failed, and its retry policy wants another execution."""
+
+    at: datetime
+    """The task is not executed before this time."""
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class LockBusy:
+    """Somebody else holds a lock of the task. Nothing was executed, and no retry is used up."""
+
+    error: UnableToAcquireLockError
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The task will not run again, and is kept as a dead letter."""
+
+    reason: str
+    failure: Failure | None = None
+    """The last failure; None: nothing was executed this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """The task will not run again, and nothing is kept: it expired, or it failed for good and is not `dlq_eligible`."""
+
+    reason: str
+    failure: Failure | None = None
+    """The last failure; None: nothing was executed this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The execution was not completed, through no fault of the task. No retry is used up."""
+
+    reason: str
+    delay: timedelta = timedelta(0)
+    """The delay before the next delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrongQueue:
+    """The queue is that of a size or priority that the class no longer has. The message moves, and nothing counts."""
+
+    subject: str
+    """The subject of the right queue."""
+
+
+Outcome: TypeAlias = Succeeded | Retry | LockBusy | Dead | Discarded | Interrupted | WrongQueue

@@ -1,7 +1,8 @@
-"""Two event loops in one process, each on its thread.
+"""Two event loops in one process, each on its own thread.
 
-NATS stays on one loop, which beats leases and renews locks; what may block executes on the other. In `call` the task
-has the main thread, where Ctrl-C arrives and a debugger may stop; in a worker it has a thread of its own.
+NATS stays on one event loop, which sends heartbeats and renews locks. Tasks that may block execute on the other. In
+`call` the task has the main thread, where Ctrl-C arrives and a debugger can stop. In a worker the task has a thread of
+its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 def loop_on_a_thread(
     name: str, loop_factory: LoopFactory = asyncio.new_event_loop
 ) -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that runs on a thread of that name until the end of the block; what still runs is cancelled."""
+    """Run an event loop on a thread of its own for the block. Tasks that still run at the end are cancelled."""
     started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
 
     def run() -> None:
@@ -44,12 +45,14 @@ def loop_on_a_thread(
 async def run_on(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], on_cancel: Callable[[], object] = lambda: None
 ) -> T:
-    """Await a coroutine that runs on another thread's loop, in a copy of this context.
+    """Run a coroutine on the event loop of another thread, in a copy of this context, and await its end.
 
-    A cancellation is passed on, and its effect awaited: this returns or raises only when the coroutine has ended.
+    A cancellation is passed on to the coroutine. This returns or raises only after the coroutine has ended.
 
     Args:
-        on_cancel: Called here each time a cancellation is passed on.
+        loop: Runs on another thread.
+        coroutine: Runs on that loop.
+        on_cancel: Called on this thread each time a cancellation is passed on.
     """
     ended: concurrent.futures.Future[T] = concurrent.futures.Future()
     task: asyncio.Task[T] | None = None
@@ -76,7 +79,7 @@ async def run_on(
 
 
 def _transfer(task: asyncio.Task[T], ended: concurrent.futures.Future[T]) -> None:
-    # A plain cancel() of a concurrent future that is not running is final; nobody else can have ended it.
+    # cancel() of a concurrent future that is not running always succeeds, and only this function ends the future.
     if task.cancelled():
         ended.cancel()
     elif (error := task.exception()) is not None:

@@ -1,10 +1,11 @@
-"""The thread on which medium and large tasks execute, on an event loop of its own.
+"""The execution thread: medium and large tasks execute on an event loop and a thread of their own.
 
-`time.sleep` and C code that frees the GIL hold up this loop alone: the one of the worker goes on beating leases and
-renewing locks. A thread cannot be stopped from outside, though. When a task is cancelled since its lease or a lock
-lapsed, or since the worker's grace period is over, and its thread does not get back to its loop within a second, then
-the process ends: the deadline lies a second before the server's, and work that goes on past it would go on beside
-the worker that has the message next.
+* `time.sleep`, and C code that frees the GIL, block this loop alone. The worker's loop goes on: it sends heartbeats and
+  renews locks.
+* A thread cannot be stopped from outside. When a task is cancelled (its lease or a lock lapsed, or the worker's grace
+  period is over) and its thread does not return to its loop within a second, the process ends.
+* The deadline of a lease or a lock lies a second before the server's. So the process ends before the next owner can
+  begin, and the work never goes on beside the worker that has the message next.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ from diracx.tasks.plumbing.injection.resources import Resources
 
 logger = logging.getLogger("diracx.tasks.worker")
 
-_PATIENCE: Final = 1.0
-_LAST_WORD: Final = 2.0
+YIELD_SECONDS: Final = 1.0
+"""The time that a cancelled task has to give its thread back."""
+GIVE_BACK_SECONDS: Final = 2.0
+"""The time that the worker has to give back its messages before the process ends."""
 EXIT_CODE: Final = 70
-"""EX_SOFTWARE of sysexits.h: the process ended itself."""
+"""The exit code when the process ends itself: EX_SOFTWARE of sysexits.h."""
 
 
 def end_process(code: int = EXIT_CODE) -> NoReturn:
-    """End at once, without waiting for any thread."""
+    """End the process at once, without waiting for any thread."""
     logging.shutdown()
     os._exit(code)
 
@@ -43,7 +46,7 @@ T = TypeVar("T")
 
 
 async def _contained(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, SystemExit | None]:
-    """A SystemExit of a task, as a value: raised, it would end the loop that all tasks of the thread share."""
+    """Return a SystemExit as a value. If it were raised, it would end the loop that all tasks of the thread share."""
     try:
         return await coroutine, None
     except SystemExit as error:
@@ -51,11 +54,11 @@ async def _contained(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, SystemEx
 
 
 class ExecutionThread:
-    """Runs invocations on its loop; made by `open`.
+    """Runs tasks on the event loop of another thread. `open` starts the thread.
 
     Args:
-        loop: Runs on another thread.
-        end: What ends the process.
+        loop: The event loop of that thread.
+        end: Ends the process.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, end: Callable[[], object] = end_process) -> None:
@@ -64,7 +67,7 @@ class ExecutionThread:
         self._ident: int | None = None
         self._ending: asyncio.Task[None] | None = None
         self.before_end: Callable[[], Awaitable[object]] | None = None
-        """Awaited before the process ends, for two seconds at the most: to give back what is in hand."""
+        """Awaited before the process ends, for at most `GIVE_BACK_SECONDS`: gives back the messages in flight."""
         loop.call_soon_threadsafe(self._note_ident)
 
     def _note_ident(self) -> None:
@@ -73,12 +76,12 @@ class ExecutionThread:
     @classmethod
     @contextmanager
     def open(cls, loop_factory: LoopFactory = asyncio.new_event_loop) -> Iterator[ExecutionThread]:
-        """Start the thread; end it with the block."""
+        """Start the thread, and end it with the block."""
         with loop_on_a_thread("execution", loop_factory) as loop:
             yield cls(loop)
 
     async def invoke(self, invocation: Callable[[BaseTask], Coroutine[Any, Any, Any]], task: BaseTask) -> Any:
-        """Run an invocation on the thread; an `Invoke` of the executor."""
+        """Run a task on the thread. An `Invoke` for the executor."""
         name = type(task).__name__
         value, exit_ = await run_on(self.loop, _contained(invocation(task)), on_cancel=lambda: self._must_yield(name))
         if exit_ is not None:
@@ -87,7 +90,7 @@ class ExecutionThread:
 
     @asynccontextmanager
     async def entered(self, context: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-        """Enter and leave a context on the thread, where what it opens belongs."""
+        """Enter and leave a context on the thread, because the resources that it opens belong to that thread's loop."""
         entering: concurrent.futures.Future[T] = concurrent.futures.Future()
         leaving = asyncio.Event()
 
@@ -110,16 +113,16 @@ class ExecutionThread:
 
     def _must_yield(self, name: str) -> None:
         here = asyncio.get_running_loop()
-        overdue = here.call_later(_PATIENCE, self._overdue, name)
+        overdue = here.call_later(YIELD_SECONDS, self._overdue, name)
         self.loop.call_soon_threadsafe(here.call_soon_threadsafe, overdue.cancel)
 
     def _overdue(self, name: str) -> None:
         frame = sys._current_frames().get(self._ident) if self._ident is not None else None
         line = traceback.extract_stack(frame)[-1] if frame is not None else None
-        where = f"{line.filename}:{line.lineno} in {line.name}" if line is not None else "some code"
+        where = f"{line.filename}:{line.lineno} in {line.name}" if line is not None else "its code"
         logger.critical(
-            "%s was cancelled, and %s does not give the thread back: the process ends, so that nothing finishes beside "
-            "its successor",
+            "%s was cancelled, but %s does not give the thread back: the process ends, so that the task cannot go on "
+            "beside the worker that has it next",
             name,
             where,
         )
@@ -128,11 +131,11 @@ class ExecutionThread:
 
     async def _end_process(self) -> None:
         try:
-            async with asyncio.timeout(_LAST_WORD):
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
                 if self.before_end is not None:
                     await self.before_end()
         except Exception:
-            logger.exception("not everything was given back; it returns when its lease lapses")
+            logger.exception("not every message was given back; the rest return when their leases lapse")
         self.end()
 
 
@@ -140,12 +143,13 @@ class ExecutionThread:
 async def executing(
     size: Size, resources: Resources, loop_factory: LoopFactory = asyncio.new_event_loop
 ) -> AsyncIterator[ExecutionThread | None]:
-    """Where tasks of a size execute, with what they need open there until the end of the block.
+    """Open the place where tasks of a size execute, with their resources, for the block.
 
-    Yields None for small tasks, which share the worker's loop.
+    Yields:
+        The execution thread; None for small tasks, which share the worker's event loop.
 
     Raises:
-        ResourceError: Something that they need is missing.
+        ResourceError: A resource of the tasks is missing.
     """
     if size is Size.SMALL:
         async with resources.opened():

@@ -1,1 +1,1 @@
-"""What does `execute()` ask for, and where does it come from?"""
+"""Which dependencies does `execute()` ask for, and how does each execution get them?"""

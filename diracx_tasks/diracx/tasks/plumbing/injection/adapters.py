@@ -1,12 +1,13 @@
-"""Adapters: what fast-depends calls in place of a dependency.
+"""Adapters, which fast-depends calls in place of the dependencies.
 
-An adapter is a coroutine function, an async generator function or, for a sync callable, a function (which
-fast-depends runs in a thread). Its signature is made, not read: keyword parameters under unique names, each
-with its marker.
+* The adapter of a sync callable is a function, which fast-depends runs in a thread. Any other adapter is a coroutine
+  function or an async generator function.
+* The signature of an adapter is built here: keyword parameters with unique names, each with its marker as default.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
@@ -14,7 +15,6 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from inspect import Parameter, Signature, isawaitable
 from typing import Any
 
 from fast_depends.utils import contextmanager_in_threadpool, run_in_threadpool
@@ -25,12 +25,12 @@ Opener = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 def adapter(call: Callable[..., Any], needs: Mapping[str, tuple[str, Any]], *, entered: bool) -> Any:
-    """Make the adapter of a callable.
+    """Build the adapter of a callable.
 
     Args:
-        call: The dependency, or what overrides it.
-        needs: Its injected parameters: name -> the adapter's name for it, and fast-depends' marker.
-        entered: `DBDepends`: sync code in place, and a context manager that comes back is entered.
+        call: The dependency, or its override.
+        needs: The injected parameters: name -> the adapter's unique name for it, and fast-depends' marker.
+        entered: True for `DBDepends`: sync code runs on the loop's thread, and a returned context manager is entered.
     """
     if is_async_generator(call):
         adapted = _opening(asynccontextmanager(call), needs)
@@ -42,8 +42,9 @@ def adapter(call: Callable[..., Any], needs: Mapping[str, tuple[str, Any]], *, e
         adapted = _awaiting(call, needs)
     else:
         adapted = _calling(call, needs)
-    adapted.__signature__ = Signature(
-        [Parameter(unique, Parameter.KEYWORD_ONLY, default=marker) for unique, marker in needs.values()]
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    adapted.__signature__ = inspect.Signature(
+        [inspect.Parameter(unique, keyword_only, default=marker) for unique, marker in needs.values()]
     )
     return adapted
 
@@ -71,7 +72,7 @@ def _calling(call: Callable[..., Any], needs: Mapping[str, tuple[str, Any]]) -> 
 
 
 def _in_thread(call: Callable[..., Any]) -> Opener:
-    """A sync generator, each half run in a thread."""
+    """Open a sync generator; each half of it runs in a thread."""
 
     @asynccontextmanager
     async def opened(**values: Any) -> AsyncIterator[Any]:
@@ -82,7 +83,8 @@ def _in_thread(call: Callable[..., Any]) -> Opener:
                 inside = True
                 yield value
         except BaseException as raised:
-            # fast-depends has handled an Exception, and nothing was opened before `inside`.
+            # fast-depends has closed the generator on an Exception, but not on a cancellation. Nothing is open before
+            # `inside`.
             if inside and not isinstance(raised, Exception):
                 await run_in_threadpool(manager.__exit__, type(raised), raised, raised.__traceback__)
             raise
@@ -91,14 +93,14 @@ def _in_thread(call: Callable[..., Any]) -> Opener:
 
 
 def _in_place(call: Callable[..., Any]) -> Opener:
-    """A database: called on the loop's own thread, and entered if it is a context manager."""
+    """Call a database's callable on the loop's own thread, and enter its value if that is a context manager."""
     start = contextmanager(call) if is_generator(call) else call
 
     @asynccontextmanager
     async def opened(**values: Any) -> AsyncIterator[Any]:
         given = start(**values)
-        # A pool's `acquire()` is awaitable and a context manager; only the latter gives the handle back.
-        if isawaitable(given) and not isinstance(given, AbstractAsyncContextManager):
+        # A pool's `acquire()` is both awaitable and a context manager. Only the context manager returns the handle.
+        if inspect.isawaitable(given) and not isinstance(given, AbstractAsyncContextManager):
             given = await given
         if isinstance(given, AbstractAsyncContextManager):
             async with given as value:

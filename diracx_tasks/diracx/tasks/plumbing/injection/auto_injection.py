@@ -1,7 +1,7 @@
-"""`auto_inject`: a callable written for tasks, made readable for FastAPI.
+"""`auto_inject` makes a callable that is written for tasks readable for FastAPI.
 
-FastAPI knows no marker but its own, and takes a bare `db: JobDB` for a part of the request. The injector of tasks needs
-none of this: it reads bare classes and the markers of both.
+FastAPI knows only its own markers, and takes a bare `db: JobDB` for a part of the request. The injector of tasks needs
+no such help: it reads bare classes, and the markers of both.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from importlib import import_module
 from inspect import Parameter
 from typing import Annotated, Any, Final, TypeVar, get_origin
 
-from diracx.tasks.plumbing.injection.annotations import namespace_of, resolved
-from diracx.tasks.plumbing.injection.diracx_classes import bare_marker
+from diracx.tasks.plumbing.injection.diracx_classes import implicit_marker
 from diracx.tasks.plumbing.injection.markers import Depends, Marker, WithoutTransaction
+from diracx.tasks.plumbing.injection.signatures import namespace_of, resolved
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -23,21 +23,28 @@ _FASTAPI: Final = "fastapi"
 
 
 def auto_inject(call: C) -> C:
-    """Give a callable a signature in which all that is to be injected is marked for FastAPI.
+    """Give a callable a signature in which every injected parameter has FastAPI's marker.
 
-    A decorator for dependencies that web routes and tasks share, and what a router does to its endpoints:
+    A decorator for dependencies that web routes and tasks share, and for the endpoints of a router:
 
         @auto_inject
         async def may_submit(job_db: JobDB, config: Config, settings: AuthSettings) -> bool: ...
 
-    A parameter that is annotated with nothing but a `BaseSQLDB`, `BaseOSDB` or `ServiceSettingsBase` class or the
-    DiracX `Config` becomes `Annotated[JobDB, Depends(JobDB.transaction)]`, with `.session`, `.create` and
-    `ConfigSource.create` for the others; `NoTransaction[JobDB]` asks for `.no_transaction`; `Depends` and `DBDepends`
-    of this package become FastAPI's. Everything else stays as it is, and doing it twice changes nothing. Without
-    FastAPI the markers are this package's. The application has to override the sentinels, as diracx-routers does.
+    | Annotation | Becomes |
+    |---|---|
+    | a `BaseSQLDB` class | `Annotated[JobDB, Depends(JobDB.transaction)]` |
+    | a `BaseOSDB` class | the same with `.session` |
+    | a `ServiceSettingsBase` class | the same with `.create` |
+    | the DiracX `Config` | the same with `ConfigSource.create` |
+    | `NoTransaction[JobDB]` | the same with `.no_transaction` |
+    | `Depends`, `DBDepends` of this package | FastAPI's `Depends` |
+    | anything else | stays as it is |
+
+    A second call changes nothing. Without FastAPI the markers are this package's. The application has to override
+    `JobDB.transaction` and its like, as diracx-routers does.
 
     Returns:
-        The same object with `__signature__` set; for one that takes no attributes, a bound method, a partial of it.
+        The same object with `__signature__` set. For a bound method, which takes no attributes, a partial of it.
     """
     depends = _depends()
     signature = inspect.signature(call)
@@ -53,7 +60,7 @@ def auto_inject(call: C) -> C:
 
 
 def auto_inject_depends(dependency: Callable[..., Any], *, use_cache: bool = True) -> Any:
-    """`Depends(auto_inject(dependency))`: the marker for a callable whose own parameters are bare classes.
+    """Return `Depends(auto_inject(dependency))`, the marker for a callable whose own parameters are bare classes.
 
     Raises:
         TypeError: `dependency` is not callable.
@@ -62,7 +69,7 @@ def auto_inject_depends(dependency: Callable[..., Any], *, use_cache: bool = Tru
 
 
 def _depends() -> Any:
-    """FastAPI's `Depends` where it is installed. Looked up here: tasks must not pay for it."""
+    """Return FastAPI's `Depends` if FastAPI is installed. Imported on demand, so that tasks do not pay for it."""
     try:
         return import_module(_FASTAPI).Depends
     except ModuleNotFoundError as error:
@@ -76,7 +83,7 @@ def _marked(parameter: Parameter, namespace: dict[str, Any], depends: Any) -> Pa
         return parameter.replace(default=_translated(parameter.default, depends))
     try:
         annotation = resolved(parameter.annotation, namespace)
-    except Exception:  # FastAPI reports it with its own words, and it may be nothing to inject
+    except Exception:  # FastAPI reports it itself, and it may be nothing to inject
         return parameter
     origin, *metadata = (
         (annotation.__origin__, *annotation.__metadata__) if get_origin(annotation) is Annotated else (annotation,)
@@ -87,7 +94,7 @@ def _marked(parameter: Parameter, namespace: dict[str, Any], depends: Any) -> Pa
     else:
         marker = next((found for found in metadata if isinstance(found, Marker)), None)
         if marker is None and not any(hasattr(found, "dependency") for found in metadata):
-            marker = bare_marker(origin)
+            marker = implicit_marker(origin)
     if marker is None:
         return parameter
     return parameter.replace(annotation=Annotated[(origin, *kept, _translated(marker, depends))])

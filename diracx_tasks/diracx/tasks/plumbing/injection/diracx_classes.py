@@ -1,9 +1,11 @@
-"""The classes of DiracX that a task may ask for, known without importing diracx-core or diracx-db.
+"""Recognises the classes of DiracX that a task may ask for, without importing diracx-core or diracx-db.
 
-A subclass of `BaseSQLDB` can only exist where the module of `BaseSQLDB` is loaded already, so `sys.modules` answers
-whether a class is one. Classmethods that only stand for a value (`JobDB.transaction`, `JobParametersDB.session`,
-`AuthSettings.create`, `ConfigSource.create`) are called sentinels here: whoever executes puts a callable in their
-place.
+A subclass of `BaseSQLDB` can exist only where the module of `BaseSQLDB` is loaded. So `sys.modules` is enough to tell
+whether a class is one.
+
+A sentinel is a classmethod of such a class that stands for a value: `JobDB.transaction`, `JobParametersDB.session`,
+`AuthSettings.create`, `ConfigSource.create`. Calling it gives nothing useful. The process that executes tasks replaces
+it with a callable that gives the value.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from typing import Any, Final
 from diracx.tasks.plumbing.injection.markers import Marker
 
 
-class Kind(Enum):
-    """What a class of DiracX is: the module that makes its base class public, that class, and its sentinels."""
+class DiracxClass(Enum):
+    """A family of DiracX classes: the module that makes its base class public, that class, and its sentinels."""
 
     SQL = ("diracx.db.sql.utils", "BaseSQLDB", ("transaction", "no_transaction"))
     OPENSEARCH = ("diracx.db.os.utils", "BaseOSDB", ("session",))
@@ -27,55 +29,57 @@ class Kind(Enum):
 
     @property
     def base(self) -> type | None:
-        """The base class, where something has imported it."""
+        """The base class; None: no module has imported it."""
         found = getattr(sys.modules.get(self.value[0]), self.value[1], None)
         return found if isinstance(found, type) else None
 
 
-# Their own `transaction` or `session`, where a subclass defines one, does what it says.
-_REPLACEABLE: Final = (Kind.SQL, Kind.OPENSEARCH)
+# A subclass that defines its own `transaction` or `session` means it: that is no sentinel.
+_OVERRIDABLE: Final = (DiracxClass.SQL, DiracxClass.OPENSEARCH)
 
 
 @dataclass(frozen=True)
 class Sentinel:
     """A classmethod that stands for a value."""
 
-    kind: Kind
+    family: DiracxClass
     owner: type
     name: str
     hollow: bool
-    """Calling it gives nothing that could be injected."""
+    """Calling it gives nothing that can be injected: it must be replaced."""
 
 
-def kind_of(annotation: Any) -> Kind | None:
-    """What kind of class of DiracX it is; None for anything else."""
+def family_of(annotation: Any) -> DiracxClass | None:
+    """Return the family of DiracX classes that a class belongs to; None for anything else."""
     if not isinstance(annotation, type):
         return None
-    return next((kind for kind in Kind if (base := kind.base) is not None and issubclass(annotation, base)), None)
+    return next(
+        (family for family in DiracxClass if (base := family.base) is not None and issubclass(annotation, base)), None
+    )
 
 
 def sentinel_of(call: Any) -> Sentinel | None:
-    """The sentinel that a bound classmethod is; None for any other callable, as for a subclass's own `transaction`."""
+    """Return the sentinel that a bound classmethod is. None for any other callable, e.g. a subclass's own method."""
     owner, name = getattr(call, "__self__", None), getattr(call, "__name__", "")
-    kind = kind_of(owner)
-    if kind is None or owner is None or name not in kind.value[2]:
+    family = family_of(owner)
+    if family is None or owner is None or name not in family.value[2]:
         return None
-    inherited = call.__func__ is getattr(kind.base, name).__func__
-    if kind in _REPLACEABLE and not inherited:
+    inherited = call.__func__ is getattr(family.base, name).__func__
+    if family in _OVERRIDABLE and not inherited:
         return None
-    return Sentinel(kind, owner, name, hollow=inherited or kind is Kind.CONFIGURATION_SOURCE)
+    return Sentinel(family, owner, name, hollow=inherited or family is DiracxClass.CONFIGURATION_SOURCE)
 
 
-def bare_marker(annotation: Any) -> Marker | None:
-    """What a parameter means that has a class of DiracX for its annotation and nothing else; None: not one of those."""
-    match kind_of(annotation):
-        case Kind.SQL:
+def implicit_marker(annotation: Any) -> Marker | None:
+    """Return the marker that a bare class of DiracX stands for; None for any other annotation."""
+    match family_of(annotation):
+        case DiracxClass.SQL:
             return Marker(annotation.transaction, entered=True)
-        case Kind.OPENSEARCH:
+        case DiracxClass.OPENSEARCH:
             return Marker(annotation.session, entered=True)
-        case Kind.SETTINGS:
+        case DiracxClass.SETTINGS:
             return Marker(annotation.create)
-        case Kind.CONFIGURATION:
-            # The package that defines Config defines ConfigSource.
-            return Marker(Kind.CONFIGURATION_SOURCE.base.create)  # type: ignore[union-attr]
+        case DiracxClass.CONFIGURATION:
+            # The package that defines Config also defines ConfigSource.
+            return Marker(DiracxClass.CONFIGURATION_SOURCE.base.create)  # type: ignore[union-attr]
     return None

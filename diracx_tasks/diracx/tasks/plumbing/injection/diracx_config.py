@@ -1,4 +1,4 @@
-"""The DiracX configuration, from the source that `DIRACX_CONFIG_BACKEND_URL` names."""
+"""The DiracX configuration, from the source in the environment variable `DIRACX_CONFIG_BACKEND_URL`."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ from importlib import import_module
 from typing import Any, Final
 
 from diracx.tasks.plumbing.exceptions import ResourceError
-from diracx.tasks.plumbing.injection.diracx_classes import Kind
-from diracx.tasks.plumbing.injection.resource import Resource, phrase
+from diracx.tasks.plumbing.injection.diracx_classes import DiracxClass
+from diracx.tasks.plumbing.injection.resource import Resource, one_line
 
 VARIABLE: Final = "DIRACX_CONFIG_BACKEND_URL"
 
 _SETTINGS: Final = "diracx.core.settings"
 
 
-class Configuration(Resource[Any]):
-    """The source of the configuration: each execution reads the current one, mostly from the source's cache."""
+class DiracxConfig(Resource[Any]):
+    """The source of the configuration. Each execution reads the current one, mostly from the source's cache."""
 
     def __init__(self) -> None:
         super().__init__("Config")
         self._source: Any = None
 
     def problems(self) -> list[str]:
-        """Whether the variable names a source."""
-        mend = f"set {VARIABLE}, e.g. git+file:///path/of/a/repository"
+        """Report a variable that is not set or names no source."""
+        hint = f"set {VARIABLE}, e.g. git+file:///path/of/a/repository"
         try:
             if not import_module(_SETTINGS).FactorySettings().config_backend_url:
-                return [mend]
-            self._made()
+                return [hint]
+            self._create()
         except Exception as error:  # of pydantic, of the source's scheme, of its path
-            return [f"{VARIABLE} cannot be used ({phrase(error)}); {mend}"]
+            return [f"{VARIABLE} cannot be used ({one_line(error)}); {hint}"]
         return []
 
-    def served(self) -> dict[str, Callable[..., Any]]:
-        """The current configuration. A sync callable, which runs in a thread: it may have to be fetched."""
+    def replacements(self) -> dict[str, Callable[..., Any]]:
+        """Return the current configuration. The callable is sync, so it runs in a thread: it may have to fetch."""
         return {"create": lambda: self.value.read()}
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Read it once, so that one that cannot be read is told before the first task.
+        """Read the configuration once, so that an unreadable one is reported before the first task.
 
         Raises:
-            ResourceError: It cannot be read.
+            ResourceError: The configuration cannot be read.
         """
-        source = self._made()
+        source = self._create()
         try:
             await asyncio.to_thread(source.read)
         except Exception as error:
-            raise ResourceError([f"{self.name} cannot be read from {VARIABLE}: {phrase(error)}"]) from error
-        async with self.holding(source):
+            raise ResourceError([f"{self.name} cannot be read from {VARIABLE}: {one_line(error)}"]) from error
+        async with self.serving(source):
             try:
                 yield
             finally:
                 source.clear_caches()
 
-    def _made(self) -> Any:
-        # Once: that of a remote repository may have to clone it.
+    def _create(self) -> Any:
+        # Once only: a remote source may have to clone its repository.
         if self._source is None:
-            source: Any = Kind.CONFIGURATION_SOURCE.base
+            source: Any = DiracxClass.CONFIGURATION_SOURCE.base
             self._source = source.create()
         return self._source

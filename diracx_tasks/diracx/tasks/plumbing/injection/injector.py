@@ -1,14 +1,14 @@
-"""Dependency injection: prepared once for each task class, solved by fast-depends for each execution.
+"""The injector prepares each task class once; fast-depends solves the dependencies for each execution.
 
-fast-depends solves the graph: it calls each dependency after those it needs, once, and enters generators on
-one exit stack. What it is given are adapters, one for each callable, with signatures of our own. They keep
-three of its habits away: it hands a solved value down to every deeper parameter of the same name (so
-adapters have unique names for theirs), it keeps `use_cache` with the callable instead of the marker (so an
-uncached use has its own adapter), and it tells a sync generator in a thread of exceptions but not of a
-cancellation.
+fast-depends calls each dependency once, after the dependencies that it needs itself, and enters generators on one exit
+stack. It is given adapters, one for each callable, with signatures of our own. They avoid three habits of fast-depends:
 
-Overrides and caching go by the original callable, at any depth. An async generator that is asked for with
-`DBDepends` here and FastAPI's `Depends` there is one transaction.
+* It hands a solved value down to every deeper parameter of the same name. So adapters have unique parameter names.
+* It keeps `use_cache` with the callable, not with the marker. So an uncached use has its own adapter.
+* It reports exceptions to a sync generator in a thread, but no cancellation. So `adapters` does.
+
+Overrides and caching go by the original callable, at any depth. An async generator that one parameter asks for with
+`DBDepends` and another with FastAPI's `Depends` is one transaction.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fast_depends.core import CallModel, build_call_model
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.adapters import adapter
-from diracx.tasks.plumbing.injection.diracx_classes import bare_marker, sentinel_of
+from diracx.tasks.plumbing.injection.diracx_classes import implicit_marker, sentinel_of
 from diracx.tasks.plumbing.injection.markers import CallbackSpawner, Marker, WithoutTransaction
 from diracx.tasks.plumbing.injection.signatures import (
-    Asked,
-    asked_by,
+    Parameter,
     is_async_generator,
     is_coroutine,
     name_of,
+    parameters_of,
 )
 from diracx.tasks.plumbing.locks.fencing import FencingToken, fencing_token
 
@@ -41,25 +41,26 @@ AnyCallable = Callable[..., Any]
 
 
 class Invocation:
-    """How to run one task class. It keeps no state of an execution: any number may run at a time."""
+    """Runs one task class. It keeps no state of an execution, so any number may run at a time."""
 
     __slots__ = ("_model", "dependencies")
 
     def __init__(self, model: CallModel | None, dependencies: frozenset[AnyCallable] = frozenset()) -> None:
         self._model = model
         self.dependencies = dependencies
-        """What it calls at any depth, before overrides."""
+        """The callables that it depends on, at any depth, before overrides."""
 
     @property
     def direct(self) -> bool:
-        """Nothing is injected: a call is `task.execute()` and no more."""
+        """Whether nothing is injected: a call is just `task.execute()`."""
         return self._model is None
 
     def __call__(self, task: BaseTask) -> Coroutine[Any, Any, Any]:
         """Run the task's `execute()` with its dependencies, in the asyncio task that awaits it.
 
-        Raises whatever a dependency or `execute()` raised: the very object, unless a generator replaces it
-        on the way out. A cancellation stays one, whatever closing raises; that becomes its cause.
+        Raises:
+            Exception: The very exception that a dependency or `execute()` raised, unless a generator replaced it.
+            asyncio.CancelledError: The execution was cancelled. An error of closing becomes its cause.
         """
         return task.execute() if self._model is None else self._injected(self._model, task)
 
@@ -74,50 +75,50 @@ class Invocation:
                 except BaseException as raised:
                     failure = raised
                     raise
-            # Only a dependency that swallowed the exception leads here.
+            # Reached only if a dependency swallowed the exception.
             raise failure
         except Exception as raised:
             if isinstance(failure, CancelledError):
                 raise failure from raised
             raise
         finally:
-            # A frame that refers to its own exception is a cycle, and keeps what the task used alive.
+            # A frame that refers to its own exception is a cycle, and would keep the task's objects alive.
             del failure
 
 
 class Injector:
-    """Prepares task classes, with overrides that are its own.
+    """Prepares task classes. Its overrides hold for this injector only.
 
     Args:
-        overrides: What is called in place of which callable, wherever that stands in the graph. FastAPI's
-            `dependency_overrides` in shape and meaning.
-        providers: What gives the value of a parameter without a marker whose annotation is exactly that type.
-            A `FencingToken` is provided always.
-        serve: What is called in place of a callable that has no override; None leaves it as it is. Two that it
-            gives the same answer for are one dependency.
+        overrides: Callable -> the callable to call in its place, anywhere in the graph, like FastAPI's
+            `dependency_overrides`.
+        providers: Type -> the callable for a parameter without a marker whose annotation is exactly that type.
+            `FencingToken` always has one.
+        replacement: Returns the callable to call in place of a callable without an override, or None to call it as it
+            is. Callables with the same replacement are one dependency.
     """
 
     def __init__(
         self,
         overrides: Mapping[AnyCallable, AnyCallable] | None = None,
         providers: Mapping[type, AnyCallable] | None = None,
-        serve: Callable[[AnyCallable], AnyCallable | None] = lambda call: None,
+        replacement: Callable[[AnyCallable], AnyCallable | None] = lambda call: None,
     ) -> None:
         self._overrides = dict(overrides or {})
         self._providers = {FencingToken: fencing_token, **(providers or {})}
         self._invocations: dict[type[BaseTask], Invocation] = {}
-        self._serve = serve
+        self._replacement = replacement
         self._adapters: dict[tuple[AnyCallable, bool], AnyCallable] = {}
-        self._below: dict[AnyCallable, frozenset[AnyCallable]] = {}
-        self._under_way: list[AnyCallable] = []
+        self._dependencies_of: dict[AnyCallable, frozenset[AnyCallable]] = {}
+        self._building: list[AnyCallable] = []
         self._serial = count()
         self._solver = fast_depends.Provider()
 
     def prepare(self, task_class: type[BaseTask]) -> Invocation:
-        """Read `execute()` and all that it depends on, once for each class.
+        """Read `execute()` and all of its dependencies, once for each class.
 
         Raises:
-            TaskDefinitionError: It cannot work; the text names the class, the parameter and the mend.
+            TaskDefinitionError: The class cannot work as a task. The text names the class, the parameter and a remedy.
         """
         if (known := self._invocations.get(task_class)) is None:
             known = self._invocations[task_class] = self._prepare(task_class)
@@ -128,7 +129,7 @@ class Injector:
         execute = inspect.getattr_static(task_class, "execute", None)
         if execute is None or getattr(execute, "__isabstractmethod__", False):
             raise TaskDefinitionError(f"{where} is missing; define `async def execute(self)`")
-        # Bound to anything at all, its signature loses `self`, or `cls`, or nothing, as it is defined.
+        # Bound to any object, the signature loses `self`, or `cls`, or nothing, according to its definition.
         bound = execute.__get__(object(), task_class) if hasattr(execute, "__get__") else execute
         if is_async_generator(bound):
             raise TaskDefinitionError(f"{where} is an async generator; `return` in place of `yield`")
@@ -145,46 +146,48 @@ class Injector:
         return Invocation(build_call_model(root, dependency_provider=self._solver), self._dependencies(needs))
 
     def _needs(self, call: AnyCallable, where: str) -> dict[str, tuple[str, Any]]:
-        """The injected parameters of a callable: name -> its unique name and fast-depends' marker."""
+        """Return the injected parameters of a callable: name -> its unique name and fast-depends' marker."""
         needs = {}
-        for asked in asked_by(call, where):
-            if marker := self._marker(asked, f"{where}: parameter {asked.name!r}"):
+        for parameter in parameters_of(call, where):
+            if marker := self._marker(parameter, f"{where}: parameter {parameter.name!r}"):
                 solved = fast_depends.Depends(self._adapter(marker, where), use_cache=marker.use_cache, cast=False)
-                needs[asked.name] = (f"{asked.name}_{next(self._serial)}", solved)
+                needs[parameter.name] = (f"{parameter.name}_{next(self._serial)}", solved)
         return needs
 
     def _dependencies(self, needs: Mapping[str, tuple[str, Any]]) -> frozenset[AnyCallable]:
-        return frozenset[AnyCallable]().union(*(self._below[solved.dependency] for _, solved in needs.values()))
+        return frozenset[AnyCallable]().union(
+            *(self._dependencies_of[solved.dependency] for _, solved in needs.values())
+        )
 
-    def _marker(self, asked: Asked, where: str) -> Marker | None:
-        """What fills a parameter; None leaves it to its default."""
-        if isinstance(asked.marker, WithoutTransaction):
-            return self._without_transaction(asked.type, where)
-        if asked.marker:
-            if asked.marker.dependency is not None:
-                return asked.marker
-            if not callable(asked.type) or asked.type is inspect.Parameter.empty:
+    def _marker(self, parameter: Parameter, where: str) -> Marker | None:
+        """Return the marker that fills a parameter. None: its default does."""
+        if isinstance(parameter.marker, WithoutTransaction):
+            return self._without_transaction(parameter.type, where)
+        if parameter.marker:
+            if parameter.marker.dependency is not None:
+                return parameter.marker
+            if not callable(parameter.type) or parameter.type is inspect.Parameter.empty:
                 raise TaskDefinitionError(f"{where} has a marker but no callable; write Depends(callable)")
-            return Marker(asked.type, asked.marker.use_cache)
-        if isinstance(asked.type, type) and (provider := self._providers.get(asked.type)):
+            return Marker(parameter.type, parameter.marker.use_cache)
+        if isinstance(parameter.type, type) and (provider := self._providers.get(parameter.type)):
             return Marker(provider)
-        if marker := bare_marker(asked.type):
+        if marker := implicit_marker(parameter.type):
             return marker
-        if asked.type is CallbackSpawner:
+        if parameter.type is CallbackSpawner:
             raise TaskDefinitionError(
                 f"{where} asks for a CallbackSpawner; groups with callbacks are not in this version: "
                 "remove it, and submit what follows with `await task.schedule()`"
             )
-        if asked.optional:
+        if parameter.optional:
             return None
-        mend = "annotate it with Annotated[T, Depends(callable)], or give it a default"
-        if asked.name == "self":
-            mend = "the method belongs to an instance; put @classmethod or @staticmethod over it"
-        raise TaskDefinitionError(f"{where} is nothing that can be injected; {mend}")
+        hint = "annotate it with Annotated[T, Depends(callable)], or give it a default"
+        if parameter.name == "self":
+            hint = "the method belongs to an instance; put @classmethod or @staticmethod over it"
+        raise TaskDefinitionError(f"{where} is nothing that can be injected; {hint}")
 
     def _without_transaction(self, database: Any, where: str) -> Marker:
         no_transaction = getattr(database, "no_transaction", None)
-        if no_transaction is None or not (no_transaction in self._overrides or self._serve(no_transaction)):
+        if no_transaction is None or not (no_transaction in self._overrides or self._replacement(no_transaction)):
             name = getattr(database, "__qualname__", repr(database))
             raise TaskDefinitionError(
                 f"{where} wants {name} without a transaction, but nothing serves {name}.no_transaction; "
@@ -200,35 +203,35 @@ class Injector:
         except TypeError as error:
             raise TaskDefinitionError(f"{where} depends on {original!r}: {error}; freeze its class") from error
         if (call := self._overrides.get(original)) is None:
-            call = original = self._served(original, where)
+            call = original = self._replaced(original, where)
         key = (original, marker.entered and not is_async_generator(call))
         if marker.use_cache and key in self._adapters:
             return self._adapters[key]
-        with self._guarded(original, where):
+        with self._refusing_cycles(original, where):
             needs = self._needs(call, f"{where} > {name_of(call)}()")
         built: AnyCallable = adapter(call, needs, entered=key[1])
-        self._below[built] = self._dependencies(needs) | {original}
+        self._dependencies_of[built] = self._dependencies(needs) | {original}
         if marker.use_cache:
             self._adapters[key] = built
         return built
 
-    def _served(self, original: AnyCallable, where: str) -> AnyCallable:
-        if (served := self._serve(original)) is not None:
-            return served
+    def _replaced(self, original: AnyCallable, where: str) -> AnyCallable:
+        if (replacement := self._replacement(original)) is not None:
+            return replacement
         if (sentinel := sentinel_of(original)) and sentinel.hollow:
             raise TaskDefinitionError(
                 f"{where} depends on {name_of(original)}(), and nothing serves it here; give the injector an override "
-                "for it, or use the one of Resources"
+                "for it, or use the injector of Resources"
             )
         return original
 
     @contextmanager
-    def _guarded(self, original: AnyCallable, where: str) -> Iterator[None]:
-        if original in self._under_way:
-            circle = " > ".join(name_of(call) for call in [*self._under_way, original])
+    def _refusing_cycles(self, original: AnyCallable, where: str) -> Iterator[None]:
+        if original in self._building:
+            circle = " > ".join(name_of(call) for call in [*self._building, original])
             raise TaskDefinitionError(f"{where}: dependencies in a circle, {circle}; take one out")
-        self._under_way.append(original)
+        self._building.append(original)
         try:
             yield
         finally:
-            self._under_way.pop()
+            self._building.pop()

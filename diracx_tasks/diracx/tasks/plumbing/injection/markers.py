@@ -1,4 +1,4 @@
-"""The markers that stand in annotations. What they mean is told in `depends`, where authors import them from."""
+"""The markers that stand in annotations. Authors import them from `depends`, whose docstring explains them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Marker:
-    """What `Depends` and `DBDepends` leave in an annotation."""
+    """The mark that `Depends` and `DBDepends` leave in an annotation."""
 
     dependency: Callable[..., Any] | None
-    """What gives the value; None: the annotated type itself."""
+    """The callable that gives the value. None: the annotated type itself."""
     use_cache: bool = True
-    """One call for each execution, shared by all who ask."""
+    """All parameters of one execution share one call."""
     entered: bool = False
-    """A context manager that the callable gives back is entered, and its value injected."""
+    """If the callable returns a context manager, enter it and inject its value."""
 
     def __post_init__(self) -> None:
         if self.dependency is not None and not callable(self.dependency):
@@ -31,9 +31,9 @@ def Depends(  # noqa: N802 - FastAPI's name
     """Mark a parameter as injected: `Annotated[T, Depends(callable)]`, or `= Depends(callable)`.
 
     Args:
-        dependency: What gives the value. Sync callables and sync generators run in a thread, on a copy of the
-            context. None: the annotated class itself is called.
-        use_cache: False: call it anew for this parameter.
+        dependency: The callable that gives the value. Sync callables and sync generators run in a thread, on a copy of
+            the context. None: the annotated class itself is called.
+        use_cache: False calls it anew for this parameter.
 
     Raises:
         TypeError: `dependency` is not callable.
@@ -44,14 +44,18 @@ def Depends(  # noqa: N802 - FastAPI's name
 def DBDepends(transaction: Callable[..., Any]) -> Any:  # noqa: N802 - beside Depends
     """Mark a parameter as a database: `Annotated[DB, DBDepends(DB.transaction)]`.
 
-    Like `Depends`, but a context manager that `transaction` gives back is entered, and its value is
-    injected. So it may be a generator or async generator, an `@asynccontextmanager`, or give back an object
-    that is its own (async) context manager; a method needs `@classmethod` or `@staticmethod` besides. One
-    transaction serves the whole execution: it commits when `execute()` returns and rolls back when it
-    raises.
+    One transaction serves the whole execution: it commits when `execute()` returns, and rolls back when it raises.
 
-    Sync code runs in place, not in a thread, since a handle such as sqlite3's belongs to the thread that
-    made it; it blocks the worker's loop meanwhile.
+    It differs from `Depends` in two ways:
+
+    * If `transaction` returns a context manager, it is entered and its value is injected. So `transaction` may be a
+      generator, an async generator or an `@asynccontextmanager`, or return an object that is its own (async) context
+      manager. A method needs `@classmethod` or `@staticmethod` besides.
+    * Sync code runs on the event loop's own thread, because a handle such as sqlite3's belongs to the thread that made
+      it. It blocks the loop meanwhile.
+
+    Args:
+        transaction: The callable that gives the database.
 
     Raises:
         TypeError: `transaction` is not callable.
@@ -74,22 +78,22 @@ class WithoutTransaction:
 
 
 if TYPE_CHECKING:
-    # A type checker has to see the database itself.
+    # A type checker has to see the database class itself.
     NoTransaction = Annotated[T, WithoutTransaction()]
 else:
     NoTransaction = WithoutTransaction
 """A database without an open transaction: `NoTransaction[DB]`, or `Annotated[DB, NoTransaction()]`.
 
-For long tasks that open their transactions themselves. It is served by an override for the class's
-`no_transaction`; without one the task is refused when it is prepared. DB may be an alias that holds `DBDepends`
-already: it is set aside.
+For long tasks that open their transactions themselves. The database comes from an override of the class's
+`no_transaction`, or for a class on `BaseSQLDB` from the worker. Without either, the task is refused when it is
+prepared. DB may be an alias that holds `DBDepends` already: the alias's marker is ignored.
 """
 
 
 class CallbackSpawner:
-    """Spawns a group of tasks, and one more task when the last of the group has ended.
+    """Spawns a group of tasks, and one more task after the last of the group has ended.
 
-    Declared; not available in this version: a task that asks for one is refused when it is prepared.
+    Not available in this version: a task that asks for one is refused when it is prepared.
     """
 
     def __init__(self) -> None:

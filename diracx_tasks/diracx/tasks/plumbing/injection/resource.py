@@ -1,4 +1,4 @@
-"""What is opened once and serves any number of executions: a database's engine, a client, settings, a configuration."""
+"""A resource is opened once and serves any number of executions: an engine, a client, settings, the configuration."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Resource(ABC, Generic[T]):
-    """One thing that tasks need of their surroundings.
+    """One thing that tasks need and that the process opens for them.
 
     Args:
-        name: What a person knows it by.
+        name: The name for people.
     """
 
     def __init__(self, name: str) -> None:
@@ -23,31 +23,35 @@ class Resource(ABC, Generic[T]):
 
     @property
     def value(self) -> T:
-        """The opened thing.
+        """The open thing.
 
         Raises:
             RuntimeError: It is not open.
         """
         if self._value is None:
-            opening = "that is done by `async with resources.opened()`, after the task was prepared"
-            raise RuntimeError(f"{self.name} is not open: {'; '.join(self.problems()) or opening}")
+            hint = "open it with `async with resources.opened()`, after the task was prepared"
+            raise RuntimeError(f"{self.name} is not open: {'; '.join(self.problems()) or hint}")
         return self._value
 
     @abstractmethod
     def problems(self) -> list[str]:
-        """What is missing or wrong, as far as it can be known without opening: a phrase each, with the mend."""
+        """Return a phrase with a hint for each thing that is missing or wrong, as far as it shows before opening."""
 
     @abstractmethod
-    def served(self) -> dict[str, Callable[..., Any]]:
-        """What is called in place of a sentinel, by the sentinel's name. Asked for once."""
+    def replacements(self) -> dict[str, Callable[..., Any]]:
+        """Return the callables that replace the sentinels of the class, by the sentinel's name. Called once."""
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[None]:
-        """Open on this event loop; closed at the end of the block. One at a time, any number in a row."""
+        """Open on this event loop for the block. It may be opened again after it was closed."""
 
     @asynccontextmanager
-    async def holding(self, value: T) -> AsyncIterator[None]:
-        """Within the block, `value` is this."""
+    async def serving(self, value: T) -> AsyncIterator[None]:
+        """Make `value` the open thing for the block.
+
+        Raises:
+            RuntimeError: It is open already.
+        """
         if self._value is not None:
             raise RuntimeError(f"{self.name} is open already")
         self._value = value
@@ -57,10 +61,10 @@ class Resource(ABC, Generic[T]):
             self._value = None
 
 
-def phrase(error: Exception) -> str:
-    """An error of a library in one line. Without the input, which may hold a password."""
+def one_line(error: Exception) -> str:
+    """Render an error of a library in one line, without its input: that may hold a password."""
     listed = getattr(error, "errors", None)
     if callable(listed):
-        # A ValidationError of pydantic: its text quotes what was validated.
+        # The text of a pydantic ValidationError quotes the value that was validated.
         return "; ".join(found["msg"] for found in listed(include_url=False, include_input=False))
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,4 +1,4 @@
-"""The resources of DiracX that tasks need: found out while the tasks are prepared, checked, and opened once.
+"""The resources of DiracX that tasks need: found while tasks are prepared, checked, and opened once.
 
     resources = Resources(overrides)
     for task in tasks:
@@ -7,8 +7,8 @@
     async with resources.opened():
         ...  # execute, with resources.injector
 
-An override always wins: what it replaces is neither needed nor opened. Nothing of diracx-core or diracx-db is imported
-here; a task that needs one of their classes has imported them.
+An override always wins: the resource that it replaces is neither needed nor opened. Nothing here imports diracx-core or
+diracx-db: a task that needs one of their classes has imported them.
 """
 
 from __future__ import annotations
@@ -19,25 +19,23 @@ from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import ResourceError
-from diracx.tasks.plumbing.injection.database import Database, name_of_database
-from diracx.tasks.plumbing.injection.diracx_classes import Kind, Sentinel, sentinel_of
-from diracx.tasks.plumbing.injection.diracx_config import Configuration
+from diracx.tasks.plumbing.injection.databases import Database, OpenSearchDatabase, SQLDatabase, name_of_database
+from diracx.tasks.plumbing.injection.diracx_classes import DiracxClass, Sentinel, sentinel_of
+from diracx.tasks.plumbing.injection.diracx_config import DiracxConfig
 from diracx.tasks.plumbing.injection.injector import Injector, Invocation
-from diracx.tasks.plumbing.injection.opensearch import OpenSearchDatabase
 from diracx.tasks.plumbing.injection.resource import Resource
-from diracx.tasks.plumbing.injection.service_settings import Settings
-from diracx.tasks.plumbing.injection.sql_databases import SQLDatabase
+from diracx.tasks.plumbing.injection.service_settings import ServiceSettings
 
 AnyCallable = Callable[..., Any]
 
-_DATABASES: dict[Kind, type[Database]] = {kind.kind: kind for kind in (SQLDatabase, OpenSearchDatabase)}
+_DATABASES: dict[DiracxClass, type[Database]] = {each.family: each for each in (SQLDatabase, OpenSearchDatabase)}
 
 
 class Resources:
-    """What the tasks of one process need, and the injector that hands it out.
+    """The resources that the tasks of one process need, and the injector that hands them out.
 
     Args:
-        overrides: As for `Injector`; they win over what is served here.
+        overrides: As for `Injector`. An override wins over a resource.
         providers: As for `Injector`.
     """
 
@@ -46,88 +44,88 @@ class Resources:
         overrides: Mapping[AnyCallable, AnyCallable] | None = None,
         providers: Mapping[type, AnyCallable] | None = None,
     ) -> None:
-        self.injector = Injector(overrides, providers, self._serve)
-        self._served: dict[tuple[Kind, str | type], dict[str, AnyCallable]] = {}
-        self._behind: dict[AnyCallable, Resource[Any]] = {}
-        self._needed: dict[Resource[Any], dict[str, None]] = {}
+        self.injector = Injector(overrides, providers, self._replacement)
+        self._replacements: dict[tuple[DiracxClass, str | type], dict[str, AnyCallable]] = {}
+        self._resource_of: dict[AnyCallable, Resource[Any]] = {}
+        self._needed_by: dict[Resource[Any], dict[str, None]] = {}
 
     def prepare(self, task_class: type[BaseTask], name: str | None = None) -> Invocation:
-        """Prepare a task class, and take down what it needs.
+        """Prepare a task class, and record the resources that it needs.
 
         Args:
             task_class: The class.
-            name: Its name for people; None is that of the class.
+            name: The name of the task in problems. None: the name of the class.
 
         Raises:
-            TaskDefinitionError: It cannot work; it needs nothing then.
+            TaskDefinitionError: The class cannot work as a task. No resource is recorded for it.
         """
         invocation = self.injector.prepare(task_class)
         for call in invocation.dependencies:
-            if (resource := self._behind.get(call)) is not None:
-                self._needed.setdefault(resource, {})[name or task_class.__qualname__] = None
+            if (resource := self._resource_of.get(call)) is not None:
+                self._needed_by.setdefault(resource, {})[name or task_class.__qualname__] = None
         return invocation
 
     def problems(self) -> list[str]:
-        """A line for each thing that is missing: the task that needs it, what, and the mend."""
+        """Return a line for each missing resource: the task that needs it, the resource and a hint."""
         return sorted(
-            f"{_who(list(names))} {resource.name}: {problem}"
-            for resource, names in self._needed.items()
+            f"{_needing(list(names))} {resource.name}: {problem}"
+            for resource, names in self._needed_by.items()
             for problem in resource.problems()
         )
 
     def check(self) -> None:
-        """Look for what is missing before anything runs.
+        """Look for missing resources before anything runs.
 
         Raises:
-            ResourceError: Something is; all of it is in its lines.
+            ResourceError: Some are missing; the error has a line for each.
         """
         if problems := self.problems():
             raise ResourceError(problems)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Injector]:
-        """Open all that the prepared tasks need, on this event loop, where they have to execute; close it at the end.
+        """Open the resources of the prepared tasks for the block. The tasks must execute on this event loop.
 
-        Engines and clients connect when they are first used. What is prepared later is not open.
+        Engines and clients connect when they are first used. A task that is prepared later finds its resources closed.
 
         Raises:
-            ResourceError: Something is missing, or the configuration cannot be read.
+            ResourceError: A resource is missing, or the configuration cannot be read.
         """
         self.check()
         async with AsyncExitStack() as stack:
-            for resource in sorted(self._needed, key=lambda resource: resource.name):
+            for resource in sorted(self._needed_by, key=lambda resource: resource.name):
                 await stack.enter_async_context(resource.opened())
             yield self.injector
 
-    def _serve(self, call: AnyCallable) -> AnyCallable | None:
+    def _replacement(self, call: AnyCallable) -> AnyCallable | None:
         sentinel = sentinel_of(call)
         if sentinel is None:
             return None
         key = self._key(sentinel)
-        if (served := self._served.get(key)) is None:
-            resource = self._made(sentinel, key)
-            served = self._served[key] = resource.served()
-            self._behind.update(dict.fromkeys(served.values(), resource))
-        return served[sentinel.name]
+        if (replacements := self._replacements.get(key)) is None:
+            resource = self._make(sentinel, key)
+            replacements = self._replacements[key] = resource.replacements()
+            self._resource_of.update(dict.fromkeys(replacements.values(), resource))
+        return replacements[sentinel.name]
 
     @staticmethod
-    def _key(sentinel: Sentinel) -> tuple[Kind, str | type]:
-        """Classes of one key are served by one resource."""
-        if (database := _DATABASES.get(sentinel.kind)) is not None:
-            return sentinel.kind, name_of_database(database, sentinel.kind.base, sentinel.owner) or sentinel.owner
-        if sentinel.kind is Kind.SETTINGS:
-            return sentinel.kind, sentinel.owner
-        return sentinel.kind, ""
+    def _key(sentinel: Sentinel) -> tuple[DiracxClass, str | type]:
+        """Sentinels with the same key share one resource."""
+        if (database := _DATABASES.get(sentinel.family)) is not None:
+            return sentinel.family, name_of_database(database, sentinel.family.base, sentinel.owner) or sentinel.owner
+        if sentinel.family is DiracxClass.SETTINGS:
+            return sentinel.family, sentinel.owner
+        return sentinel.family, ""
 
     @staticmethod
-    def _made(sentinel: Sentinel, key: tuple[Kind, str | type]) -> Resource[Any]:
-        if (database := _DATABASES.get(sentinel.kind)) is not None:
+    def _make(sentinel: Sentinel, key: tuple[DiracxClass, str | type]) -> Resource[Any]:
+        if (database := _DATABASES.get(sentinel.family)) is not None:
             listed = isinstance(key[1], str)
-            return database(sentinel.kind.base, str(key[1]) if listed else sentinel.owner.__name__, listed=listed)
-        return Settings(sentinel.owner) if sentinel.kind is Kind.SETTINGS else Configuration()
+            return database(sentinel.family.base, str(key[1]) if listed else sentinel.owner.__name__, listed=listed)
+        return ServiceSettings(sentinel.owner) if sentinel.family is DiracxClass.SETTINGS else DiracxConfig()
 
 
-def _who(names: list[str]) -> str:
+def _needing(names: list[str]) -> str:
     if len(names) == 1:
         return f"{names[0]} needs"
     more = f"{len(names) - 1} more task{'s' if len(names) > 2 else ''}"

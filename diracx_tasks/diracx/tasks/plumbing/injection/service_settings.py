@@ -1,4 +1,4 @@
-"""Settings on diracx-core's `ServiceSettingsBase`: read from the environment once."""
+"""Settings on diracx-core's `ServiceSettingsBase`, read from the environment once."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from diracx.tasks.plumbing.injection.diracx_classes import Kind
-from diracx.tasks.plumbing.injection.resource import Resource, phrase
+from diracx.tasks.plumbing.injection.diracx_classes import DiracxClass
+from diracx.tasks.plumbing.injection.resource import Resource, one_line
 
 
-class Settings(Resource[Any]):
-    """The settings of one class, and what its `lifetime_function` keeps open.
+class ServiceSettings(Resource[Any]):
+    """The settings of one class. Its `lifetime_function` is entered while they are open.
 
     Args:
-        asked: The class; its own `create` makes the instance where it has one, else its constructor does.
+        settings_class: The class. Its own `create` makes the instance; without one, its constructor does.
     """
 
-    def __init__(self, asked: Any) -> None:
-        super().__init__(asked.__name__)
-        self._asked = asked
+    def __init__(self, settings_class: Any) -> None:
+        super().__init__(settings_class.__name__)
+        self._class = settings_class
 
     def problems(self) -> list[str]:
-        """A phrase for each variable that is missing or wrong."""
+        """Report each variable that is missing or wrong."""
         try:
-            self._made()
+            self._create()
         except Exception as error:  # an author's `create` may raise anything
             listed = getattr(error, "errors", None)
             if not callable(listed):
-                return [phrase(error)]
+                return [one_line(error)]
             found = listed(include_url=False, include_input=False, include_context=False)
             return [f"set {self._variable(each['loc'])} ({each['msg']})" for each in found]
         return []
 
-    def served(self) -> dict[str, Callable[..., Any]]:
-        """The one instance."""
+    def replacements(self) -> dict[str, Callable[..., Any]]:
+        """Return the one instance."""
 
         async def create() -> Any:
             return self.value
@@ -43,18 +43,18 @@ class Settings(Resource[Any]):
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Read them, and enter their `lifetime_function`."""
-        settings = self._made()
-        async with settings.lifetime_function(), self.holding(settings):
+        """Read the settings, and enter their `lifetime_function` for the block."""
+        settings = self._create()
+        async with settings.lifetime_function(), self.serving(settings):
             yield
 
-    def _made(self) -> Any:
-        base: Any = Kind.SETTINGS.base
-        inherited = self._asked.create.__func__ is base.create.__func__
-        return self._asked() if inherited else self._asked.create()
+    def _create(self) -> Any:
+        base: Any = DiracxClass.SETTINGS.base
+        inherited = self._class.create.__func__ is base.create.__func__
+        return self._class() if inherited else self._class.create()
 
     def _variable(self, location: tuple[Any, ...]) -> str:
         name = str(location[0]) if location else "its variables"
-        if name not in self._asked.model_fields:
+        if name not in self._class.model_fields:
             return name.upper()  # an alias is the whole name
-        return f"{self._asked.model_config.get('env_prefix', '')}{name}".upper()
+        return f"{self._class.model_config.get('env_prefix', '')}{name}".upper()

@@ -1,52 +1,53 @@
-"""What a callable asks for: its parameters, with annotations resolved and markers found.
+"""Reads the signature of a callable: its parameters, their resolved annotations and their markers.
 
-Annotations are resolved here, one at a time and in the callable's own module, rather than by fast-depends:
-it would look names up in whatever frames are on the stack, fail on a return annotation that nobody needs,
-and rewrite `Annotated` objects in place. FastAPI's markers are known by their class's name, so fastapi is
-never imported.
+fast-depends could resolve annotations too, but it looks names up in the frames on the stack, fails on a return
+annotation that nobody needs, and rewrites `Annotated` objects in place. So annotations are resolved here, one at a time
+and in the callable's own module. An error then names the parameter.
+
+FastAPI's markers are recognised by the name of their class, so fastapi is never imported.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import sys
+import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from inspect import Parameter
 from typing import Annotated, Any
 
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
-from diracx.tasks.plumbing.injection.annotations import namespace_of, resolved
 from diracx.tasks.plumbing.injection.markers import Marker, WithoutTransaction
 
 _FOREIGN_MARKERS = {("fastapi.params", "Depends"), ("fast_depends.dependencies.model", "Dependant")}
 _FOREIGN_REQUEST_PARTS = {("fastapi.params", "Param"), ("fastapi.params", "Body")}
-_UNNAMED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+_UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One named parameter."""
+class Parameter:
+    """One named parameter of a callable."""
 
     name: str
     type: Any
-    """Its annotation without metadata; `Parameter.empty` when it has none."""
+    """The annotation without its metadata; `inspect.Parameter.empty`: there is none."""
     marker: Marker | WithoutTransaction | None
     optional: bool
-    """It has a default."""
+    """The parameter has a default."""
 
 
-def asked_by(call: Callable[..., Any], where: str) -> list[Asked]:
-    """Read the parameters of a callable; `*args` and `**kwargs` are left out.
+def parameters_of(call: Callable[..., Any], where: str) -> list[Parameter]:
+    """Read the parameters of a callable, without `*args` and `**kwargs`.
 
     Args:
-        call: Anything callable; a method must be bound.
-        where: What a person knows it by; opens the error's text.
+        call: Any callable; a method must be bound.
+        where: The name of the callable for people. The text of an error begins with it.
 
     Raises:
-        TaskDefinitionError: The signature cannot be read, a name in an annotation is unknown, or a parameter
-            has two markers, is positional-only, or takes a part of an HTTP request.
+        TaskDefinitionError: The signature cannot be read, a name in an annotation is unknown, or a parameter has two
+            markers, is positional-only, or comes from an HTTP request.
     """
     try:
         parameters = inspect.signature(call).parameters.values()
@@ -54,31 +55,63 @@ def asked_by(call: Callable[..., Any], where: str) -> list[Asked]:
         raise TaskDefinitionError(f"{where}: its parameters cannot be read ({error}); wrap it in a function") from error
     namespace = namespace_of(call)
     named = [parameter for parameter in parameters if parameter.kind not in _UNNAMED]
-    return [_asked(parameter, namespace, f"{where}: parameter {parameter.name!r}") for parameter in named]
+    return [_parameter(parameter, namespace, f"{where}: parameter {parameter.name!r}") for parameter in named]
+
+
+def namespace_of(call: Callable[..., Any]) -> dict[str, Any]:
+    """Return the global names that the annotations of a callable refer to."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    if not (inspect.isroutine(call) or inspect.isclass(call)):
+        call = type(call).__call__
+    call = inspect.unwrap(call)
+    if inspect.isclass(call):
+        module = sys.modules.get(call.__module__)
+        return getattr(call.__init__, "__globals__", vars(module) if module else {})
+    return getattr(call, "__globals__", {})
+
+
+def resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
+    """Resolve the strings and `type` aliases in an annotation, and keep its metadata.
+
+    `inspect.Parameter.empty` is returned as it is.
+
+    Raises:
+        Exception: Any error of evaluating the annotation, mostly a NameError.
+    """
+    if annotation is inspect.Parameter.empty:
+        return annotation
+    carrier = types.FunctionType(resolved.__code__, namespace)
+    carrier.__annotations__ = {"parameter": annotation}
+    found = typing.get_type_hints(carrier, include_extras=True)["parameter"]
+    # PEP 695: `type LollygagDB = Annotated[...]`.
+    while type(found).__name__ == "TypeAliasType":
+        found = found.__value__
+    return found
 
 
 def is_coroutine(call: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine."""
+    """Whether a call returns a coroutine."""
     return _runs_as(call, inspect.iscoroutinefunction)
 
 
 def is_generator(call: Callable[..., Any]) -> bool:
-    """Whether it is a sync generator function."""
+    """Whether a callable is a sync generator function."""
     return _runs_as(call, inspect.isgeneratorfunction)
 
 
 def is_async_generator(call: Callable[..., Any]) -> bool:
-    """Whether it is an async generator function."""
+    """Whether a callable is an async generator function."""
     return _runs_as(call, inspect.isasyncgenfunction)
 
 
 def name_of(call: Any) -> str:
-    """A short name for people."""
+    """Return a short name of a callable for error texts."""
     while isinstance(call, functools.partial):
         call = call.func
     owner = getattr(call, "__self__", None)
     if inspect.ismethod(call) and isinstance(owner, type):
-        # An inherited classmethod: the class that it was taken from says more than the one that defines it.
+        # For an inherited classmethod, the class that it was taken from says more than the class that defines it.
         return f"{owner.__qualname__}.{call.__name__}"
     return getattr(call, "__qualname__", type(call).__qualname__)
 
@@ -91,8 +124,8 @@ def _runs_as(call: Callable[..., Any], kind: Callable[[Any], bool]) -> bool:
     return kind(call) or kind(type(call).__call__)
 
 
-def _asked(parameter: Parameter, namespace: dict[str, Any], where: str) -> Asked:
-    annotation = _resolved(parameter.annotation, namespace, where)
+def _parameter(parameter: inspect.Parameter, namespace: dict[str, Any], where: str) -> Parameter:
+    annotation = _resolved_or_refused(parameter.annotation, namespace, where)
     default = parameter.default
     markers = list(_markers(getattr(annotation, "__metadata__", ())))
     if _is_any(default, _FOREIGN_REQUEST_PARTS):
@@ -100,16 +133,16 @@ def _asked(parameter: Parameter, namespace: dict[str, Any], where: str) -> Asked
             f"{where} comes from an HTTP request, and a task has none; give the callable an override"
         )
     markers += _markers([default])
-    optional = default is not Parameter.empty
+    optional = default is not inspect.Parameter.empty
     if len(markers) > 1:
         raise TaskDefinitionError(f"{where} has {len(markers)} markers ({', '.join(map(str, markers))}); leave one")
-    if parameter.kind is Parameter.POSITIONAL_ONLY and (markers or not optional):
+    if parameter.kind is inspect.Parameter.POSITIONAL_ONLY and (markers or not optional):
         raise TaskDefinitionError(f"{where} is positional-only and cannot be injected; remove the `/`")
     bare = annotation.__origin__ if typing.get_origin(annotation) is Annotated else annotation
-    return Asked(parameter.name, bare, markers[0] if markers else None, optional)
+    return Parameter(parameter.name, bare, markers[0] if markers else None, optional)
 
 
-def _resolved(annotation: Any, namespace: dict[str, Any], where: str) -> Any:
+def _resolved_or_refused(annotation: Any, namespace: dict[str, Any], where: str) -> Any:
     try:
         return resolved(annotation, namespace)
     except Exception as error:

@@ -1,11 +1,14 @@
 """The streams, consumers and buckets of one mesh, defined once.
 
-`topology` creates and compares them; the JSON in the folder `nats/` is written from here.
+`topology` creates and compares them, and the JSON in the folder `nats/` is generated from here. An asset has two kinds
+of settings:
 
-Two kinds of settings stand side by side. Those in `config` are what the system rests on: they are compared at every
-start. Those in `initial` are how much an installation wants to keep and how safely: they are used when the asset is
-created, and belong to the operator from then on. Metadata stands in both: what an asset is for, and the thresholds
-under `io.nats.monitor.*` by which `nats server check stream` and `nats server check consumer` judge it.
+* `config` is the part that the system depends on. It is compared at every start.
+* `initial` is the part that an installation chooses: how much to keep, and how safely. It is used when the asset is
+  created, and belongs to the operator from then on.
+
+Both hold metadata: in `config` the purpose of the asset, in `initial` the thresholds under `io.nats.monitor.*` that
+`nats server check stream` and `nats server check consumer` apply.
 """
 
 from __future__ import annotations
@@ -21,12 +24,9 @@ NANOSECONDS: Final = 1_000_000_000
 MEBIBYTE: Final = 1 << 20
 
 MONITOR: Final = "io.nats.monitor"
-"""Metadata under this prefix are thresholds of `nats server check`."""
+"""The prefix of the metadata that hold thresholds of `nats server check`."""
 
-_MOST_WAITING: Final = {Priority.REALTIME: 1_000, Priority.NORMAL: 10_000, Priority.BACKGROUND: 100_000}
-
-DUE_TTL: Final = "720h"
-"""How long what fell due waits for room in a full work queue; it is removed when its task is settled."""
+_MAX_WAITING: Final = {Priority.REALTIME: 1_000, Priority.NORMAL: 10_000, Priority.BACKGROUND: 100_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,17 @@ class Asset:
 
     kind: Literal["stream", "consumer", "bucket"]
     name: str
-    """As operators know it; a bucket's stream is `KV_<name>`."""
+    """The name that operators use; the stream of a bucket is `KV_<name>`."""
     stream: str
-    """The stream that holds it, or that it is."""
+    """The stream that holds it; of a stream, its own name."""
     config: Mapping[str, Any]
-    """What the system rests on, in the server's own JSON."""
+    """The settings that the system depends on, in the server's own JSON."""
     initial: Mapping[str, Any] = field(default_factory=dict)
-    """What the operator may change, with the value it is created with."""
+    """The settings that the operator may change, with the values at creation."""
 
     @property
     def definition(self) -> dict[str, Any]:
-        """The whole configuration with which the asset is created."""
+        """The whole configuration at creation."""
         metadata = {**self.config.get("metadata", {}), **self.initial.get("metadata", {})}
         return {**self.config, **self.initial, "metadata": metadata}
 
@@ -57,8 +57,8 @@ def assets(namespace: Namespace, replicas: int = 1) -> list[Asset]:
     """All assets of a mesh, in the order in which they can be created.
 
     Args:
-        namespace: Whose.
-        replicas: Copies of every stream, 1 to 5; consumers follow their stream.
+        namespace: The names of the mesh.
+        replicas: The number of copies of every stream, 1 to 5; consumers follow their stream.
     """
     streams = [_later(namespace), _tasks(namespace), _dead_letters(namespace)]
     buckets = [
@@ -79,7 +79,7 @@ def _replicated(asset: Asset, replicas: int) -> Asset:
 
 
 def with_replicas(asset: Asset, replicas: int) -> Asset:
-    """The asset with its number of copies compared and updated like the rest; a consumer follows its stream."""
+    """The asset with its number of copies in `config`, so that it is compared and updated; a consumer is unchanged."""
     if asset.kind == "consumer":
         return asset
     metadata = {**asset.config["metadata"], **_replicas_watched(replicas)}
@@ -87,7 +87,7 @@ def with_replicas(asset: Asset, replicas: int) -> Asset:
 
 
 def _replicas_watched(replicas: int) -> dict[str, str]:
-    # `nats server check` refuses to count the peers of a stream that has no copies.
+    # `nats server check` refuses to count the peers of a stream without copies.
     return {f"{MONITOR}.peer-expect": str(replicas)} if replicas > 1 else {}
 
 
@@ -100,11 +100,11 @@ def _tasks(namespace: Namespace) -> Asset:
         "subjects": [f"{namespace.name}.tasks.*.*"],
         "retention": "workqueue",
         "storage": "file",
-        # Full: the publisher is told, and nothing that waits is dropped.
+        # A full stream refuses the publisher and drops no waiting task.
         "discard": "new",
         "allow_direct": True,
         "allow_atomic": True,
-        # A message TTL would silently delete what waits for its retry.
+        # A message TTL would silently delete a task that waits for its retry.
         "allow_msg_ttl": False,
         "duplicate_window": 120 * NANOSECONDS,
         "sources": [
@@ -119,7 +119,7 @@ def _tasks(namespace: Namespace) -> Asset:
             }
         ],
     }
-    # The source is how tasks for later arrive.
+    # Delayed and periodic tasks arrive through the source.
     checks = _monitored({"min-sources": 1, "lag-critical": 10_000})
     return Asset("stream", name, name, config, {"max_bytes": 256 * MEBIBYTE, "metadata": checks})
 
@@ -138,7 +138,7 @@ def _later(namespace: Namespace) -> Asset:
         ],
         "retention": "limits",
         "storage": "file",
-        # The server refuses schedules together with discard new; without a limit nothing is discarded.
+        # The server refuses schedules together with discard new. Without a limit nothing is discarded.
         "discard": "old",
         "max_bytes": -1,
         "max_msgs": -1,
@@ -167,12 +167,12 @@ def _dead_letters(namespace: Namespace) -> Asset:
         "storage": "file",
         "allow_direct": True,
     }
-    # Refuse rather than forget: a task whose dead letter finds no room is not settled.
+    # A full stream refuses a dead letter rather than drop an old one; the task stays unsettled.
     initial = {
         "discard": "new",
         "max_bytes": 256 * MEBIBYTE,
         "max_age": 0,
-        # Each dead letter has a subject of its own, so this counts them.
+        # Each dead letter has a subject of its own, so the number of subjects is that of dead letters.
         "metadata": _monitored({"subjects-warn": 1, "subjects-critical": 1_000}),
     }
     return Asset("stream", name, name, config, initial)
@@ -190,10 +190,10 @@ def _bucket(name: str, description: str, *, expiring: bool = False, direct: bool
         "discard": "new",
         "max_msgs_per_subject": 1,
         "allow_rollup_hdrs": True,
-        # Keys are removed by deleting their own revision, which leaves no marker behind.
+        # A key is removed by deleting its own revision, which leaves no marker.
         "deny_delete": False,
         "allow_msg_ttl": expiring,
-        # A direct read may be answered by a replica that lags; where reads decide, the leader answers.
+        # A replica that lags may answer a direct read. Where correctness depends on reads, only the leader answers.
         "allow_direct": direct,
     }
     return Asset("bucket", name, stream, config, {"metadata": _monitored()})
@@ -209,16 +209,16 @@ def _consumer(namespace: Namespace, priority: Priority, size: Size) -> Asset:
         "ack_policy": "explicit",
         "deliver_policy": "all",
         "filter_subject": namespace.task_subject(priority, size),
-        # A task that waits for a retry keeps its slot, so any limit would stop the queue behind enough of them.
+        # A task that waits for a retry stays pending, so enough of them would stop the queue at any limit.
         "max_ack_pending": -1,
         "max_deliver": -1,
-        # It would add itself to the delay of a nak.
+        # A backoff would be added to the delay of a nak.
         "backoff": [],
     }
     initial = {
         "ack_wait": 30 * NANOSECONDS,
         "max_waiting": 4096,
-        "metadata": _monitored({"unprocessed-critical": _MOST_WAITING[priority], "outstanding-ack-critical": 10_000}),
+        "metadata": _monitored({"unprocessed-critical": _MAX_WAITING[priority], "outstanding-ack-critical": 10_000}),
     }
     return Asset("consumer", name, namespace.tasks_stream, config, initial)
 

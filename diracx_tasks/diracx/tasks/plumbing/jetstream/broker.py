@@ -1,4 +1,4 @@
-"""`JetStreamBroker`: what takes tasks to JetStream."""
+"""`JetStreamBroker` submits tasks to JetStream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
-from diracx.tasks.plumbing.jetstream.assets import DUE_TTL, assets
+from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import (
@@ -20,7 +20,9 @@ from diracx.tasks.plumbing.jetstream.errors import (
     ApiError,
     NoRespondersError,
     NotConnectedError,
+    stream_full_text,
 )
+from diracx.tasks.plumbing.jetstream.headers import schedule_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject
 from diracx.tasks.plumbing.jetstream.topology import ensure
@@ -33,11 +35,11 @@ from diracx.tasks.plumbing.wire.times import to_rfc3339
 
 T = TypeVar("T")
 
-_IN_FLIGHT: Final = 256
-_KEEPERS: Final = frozenset({"worker", "scheduler"})
-_RETRY_PAUSE: Final = 0.2
-# How long "nobody listens there" may still mean that a leader is being elected.
-_ELECTION: Final = 2.0
+_MAX_IN_FLIGHT: Final = 256
+_UPDATING_ROLES: Final = frozenset({"worker", "scheduler"})
+_RETRY_SECONDS: Final = 0.2
+# For this long, "no responders" may mean that the stream is electing a leader.
+_ELECTION_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,14 @@ class _Message:
 
 
 class JetStreamBroker:
-    """Submits tasks. Made by `connect`; `task.schedule()` finds it where it is bound.
+    """Submits tasks. `connect` makes it, and binds it so that `task.schedule()` finds it.
 
-    It belongs to the event loop that connected it, and may be used from others: `submit` hops across.
+    It belongs to the event loop that connected it. Other event loops may use it too: `submit` hops across.
 
     Args:
-        connection: Stays open for as long as the broker is used.
-        registry: Knows the names of task classes.
-        timeout: How long one submission may take, reconnects included, in seconds.
+        connection: Must stay open as long as the broker is used.
+        registry: Knows the names of the task classes.
+        timeout: The limit for one submission, reconnects included, in seconds.
     """
 
     def __init__(
@@ -82,28 +84,28 @@ class JetStreamBroker:
         role: str = "producer",
         bind: bool = True,
     ) -> AsyncIterator[JetStreamBroker]:
-        """Connect, create what is missing on the server as far as this user may, and bind for the process.
+        """Connect, create missing streams and buckets as far as this user may, and bind for the process.
 
         Args:
             url: Server URLs, separated by commas; None: from the environment, see `ConnectionSettings.resolve`.
-            settings: Everything about the access, in place of `url`.
-            namespace: Whose streams.
+            settings: Servers and credentials, in place of `url`.
+            namespace: The namespace of the mesh, which all names on the server start with.
             registry: The tasks that can be submitted; None: the installed ones.
-            name: Of the connection, shown to operators.
-            role: Whose replies are kept apart: `producer`, `worker`, `scheduler`, `operator`, `call`.
+            name: The name of the connection that operators see.
+            role: `producer`, `worker`, `scheduler`, `operator` or `call`; each role has its own reply subjects.
             bind: Whether `task.schedule()` finds this broker, anywhere in the process, until the block ends.
 
         Raises:
-            ServerUnavailableError: No server, or it does not let us in.
-            UnsupportedServerError: It is older than 2.12.1.
-            TopologyDriftError: A stream, consumer or bucket stands otherwise than needed.
+            ServerUnavailableError: No server answered, or the server refused the credentials.
+            UnsupportedServerError: The server is older than 2.12.1.
+            TopologyDriftError: A stream, consumer or bucket differs from its definition in an unsafe way.
             ValueError: The namespace or a setting has a wrong form.
         """
         names = Namespace(namespace)
         access = settings if settings is not None else ConnectionSettings.resolve(url=url)
         async with Connection.open(access, name=name, inbox_prefix=names.inbox_prefix(role)) as connection:
-            # Two versions run side by side: whoever only submits must not put back what the newer one changed.
-            await ensure(connection, assets(names), update=role in _KEEPERS)
+            # Two versions run side by side: a producer must not undo the changes of a newer one.
+            await ensure(connection, assets(names), update=role in _UPDATING_ROLES)
             broker = cls(connection, names, registry if registry is not None else TaskRegistry.installed())
             binding: AbstractContextManager[None] = bound_for_process(broker) if bind else nullcontext()
             with binding:
@@ -117,21 +119,21 @@ class JetStreamBroker:
         Raises:
             SendTaskError: The server did not store it.
             TaskDefinitionError: Its class is not registered.
-            MalformedTaskError: A field holds what its type does not allow.
+            MalformedTaskError: A field holds a value that its type does not allow.
             ValueError: `at_time` is naive.
         """
         message = self._message(task, at_time, labels)
         await self._on_own_loop(self._send(message))
         return message.headers[MSG_ID]
 
-    async def schedule_many(self, tasks: Iterable[BaseTask], *, labels: Mapping[str, str] | None = None) -> list[str]:
-        """Submit many tasks, 256 of them under way at a time.
+    async def submit_many(self, tasks: Iterable[BaseTask], *, labels: Mapping[str, str] | None = None) -> list[str]:
+        """Submit many tasks, 256 of them in flight at a time.
 
         Returns:
             Their ids, in order.
 
         Raises:
-            SendTaskError: Some were not stored; `unsent` holds their positions, the others will run.
+            SendTaskError: Some were not stored. `unsent` holds their positions; the others will run.
         """
         messages = [self._message(task, None, labels) for task in tasks]
         errors = await self._on_own_loop(self._send_all(messages))
@@ -143,14 +145,17 @@ class JetStreamBroker:
             ) from first
         return [message.headers[MSG_ID] for message in messages]
 
+    schedule_many = submit_many
+    """The earlier name of `submit_many`."""
+
     async def cancel(self, task_id: str) -> bool:
-        """Take back a task that was submitted for later.
+        """Withdraw a task that was submitted for later.
 
         Returns:
-            Whether it was still there; if not, it has fallen due, was taken back before, or never was.
+            True if it was still waiting. False if it has fallen due, was withdrawn before, or never existed.
 
         Raises:
-            ServerError: The server could not be asked, or refused.
+            ServerError: No answer, or the server refused.
         """
         subject = self.namespace.delayed_subject(task_id)
         return await self._on_own_loop(purge_subject(self.connection, self.namespace.later_stream, subject)) > 0
@@ -169,17 +174,13 @@ class JetStreamBroker:
             labels=dict(labels or {}),
         )
         body = registered.codec.encode(task)
-        # What its type does not allow is refused here, where its author sees it, and not by a worker.
+        # A value that its type does not allow is refused here, where the author sees it, and not by a worker.
         registered.codec.decode(body)
         headers = envelope.to_headers()
         queue = registered.queue
         if due is None:
             return _Message(self.namespace.tasks_stream, self.namespace.task_subject(*queue), body, headers)
-        headers |= {
-            "Nats-Schedule": f"@at {to_rfc3339(due)}",
-            "Nats-Schedule-Target": self.namespace.due_subject(*queue),
-            "Nats-Schedule-TTL": DUE_TTL,
-        }
+        headers |= schedule_headers(due, self.namespace.due_subject(*queue))
         return _Message(self.namespace.later_stream, self.namespace.delayed_subject(envelope.id), body, headers)
 
     async def _on_own_loop(self, work: Coroutine[Any, Any, T]) -> T:
@@ -191,7 +192,7 @@ class JetStreamBroker:
         errors: dict[int, SendTaskError] = {}
         queue = iter(enumerate(messages))
 
-        async def send_from_queue() -> None:
+        async def send_queued() -> None:
             for index, message in queue:
                 try:
                     await self._send(message)
@@ -199,20 +200,19 @@ class JetStreamBroker:
                     errors[index] = error
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(_IN_FLIGHT, len(messages))):
-                group.create_task(send_from_queue(), name="schedule_many")
+            for _ in range(min(_MAX_IN_FLIGHT, len(messages))):
+                group.create_task(send_queued(), name="submit_many")
         return errors
 
     async def _send(self, message: _Message) -> None:
-        measured = self._telemetry
-        size = len(message.body)
-        with nullcontext() if measured is None else measured.publishing(message.subject, message.headers, size):
+        telemetry, size = self._telemetry, len(message.body)
+        with nullcontext() if telemetry is None else telemetry.publishing(message.subject, message.headers, size):
             await self._store(message)
 
     async def _store(self, message: _Message) -> None:
-        """Publish until the server has answered, always with the same id, so that it is stored once."""
+        """Publish until the server answers, always with the same id, so that the task is stored once."""
         deadline = self._loop.time() + self._timeout
-        elected = self._loop.time() + min(_ELECTION, self._timeout)
+        election_ends = self._loop.time() + min(_ELECTION_SECONDS, self._timeout)
         while True:
             remaining = deadline - self._loop.time()
             try:
@@ -228,12 +228,12 @@ class JetStreamBroker:
                 if not await self.connection.wait_connected(max(remaining, 0)):
                     raise _refused(message, error) from error
             except NoRespondersError as error:
-                if self._loop.time() >= elected:
+                if self._loop.time() >= election_ends:
                     raise SendTaskError(
                         f"no stream takes {message.subject}: create {message.stream} with "
                         "`diracx-task-run setup`, or start a worker that may"
                     ) from error
-                await asyncio.sleep(_RETRY_PAUSE)
+                await asyncio.sleep(_RETRY_SECONDS)
             except ServerError as error:
                 raise _refused(message, error) from error
 
@@ -247,8 +247,5 @@ def _at(name: str, at_time: datetime) -> str:
 
 def _refused(message: _Message, error: ServerError) -> SendTaskError:
     if isinstance(error, ApiError) and error.err_code == STORE_FAILED:
-        return SendTaskError(
-            f"the stream {message.stream} is full ({error.description}): let workers drain it, "
-            f"or raise its limit with `nats stream edit {message.stream} --max-bytes=...`"
-        )
+        return SendTaskError(stream_full_text(message.stream, error.description))
     return SendTaskError(f"{message.subject} did not take the task: {error}")

@@ -1,9 +1,4 @@
-"""One message in hand, and the protocol's own verbs for it: ack, nak, term, in progress.
-
-The reply subject of a delivered message carries its position (ADR-15):
-`$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp>.<pending>`, and with a domain
-`$JS.ACK.<domain>.<account>.<stream>...<pending>.<random>`.
-"""
+"""One delivery of a message, and the verbs of the protocol for it: ack, nak, term, in progress."""
 
 from __future__ import annotations
 
@@ -14,118 +9,104 @@ import nats.errors
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.headers import STREAM_SOURCE
 
 _TOKENS_WITHOUT_DOMAIN: Final = 9
-_SOURCE: Final = "Nats-Stream-Source"
-_LONGEST_REASON: Final = 500
-# The server counts nanoseconds in 64 bits, some 292 years; it takes a longer delay for none at all.
-_LONGEST_DELAY: Final = timedelta(days=365)
-
-ACK: Final = b"+ACK"
-"""Done: the work queue removes it."""
+_MAX_REASON_CHARACTERS: Final = 500
+# The server counts nanoseconds in 64 bits, about 292 years, and takes a longer delay for no delay.
+_MAX_DELAY: Final = timedelta(days=365)
 
 
-def nak(delay: timedelta = timedelta(0)) -> bytes:
-    """Not done: the server delivers it again, no earlier than after `delay`, or after a year if that is longer."""
-    nanoseconds = int(min(delay, _LONGEST_DELAY).total_seconds() * 1e9)
-    return b'-NAK {"delay":%d}' % nanoseconds if nanoseconds > 0 else b"-NAK"
+class ReplySubject:
+    """The reply subject of a delivered message. A verb sent to it tells the server how the delivery ended.
 
+    The server fences no verb: the ack of a stale worker deletes a task that runs elsewhere. Send one only while the
+    lease on the delivery holds. Without a connection each verb raises `ServerUnavailableError` at once; nothing is
+    kept to be sent later, because it may be stale by then.
 
-def term(reason: str) -> bytes:
-    """Never again: the work queue removes it, and an advisory tells the reason."""
-    return f"+TERM {' '.join(reason.split())[:_LONGEST_REASON]}".encode()
-
-
-def answer(connection: Connection, reply: str, verb: bytes) -> None:
-    """Answer the delivery that came with this reply subject.
-
-    Raises:
-        ServerUnavailableError: There is no connection; nothing was sent, nor will be.
-    """
-    try:
-        connection.client.answer(reply, verb)
-    except nats.errors.Error as error:
-        raise ServerUnavailableError(f"message {_position(reply)[1]} cannot be settled now: {error}") from error
-
-
-def _position(reply: str) -> tuple[int, int, int]:
-    """How often the message was delivered, its sequence in the stream, and when that stored it, in nanoseconds."""
-    tokens = reply.split(".")
-    first = 4 if len(tokens) == _TOKENS_WITHOUT_DOMAIN else 6
-    return int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 3])
-
-
-class Delivery:
-    """One delivery of one message.
-
-    None of the verbs is fenced by the server: a stale worker's ack deletes a task that runs elsewhere. Call them
-    only while the lease on the delivery holds. Without a connection they raise `ServerUnavailableError` at once;
-    nothing is kept to be sent later, when it may be stale.
+    The subject holds the position of the message (ADR-15):
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp>.<pending>`, and with a domain
+    `$JS.ACK.<domain>.<account>.<stream>...<pending>.<random>`.
     """
 
-    __slots__ = (
-        "_connection",
-        "body",
-        "delivered",
-        "headers",
-        "reply",
-        "requested",
-        "sequence",
-        "stored_ns",
-        "subject",
-    )
+    __slots__ = ("_connection", "reply")
+
+    def __init__(self, connection: Connection, reply: str) -> None:
+        self._connection = connection
+        self.reply = reply
+
+    def ack(self) -> None:
+        """Acknowledge the message. The work queue removes it."""
+        self._send(b"+ACK")
+
+    def nak(self, delay: timedelta = timedelta(0)) -> None:
+        """Negatively acknowledge the message. The server redelivers it after `delay`, a year at the most."""
+        nanoseconds = int(min(delay, _MAX_DELAY).total_seconds() * 1e9)
+        self._send(b'-NAK {"delay":%d}' % nanoseconds if nanoseconds > 0 else b"-NAK")
+
+    def term(self, reason: str) -> None:
+        """Terminate the message. The work queue removes it, and an advisory carries the reason, cut to one line."""
+        self._send(f"+TERM {' '.join(reason.split())[:_MAX_REASON_CHARACTERS]}".encode())
+
+    async def in_progress(self, timeout: float) -> None:
+        """Restart the server's `ack_wait`. Returns once the server has answered.
+
+        Raises:
+            ServerUnavailableError: No answer within `timeout` seconds; the server may have received it.
+        """
+        await self._connection.request(self.reply, b"+WPI", timeout=timeout)
+
+    def _send(self, verb: bytes) -> None:
+        try:
+            self._connection.client.answer(self.reply, verb)
+        except nats.errors.Error as error:
+            sequence = _position(self.reply)[1]
+            raise ServerUnavailableError(f"message {sequence} cannot be settled now: {error}") from error
+
+
+class Delivery(ReplySubject):
+    """One delivery of one message."""
+
+    __slots__ = ("body", "delivered", "headers", "requested", "sequence", "stored_ns", "subject")
 
     def __init__(self, connection: Connection, message: Any, requested: float) -> None:
         """Wrap a message of the client library.
 
         Args:
-            connection: To answer on.
-            message: As received: subject, reply, headers, data.
-            requested: When the pull request left that it answers, on `clock.boottime`; it was delivered later.
+            connection: Carries the verbs.
+            message: The received message: subject, reply, headers, data.
+            requested: The time on `clock.boottime` at which the pull request for it was sent, before its delivery.
         """
         self._connection = connection
+        self.reply = message.reply
         self.subject: str = message.subject
-        self.reply: str = message.reply
         self.headers: dict[str, str] | None = message.headers
         self.body: bytes = message.data
         self.requested = requested
         delivered, sequence, stored_ns = _position(self.reply)
         self.delivered = delivered
-        """How often the server has handed out this message, this time included."""
+        """How often the server has delivered this message, this time included."""
         self.sequence = sequence
-        """Its sequence in the stream."""
+        """The sequence of the message in its stream."""
         self.stored_ns = stored_ns
-        """When the stream stored it, in nanoseconds since the epoch, by the server's clock."""
+        """The time at which the stream stored it, in nanoseconds since the epoch, by the server's clock."""
 
     @property
     def stored(self) -> datetime:
-        """When the stream stored it, by the server's clock."""
+        """The time at which the stream stored it, by the server's clock."""
         return datetime.fromtimestamp(self.stored_ns / 1e9, UTC)
 
     @property
     def origin(self) -> tuple[str, int] | None:
-        """The stream that this message was sourced from, and its sequence there; None for one that was published."""
-        if self.headers is None or (source := self.headers.get(_SOURCE)) is None:
+        """The stream and the sequence that this message was sourced from; None for a published message."""
+        if self.headers is None or (source := self.headers.get(STREAM_SOURCE)) is None:
             return None
         stream, sequence, *_ = source.split(" ")
         return stream, int(sequence)
 
-    async def ack(self) -> None:
-        """See `ACK`."""
-        answer(self._connection, self.reply, ACK)
 
-    async def nak(self, delay: timedelta = timedelta(0)) -> None:
-        """See `nak`."""
-        answer(self._connection, self.reply, nak(delay))
-
-    async def term(self, reason: str) -> None:
-        """See `term`."""
-        answer(self._connection, self.reply, term(reason))
-
-    async def in_progress(self, timeout: float) -> None:
-        """Still at it: the server's `ack_wait` starts anew. Returns once the server has answered.
-
-        Raises:
-            ServerUnavailableError: No answer within `timeout` seconds; the server may or may not have heard.
-        """
-        await self._connection.request(self.reply, b"+WPI", timeout=timeout)
+def _position(reply: str) -> tuple[int, int, int]:
+    """The number of deliveries, the sequence in the stream, and the time of storage in nanoseconds."""
+    tokens = reply.split(".")
+    first = 4 if len(tokens) == _TOKENS_WITHOUT_DOMAIN else 6
+    return int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 3])

@@ -1,17 +1,17 @@
-"""What can go wrong between us and a NATS server.
+"""The errors of requests to a NATS server, and the error codes of the JetStream API.
 
 * ServerError
   x PermissionDeniedError          the server forbids this user a subject
-    - InboxDeniedError             the subject where its answers would come
-  x PayloadTooLargeError           more bytes than the server takes in one message
-  x ApiError                       JetStream understood the request and said no
-  x ServerUnavailableError         nothing is known of what the server did with a request, if it got it
+    - InboxDeniedError             the server forbids this user to receive replies
+  x PayloadTooLargeError           the message is larger than the server accepts
+  x ApiError                       JetStream understood the request and refused it
+  x ServerUnavailableError         the server did not receive the request, or its effect is unknown
     - ServerUnreachableError       no listed server answered
-    - AccessRefusedError           a server answered and would not have us: credentials, TLS
-    - JetStreamUnavailableError    a server took us in, but has no JetStream for this account, or none now
-    - NotConnectedError            the connection is down at the moment; it is being re-established
+    - AccessRefusedError           a server refused the credentials or TLS
+    - JetStreamUnavailableError    the server has no JetStream for this account, or none at the moment
+    - NotConnectedError            the connection is down and is being re-established
     - RequestTimeoutError          no reply in time
-    - NoRespondersError            nobody listens on the subject of a request
+    - NoRespondersError            nobody subscribes to the subject of a request
 """
 
 from __future__ import annotations
@@ -20,21 +20,35 @@ from collections.abc import Mapping
 
 from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 
-# err_code of the JetStream API (server/errors.json of nats-server); pinned against a real server by the
-# tests.
+# err_code of the JetStream API (server/errors.json of nats-server). The tests compare them with a real server.
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
+SEQUENCE_NOT_FOUND = 10043
+"""A delete of a message that was deleted before, between two that exist."""
 MESSAGE_DELETE_FAILED = 10057
-"""The message is gone already, or the store failed."""
+"""The message is gone already, or its store failed."""
 STREAM_NAME_IN_USE = 10058
 STREAM_NOT_FOUND = 10059
 WRONG_LAST_SEQUENCE = 10071
 JETSTREAM_NOT_ENABLED = 10076
 STORE_FAILED = 10077
-"""A message was not stored: `maximum bytes exceeded`, `maximum messages exceeded` or a failing disk."""
+"""The stream did not store a message: `maximum bytes exceeded`, `maximum messages exceeded` or a failing disk."""
 DUPLICATE_MESSAGE_ID = 10201
 """A message of an atomic batch was stored before, within the stream's duplicate window."""
+
+
+def stream_full_text(stream: str, description: str = "") -> str:
+    """The error text for a full stream and its remedy.
+
+    Args:
+        description: The server's words, if there are any.
+    """
+    detail = f" ({description})" if description else ""
+    return (
+        f"the stream {stream} is full{detail}: let workers drain it, or raise its limit with "
+        f"`nats stream edit {stream} --max-bytes=...`"
+    )
 
 
 class PermissionDeniedError(ServerError):
@@ -42,7 +56,7 @@ class PermissionDeniedError(ServerError):
 
     Args:
         action: `publish` or `subscription`, as the server calls it.
-        subject: The subject; in lower case where only the server's words are known.
+        subject: The subject; in lower case where it is read from the server's error text.
     """
 
     def __init__(self, action: str, subject: str) -> None:
@@ -52,10 +66,10 @@ class PermissionDeniedError(ServerError):
 
 
 class InboxDeniedError(PermissionDeniedError):
-    """The server forbids this user to hear the answers to its requests: what was asked is for another role.
+    """The server forbids this user to receive replies: the command is for another role.
 
     Args:
-        prefix: Where the answers would come, without the part that is of this connection alone.
+        prefix: The prefix of the reply subjects, without the part that this connection added.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -65,10 +79,10 @@ class InboxDeniedError(PermissionDeniedError):
 
 
 class PayloadTooLargeError(ServerError):
-    """A message is larger than the server takes.
+    """A message is larger than the server accepts.
 
     Args:
-        size: Bytes of headers and payload; the server counts both.
+        size: The size of headers and payload together, in bytes.
         limit: The server's `max_payload`, in bytes.
     """
 
@@ -79,11 +93,11 @@ class PayloadTooLargeError(ServerError):
 
 
 class ApiError(ServerError):
-    """JetStream understood the request and said no.
+    """JetStream understood the request and refused it.
 
     Args:
-        code: Like an HTTP status, e.g. 404.
-        err_code: The exact cause, e.g. `STREAM_NOT_FOUND`; 0 when the server gave none.
+        code: A status as in HTTP, e.g. 404.
+        err_code: The exact cause, e.g. `STREAM_NOT_FOUND`; 0 when the server names none.
         description: The server's words.
     """
 
@@ -95,7 +109,7 @@ class ApiError(ServerError):
 
     @classmethod
     def from_answer(cls, error: Mapping[str, object]) -> ApiError:
-        """From the `error` object of an API answer or a PubAck."""
+        """Read the `error` object of an API answer or a PubAck."""
         code, err_code = error.get("code", 0), error.get("err_code", 0)
         return cls(
             code if isinstance(code, int) else 0,
@@ -109,23 +123,23 @@ class ServerUnreachableError(ServerUnavailableError):
 
 
 class AccessRefusedError(ServerUnavailableError):
-    """A server answered and would not have us: wrong credentials, or TLS that does not fit."""
+    """A server refused the credentials or TLS."""
 
 
 class JetStreamUnavailableError(ServerUnavailableError):
-    """A server took us in, but has no JetStream for this account, or has none at the moment."""
+    """The server has no JetStream for this account, or none at the moment."""
 
 
 class NotConnectedError(ServerUnavailableError):
-    """The connection is down; it comes back by itself. What was under way may have been carried out."""
+    """The connection is down and is being re-established. The server may have carried out a request in flight."""
 
 
 class RequestTimeoutError(ServerUnavailableError):
-    """No reply in time. The request may have been carried out.
+    """No reply in time. The server may have carried out the request.
 
     Args:
         subject: The subject of the request.
-        timeout: How long it was waited for, in seconds.
+        timeout: The time waited, in seconds.
     """
 
     def __init__(self, subject: str, timeout: float) -> None:
@@ -134,7 +148,7 @@ class RequestTimeoutError(ServerUnavailableError):
 
 
 class NoRespondersError(ServerUnavailableError):
-    """Nobody listens on the subject of a request: no such stream, or JetStream has no leader at the moment.
+    """Nobody subscribes to the subject of a request: the stream is missing, or JetStream has no leader at the moment.
 
     Args:
         subject: The subject of the request.

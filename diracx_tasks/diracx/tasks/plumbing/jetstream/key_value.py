@@ -1,13 +1,13 @@
-"""A bucket of the JetStream key-value store, under revision compare-and-set.
+"""A bucket of the JetStream key-value store, with compare-and-set on revisions.
 
-The client library's own class has no compare-and-set with a time to live, and its delete leaves a marker for each
-key for good. Here a key is replaced by a publish with `Nats-Expected-Last-Subject-Sequence` and `Nats-TTL`
-(ADR-8, ADR-43), and removed by deleting its very revision from the stream.
+The class of nats-py has no compare-and-set with a time to live, and its delete leaves a marker for each key for good.
+Here a key is replaced by a publish with `Nats-Expected-Last-Subject-Sequence` and `Nats-TTL` (ADR-8, ADR-43), and
+removed by deleting its own revision from the stream.
 
-After a `kill -9` nats-server 2.15 may bring back a key that was deleted, and forget that it has a time to live: a lock
-that nobody holds and that never ends. So a key that stands in somebody's way, long after its time, counts as gone. That
-is by the server's clock alone, asked for anew, and takes the very revision that was looked at: a holder that renews
-keeps its key.
+**Overdue keys.** After a `kill -9`, nats-server 2.15 may restore a deleted key and forget its time to live: a lock that
+nobody holds and that never ends. So a key counts as gone once it is overdue, long past its end. Only the server's
+clock decides that, asked for anew, and exactly the revision that was read is deleted: a holder that renews its key
+keeps it.
 """
 
 from __future__ import annotations
@@ -15,43 +15,38 @@ from __future__ import annotations
 import logging
 import math
 import re
-from base64 import b64decode
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.errors import (
-    MESSAGE_DELETE_FAILED,
-    MESSAGE_NOT_FOUND,
-    WRONG_LAST_SEQUENCE,
-    ApiError,
-)
+from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, KV_OPERATION, MARKER_REASON, TTL
 from diracx.tasks.plumbing.jetstream.publish import publish
-from diracx.tasks.plumbing.key_value_store import Entry, RevisionConflictError, Standing
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, delete_message, read_message, subjects_of
+from diracx.tasks.plumbing.key_value_store import Entry, RevisionConflictError, StoredKey
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 logger = logging.getLogger("diracx.tasks.jetstream")
 
-OVERDUE = timedelta(seconds=10)
-"""Longer than the server takes to drop a key whose time is over, and than a look at one takes."""
+OVERDUE_AFTER: Final = timedelta(seconds=10)
+"""Longer than the server takes to drop an expired key, and than one read takes."""
 
-_TTL = re.compile(rb"Nats-TTL: *(\d+)s\r\n")
-# What a client deletes leaves the first behind; what a bucket with limit markers lets expire, the second (ADR-43).
-_MARKERS = (b"KV-Operation:", b"Nats-Marker-Reason:")
+_WHOLE_SECONDS: Final = re.compile(r"(\d+)s")
 
 
 class Bucket:
-    """One bucket; satisfies `locks.LockStore`.
+    """One bucket; satisfies `key_value_store.LockStore`.
 
     Every method raises `ServerUnavailableError` when no answer came, and `ApiError` when the server refused.
 
     Args:
-        timeout: For one answer, in seconds.
-        overdue: How long after its time a key counts as gone, though the server has it.
+        timeout: Seconds to wait for one answer.
+        overdue: A key that the server still has this long after its end counts as gone.
     """
 
     def __init__(
-        self, connection: Connection, name: str, *, timeout: float = 5.0, overdue: timedelta = OVERDUE
+        self, connection: Connection, name: str, *, timeout: float = 5.0, overdue: timedelta = OVERDUE_AFTER
     ) -> None:
         self.name = name
         self._connection = connection
@@ -64,31 +59,31 @@ class Bucket:
         return f"$KV.{self.name}.{key}"
 
     async def create(self, key: str, value: bytes, ttl: timedelta | None = None) -> int:
-        """Store a new key; return its revision.
+        """Store a new key and return its revision.
 
         Raises:
-            RevisionConflictError: It exists.
+            RevisionConflictError: The key exists.
         """
         try:
             return await self.replace(key, value, ttl, 0)
         except RevisionConflictError:
-            # A marker that `nats kv del` left behind counts as a revision, though the key is gone.
-            if (gone := await self._gone(key)) is None:
+            # A marker that `nats kv del` left counts as a revision, though the key is gone.
+            if (gone := await self._revision_if_gone(key)) is None:
                 raise
         return await self.replace(key, value, ttl, gone)
 
     async def replace(self, key: str, value: bytes, ttl: timedelta | None, revision: int) -> int:
-        """Store over `revision` (0: none); return the new one. The life of the key starts anew.
+        """Replace `revision` (0: none) and return the new revision. The time to live starts anew.
 
         Args:
-            ttl: Whole seconds are what the server knows; it is rounded up. None: for ever.
+            ttl: Rounded up to whole seconds, which is all that the server knows. None: for ever.
 
         Raises:
             RevisionConflictError: The key is at another revision, or gone.
         """
-        headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
+        headers = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(revision)}
         if ttl is not None:
-            headers["Nats-TTL"] = f"{math.ceil(ttl.total_seconds())}s"
+            headers[TTL] = f"{math.ceil(ttl.total_seconds())}s"
         try:
             ack = await publish(self._connection, self._subject(key), value, headers, timeout=self._timeout)
         except ApiError as error:
@@ -98,114 +93,101 @@ class Bucket:
         return ack.seq
 
     async def read(self, key: str) -> Entry | None:
-        """The entry as the leader has it, or None; one that is overdue is removed."""
+        """Read the entry from the leader; None when there is none. An overdue key is deleted."""
         if (message := await self._last(key)) is None or _is_marker(message):
             return None
         if await self._is_overdue(message):
             logger.warning("%s: %s should have ended long ago, and is removed", self.name, key)
-            await self.delete(key, int(message["seq"]))
+            await self.delete(key, message.sequence)
             return None
-        return Entry(value=b64decode(message.get("data", "")), revision=int(message["seq"]))
+        return Entry(value=message.body, revision=message.sequence)
 
     async def delete(self, key: str, revision: int) -> None:
         """Delete exactly this revision; nothing happens when it is gone already."""
-        try:
-            await self._connection.api(
-                f"STREAM.MSG.DELETE.{self._stream}",
-                {"seq": revision, "no_erase": True},
-                timeout=self._timeout,
-            )
-        except ApiError as error:
-            # The same code stands for a store that fails.
-            if error.err_code != MESSAGE_DELETE_FAILED or await self._message(seq=revision) is not None:
-                raise
+        await delete_message(self._connection, self._stream, revision, timeout=self._timeout, strict=True)
 
     async def keys(self, below: str | None = None) -> list[str]:
-        """All keys, markers included, in no order.
+        """List all keys, markers included, in no order.
 
         Args:
-            below: Only the keys `<below>.<one more token>`.
+            below: List only the keys `<below>.<one more token>`.
         """
+        subjects = await subjects_of(
+            self._connection,
+            self._stream,
+            self._subject(">" if below is None else f"{below}.*"),
+            timeout=self._timeout,
+            on_page=self._note_clock,
+        )
         prefix = self._subject("")
-        subjects = ">" if below is None else self._subject(f"{below}.*")
-        keys: list[str] = []
-        offset = 0
-        while True:
-            info = await self._info({"subjects_filter": subjects, "offset": offset})
-            page = info["state"].get("subjects") or {}
-            keys += (subject.removeprefix(prefix) for subject in page)
-            offset += len(page)
-            if not page or offset >= info.get("total", 0):
-                return keys
+        return [subject.removeprefix(prefix) for subject in subjects]
 
-    async def oldest(self, below: str | None = None, *, since: int = 1) -> Standing | None:
+    async def oldest(self, below: str | None = None, *, since: int = 1) -> StoredKey | None:
         """The key that was stored first, of all keys or of those `<below>.<one more token>`; None when there is none.
 
         Args:
-            since: Only revisions from this one on.
+            since: Consider only revisions from this one on.
         """
         if self._clock_offset is None:
-            await self._info({})
+            await self._ask_clock()
         subjects = self._subject(">" if below is None else f"{below}.*")
-        while (message := await self._message(seq=since, next_by_subj=subjects)) is not None:
+        while (message := await self._read(seq=since, next_by_subj=subjects)) is not None:
             if not _is_marker(message):
-                return self._standing(message)
-            since = int(message["seq"]) + 1
+                return self._stored_key(message)
+            since = message.sequence + 1
         return None
 
-    def _standing(self, message: dict[str, str]) -> Standing:
+    def _stored_key(self, message: StoredMessage) -> StoredKey:
         expires_in = None
         if (ttl := _ttl(message)) is not None and self._clock_offset is not None:
-            age = datetime.now(UTC) + self._clock_offset - from_rfc3339(message["time"])
+            age = datetime.now(UTC) + self._clock_offset - message.stored
             expires_in = (ttl - age).total_seconds()
-        return Standing(
-            key=message["subject"].removeprefix(self._subject("")),
-            value=b64decode(message.get("data", "")),
-            revision=int(message["seq"]),
+        return StoredKey(
+            key=message.subject.removeprefix(self._subject("")),
+            value=message.body,
+            revision=message.sequence,
             expires_in=expires_in,
         )
 
-    async def _info(self, request: dict[str, object]) -> dict[str, Any]:
-        info = await self._connection.api(f"STREAM.INFO.{self._stream}", request, timeout=self._timeout)
-        self._clock_offset = from_rfc3339(info["ts"]) - datetime.now(UTC)
-        return info
+    async def _ask_clock(self) -> datetime:
+        """The present time by the server's clock."""
+        info = await self._connection.api(f"STREAM.INFO.{self._stream}", {}, timeout=self._timeout)
+        return self._note_clock(info)
 
-    async def _last(self, key: str) -> dict[str, str] | None:
-        return await self._message(last_by_subj=self._subject(key))
+    def _note_clock(self, info: Mapping[str, Any]) -> datetime:
+        now = from_rfc3339(info["ts"])
+        self._clock_offset = now - datetime.now(UTC)
+        return now
 
-    async def _message(self, **which: object) -> dict[str, str] | None:
-        try:
-            answer = await self._connection.api(f"STREAM.MSG.GET.{self._stream}", which, timeout=self._timeout)
-        except ApiError as error:
-            if error.err_code == MESSAGE_NOT_FOUND:
-                return None
-            raise
-        message: dict[str, str] = answer["message"]
-        return message
+    async def _last(self, key: str) -> StoredMessage | None:
+        return await self._read(last_by_subj=self._subject(key))
 
-    async def _gone(self, key: str) -> int | None:
-        """The revision that stands where a key is gone, 0 for none; None: the key is there."""
+    async def _read(self, **query: object) -> StoredMessage | None:
+        return await read_message(self._connection, self._stream, timeout=self._timeout, strict=True, **query)
+
+    async def _revision_if_gone(self, key: str) -> int | None:
+        """The revision to replace where a key is gone, 0 for none; None: the key exists."""
         message = await self._last(key)
         if message is None:
-            # It expired or was deleted since: the key is free after all.
+            # It expired or was deleted since: the key is free.
             return 0
-        return int(message["seq"]) if _is_marker(message) or await self._is_overdue(message) else None
+        return message.sequence if _is_marker(message) or await self._is_overdue(message) else None
 
-    async def _is_overdue(self, message: dict[str, str]) -> bool:
+    async def _is_overdue(self, message: StoredMessage) -> bool:
         """Whether the server should have dropped it long ago."""
         if (ttl := _ttl(message)) is None:
             return False
-        end = from_rfc3339(message["time"]) + ttl + self._overdue
-        # This machine's clock may be wrong: it only tells whether to ask for the server's.
+        end = message.stored + ttl + self._overdue
+        # The clock of this machine may be wrong, so it only decides whether to ask for the server's.
         if self._clock_offset is not None and datetime.now(UTC) + self._clock_offset < end:
             return False
-        return from_rfc3339((await self._info({}))["ts"]) >= end
+        return await self._ask_clock() >= end
 
 
-def _ttl(message: dict[str, str]) -> timedelta | None:
-    found = _TTL.search(b64decode(message.get("hdrs", "")))
+def _ttl(message: StoredMessage) -> timedelta | None:
+    found = _WHOLE_SECONDS.fullmatch(message.headers.get(TTL, ""))
     return None if found is None else timedelta(seconds=int(found[1]))
 
 
-def _is_marker(message: dict[str, str]) -> bool:
-    return "hdrs" in message and any(marker in b64decode(message["hdrs"]) for marker in _MARKERS)
+def _is_marker(message: StoredMessage) -> bool:
+    return KV_OPERATION in message.headers or MARKER_REASON in message.headers

@@ -1,10 +1,10 @@
-"""NATS micro services (ADR-32): a process that can be listed, described and asked for figures by its operators.
+"""NATS micro services (ADR-32): operators can list, describe and measure each process of a service.
 
-`nats micro ls`, `info` and `stats` ask on `$SRV.<verb>[.<name>[.<id>]]`, and every process of the service answers for
-itself. nats-py's own services were not taken: they count requests to endpoints, and what works here are pull
-consumers, whose figures are ours to tell; and they name themselves at random where a worker has a name already.
+`nats micro ls`, `info` and `stats` ask on `$SRV.<verb>[.<name>[.<id>]]`, and each process of the service answers for
+itself. The services of nats-py do not fit: they count requests to endpoints, while the work here arrives through pull
+consumers and is counted by the worker; and they give themselves random ids, while a worker has an id already.
 
-Nothing rests on any of this. A process whose user may not subscribe there works as well; it is only not seen.
+No other part depends on this. A process whose user may not subscribe there works as well; it is only not listed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.request_inbox import is_no_responders
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.wire.names import escape
 from diracx.tasks.plumbing.wire.times import to_rfc3339
@@ -29,25 +30,25 @@ from diracx.tasks.plumbing.wire.times import to_rfc3339
 logger = logging.getLogger("diracx.tasks.jetstream")
 
 PREFIX: Final = "$SRV"
-_NO_RESPONDERS: Final = "503"
-_BETWEEN_ANSWERS: Final = 0.4
-_ALL_ANSWERS: Final = 2.0
+_QUIET_SECONDS: Final = 0.4
+"""A question ends when no answer has come for this long."""
+_MAX_SECONDS: Final = 2.0
 
 Verb = Literal["PING", "INFO", "STATS"]
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What a service has done so far, as its endpoint tells it."""
+class ServiceStats:
+    """The work of a service so far, as its endpoint reports it."""
 
     requests: int = 0
-    """Deliveries carried to an end."""
+    """Completed deliveries."""
     errors: int = 0
     last_error: str = ""
     processing_ns: int = 0
-    """All of them together, in nanoseconds."""
+    """The processing time of all deliveries together, in nanoseconds."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else, as JSON."""
+    """Further values, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,11 @@ class Service:
     """One process of a service.
 
     Args:
-        name: Of the service, the same for all its processes: letters, digits, `-` and `_`.
-        id: Of this process.
-        subject: What its endpoint works on.
-        queue_group: Who shares that work.
-        figures: Asked at each request for them.
+        name: The name of the service, the same for all its processes: letters, digits, `-` and `_`.
+        id: The id of this process.
+        subject: The subject that its endpoint works on.
+        queue_group: The processes that share this work.
+        stats: Called at each request for statistics.
     """
 
     name: str
@@ -70,11 +71,11 @@ class Service:
     endpoint: str
     subject: str
     queue_group: str
-    figures: Callable[[], Figures]
+    stats: Callable[[], ServiceStats]
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def answer(self, verb: str) -> bytes | None:
-        """The answer to one verb as JSON; None for one that ADR-32 does not know."""
+        """The answer to one verb as JSON; None for a verb that is not in ADR-32."""
         answer: dict[str, Any] = {
             "type": f"io.nats.micro.v1.{verb.lower()}_response",
             "name": self.name,
@@ -89,20 +90,20 @@ class Service:
             case "INFO":
                 answer |= {"description": self.description, "endpoints": [{**endpoint, "metadata": {}}]}
             case "STATS":
-                answer |= {"started": to_rfc3339(self.started), "endpoints": [endpoint | _told(self.figures())]}
+                answer |= {"started": to_rfc3339(self.started), "endpoints": [endpoint | _stats_fields(self.stats())]}
             case _:
                 return None
         return msgspec.json.encode(answer)
 
 
-def _told(figures: Figures) -> dict[str, Any]:
+def _stats_fields(stats: ServiceStats) -> dict[str, Any]:
     return {
-        "num_requests": figures.requests,
-        "num_errors": figures.errors,
-        "last_error": figures.last_error,
-        "processing_time": figures.processing_ns,
-        "average_processing_time": figures.processing_ns // figures.requests if figures.requests else 0,
-        "data": figures.data,
+        "num_requests": stats.requests,
+        "num_errors": stats.errors,
+        "last_error": stats.last_error,
+        "processing_time": stats.processing_ns,
+        "average_processing_time": stats.processing_ns // stats.requests if stats.requests else 0,
+        "data": stats.data,
     }
 
 
@@ -138,51 +139,51 @@ async def _send(connection: Connection, reply: str, answer: bytes) -> None:
 
 
 async def ask_all(connection: Connection, name: str, verb: Verb = "STATS") -> list[dict[str, Any]] | None:
-    """Ask every process of a service; what answers within a moment.
+    """Ask every process of a service, and collect the answers of the next two seconds at most.
 
     Returns:
-        The answers, by id; an answer that is no JSON object is left out. None: this user may not ask.
+        The answers, sorted by id; an answer that is no JSON object is left out. None: this user may not ask.
 
     Raises:
         NotConnectedError: Nothing was sent.
     """
-    asked, inbox = f"{PREFIX}.{verb}.{name}", connection.client.new_inbox()
-    answers = _Answers({asked.lower(), inbox.lower()})
-    connection.on_permission_denied(answers.denied)
+    subject, inbox = f"{PREFIX}.{verb}.{name}", connection.client.new_inbox()
+    answers = _Answers({subject.lower(), inbox.lower()})
+    connection.on_permission_denied(answers.deny)
     subscription = await connection.client.listen(inbox, answers.receive)
     try:
-        await connection.publish(asked, reply=inbox)
+        await connection.publish(subject, reply=inbox)
         allowed = await answers.until_quiet()
     finally:
-        connection.remove_on_permission_denied(answers.denied)
+        connection.remove_on_permission_denied(answers.deny)
         await connection.client.leave(subscription)
     return [answers.found[each] for each in sorted(answers.found)] if allowed else None
 
 
 class _Answers:
-    """What comes of one question.
+    """The answers to one question.
 
     Args:
-        subjects: Where a denial ends it, in lower case.
+        subjects: The subjects on which a denial ends the question, in lower case.
     """
 
     def __init__(self, subjects: set[str]) -> None:
         self.found: dict[str, dict[str, Any]] = {}
         self._subjects = subjects
-        self._came = asyncio.Event()
+        self._arrival = asyncio.Event()
         self._ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def receive(self, message: Msg) -> None:
-        if not message.data and (message.headers or {}).get("Status") == _NO_RESPONDERS:
+        if is_no_responders(message):
             return self._end(allowed=True)
         try:
             answer = msgspec.json.decode(message.data, type=dict[str, Any])
             self.found[str(answer["id"])] = answer
         except (msgspec.MsgspecError, KeyError):
-            logger.debug("what came to %s was no answer", message.subject)
-        return self._came.set()
+            logger.debug("a message to %s was no answer", message.subject)
+        return self._arrival.set()
 
-    def denied(self, denial: PermissionDeniedError) -> None:
+    def deny(self, denial: PermissionDeniedError) -> None:
         if denial.subject in self._subjects:
             self._end(allowed=False)
 
@@ -191,16 +192,16 @@ class _Answers:
             self._ended.set_result(allowed)
 
     async def until_quiet(self) -> bool:
-        """Wait while answers come; whether the question was allowed."""
+        """Wait while answers arrive. Returns whether the question was allowed."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _ALL_ANSWERS
-        while not self._ended.done() and (left := deadline - loop.time()) > 0:
-            self._came.clear()
-            coming = asyncio.create_task(self._came.wait())
-            either: list[asyncio.Future[Any]] = [coming, self._ended]
-            patience = min(left, _BETWEEN_ANSWERS)
-            done, _ = await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            coming.cancel()
+        deadline = loop.time() + _MAX_SECONDS
+        while not self._ended.done() and (remaining := deadline - loop.time()) > 0:
+            self._arrival.clear()
+            arrival = asyncio.create_task(self._arrival.wait())
+            either: list[asyncio.Future[Any]] = [arrival, self._ended]
+            timeout = min(remaining, _QUIET_SECONDS)
+            done, _ = await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            arrival.cancel()
             if not done:
                 break
         return self._ended.result() if self._ended.done() else True

@@ -1,14 +1,31 @@
-"""One publish into a stream, acknowledged by the server."""
+"""Publishing into a stream with the server's acknowledgement: one message, or an atomic batch.
+
+An atomic batch (ADR-50) stores several messages in one stream, or none of them. Each message carries `Nats-Batch-Id`
+and its place in `Nats-Batch-Sequence`, the last one `Nats-Batch-Commit`.
+
+* The server stages the messages until the commit, checks every expected sequence, and only then stores them.
+* The server drops a batch whose commit does not come within ten seconds.
+* So a publisher that crashes at any point leaves the stream unchanged, or with the whole batch in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
 
 import msgspec
+from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.errors import ApiError
+from diracx.tasks.plumbing.jetstream.errors import ApiError, RequestTimeoutError
+from diracx.tasks.plumbing.jetstream.headers import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE
+
+MAX_BATCH_MESSAGES: Final = 1_000
+"""The largest batch that the server accepts."""
 
 
 class _Error(msgspec.Struct):
@@ -18,40 +35,89 @@ class _Error(msgspec.Struct):
 
 
 class PubAck(msgspec.Struct):
-    """What the server says of a stored message."""
+    """The server's acknowledgement of a stored message."""
 
     stream: str = ""
     seq: int = 0
     duplicate: bool = False
-    """True: a message of this `Nats-Msg-Id` was stored before, within the stream's duplicate window."""
+    """True: a message with this `Nats-Msg-Id` was stored before, within the stream's duplicate window."""
     error: _Error | None = None
 
 
-_ack = msgspec.json.Decoder(PubAck)
+_decoder = msgspec.json.Decoder(PubAck)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMessage:
+    """One message of a batch. Each may carry `Nats-Expected-Last-Subject-Sequence` for its own subject."""
+
+    subject: str
+    body: bytes
+    headers: dict[str, str]
 
 
 async def publish(
     connection: Connection, subject: str, body: bytes, headers: Mapping[str, str], *, timeout: float = 5.0
 ) -> PubAck:
-    """Publish once and await the PubAck.
+    """Publish one message and wait for its acknowledgement.
 
     Raises:
         ServerUnavailableError: No answer within `timeout` seconds; the message may have been stored.
-        ApiError: The server refused it.
-    """
-    answer = await connection.request(subject, body, headers=headers, timeout=timeout)
-    return ack_of(answer.data, subject)
-
-
-def ack_of(answer: bytes, subject: str) -> PubAck:
-    """The PubAck in an answer.
-
-    Raises:
-        ServerUnavailableError: The answer is none: it came from no stream.
         ApiError: The server refused the message.
     """
+    answer = await connection.request(subject, body, headers=headers, timeout=timeout)
+    return _read_ack(answer.data, subject)
+
+
+async def publish_batch(connection: Connection, messages: Sequence[BatchMessage], *, timeout: float = 5.0) -> PubAck:
+    """Store all `messages`, in order and with consecutive sequences, or none of them.
+
+    Returns:
+        The acknowledgement of the commit; its `seq` is the sequence of the last message.
+
+    Raises:
+        ApiError: The server refused the batch, e.g. `WRONG_LAST_SEQUENCE`; nothing was stored.
+        ServerUnavailableError: No answer within `timeout` seconds; all messages were stored, or none.
+        ValueError: The batch is empty, or larger than `MAX_BATCH_MESSAGES`.
+    """
+    if not 0 < len(messages) <= MAX_BATCH_MESSAGES:
+        raise ValueError(f"a batch has 1 to {MAX_BATCH_MESSAGES} messages, not {len(messages)}")
     try:
-        ack = _ack.decode(answer)
+        async with asyncio.timeout(timeout):
+            return await _commit(connection, messages, _batch_headers(messages, uuid4().hex))
+    except TimeoutError:
+        raise RequestTimeoutError(messages[-1].subject, timeout) from None
+
+
+def _batch_headers(messages: Sequence[BatchMessage], batch_id: str) -> list[dict[str, str]]:
+    headers = [
+        {**message.headers, BATCH_ID: batch_id, BATCH_SEQUENCE: str(place)} for place, message in enumerate(messages, 1)
+    ]
+    headers[-1][BATCH_COMMIT] = "1"
+    return headers
+
+
+async def _commit(
+    connection: Connection, messages: Sequence[BatchMessage], headers: Sequence[Mapping[str, str]]
+) -> PubAck:
+    answers: list[asyncio.Future[Msg]] = []
+    try:
+        # One connection keeps the order, so there is no need to wait for each answer.
+        for message, its_headers in zip(messages, headers, strict=True):
+            answers.append(await connection.send_request(message.subject, message.body, headers=its_headers))
+        for answer in answers[:-1]:
+            # The answer to a staged message is empty.
+            if refusal := (await answer).data:
+                _read_ack(refusal, messages[-1].subject)
+        return _read_ack((await answers[-1]).data, messages[-1].subject)
+    finally:
+        for answer in answers:
+            answer.cancel()
+
+
+def _read_ack(answer: bytes, subject: str) -> PubAck:
+    try:
+        ack = _decoder.decode(answer)
     except msgspec.MsgspecError:
         raise ServerUnavailableError(f"the answer to a publish on {subject} came from no stream") from None
     if ack.error is not None:

@@ -1,25 +1,38 @@
-"""Our own pull: batches from three consumers under strict priority, with nothing held that has no slot.
+"""The pull: batches from three consumers in strict priority, and no message is held without a slot.
 
-nats-py's `fetch` is not used: cancelled, it leaves its request live on the server, and the next message lands where
-nobody reads; across a restart it hangs for its whole timeout; a deleted consumer looks like an empty one. Here every
-request has an end that is seen.
+nats-py's `fetch` is not used:
 
-**Probe.** A `no_wait` request on the most urgent consumer for all free slots; what it leaves goes to the next. A
-consumer that was empty less than 2 ms ago is passed over, unless all are: for a worker of few slots and short tasks
-that saves every other round trip, and a more urgent task waits those 2 ms longer at the most. One that was empty more
-than 1 ms ago is asked for a single message, out of the same slots, beside the less urgent one that it is passed over
-for: mostly it is empty still, known to be for 2 ms more, and cost no round trip. The server answers a request with the
-messages it has, then with a status (404, or 408) unless the batch was filled. Data messages carry the stream's subject,
-so only statuses tell which request they end; there is one request at a time on a consumer, and its number is a token of
-the inbox, so that a late status ends nothing else.
+* A cancelled `fetch` leaves its request live on the server, and the next message goes where nobody reads.
+* A `fetch` across a restart of the server hangs for its whole timeout.
+* A deleted consumer looks like an empty one.
 
-**Wait.** When all three are empty, long polls go out on all of them, for no more messages than there are slots (at
-least one each). The first arrival ends the others: their inboxes are unsubscribed, and the server drops a request
-whose inbox nobody listens to. What it sent before it heard so is still delivered, because the local subscription stays
-until the server has answered a ping. What it was just about to send goes back to its queue at once; its count of
-deliveries has risen all the same.
+Here every request has a visible end. A pull alternates between two steps:
 
-A message counts as delivered no earlier than its request was sent, which bounds its lease from below.
+    probe --- nothing came ---> wait --- first arrival, `wake` or 30 s ---> probe ...
+
+**Probe.** A `no_wait` request asks the most urgent consumer for all free slots; the rest of the slots goes to the next
+consumer, and so on.
+
+* The server answers a request with the messages that it has, then with a status (404 or 408) unless the batch was
+  filled.
+* A consumer that was empty less than 2 ms ago is skipped, unless all were. That saves a worker of few slots and short
+  tasks every other round trip; a more urgent task waits at most 2 ms longer.
+* A skipped consumer that was empty more than 1 ms ago is asked for a single message, out of the same slots, beside the
+  request to the less urgent consumer. Mostly it is still empty; then it counts as empty for 2 ms more, at no round
+  trip.
+* A data message carries the subject of the stream, so only a status tells which request it ends. Each consumer has one
+  request at a time, whose number is a token of the inbox, so that a late status ends no other request.
+
+**Wait.** When all three consumers are empty, a long poll goes out on each of them, for no more messages than there are
+slots (at least one each).
+
+* The first arrival ends the others: their inboxes are unsubscribed, and the server drops a request whose inbox nobody
+  listens to.
+* A message that the server sent before it read the UNSUB is still delivered, because the local subscription stays until
+  the server has answered a ping.
+* A message that the server was about to send returns to its queue at once; its count of deliveries has risen.
+
+A message counts as delivered no earlier than its request was sent. That is a lower bound for the start of its lease.
 """
 
 from __future__ import annotations
@@ -36,28 +49,30 @@ from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.jetstream.headers import DESCRIPTION, HEARTBEAT, NO_MESSAGES, TIMED_OUT, status_of
 
 logger = logging.getLogger("diracx.tasks.jetstream")
 
 Deliver = Callable[[Delivery], None]
-"""Takes a message in hand; must not block and must not raise."""
+"""Accepts one delivery; must not block and must not raise."""
 
-_PROBE_TIMEOUT: Final = 5.0
-_HEARTBEAT: Final = 5.0
-_POLL_EXPIRES: Final = 30.0
-_STILL_EMPTY: Final = 0.002
-_LOOK_AGAIN: Final = _STILL_EMPTY / 2
+_PROBE_TIMEOUT_SECONDS: Final = 5.0
+_HEARTBEAT_SECONDS: Final = 5.0
+_POLL_SECONDS: Final = 30.0
+_EMPTY_FOR_SECONDS: Final = 0.002
+_ASK_BESIDE_SECONDS: Final = _EMPTY_FOR_SECONDS / 2
 _NO_ANSWER: Final = "no answer"
-_EMPTY: Final = frozenset({"404", "408"})
-
-
-def _status(message: Msg) -> str:
-    return (message.headers or {}).get("Status", "")
+_EMPTY: Final = frozenset({NO_MESSAGES, TIMED_OUT})
 
 
 def _describe(message: Msg) -> str:
     headers = message.headers or {}
-    return f"{headers.get('Status', '?')} {headers.get('Description', '')}".strip()
+    return f"{status_of(message) or '?'} {headers.get(DESCRIPTION, '')}".strip()
+
+
+def _is_empty(status: str) -> bool:
+    """Whether a status, with its description, says that the consumer has no message."""
+    return status.partition(" ")[0] in _EMPTY
 
 
 def _give_up(answer: asyncio.Future[str]) -> None:
@@ -66,7 +81,7 @@ def _give_up(answer: asyncio.Future[str]) -> None:
 
 
 class _Probe:
-    """The `no_wait` requests on one consumer, one at a time, on one inbox for good."""
+    """The `no_wait` requests to one consumer, one at a time, all on one inbox."""
 
     def __init__(self, connection: Connection, subject: str, deliver: Deliver, clock: Clock) -> None:
         self._connection = connection
@@ -77,10 +92,10 @@ class _Probe:
         self._missing = 0
         self._received = 0
         self._sent = 0.0
-        self.emptied = -math.inf
-        """When it last had fewer messages than were asked for."""
+        self.emptied_at = -math.inf
+        """The time at which it last had fewer messages than the request."""
         self._answer: asyncio.Future[str] | None = None
-        self._patience: asyncio.TimerHandle | None = None
+        self._timeout: asyncio.TimerHandle | None = None
         self._inbox = connection.client.new_inbox()
         self._subscription: Any = None
 
@@ -88,7 +103,7 @@ class _Probe:
         self._subscription = await self._connection.client.listen(f"{self._inbox}.*", self._on_message)
 
     async def ask(self, batch: int) -> None:
-        """Ask for up to `batch` messages; to be followed by `answered`."""
+        """Send a request for up to `batch` messages. Call `answered` next."""
         self._number += 1
         self._missing, self._received = batch, 0
         loop = asyncio.get_running_loop()
@@ -97,29 +112,29 @@ class _Probe:
         await self._connection.publish(
             self._subject, b'{"batch":%d,"no_wait":true}' % batch, reply=f"{self._inbox}.{self._number}"
         )
-        self._patience = loop.call_later(_PROBE_TIMEOUT, _give_up, answer)
+        self._timeout = loop.call_later(_PROBE_TIMEOUT_SECONDS, _give_up, answer)
 
     async def answered(self) -> tuple[int, str]:
-        """How many messages came, and the status that ended it ("" if filled)."""
+        """Wait for the end. Returns the number of messages, and the status that ended the request ("" if filled)."""
         assert self._answer is not None
-        assert self._patience is not None
+        assert self._timeout is not None
         status = await self._answer
         self._answer = None
-        self._patience.cancel()
+        self._timeout.cancel()
         if status == _NO_ANSWER:
-            await self._move()
-        if status.split(" ", 1)[0] in _EMPTY:
-            self.emptied = self._clock()
+            await self._renew_inbox()
+        if _is_empty(status):
+            self.emptied_at = self._clock()
         return self._received, status
 
-    async def _move(self) -> None:
-        """Take a new inbox: what the old one still brings was sent before the next request."""
+    async def _renew_inbox(self) -> None:
+        """Take a new inbox: a late message on the old one is older than the next request."""
         await self.stop()
         self._inbox = self._connection.client.new_inbox()
         await self.start()
 
     def abandon(self, why: str) -> None:
-        """End the request in flight: the connection that carried it is gone."""
+        """End the request in flight, because the connection that carried it was lost."""
         self._end(why)
 
     async def stop(self) -> None:
@@ -137,12 +152,12 @@ class _Probe:
             self._deliver(Delivery(self._connection, message, self._sent))
             if self._missing <= 0:
                 self._end("")
-        elif message.subject.endswith(f".{self._number}") and _status(message) != "100":
+        elif message.subject.endswith(f".{self._number}") and status_of(message) != HEARTBEAT:
             self._end(_describe(message))
 
 
 class _LongPoll:
-    """One waiting request on an inbox of its own, so that leaving the inbox ends it."""
+    """One waiting request on an inbox of its own, so that unsubscribing the inbox ends it."""
 
     def __init__(self, connection: Connection, deliver: Deliver, ended: Callable[[str], None], clock: Clock) -> None:
         self._connection = connection
@@ -151,17 +166,18 @@ class _LongPoll:
         self._clock = clock
         self._sent = 0.0
         self._subscription: Any = None
-        self.seen = 0.0
+        self.last_contact = 0.0
+        """The time of the latest message or heartbeat."""
 
     async def open(self, subject: str, batch: int) -> None:
         client = self._connection.client
         inbox = client.new_inbox()
         self._subscription = await client.listen(inbox, self._on_message)
-        self._sent = self.seen = self._clock()
+        self._sent = self.last_contact = self._clock()
         request = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
             batch,
-            int(_POLL_EXPIRES * NANOSECONDS),
-            int(_HEARTBEAT * NANOSECONDS),
+            int(_POLL_SECONDS * NANOSECONDS),
+            int(_HEARTBEAT_SECONDS * NANOSECONDS),
         )
         await self._connection.publish(subject, request, reply=inbox)
 
@@ -170,20 +186,20 @@ class _LongPoll:
             await self._connection.client.leave(self._subscription)
 
     def _on_message(self, message: Msg) -> None:
-        self.seen = self._clock()
+        self.last_contact = self._clock()
         if message.reply:
             self._deliver(Delivery(self._connection, message, self._sent))
             self._ended("")
-        elif _status(message) != "100":
+        elif status_of(message) != HEARTBEAT:
             self._ended(_describe(message))
 
 
 class StrictPriorityPull:
-    """Pulls from several consumers of one stream, the first one first.
+    """Pulls from several consumers of one stream in strict priority.
 
     Args:
-        consumers: From the most to the least urgent.
-        deliver: Called for each message, in order of arrival.
+        consumers: Their names, the most urgent first.
+        deliver: Called with each message, in order of arrival.
     """
 
     def __init__(
@@ -197,39 +213,39 @@ class StrictPriorityPull:
         self._connection = connection
         self._deliver = deliver
         self._clock = clock
-        self._subjects = [f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}" for consumer in consumers]
+        self._subjects = [connection.api_subject(f"CONSUMER.MSG.NEXT.{stream}.{consumer}") for consumer in consumers]
         self._probes = [_Probe(connection, subject, deliver, clock) for subject in self._subjects]
         self._wake = asyncio.Event()
         self._why = ""
         self.last_answer: float | None = None
-        """When the server last answered a pull, on the clock."""
+        """The time on the clock at which the server last answered a pull; None: never."""
 
     async def start(self) -> None:
-        """Listen for answers."""
+        """Subscribe to the answers."""
         for probe in self._probes:
             await probe.start()
         self._connection.on_reconnect(self._on_reconnect)
 
     async def stop(self) -> None:
-        """Stop listening, once everything that the server sent has been delivered."""
+        """Unsubscribe. Returns once every message that the server sent has been delivered."""
         self._connection.remove_on_reconnect(self._on_reconnect)
         await asyncio.gather(*(probe.stop() for probe in self._probes))
 
     def wake(self, why: str = "") -> None:
-        """End a `wait` in progress."""
+        """End a `wait` in progress; `wait` returns `why`."""
         self._why = why
         self._wake.set()
 
     async def probe(self, slots: int) -> tuple[int, str | None]:
-        """Take what is there for up to `slots` messages, the most urgent first.
+        """Fetch up to `slots` messages without waiting, the most urgent first.
 
         Returns:
-            How many came, and what is wrong where a consumer answered other than with messages or "empty".
+            The number of messages, and the status of a consumer that answered other than with messages or "empty".
         """
         now = self._clock()
-        asked = [probe for probe in self._probes if now - probe.emptied > _STILL_EMPTY]
+        asked = [probe for probe in self._probes if now - probe.emptied_at > _EMPTY_FOR_SECONDS]
         more_urgent = self._probes[: self._probes.index(asked[0])] if asked else []
-        beside = [probe for probe in more_urgent if now - probe.emptied > _LOOK_AGAIN][: slots - 1]
+        beside = [probe for probe in more_urgent if now - probe.emptied_at > _ASK_BESIDE_SECONDS][: slots - 1]
         for probe in beside:
             await probe.ask(1)
         total, problem = await self._ask(asked, slots - len(beside))
@@ -238,8 +254,8 @@ class StrictPriorityPull:
             total += count
             problem = problem or problem_beside
         if not total and problem is None:
-            passed_over = [probe for probe in self._probes if probe not in asked and probe not in beside]
-            total, problem = await self._ask(passed_over, slots)
+            skipped = [probe for probe in self._probes if probe not in asked and probe not in beside]
+            total, problem = await self._ask(skipped, slots)
         return total, problem
 
     async def _ask(self, probes: Sequence[_Probe], slots: int) -> tuple[int, str | None]:
@@ -255,18 +271,18 @@ class StrictPriorityPull:
 
     async def _answer_of(self, probe: _Probe) -> tuple[int, str | None]:
         count, status = await probe.answered()
-        if status and status.split(" ", 1)[0] not in _EMPTY:
+        if status and not _is_empty(status):
             return count, status
         self.last_answer = self._clock()
         return count, None
 
     async def wait(self, slots: int) -> str:
-        """Wait until a message arrives, for 30 s at the most, or until `wake`.
+        """Wait until a message arrives or `wake` is called, for 30 s at the most.
 
-        Never asks for more than `slots` messages together, or for one from each consumer where that is more.
+        The requests ask for `slots` messages together, or for one from each consumer if that is more.
 
         Returns:
-            Why it ended other than by an arrival, "" otherwise.
+            The reason for the end; "" for an arrival or an ordinary end of the 30 s.
         """
         self._wake.clear()
         self._why = ""
@@ -277,14 +293,14 @@ class StrictPriorityPull:
                 await poll.open(subject, share + rest if index == 0 else share)
             while not self._wake.is_set():
                 try:
-                    async with asyncio.timeout(_HEARTBEAT):
+                    async with asyncio.timeout(_HEARTBEAT_SECONDS):
                         await self._wake.wait()
                 except TimeoutError:
-                    if self._clock() - min(poll.seen for poll in polls) > 2 * _HEARTBEAT:
+                    if self._clock() - min(poll.last_contact for poll in polls) > 2 * _HEARTBEAT_SECONDS:
                         self.wake("missed heartbeats")
         finally:
             await asyncio.gather(*(poll.close() for poll in polls))
-        if self._why.split(" ", 1)[0] in _EMPTY or not self._why:
+        if _is_empty(self._why) or not self._why:
             self.last_answer = self._clock()
             return ""
         return self._why

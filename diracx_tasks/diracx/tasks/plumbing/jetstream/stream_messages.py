@@ -1,13 +1,13 @@
-"""Messages as a stream keeps them: read, listed and removed, through the leader.
+"""Messages as a stream keeps them: read, listed and removed through the stream's leader.
 
-The leader answers `STREAM.MSG.GET`, so what was acknowledged before is seen; a direct read may be answered by a replica
-that lags.
+The leader answers `STREAM.MSG.GET`, so a read sees every write that was acknowledged before it. A direct read may be
+answered by a replica that lags.
 """
 
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -16,12 +16,14 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
     MESSAGE_DELETE_FAILED,
     MESSAGE_NOT_FOUND,
+    SEQUENCE_NOT_FOUND,
     STREAM_NOT_FOUND,
     ApiError,
 )
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MAYBE_GONE: Final = frozenset({MESSAGE_DELETE_FAILED, MESSAGE_NOT_FOUND, SEQUENCE_NOT_FOUND, STREAM_NOT_FOUND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,9 @@ class StoredMessage:
     subject: str
     sequence: int
     stored: datetime
-    """By the server's clock, cut to microseconds."""
+    """The time at which the stream stored it, by the server's clock, cut to microseconds."""
     headers: Mapping[str, str]
-    """What is no UTF-8 in them is replaced, as it is for workers."""
+    """Bytes that are not UTF-8 are replaced, as they are for workers."""
     body: bytes
 
     @property
@@ -43,7 +45,7 @@ class StoredMessage:
 
     @classmethod
     def from_answer(cls, message: Mapping[str, Any]) -> StoredMessage:
-        """From the `message` of a `STREAM.MSG.GET` answer."""
+        """Read the `message` of a `STREAM.MSG.GET` answer."""
         return cls(
             subject=message["subject"],
             sequence=int(message["seq"]),
@@ -53,27 +55,32 @@ class StoredMessage:
         )
 
 
-async def read_message(connection: Connection, stream: str, **which: object) -> StoredMessage | None:
-    """One message; None where there is none such, or no such stream.
+async def read_message(
+    connection: Connection, stream: str, *, timeout: float = 5.0, strict: bool = False, **query: object
+) -> StoredMessage | None:
+    """Read one message; None when there is none.
 
     Args:
-        which: `seq=7`; or `last_by_subj="a.*"`; or both `seq` and `next_by_subj`, the first from there on.
+        timeout: Seconds to wait for the answer.
+        strict: Whether a missing stream is an `ApiError`; False: it counts as empty.
+        query: `seq=7` for that message; `last_by_subj="a.*"` for the last one on a subject; `seq=7` with
+            `next_by_subj="a.*"` for the first one on a subject from that sequence on.
 
     Raises:
         ServerUnavailableError: No answer.
         ApiError: The server refused.
     """
     try:
-        answer = await connection.api(f"STREAM.MSG.GET.{stream}", which)
+        answer = await connection.api(f"STREAM.MSG.GET.{stream}", query, timeout=timeout)
     except ApiError as error:
-        if error.err_code in (MESSAGE_NOT_FOUND, STREAM_NOT_FOUND):
+        if error.err_code == MESSAGE_NOT_FOUND or (error.err_code == STREAM_NOT_FOUND and not strict):
             return None
         raise
     return StoredMessage.from_answer(answer["message"])
 
 
 async def read_messages(connection: Connection, stream: str, subject: str) -> AsyncIterator[StoredMessage]:
-    """The messages whose subject matches, the oldest first; those that come meanwhile included.
+    """Read all messages whose subject matches, the oldest first, with those that arrive meanwhile.
 
     Raises:
         ServerUnavailableError: No answer.
@@ -85,33 +92,52 @@ async def read_messages(connection: Connection, stream: str, subject: str) -> As
         sequence = message.sequence + 1
 
 
-async def delete_message(connection: Connection, stream: str, sequence: int) -> None:
+async def delete_message(
+    connection: Connection, stream: str, sequence: int, *, timeout: float = 5.0, strict: bool = False
+) -> None:
     """Delete one message; nothing happens when it is gone already.
 
+    Args:
+        timeout: Seconds to wait for the answer.
+        strict: Whether a missing stream is an `ApiError`.
+
     Raises:
-        ServerUnavailableError: No answer; it may be gone.
+        ServerUnavailableError: No answer; the message may be deleted.
         ApiError: The server refused.
     """
     try:
-        await connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+        await connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}, timeout=timeout)
     except ApiError as error:
-        if error.err_code not in (MESSAGE_DELETE_FAILED, MESSAGE_NOT_FOUND, STREAM_NOT_FOUND):
+        if error.err_code not in _MAYBE_GONE:
             raise
-        # The same code stands for a store that fails.
-        if await read_message(connection, stream, seq=sequence) is not None:
+        # MESSAGE_DELETE_FAILED also stands for a store that failed.
+        if await read_message(connection, stream, timeout=timeout, strict=strict, seq=sequence) is not None:
             raise
 
 
-async def subjects_of(connection: Connection, stream: str, pattern: str, *, timeout: float = 5.0) -> list[str]:
-    """The subjects that match `pattern` and have messages, in no order.
+async def subjects_of(
+    connection: Connection,
+    stream: str,
+    pattern: str,
+    *,
+    timeout: float = 5.0,
+    on_page: Callable[[Mapping[str, Any]], object] | None = None,
+) -> list[str]:
+    """List the subjects that match `pattern` and have messages, in no order.
+
+    Args:
+        timeout: Seconds to wait for each page.
+        on_page: Called with the `STREAM.INFO` answer of each page.
 
     Raises:
-        ServerError: As `Connection.api` does.
+        ServerError: As `Connection.api`.
     """
     found: list[str] = []
     while True:
         request = {"subjects_filter": pattern, "offset": len(found)}
         info = await connection.api(f"STREAM.INFO.{stream}", request, timeout=timeout)
+        if on_page is not None:
+            on_page(info)
         page = info["state"].get("subjects") or {}
         found += page
         if not page or len(found) >= info.get("total", 0):
@@ -124,13 +150,13 @@ async def purge_subject(
     """Remove the messages of a subject, and with them its schedule.
 
     Args:
-        before: Only messages whose sequence is lower; None: all.
+        before: Remove only messages with a lower sequence; None: all.
 
     Returns:
-        How many were removed.
+        The number of removed messages.
 
     Raises:
-        ServerError: As `Connection.api` does.
+        ServerError: As `Connection.api`.
     """
     request: dict[str, object] = {"filter": subject}
     if before is not None:
@@ -139,6 +165,6 @@ async def purge_subject(
 
 
 def _headers(raw: bytes) -> dict[str, str]:
-    # First comes the line of the protocol's version.
+    # The first line is the version of the protocol.
     lines = raw.decode(errors="replace").split("\r\n")[1:]
     return {name: value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}

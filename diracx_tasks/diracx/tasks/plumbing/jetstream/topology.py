@@ -1,8 +1,9 @@
-"""Bringing the streams, consumers and buckets of a mesh to what the code defines.
+"""Creates the streams, consumers and buckets of a mesh on the server, and updates them to their definition.
 
-For each asset: missing is created; equal is left alone; a safe difference is updated; an unsafe one is an error that
-names the field. Only fields that the definition names are compared and written: what an operator set by hand beside
-them stays, because an update starts from what the server has.
+* A missing asset is created. An equal one is left alone.
+* A safe difference is updated. An unsafe one is an error that names the field.
+* Only the fields of the definition are compared and written. An update starts from the configuration on the server, so
+  the other fields keep the values that an operator set.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
 
 logger = logging.getLogger("diracx.tasks.jetstream")
 
-# Changing one of these in place would change what already waits, or the server refuses it.
+# A change of one of these fields would affect messages that already wait, or the server refuses it.
 _UNSAFE = {
     "stream": frozenset({"retention", "storage", "allow_msg_ttl", "allow_msg_schedules", "sources"}),
     "bucket": frozenset({"retention", "storage", "allow_msg_ttl", "max_msgs_per_subject"}),
@@ -36,20 +37,20 @@ _UNSAFE = {
 async def ensure(
     connection: Connection, wanted: Iterable[Asset], *, tolerant: bool = True, update: bool = True
 ) -> list[str]:
-    """Create and update assets as far as this connection may.
+    """Create and update assets, as far as this user has permission.
 
     Args:
-        update: Whether what stands is compared; False: only what is missing is created.
-        tolerant: Whether a missing permission ends it silently; False: it is an error.
+        update: Whether existing assets are compared and updated; False: only missing ones are created.
+        tolerant: Whether a missing permission ends the work without an error; False: it is an error.
 
     Returns:
-        What was done, a line each; empty when everything stood as needed.
+        One line for each asset that was created or updated; empty when there was nothing to do.
 
     Raises:
         TopologyDriftError: An asset differs in a way that cannot be changed safely.
         ServerUnavailableError: No answer.
-        ApiError: The server refused an asset, e.g. for want of storage.
-        PermissionDeniedError: Not `tolerant`, and this user may not.
+        ApiError: The server refused an asset, e.g. for lack of storage.
+        PermissionDeniedError: This user lacks a permission, and `tolerant` is False.
     """
     assets = list(wanted)
     done: list[str] = []
@@ -64,14 +65,14 @@ async def ensure(
         except PermissionDeniedError as refusal:
             if not tolerant:
                 raise
-            _tell(refusal)
+            _log_refusal(refusal)
             return done
     return done
 
 
-def _tell(refusal: PermissionDeniedError) -> None:
+def _log_refusal(refusal: PermissionDeniedError) -> None:
     if ".INFO." in refusal.subject:
-        # A producer may lack the right to look; whoever may creates them, and publishing tells what is missing.
+        # A producer need not have this permission. Another role creates the assets, and a publish names a missing one.
         logger.debug("not looking at streams, consumers and buckets: %s", refusal)
     else:
         logger.warning(
@@ -95,7 +96,7 @@ async def _ensure(connection: Connection, asset: Asset, update: bool) -> str | N
 
 
 def differences(asset: Asset, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `asset` that `found` (the server's configuration) lacks or has otherwise, with the wanted value.
+    """The fields in which `found`, the configuration on the server, differs from `asset`, with the wanted values.
 
     Raises:
         TopologyDriftError: One of them cannot be changed safely.
@@ -107,13 +108,13 @@ def differences(asset: Asset, found: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if field in _UNSAFE[asset.kind]:
             raise TopologyDriftError(str(asset), field, has, needed)
-        # The server keeps notes of its own in the metadata.
+        # The server keeps metadata of its own.
         changes[field] = {**(has or {}), **needed} if field == "metadata" else needed
     return changes
 
 
 def _satisfies(has: Any, needed: Any) -> bool:
-    """Whether `has` contains what is `needed`; the server leaves out what is false, and adds what it knows."""
+    """Whether `has` contains `needed`; the server omits false values and adds fields of its own."""
     if isinstance(needed, Mapping):
         return isinstance(has, Mapping) and all(_satisfies(has.get(key), value) for key, value in needed.items())
     if isinstance(needed, list) and needed and isinstance(needed[0], Mapping):
@@ -137,7 +138,7 @@ async def _info(connection: Connection, asset: Asset) -> dict[str, Any] | None:
 
 
 async def _create(connection: Connection, asset: Asset) -> bool:
-    """Create it; False when somebody else did so meanwhile, with another configuration."""
+    """Create it; False when another process created it meanwhile, with another configuration."""
     if asset.kind == "consumer":
         await _write_consumer(connection, asset, asset.definition)
         return True

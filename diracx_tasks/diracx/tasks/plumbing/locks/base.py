@@ -1,17 +1,25 @@
-"""What all locks have in common, and the protocol of an author's own.
+"""The base classes of all locks, and the mutex, the simplest of them.
 
-A lock of an author's own subclasses `BaseLock`, sets `kind` and implements `acquire(store, holder)`: take it now and
-return a `Hold`, or raise `UnableToAcquireLockError`. It may keep nothing in itself, since one instance may be taken
-many times. `KeyHold` does the rest for whatever is one key with one owner:
+A lock is a stateless value: a key, and the way to take it from a `LockStore`. It is taken now or not at all.
+
+    MutexLock            one owner                           mutex.<obj>.<key>
+    ExclusiveRWLock      one writer and no reader            rw.<obj>.<key>./writer
+    SharedRWLock         any number of readers, no writer    rw.<obj>.<key>./readers.<acquisition>
+    ConcurrencyLimiter   at most `limit` owners              conc.<obj>.<key>./slots.<number>
+    RateLimiter          at most `limit` in any window       rate.<obj>.<key>./slots.<number>
+
+To write a lock of your own, subclass `BaseLock`, set `kind` and implement `acquire(store, owner)`: take the lock now
+and return an `AcquiredLock`, or raise `UnableToAcquireLockError`. Keep no state in the lock: one instance may be
+taken many times. `AcquiredKey` does the rest for a lock that is one key with one owner:
 
     class Licence(BaseLock):
         kind = "licence"
 
-        async def acquire(self, store: LockStore, holder: Holder) -> Hold:
-            return await KeyHold.create(store, self.key, holder, self.ttl, self.clock)
+        async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+            return await AcquiredKey.create(store, self.key, owner, self.ttl, self.clock)
 
-Whoever holds locks keeps to this: the deadlines are looked at once more when all are taken, before anything is done
-under them, and again when it has ended.
+`keeper` checks the deadlines of all locks of a task when the last one is taken, before the task begins, and again when
+the task has ended.
 """
 
 from __future__ import annotations
@@ -26,51 +34,50 @@ from typing import ClassVar, Self
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
-from diracx.tasks.plumbing.locks.hold import MARGIN, Hold
-from diracx.tasks.plumbing.locks.holder import Holder
+from diracx.tasks.plumbing.locks.acquired import SAFETY_MARGIN, AcquiredKey, AcquiredLock, LockOwner
 from diracx.tasks.plumbing.wire.names import lock_key
 
 DEFAULT_TTL_MS = 30_000
-"""Life of a lock whose holder died, in milliseconds."""
+"""The default life of a lock after its owner died, in milliseconds."""
 
 
 class Capacity(StrEnum):
-    """How many may hold one lock at a time, as far as its process can tell without asking."""
+    """The number of owners that one lock may have at a time, as far as one process can tell without asking."""
 
     ONE = "one"
-    """Held by this process means busy: who else wants it here is answered from memory."""
+    """A lock that this process holds is busy: other tasks of this process are refused from memory."""
     SOME = "some"
-    """Only the store knows; the contenders of one process ask one after another."""
+    """Only the store knows: the tasks of this process ask one after another."""
     ANY = "any"
-    """They do not stand in each other's way, and ask side by side."""
+    """Owners do not exclude each other: the tasks of this process ask concurrently."""
 
 
 class BaseLock(ABC):
     """A lock that a task takes before it executes.
 
     Args:
-        obj: What kind of thing is locked; must be registered.
-        key: Which one. Parts are turned into text and escaped one to one.
+        obj: The registered type of the locked object, e.g. `JOB`.
+        key: The id of the locked object. Each part of the key becomes text and is escaped one to one.
         extra: Further parts of the key.
-        ttl_ms: Life of the lock after its holder died, in milliseconds; the server rounds up to whole seconds.
-        clock: Of deadlines.
+        ttl_ms: The life of the lock after its owner died, in milliseconds. The server rounds up to whole seconds.
+        clock: Measures the deadlines.
 
     Raises:
-        TaskDefinitionError: `obj` is not registered; the registered ones are named.
-        ValueError: `ttl_ms` is too short to be held.
+        TaskDefinitionError: `obj` is not registered; the text lists the registered types.
+        ValueError: `ttl_ms` is too short: not more than twice `SAFETY_MARGIN`.
     """
 
     kind: ClassVar[str]
-    """First token of the key."""
+    """The first token of the key, e.g. `mutex`."""
 
     order: ClassVar[int] = 0
-    """Locks of a task are taken by rising order, then by key: structural ones 0, limiters 1, rates 2."""
+    """A task takes its locks by rising order, then by key: structural locks are 0, limiters 1, rate limiters 2."""
 
     capacity: ClassVar[Capacity] = Capacity.SOME
-    """How many may hold it at a time."""
+    """The number of owners at a time."""
 
-    gives_back: ClassVar[bool] = True
-    """False: what was taken stays taken when the task ends, and only time frees it."""
+    frees_on_release: ClassVar[bool] = True
+    """Whether `release` frees the lock for others. False: only time does."""
 
     def __init__(
         self,
@@ -80,10 +87,9 @@ class BaseLock(ABC):
         ttl_ms: int = DEFAULT_TTL_MS,
         clock: Clock = boottime,
     ) -> None:
-        if ttl_ms <= 2 * MARGIN.total_seconds() * 1000:
-            raise ValueError(
-                f"ttl_ms={ttl_ms} is too short: more than {2 * MARGIN.total_seconds() * 1000:.0f} is needed"
-            )
+        shortest_ms = 2 * SAFETY_MARGIN.total_seconds() * 1000
+        if ttl_ms <= shortest_ms:
+            raise ValueError(f"ttl_ms={ttl_ms} is too short: more than {shortest_ms:.0f} is needed")
         self.obj = LockedObjectType(obj)
         self.parts = (key, *extra)
         self.ttl = timedelta(milliseconds=ttl_ms)
@@ -91,52 +97,63 @@ class BaseLock(ABC):
 
     @cached_property
     def key(self) -> str:
-        """The key in the bucket: `<kind>.<obj>.<key>[.<extra>...]`; where a lock is several keys, what they begin with.
+        """The key in the bucket, `<kind>.<obj>.<key>[.<extra>...]`; the prefix of all keys of a lock that has many.
 
-        What follows it then starts with a token such as `/slots`: `/` is nothing that a part is escaped to, so no
-        key of one lock is that of another.
+        The next token of such a key starts with `/`, e.g. `/slots`. Escaped parts never contain `/`, so two locks never
+        share a key.
         """
         return lock_key(self.kind, self.obj, *self.parts)
 
     @property
-    def contention(self) -> str:
-        """What its contenders have in common: one refusal speaks for all of them for a moment."""
+    def contention_key(self) -> str:
+        """Locks with the same contention key contend with each other: one refusal holds for all of them for a while."""
         return self.key
 
     @abstractmethod
-    async def acquire(self, store: LockStore, holder: Holder) -> Hold:
-        """Take the lock now or not at all.
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        """Take the lock now, or fail. Never wait: a refused task waits in its queue.
 
         Raises:
-            UnableToAcquireLockError: Somebody else holds it.
-            ServerUnavailableError: No answer came; what was stored meanwhile expires by itself.
+            UnableToAcquireLockError: Somebody else holds the lock.
+            ServerUnavailableError: No answer came. A key that was stored all the same expires by itself.
         """
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.key})"
 
 
+class MutexLock(BaseLock):
+    """One owner at a time for each key."""
+
+    kind: ClassVar[str] = "mutex"
+    capacity: ClassVar[Capacity] = Capacity.ONE
+
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        """Create the key, or name its owner."""
+        return await AcquiredKey.create(store, self.key, owner, self.ttl, self.clock)
+
+
 class BaseLimiter(BaseLock):
-    """A lock that bounds how many run, not which. `diracx-task-run call` skips it."""
+    """A lock that bounds how many tasks run, not which. `diracx-task-run call` skips it."""
 
     order: ClassVar[int] = 1
 
 
 class CountingLimiter(BaseLimiter):
-    """A limiter with a number, which the configuration may change."""
+    """A limiter with a limit, which the configuration may change."""
 
     limit: int | None = None
-    """How many; None: any number, at no cost. Set it on a subclass or on an instance."""
+    """The limit; None: no limit, at no cost. Set it on a subclass or on an instance."""
 
     def _check(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"{type(self).__name__}: limit={self.limit} must be at least 1, or None for no limit")
 
     def limited(self, limit: int | None) -> Self:
-        """The same limiter with another limit: the configuration's word instead of the code's.
+        """Return a copy with another limit: the configuration overrides the code.
 
         Raises:
-            ValueError: It is less than 1.
+            ValueError: The limit is less than 1.
         """
         other = copy.copy(self)
         other.limit = limit

@@ -1,7 +1,7 @@
-"""How many run at a time: one slot for each, held like a mutex.
+"""The concurrency limiter: one slot for each task that runs, held like a mutex.
 
-A limit that is lowered takes effect as holders end: those in slots beyond it are not counted, so until then no more
-run than the old limit allowed.
+A lower limit takes effect as tasks end. Slots beyond the new limit are not counted, so until their owners end no more
+tasks run than the old limit allowed.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
+from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner, describe_owner
 from diracx.tasks.plumbing.locks.base import DEFAULT_TTL_MS, CountingLimiter
-from diracx.tasks.plumbing.locks.hold import Hold, KeyHold
-from diracx.tasks.plumbing.locks.holder import Holder, in_words
-from diracx.tasks.plumbing.locks.slots import Full, slots_of, take_slots
+from diracx.tasks.plumbing.locks.slots import SlotsFullError, slots_of, take_slots
 
 
 class ConcurrencyLimiter(CountingLimiter):
-    """At most `limit` holders at a time for each key.
+    """At most `limit` owners at a time for each key.
 
     Args:
-        obj: What kind of thing is limited; must be registered.
-        key: Which one. Parts are turned into text and escaped one to one.
+        obj: The registered type of the limited object, e.g. `JOB`.
+        key: The id of the limited object. Each part of the key becomes text and is escaped one to one.
         extra: Further parts of the key.
-        limit: How many; left out, the class's `limit`. None: any number, at no cost.
-        ttl_ms: Life of a slot after its holder died, in milliseconds; the server rounds up to whole seconds.
-        clock: Of deadlines.
+        limit: The number of owners. Left out: the class's `limit`. None: no limit, at no cost.
+        ttl_ms: The life of a slot after its owner died, in milliseconds. The server rounds up to whole seconds.
+        clock: Measures the deadlines.
 
-    All who share a key should have one limit: each goes by its own.
+    All tasks that share a key should have the same limit: each applies its own.
     """
 
     kind: ClassVar[str] = "conc"
@@ -49,16 +48,16 @@ class ConcurrencyLimiter(CountingLimiter):
             self.limit = limit
         self._check()
 
-    async def acquire(self, store: LockStore, holder: Holder) -> Hold:
-        """Take a slot, or say who has had one for longest."""
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        """Take a slot, or name the owner that has held one for longest."""
         assert self.limit is not None
 
-        async def claim(slot: str) -> KeyHold | None:
-            return await KeyHold.claim(store, slot, holder, self.ttl, self.clock)
+        async def claim(slot: str) -> AcquiredKey | None:
+            return await AcquiredKey.claim(store, slot, owner, self.ttl, self.clock)
 
         try:
             return (await take_slots(store, self.key, self.limit, 1, claim))[0]
-        except Full:
+        except SlotsFullError:
             oldest = await store.oldest(slots_of(self.key))
-            among = "" if oldest is None else f", among them {in_words(oldest.value)}"
+            among = "" if oldest is None else f", among them {describe_owner(oldest.value)}"
             raise UnableToAcquireLockError(self.key, f"all {self.limit} that may run at a time{among}") from None

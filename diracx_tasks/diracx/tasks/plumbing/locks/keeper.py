@@ -1,18 +1,21 @@
-"""Holding all locks of one execution.
+"""The keeper holds all locks of one execution, and renews them while the task runs.
 
-They are taken in one fixed order (`BaseLock.order`, then key), so that two tasks that want the same ones cannot wait
-for each other, and the rate limiter at the very end, so that no admission is spent on a task whose other locks are
-busy. They are given back in reverse, also on failure. When all are taken their deadlines are looked at once more: only
-then were they all ours at one time, which is what the fencing token and the readers-writer lock rest on.
+Order:
 
-**Lapsed is never done.** The deadlines are looked at again when the execution has ended, its dependencies closed and
-its transactions committed. If none has passed by then, all of its work lay within its locks, whatever happens later.
-So there is nothing to fear from the time between that look and the settlement: a process that is stopped there has
-done its work under the lock, and may say so. If one has passed, the outcome is void, even if the watchdog has not
-noticed yet: a process that was stopped comes here first.
+* Locks are taken by `BaseLock.order`, then by key. So two tasks that want the same locks cannot wait for each other.
+* Rate limiters come last, so that no admission is spent on a task whose other locks are busy.
+* Locks are released in reverse, also on failure.
 
-Neither taking nor giving back can be torn by a cancellation: a lock whose answer is under way is awaited and then
-undone.
+Deadlines are checked twice:
+
+* After the last lock was taken. Only then did the execution hold all of its locks at one time. The fencing token and
+  the readers-writer lock rest on that.
+* After the execution has ended, its dependencies closed and its transactions committed.
+  - If no deadline has passed, all of its work lay within its locks, whatever happens before the settlement.
+  - If a deadline has passed, the outcome is void, even if the watchdog has not noticed yet: a process that was stopped
+    comes here first. A task whose lock lapsed is never settled as done.
+
+A cancellation interrupts neither taking nor releasing: the answer under way is awaited, then the lock is released.
 
 What a crash leaves behind: the keys of the locks, until they expire.
 """
@@ -24,22 +27,22 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError
 from diracx.tasks.plumbing.locks import (
+    AcquiredLock,
     BaseLimiter,
     BaseLock,
     CountingLimiter,
     ExclusiveRWLock,
     FencingToken,
-    Hold,
-    Holder,
+    LockOwner,
     LockStore,
     SharedRWLock,
 )
-from diracx.tasks.plumbing.locks.contention import Contentions
+from diracx.tasks.plumbing.locks.arbiter import LocalLockArbiter
 from diracx.tasks.plumbing.locks.watchdog import Watchdog
 
 logger = logging.getLogger("diracx.tasks.locks")
@@ -47,38 +50,38 @@ logger = logging.getLogger("diracx.tasks.locks")
 OnLost = Callable[[], object]
 
 
-class Holding:
+class HeldLocks:
     """The locks of one execution."""
 
-    __slots__ = ("_clock", "_on_lost", "begun", "holds", "locks", "lost")
+    __slots__ = ("_clock", "_on_lost", "acquired", "begun", "locks", "lost")
 
     def __init__(self, on_lost: OnLost, clock: Clock) -> None:
         self._clock = clock
         self._on_lost = on_lost
         self.begun = False
-        """Whether something was done under them."""
+        """Whether the execution has begun."""
         self.locks: list[BaseLock] = []
-        """In the order in which they were taken."""
-        self.holds: list[Hold] = []
-        """One for each of them."""
+        """The locks, in the order in which they were taken."""
+        self.acquired: list[AcquiredLock] = []
+        """The acquisition of each of `locks`."""
         self.lost: LockLostError | None = None
-        """The first lock that was lost; the execution under it must not count as done."""
+        """The first lock that was lost. If there is one, the execution must not count as done."""
 
     @property
     def token(self) -> FencingToken | None:
-        """The fencing token; None without locks. See `locks.fencing` for why it is the highest."""
-        return FencingToken(max(hold.token for hold in self.holds)) if self.holds else None
+        """The fencing token; None without locks. `locks.fencing` derives why it is the highest revision."""
+        return FencingToken(max(acquired.token for acquired in self.acquired)) if self.acquired else None
 
     def check(self) -> LockLostError | None:
-        """Look at the deadlines now: a process that was stopped may get here before its watchdog."""
+        """Compare the deadlines with the clock and return the first loss. The watchdog may not have noticed it yet."""
         now = self._clock()
-        for hold in self.holds:
-            if self.lost is None and now >= hold.deadline:
-                self.lost = LockLostError(hold.key, "its deadline passed")
+        for acquired in self.acquired:
+            if self.lost is None and now >= acquired.deadline:
+                self.lost = LockLostError(acquired.key, "its deadline passed")
         return self.lost
 
     def lose(self, error: LockLostError) -> None:
-        """Note the loss and tell the execution, once."""
+        """Record the first loss and cancel the execution."""
         if self.lost is None:
             self.lost = error
             logger.warning("%s; its task is cancelled", error)
@@ -86,77 +89,94 @@ class Holding:
 
 
 class LockKeeper:
-    """Takes locks for executions, and renews them while they are held. One for each process.
+    """Takes locks for executions, and renews them. One for each process.
+
+        async with LockKeeper(store) as keeper:
+            async with keeper.hold(task.execution_locks, owner, on_lost) as held:
+                ...
+
+    Locks are renewed within the outer block only.
 
     Args:
-        store: Where locks are.
-        clock: Of deadlines.
-
-    `run` must be running while anything is held.
+        store: Holds the keys of the locks.
+        clock: Measures the deadlines.
     """
 
     def __init__(self, store: LockStore, clock: Clock = boottime) -> None:
         self._store = store
         self._clock = clock
         self._watchdog = Watchdog(clock)
-        self._contentions = Contentions(clock)
+        self._arbiter = LocalLockArbiter(clock)
+        self._watching: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._watching = asyncio.create_task(self._watchdog.run(), name="locks")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop the watchdog. An error that ended it before is raised here."""
+        watching, self._watching = self._watching, None
+        assert watching is not None
+        watching.cancel()
+        await asyncio.wait([watching])
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            raise error
 
     @asynccontextmanager
-    async def holding(self, locks: Iterable[BaseLock], holder: Holder, on_lost: OnLost) -> AsyncIterator[Holding]:
-        """Hold all `locks`, or none. See `in_order` for what is left out.
+    async def hold(self, locks: Iterable[BaseLock], owner: LockOwner, on_lost: OnLost) -> AsyncIterator[HeldLocks]:
+        """Hold all locks, or none, for the block.
 
         Args:
-            on_lost: Called when a lock is lost; it should cancel the execution.
+            locks: The locks, in any order. `in_order` sorts them and drops those that need not be taken.
+            owner: The value of their keys.
+            on_lost: Called when a lock is lost. It should cancel the execution.
 
         Raises:
-            UnableToAcquireLockError: One is held by somebody else; those taken before it were given back.
+            UnableToAcquireLockError: Somebody else holds one of the locks. The others are free again.
+            ServerError: The store did not answer.
         """
-        holding = Holding(on_lost, self._clock)
+        held = HeldLocks(on_lost, self._clock)
         try:
             for lock in in_order(locks):
-                await _uncancelled(self._take(lock, holder, holding))
-            if (lapsed := holding.check()) is not None:
+                await _uncancelled(self._take(lock, owner, held))
+            if (lapsed := held.check()) is not None:
                 raise UnableToAcquireLockError(lapsed.key, reason=f"{lapsed} while others were taken")
-            holding.begun = True
-            yield holding
-            holding.check()
+            held.begun = True
+            yield held
+            held.check()
         finally:
-            if holding.holds:
-                await _uncancelled(self._give_back_all(holding))
+            if held.acquired:
+                await _uncancelled(self._release_all(held))
 
-    async def run(self) -> None:
-        """Watch until cancelled."""
-        await self._watchdog.run()
+    async def _take(self, lock: BaseLock, owner: LockOwner, held: HeldLocks) -> None:
+        acquired = await self._arbiter.take(lock, self._store, owner)
+        held.locks.append(lock)
+        held.acquired.append(acquired)
+        self._watchdog.watch(acquired, held.lose)
 
-    async def _take(self, lock: BaseLock, holder: Holder, holding: Holding) -> None:
-        hold = await self._contentions.take(lock, self._store, holder)
-        holding.locks.append(lock)
-        holding.holds.append(hold)
-        self._watchdog.watch(hold, holding.lose)
+    async def _release_all(self, held: HeldLocks) -> None:
+        for lock, acquired in zip(reversed(held.locks), reversed(held.acquired), strict=True):
+            await self._arbiter.give_back(lock, partial(self._release, acquired, begun=held.begun))
 
-    async def _give_back_all(self, holding: Holding) -> None:
-        for lock, hold in zip(reversed(holding.locks), reversed(holding.holds), strict=True):
-            await self._contentions.give_back(lock, partial(self._give_back, hold, begun=holding.begun))
-
-    async def _give_back(self, hold: Hold, *, begun: bool) -> None:
-        if not await self._watchdog.unwatch(hold) or self._clock() >= hold.deadline:
+    async def _release(self, acquired: AcquiredLock, *, begun: bool) -> None:
+        if not await self._watchdog.unwatch(acquired) or self._clock() >= acquired.deadline:
             return
         try:
-            await (hold.release() if begun else hold.abandon())
-        except Exception as error:  # it expires by itself; the outcome of the task stands
-            logger.warning("releasing %s: %s; it expires within %s", hold.key, error, hold.ttl)
+            await (acquired.release() if begun else acquired.abandon())
+        except Exception as error:  # the key expires by itself, and the outcome of the task stands
+            logger.warning("releasing %s: %s; it expires within %s", acquired.key, error, acquired.ttl)
 
 
 def in_order(locks: Iterable[BaseLock]) -> list[BaseLock]:
-    """The locks in the order in which they are taken, without what is not taken at all.
+    """Sort locks into the order of acquisition, and drop those that need not be taken.
 
-    That is a lock given twice, a reader beside its own writer, and a limiter without a limit.
+    Dropped are duplicates, a reader beside the writer of the same key, and limiters without a limit.
     """
     wanted: dict[str, BaseLock] = {}
     limiters: list[BaseLock] = []
     for lock in locks:
         if not isinstance(lock, BaseLimiter):
-            wanted[lock.contention] = lock
+            wanted[lock.contention_key] = lock
         elif not (isinstance(lock, CountingLimiter) and lock.limit is None):
             limiters.append(lock)
     written = {lock.key for lock in wanted.values() if isinstance(lock, ExclusiveRWLock)}
@@ -165,17 +185,17 @@ def in_order(locks: Iterable[BaseLock]) -> list[BaseLock]:
 
 
 async def _uncancelled(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Carry `coroutine` to its end even when cancelled meanwhile; the cancellation comes after it."""
+    """Run `coroutine` to its end even if this task is cancelled meanwhile. Raise the cancellation after that."""
     work = asyncio.create_task(coroutine)
     cancelled: asyncio.CancelledError | None = None
     try:
-        # The quick way; `wait` costs three times as much.
+        # The fast path: `wait` costs three times as much.
         return await asyncio.shield(work)
     except asyncio.CancelledError as error:
         cancelled = error
     while not work.done():
         try:
             await asyncio.wait([work])
-        except asyncio.CancelledError as error:  # a stop, a lost lock and a timeout may all cancel
+        except asyncio.CancelledError as error:  # a stop, a lost lock and a timeout may each cancel
             cancelled = error
     raise cancelled from (None if work.cancelled() else work.exception())

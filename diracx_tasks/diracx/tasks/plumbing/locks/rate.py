@@ -1,16 +1,19 @@
-"""How many begin in a time: one slot for each admission, which the server itself frees when the window is over.
+"""The rate limiter: one slot for each admission, which the server frees when the window is over.
 
-An admission creates a slot's key with the window as its time to live. The server drops the key no earlier than one
-window after it stored it, and until then nobody can create it again. So the times of one slot's admissions, by the
-server's clock, are at least a window apart, and
+The limit holds in every window, wherever it starts:
 
-    admissions in any window, wherever it starts  <=  slots  =  limit.
+* An admission creates a slot's key with the window as its TTL.
+* The server drops the key no earlier than one window after it stored it. Until then nobody can create it again.
+* So two admissions through one slot are at least a window apart, by the server's clock, and
 
-No clock of ours takes part. A window is whole seconds, rounded up, since that is what the server's time to live is.
-The server looks for what has expired up to four times a second: a slot is free again up to 0.25 s late, and of a
-window of 2 s about a twentieth goes unused.
+      admissions in any window  <=  slots  =  limit.
 
-An admission is not given back when its task ends. It is when the task never began, because another lock was busy.
+No clock of this machine takes part. Three facts about the server shape the rest:
+
+* A window is whole seconds, rounded up, because the server's TTL is.
+* The server looks for expired keys up to four times a second. A slot is free again up to 0.25 s late: about a twentieth
+  of a window of 2 s goes unused.
+* A slot stays taken when its task ends. It is freed early only if the task never began, because another lock was busy.
 
 What a crash leaves behind: an admission that counts until its window is over.
 """
@@ -27,21 +30,20 @@ from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
+from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner
 from diracx.tasks.plumbing.locks.base import CountingLimiter
-from diracx.tasks.plumbing.locks.hold import Hold, KeyHold
-from diracx.tasks.plumbing.locks.holder import Holder
-from diracx.tasks.plumbing.locks.slots import Full, slots_of, take_slots
+from diracx.tasks.plumbing.locks.slots import SlotsFullError, slots_of, take_slots
 
-# How long to stay away when the slots were free and others were quicker.
-_OUTRUN: Final = 0.1
+_COLLISION_RETRY_SECONDS: Final = 0.1
+"""The delay before another try when slots were free but other contenders took them first."""
 
 
 class Admission:
-    """Slots that were taken; nothing to renew, and nothing to give back at the end."""
+    """The slots of one admission. They need no renewal, and `release` does not free them."""
 
     __slots__ = ("_slots", "deadline", "key", "token", "ttl")
 
-    def __init__(self, key: str, slots: list[KeyHold], window: timedelta) -> None:
+    def __init__(self, key: str, slots: list[AcquiredKey], window: timedelta) -> None:
         self._slots = slots
         self.key = key
         self.token = max(slot.token for slot in slots)
@@ -49,13 +51,13 @@ class Admission:
         self.ttl = window
 
     async def renew(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the slots last for the window."""
 
     async def release(self) -> None:
-        """Nothing to do: it counts until the window is over."""
+        """Do nothing: the admission counts until the window is over."""
 
     async def abandon(self) -> None:
-        """Free the slots: nobody was admitted after all."""
+        """Free the slots: the task never began."""
         for slot in self._slots:
             await slot.abandon()
 
@@ -64,28 +66,28 @@ class RateLimiter(CountingLimiter):
     """At most `limit` items in any window of `window_seconds` for each key, by the server's clock.
 
     Args:
-        obj: What kind of thing is limited; must be registered.
-        key: Which one. Parts are turned into text and escaped one to one.
+        obj: The registered type of the limited object, e.g. `JOB`.
+        key: The id of the limited object. Each part of the key becomes text and is escaped one to one.
         extra: Further parts of the key.
-        n_items: How many items the task stands for; they are admitted together or not at all. A task of many may
-            wait long behind a stream of tasks of few.
-        limit: How many items; left out, the class's `limit`. None: any number, at no cost.
-        window_seconds: In what time, rounded up to whole seconds; left out, the class's `window_seconds`.
-        clock: Of deadlines.
+        n_items: The number of items that the task stands for. They are admitted together or not at all. A task of many
+            items may wait long behind a stream of tasks of few.
+        limit: The number of items. Left out: the class's `limit`. None: no limit, at no cost.
+        window_seconds: The length of the window, rounded up to whole seconds. Left out: the class's `window_seconds`.
+        clock: Measures the deadlines.
 
     Raises:
-        ValueError: A limit or a window that cannot be, or more items than are ever admitted together.
+        ValueError: The limit or the window is impossible, or `n_items` is more than `limit` ever admits.
 
-    All who share a key should have one limit and window: each goes by its own. Each admission is a key in the bucket
-    until its window is over, so a limit is better small with a short window than large with a long one.
+    All tasks that share a key should have the same limit and window: each applies its own. Each admission is a key in
+    the bucket until its window is over, so prefer a small limit in a short window to a large one in a long window.
     """
 
     kind: ClassVar[str] = "rate"
     order: ClassVar[int] = 2
-    gives_back: ClassVar[bool] = False
+    frees_on_release: ClassVar[bool] = False
 
     window_seconds: float = 1
-    """In what time. Set it on a subclass or on an instance."""
+    """The length of the window. Set it on a subclass or on an instance."""
 
     def __init__(
         self,
@@ -117,10 +119,10 @@ class RateLimiter(CountingLimiter):
             )
 
     def limited(self, limit: int | None, window_seconds: float | None = None) -> Self:
-        """The same limiter with another limit and, unless None, another window.
+        """Return a copy with another limit and, unless it is None, another window.
 
         Raises:
-            ValueError: As the constructor does.
+            ValueError: As for the constructor.
         """
         other = super().limited(limit)
         if window_seconds is not None:
@@ -130,34 +132,34 @@ class RateLimiter(CountingLimiter):
 
     @property
     def window(self) -> timedelta:
-        """The window, in the server's whole seconds."""
+        """The window, rounded up to the server's whole seconds."""
         return timedelta(seconds=math.ceil(self.window_seconds))
 
     @property
-    def contention(self) -> str:
-        """Many items may be refused where few are admitted."""
+    def contention_key(self) -> str:
+        """Tasks with the same number of items: a few items may be admitted where many are refused."""
         return self.key if self.n_items == 1 else f"{self.key}./items.{self.n_items}"
 
-    async def acquire(self, store: LockStore, holder: Holder) -> Hold:
-        """Be admitted, or say when to come again."""
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        """Take the slots, or say when to try again."""
         assert self.limit is not None
 
-        async def claim(slot: str) -> KeyHold | None:
-            return await KeyHold.claim(store, slot, holder, self.window, self.clock)
+        async def claim(slot: str) -> AcquiredKey | None:
+            return await AcquiredKey.claim(store, slot, owner, self.window, self.clock)
 
         try:
             slots = await take_slots(store, self.key, self.limit, self.n_items, claim)
-        except Full as full:
-            raise await self._refusal(store, outrun=full.free >= self.n_items) from None
+        except SlotsFullError as full:
+            raise await self._refusal(store, collided=full.free >= self.n_items) from None
         return Admission(self.key, slots, self.window)
 
-    async def _refusal(self, store: LockStore, *, outrun: bool) -> UnableToAcquireLockError:
+    async def _refusal(self, store: LockStore, *, collided: bool) -> UnableToAcquireLockError:
         assert self.limit is not None
-        oldest = None if outrun else await store.oldest(slots_of(self.key))
+        oldest = None if collided else await store.oldest(slots_of(self.key))
         if oldest is None or oldest.expires_in is None:
-            seconds = _OUTRUN * random.uniform(0.5, 1.5)
+            seconds = _COLLISION_RETRY_SECONDS * random.uniform(0.5, 1.5)
         else:
-            seconds = max(oldest.expires_in, _OUTRUN * random.uniform(0.1, 0.5))
+            seconds = max(oldest.expires_in, _COLLISION_RETRY_SECONDS * random.uniform(0.1, 0.5))
         return UnableToAcquireLockError(
             self.key,
             retry_after=timedelta(seconds=seconds),

@@ -1,27 +1,36 @@
-"""Readers and writers of one key: any number of readers, or one writer.
+"""The readers-writer lock: any number of readers, or one writer.
 
-The writer has one key, `<key>./writer`, and each reader has one of its own, `<key>./readers.<owner>`, all with a time
-to live: a reader that died blocks a writer no longer than that. Two keys cannot be compared and set in one, so both
-sides raise a flag and then look:
+The writer has one key, `<key>./writer`. Each reader has a key of its own, `<key>./readers.<acquisition>`. All keys have
+a TTL: a reader that died blocks a writer no longer than that.
 
-    writer: create its key, then look for readers        reader: create its key, then look for a writer
+Two keys cannot be compared and set in one request, so both sides store their own key first and look for the other side
+after that:
 
-The store puts writes in one order, and a look sees every write that was answered before. If the reader's look finds
-no writer, the writer's key was stored after that look, hence after the reader's key, and the writer's own look finds
-the reader. So of two that meet at least one sees the other; a flag that lapsed before the look is caught since the
-deadline is checked after the taking. (In a cluster the leader of the bucket's stream answers both. One that was
-deposed and has not noticed can answer a look from the past, but hardly to somebody whose write the new one has just
-answered: both would have to be reached over one connection.) If both see each other, both step back: the reader
-removes its key, the writer waits.
+    writer: create `/writer`, then list `/readers`        reader: create `/readers.<id>`, then read `/writer`
 
-**A stream of readers starves no writer.** A writer that finds readers does not remove its key: it leaves it in place
-marked as waiting, for 10 s. No new reader passes it, those inside run out, and the writer comes back every second or
-so to find them gone; each time it renews the mark. Any writer may take the mark over, since who waits holds nothing;
-so a crowd of writers shares one. If nobody comes back, the mark expires and readers pass again. Readers are not
-starved either by more than luck: a writer that finds a writer leaves no mark, and when that one ends whoever asks
-first gets in.
+Of two that meet, at least one sees the other:
 
-What a crash leaves behind: a writer's or a reader's key, or a mark, each until it expires.
+* The store puts writes in one order, and a read sees every write that was answered before it was sent.
+* If the reader finds no writer, the writer's key was stored after that read, hence after the reader's key. So the
+  writer's own look finds the reader.
+* A key that expired before the look is caught later: the deadline is checked after the locks are taken.
+* If both see each other, both step back: the reader removes its key, the writer waits.
+* In a cluster, the leader of the bucket's stream answers both. A deposed leader that has not noticed can answer a look
+  from the past, but hardly to a client whose write the new leader has just answered: both would have to be reached over
+  one connection.
+
+A stream of readers does not starve a writer:
+
+* A writer that finds readers leaves its key in place for 10 s, marked as waiting.
+* New readers are refused, the present readers end, and the writer tries again about every second. Each try renews the
+  mark.
+* Any writer may take over the mark, because a waiting writer holds nothing. So many writers share one mark.
+* If no writer comes back, the mark expires and readers pass again.
+
+Writers starve readers by bad luck only: a writer that finds a writer leaves no mark, and when that writer ends, the
+first to ask gets in.
+
+What a crash leaves behind: the key of a writer or a reader, or a mark, each until it expires.
 """
 
 from __future__ import annotations
@@ -34,14 +43,13 @@ import msgspec
 
 from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError
+from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner, decode_owner, describe_owner
 from diracx.tasks.plumbing.locks.base import BaseLock, Capacity
-from diracx.tasks.plumbing.locks.hold import Hold, KeyHold
-from diracx.tasks.plumbing.locks.holder import Holder, in_words, read_holder
 
 WAITING_TTL: Final = timedelta(seconds=10)
-"""How long the mark of a writer that waits keeps readers out; many times what it takes to come back."""
+"""The life of the mark of a waiting writer, many times the delay after which the writer tries again."""
 
-_COME_BACK: Final = 1.0
+_WRITER_RETRY_SECONDS: Final = 1.0
 
 
 class _ReadersWriterLock(BaseLock):
@@ -54,74 +62,77 @@ class _ReadersWriterLock(BaseLock):
 
     @property
     def readers(self) -> str:
-        """What the keys of the readers begin with."""
+        """The prefix of the keys of the readers."""
         return f"{self.key}./readers"
 
 
 class ExclusiveRWLock(_ReadersWriterLock):
-    """The writer of a readers-writer lock: alone on its key."""
+    """The writer's side of a readers-writer lock: no other writer and no reader."""
 
     capacity: ClassVar[Capacity] = Capacity.ONE
 
     @property
-    def contention(self) -> str:
-        """Writers contend with each other; what refuses a reader may let a writer pass."""
+    def contention_key(self) -> str:
+        """All writers of the key. A writer may pass where a reader is refused."""
         return self.writer_key
 
-    async def acquire(self, store: LockStore, holder: Holder) -> Hold:
-        """Become the writer, or say who is inside; readers are then kept out for a while."""
-        hold = await KeyHold.create(store, self.writer_key, holder, self.ttl, self.clock, yields=_waits)
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        """Become the writer. If readers are inside, leave a mark that keeps new readers out for 10 s, and fail."""
+        acquired = await AcquiredKey.create(
+            store, self.writer_key, owner, self.ttl, self.clock, may_replace=_is_waiting_writer
+        )
         try:
             readers = await store.keys(self.readers)
             if not readers:
-                return hold
+                return acquired
             reader = await store.read(readers[0])
-            mark = msgspec.json.encode(msgspec.structs.replace(holder, waiting=True))
-            await store.replace(self.writer_key, mark, WAITING_TTL, hold.revision)
+            mark = msgspec.json.encode(msgspec.structs.replace(owner, waiting=True))
+            await store.replace(self.writer_key, mark, WAITING_TTL, acquired.revision)
         except RevisionConflictError:
             raise UnableToAcquireLockError(self.key) from None
         except ServerError:
-            await _take_down(hold)
+            await _remove_if_possible(acquired)
             raise
-        words = f"{len(readers)} readers" if reader is None else f"{len(readers)} readers: {in_words(reader.value)}"
-        again = timedelta(seconds=_COME_BACK * random.uniform(0.75, 1.25))
-        raise UnableToAcquireLockError(self.writer_key, words, again, reason=f"{self.key} is held by {words}")
+        count = f"{len(readers)} readers"
+        holders = count if reader is None else f"{count}: {describe_owner(reader.value)}"
+        retry_after = timedelta(seconds=_WRITER_RETRY_SECONDS * random.uniform(0.75, 1.25))
+        raise UnableToAcquireLockError(self.writer_key, holders, retry_after, reason=f"{self.key} is held by {holders}")
 
 
 class SharedRWLock(_ReadersWriterLock):
-    """A reader of a readers-writer lock: shares its key with readers."""
+    """The reader's side of a readers-writer lock: shared with other readers."""
 
     capacity: ClassVar[Capacity] = Capacity.ANY
 
     @property
-    def contention(self) -> str:
-        """What refuses one reader refuses all."""
+    def contention_key(self) -> str:
+        """All readers of the key: a writer that refuses one refuses all."""
         return self.readers
 
-    async def acquire(self, store: LockStore, holder: Holder) -> Hold:
-        """Become a reader, or say who writes or waits to."""
-        key = f"{self.readers}.{holder.owner}"
-        hold = await KeyHold.create(store, key, holder, self.ttl, self.clock)
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        """Become a reader, or name the writer that writes or waits."""
+        key = f"{self.readers}.{owner.acquisition_id}"
+        acquired = await AcquiredKey.create(store, key, owner, self.ttl, self.clock)
         try:
             writer = await store.read(self.writer_key)
         except ServerError:
-            await _take_down(hold)
+            await _remove_if_possible(acquired)
             raise
         if writer is None:
-            return hold
-        await hold.abandon()
-        waits = "a writer that waits: " if _waits(writer) else ""
-        raise UnableToAcquireLockError(self.key, f"{waits}{in_words(writer.value)}")
+            return acquired
+        await acquired.abandon()
+        waiting = "a writer that waits: " if _is_waiting_writer(writer) else ""
+        raise UnableToAcquireLockError(self.key, f"{waiting}{describe_owner(writer.value)}")
 
 
-def _waits(entry: Entry) -> bool:
-    holder = read_holder(entry.value)
-    return holder is not None and holder.waiting
+def _is_waiting_writer(entry: Entry) -> bool:
+    owner = decode_owner(entry.value)
+    return owner is not None and owner.waiting
 
 
-async def _take_down(hold: KeyHold) -> None:
-    """Remove a flag after a look that was not answered; if this is not answered either, it expires."""
+async def _remove_if_possible(acquired: AcquiredKey) -> None:
+    """Remove our key after a look that the server did not answer. Without an answer to this, the key expires."""
     try:
-        await hold.abandon()
+        await acquired.abandon()
     except ServerError:
         return

@@ -1,11 +1,11 @@
-"""Slots: `limit` keys, `<key>./slots.<number>`, of which each is free or taken.
+"""Slots: a limit of n is n keys, `<key>./slots.<number>`, each free or taken.
 
-One hot key under compare-and-set serves one contender and turns all others away; with a key for each slot contenders
-meet only when they pick the same one. A lone slot is picked at random and tried at once, which is one round trip as
-long as some are free; after a miss the store is asked which are taken, and a free one is picked from the rest.
+One hot key under compare-and-set would serve one contender and turn all others away. With a key for each slot,
+contenders collide only when they pick the same slot:
 
-Of several slots a contender gets all or none: it tries for no more than there are, and gives back what it got when
-that was not enough.
+* For a single slot, a random one is tried at once. That is one round trip while slots are free.
+* After a miss the store lists the taken slots, and a free one is picked from the rest.
+* Of several slots a contender gets all or none. It claims no more than it needs, and frees them all if it gets too few.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Final, Protocol, TypeVar
 
 from diracx.tasks.plumbing.key_value_store import LockStore
 
-_ROUNDS: Final = 3
+_MAX_ROUNDS: Final = 3
 
 
 class Slot(Protocol):
     """A slot that was taken."""
 
     async def abandon(self) -> None:
-        """Free it as if it had never been taken."""
+        """Free the slot: the task never began."""
 
 
 S = TypeVar("S", bound=Slot)
 
 
-class Full(Exception):  # noqa: N818 - an answer, not an error
+class SlotsFullError(Exception):
     """Fewer slots are free than were asked for.
 
     Args:
-        free: How many are.
+        free: The number of free slots. 0 if other contenders took the free ones first, several times in a row.
     """
 
     def __init__(self, free: int) -> None:
@@ -43,36 +43,39 @@ class Full(Exception):  # noqa: N818 - an answer, not an error
 
 
 def slots_of(key: str) -> str:
-    """What the keys of a lock's slots begin with."""
+    """The prefix of the keys of a lock's slots."""
     return f"{key}./slots"
 
 
 async def take_slots(
     store: LockStore, key: str, limit: int, count: int, claim: Callable[[str], Awaitable[S | None]]
 ) -> list[S]:
-    """Take `count` of `limit` slots.
+    """Take `count` of `limit` slots, or none.
 
     Args:
-        key: Of the lock.
-        claim: Takes the slot of a key, or returns None when somebody else has it.
+        store: Lists the taken slots.
+        key: The key of the lock.
+        limit: The number of slots.
+        count: The number of slots to take.
+        claim: Takes the slot with this key, or returns None if it is taken already.
 
     Raises:
-        Full: Not so many are free; none is taken.
+        SlotsFullError: Too few slots are free; none was taken.
     """
     below = slots_of(key)
     taken: list[S] = []
     try:
         if count == 1 and (lucky := await claim(f"{below}.{random.randrange(limit)}")) is not None:
             return [lucky]
-        for _ in range(_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             busy = set(await store.keys(below))
             free = [name for number in range(limit) if (name := f"{below}.{number}") not in busy]
             if len(taken) + len(free) < count:
-                raise Full(len(free))
+                raise SlotsFullError(len(free))
             await _claim_all(random.sample(free, count - len(taken)), claim, taken)
             if len(taken) == count:
                 return taken
-        raise Full(0)
+        raise SlotsFullError(0)
     except BaseException:
         for slot in taken:
             await slot.abandon()
@@ -80,12 +83,13 @@ async def take_slots(
 
 
 async def _claim_all(keys: list[str], claim: Callable[[str], Awaitable[S | None]], taken: list[S]) -> None:
-    """Claim several at once; those that were got are added to `taken`, even when others fail."""
+    """Claim slots concurrently. Add each success to `taken`, even if another claim fails."""
 
-    async def one(slot: str) -> None:
+    async def claim_one(slot: str) -> None:
         if (got := await claim(slot)) is not None:
             taken.append(got)
 
-    failures = [error for error in await asyncio.gather(*map(one, keys), return_exceptions=True) if error is not None]
+    results = await asyncio.gather(*map(claim_one, keys), return_exceptions=True)
+    failures = [error for error in results if error is not None]
     if failures:
         raise failures[0]

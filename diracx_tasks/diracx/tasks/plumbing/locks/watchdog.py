@@ -1,7 +1,9 @@
-"""The one watchdog that keeps every hold of a process alive.
+"""The watchdog renews every lock that a process holds.
 
-It looks four times a second. It renews a hold after a third of its TTL, all due ones side by side, and tries again at
-each look while the server is away. A hold past its deadline is lost: its watcher is told, once.
+* It checks all locks four times a second.
+* A lock is renewed a third of its TTL after the last renewal. Renewals that are due run concurrently.
+* A renewal that fails is tried again at each check.
+* A lock past its deadline is lost. Its `on_lost` is called, once.
 """
 
 from __future__ import annotations
@@ -13,84 +15,84 @@ from typing import Final
 
 from diracx.tasks.plumbing.clock import Clock
 from diracx.tasks.plumbing.exceptions import LockLostError
-from diracx.tasks.plumbing.locks import MARGIN, Hold
+from diracx.tasks.plumbing.locks.acquired import SAFETY_MARGIN, AcquiredLock
 
 logger = logging.getLogger("diracx.tasks.locks")
 
-_LOOK: Final = 0.25
+_CHECK_SECONDS: Final = 0.25
 
 OnLost = Callable[[LockLostError], object]
 
 
 class Watchdog:
-    """Renews what it watches, while `run` runs.
+    """Renews the locks that it watches, while `run` runs.
 
     Args:
-        clock: Of deadlines.
+        clock: Measures the deadlines.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._watched: dict[Hold, OnLost] = {}
-        self._renewing: dict[Hold, asyncio.Task[None]] = {}
-        self._failing: set[Hold] = set()
-        """Those whose last renewal failed; it is told once until they are renewed."""
-        self._some = asyncio.Event()
+        self._watched: dict[AcquiredLock, OnLost] = {}
+        self._renewing: dict[AcquiredLock, asyncio.Task[None]] = {}
+        self._failing: set[AcquiredLock] = set()
+        """Locks whose last renewal failed. Only the first failure in a row is a warning."""
+        self._not_empty = asyncio.Event()
 
-    def watch(self, hold: Hold, on_lost: OnLost) -> None:
-        """Keep `hold` alive; `on_lost` is called if that fails."""
-        self._watched[hold] = on_lost
-        self._some.set()
+    def watch(self, acquired: AcquiredLock, on_lost: OnLost) -> None:
+        """Renew `acquired` from now on. Call `on_lost` if that fails."""
+        self._watched[acquired] = on_lost
+        self._not_empty.set()
 
-    async def unwatch(self, hold: Hold) -> bool:
-        """Watch no more; wait for a renewal under way. False when the hold was lost."""
-        if hold in self._watched and (renewal := self._renewing.get(hold)) is not None:
+    async def unwatch(self, acquired: AcquiredLock) -> bool:
+        """Stop watching, after a renewal under way has ended. False: the lock was lost."""
+        if acquired in self._watched and (renewal := self._renewing.get(acquired)) is not None:
             await asyncio.wait([renewal])
-        return self._forget(hold) is not None
+        return self._forget(acquired) is not None
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Renew until cancelled."""
         try:
             while True:
-                await self._some.wait()
-                self._look(self._clock())
-                await asyncio.sleep(_LOOK)
+                await self._not_empty.wait()
+                self._check(self._clock())
+                await asyncio.sleep(_CHECK_SECONDS)
         finally:
             for renewal in self._renewing.values():
                 renewal.cancel()
 
-    def _look(self, now: float) -> None:
-        for hold in list(self._watched):
-            if now >= hold.deadline:
-                self._lose(hold, LockLostError(hold.key, "its deadline passed"))
-            elif now >= _renewal_due(hold) and hold not in self._renewing:
-                self._renewing[hold] = asyncio.create_task(self._renew(hold), name=f"renew {hold.key}")
+    def _check(self, now: float) -> None:
+        for acquired in list(self._watched):
+            if now >= acquired.deadline:
+                self._lose(acquired, LockLostError(acquired.key, "its deadline passed"))
+            elif now >= _renewal_due(acquired) and acquired not in self._renewing:
+                self._renewing[acquired] = asyncio.create_task(self._renew(acquired), name=f"renew {acquired.key}")
 
-    async def _renew(self, hold: Hold) -> None:
+    async def _renew(self, acquired: AcquiredLock) -> None:
         try:
-            await hold.renew()
-            self._failing.discard(hold)
+            await acquired.renew()
+            self._failing.discard(acquired)
         except LockLostError as error:
-            self._lose(hold, error)
-        except Exception as error:  # the server may answer again before the deadline; past it, the hold is lost
-            level = logging.DEBUG if hold in self._failing else logging.WARNING
-            logger.log(level, "renewing %s: %s", hold.key, error)
-            self._failing.add(hold)
+            self._lose(acquired, error)
+        except Exception as error:  # the server may answer again before the deadline; past it, the lock is lost
+            level = logging.DEBUG if acquired in self._failing else logging.WARNING
+            logger.log(level, "renewing %s: %s", acquired.key, error)
+            self._failing.add(acquired)
         finally:
-            del self._renewing[hold]
+            del self._renewing[acquired]
 
-    def _lose(self, hold: Hold, error: LockLostError) -> None:
-        if (on_lost := self._forget(hold)) is not None:
+    def _lose(self, acquired: AcquiredLock, error: LockLostError) -> None:
+        if (on_lost := self._forget(acquired)) is not None:
             on_lost(error)
 
-    def _forget(self, hold: Hold) -> OnLost | None:
-        on_lost = self._watched.pop(hold, None)
-        self._failing.discard(hold)
+    def _forget(self, acquired: AcquiredLock) -> OnLost | None:
+        on_lost = self._watched.pop(acquired, None)
+        self._failing.discard(acquired)
         if not self._watched:
-            self._some.clear()
+            self._not_empty.clear()
         return on_lost
 
 
-def _renewal_due(hold: Hold) -> float:
-    """A third of the TTL after the last store was sent, which is `deadline - ttl + MARGIN`."""
-    return hold.deadline + (MARGIN - hold.ttl * 2 / 3).total_seconds()
+def _renewal_due(acquired: AcquiredLock) -> float:
+    """A third of the TTL after the last renewal was sent, which was at `deadline - ttl + SAFETY_MARGIN`."""
+    return acquired.deadline + (SAFETY_MARGIN - acquired.ttl * 2 / 3).total_seconds()

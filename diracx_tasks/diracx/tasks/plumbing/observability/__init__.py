@@ -1,1 +1,1 @@
-"""What does a process tell of itself: spans, metrics, log fields, health?"""
+"""What does a process show of its work: spans, metrics, log fields, health?"""

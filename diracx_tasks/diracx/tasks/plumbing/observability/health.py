@@ -1,8 +1,7 @@
-"""A tiny HTTP door for whoever restarts and balances processes: `/live` and `/ready`.
+"""The HTTP endpoints `/live` and `/ready`, for orchestrators that restart and balance processes.
 
-It answers on the event loop of what it speaks for, so a loop that is held up does not answer at all, which says the
-same as a 503. There is no TLS and no access control: it says nothing secret, and listens on loopback unless told
-otherwise.
+They answer on the event loop of the worker or scheduler. A blocked loop does not answer at all, and an orchestrator
+treats that like a 503. There is no TLS and no access control, since the answers hold no secrets.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import Final, Protocol
 
 logger = logging.getLogger("diracx.tasks.health")
 
-_PATIENCE: Final = 5.0
-_LONGEST_REQUEST: Final = 16_384
+_REQUEST_SECONDS: Final = 5.0
+_MAX_REQUEST_BYTES: Final = 16_384
 _REASONS: Final = {
     200: "OK",
     400: "Bad Request",
@@ -27,31 +26,34 @@ _REASONS: Final = {
 
 
 class Health(Protocol):
-    """Speaks for a process."""
+    """The health of a process."""
 
     def why_not_live(self) -> str | None:
-        """Why it should be restarted; None: it should not."""
+        """Return why the process should be restarted; None if it should not."""
 
     def why_not_ready(self) -> str | None:
-        """Why it does no work at the moment; None: it does, or would if there were any."""
+        """Return why the process takes no work at the moment; None if it works, or would if there were any."""
 
 
 @asynccontextmanager
-async def health_served(health: Health, host: str, port: int) -> AsyncIterator[int]:
-    """Answer `GET /live` and `GET /ready` until the end of the block: 200, or 503 with the reason in a line.
+async def serve_health(health: Health, host: str, port: int) -> AsyncIterator[int]:
+    """Answer `GET /live` and `GET /ready` within the block: 200, or 503 with the reason as one line of text.
 
     Args:
-        port: 0 is a free one.
+        health: The process to report on.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
 
-    Yields the port.
+    Yields:
+        The port.
 
     Raises:
-        OSError: It cannot listen there.
+        OSError: The address is in use or not available.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_REQUEST_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
                 writer.write(_response(*_answer(health, request)))
                 await writer.drain()
@@ -60,7 +62,7 @@ async def health_served(health: Health, host: str, port: int) -> AsyncIterator[i
         finally:
             writer.close()
 
-    server = await asyncio.start_server(answer, host, port, limit=_LONGEST_REQUEST)
+    server = await asyncio.start_server(answer, host, port, limit=_MAX_REQUEST_BYTES)
     try:
         listening: int = server.sockets[0].getsockname()[1]
         logger.info("health on http://%s:%d/live and /ready", f"[{host}]" if ":" in host else host, listening)
@@ -71,15 +73,15 @@ async def health_served(health: Health, host: str, port: int) -> AsyncIterator[i
 
 
 def _answer(health: Health, request: bytes) -> tuple[int, str, bool]:
-    """The status, the text, and whether the text is sent, too."""
+    """Return the status, the text, and whether to send the text (not for HEAD)."""
     method, _, rest = request.partition(b"\r\n")[0].decode("latin-1").partition(" ")
     path = rest.partition(" ")[0].partition("?")[0]
-    asks: dict[str, Callable[[], str | None]] = {"/live": health.why_not_live, "/ready": health.why_not_ready}
+    checks: dict[str, Callable[[], str | None]] = {"/live": health.why_not_live, "/ready": health.why_not_ready}
     if method not in ("GET", "HEAD"):
-        return (405, "ask with GET", True) if rest else (400, "this is no HTTP", True)
-    if path not in asks:
-        return 404, "there are /live and /ready", method == "GET"
-    problem = asks[path]()
+        return (405, "use GET", True) if rest else (400, "not an HTTP request", True)
+    if path not in checks:
+        return 404, "only /live and /ready exist", method == "GET"
+    problem = checks[path]()
     return (200 if problem is None else 503), problem or "ok", method == "GET"
 
 

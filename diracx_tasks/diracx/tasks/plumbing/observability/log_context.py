@@ -1,8 +1,8 @@
-"""What every log line that is written in the course of a delivery can say of it.
+"""The fields that every log line gets while a delivery is processed: `task`, `id`, `attempt`.
 
-Whoever carries a delivery binds a function that describes it to its context; a log formatter calls it. It is called
-when a line is written and not before, so it costs next to nothing where none is. Lines of the task's author and of
-libraries are covered, too, wherever the context reaches: the execution thread included.
+The worker binds a function that describes the delivery to the context, and a log formatter calls it for each line. A
+delivery without a log line costs next to nothing. The fields reach the lines of the task and of libraries, too, in
+every thread that runs in the context, the execution thread included.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 
-Describe = Callable[[], Mapping[str, object]]
+DescribeDelivery = Callable[[], Mapping[str, object]]
 
-in_hand: ContextVar[Describe | None] = ContextVar("diracx_tasks_in_hand", default=None)
-"""Describes the delivery that is carried here: `task`, `id`, `attempt`."""
+current_delivery: ContextVar[DescribeDelivery | None] = ContextVar("diracx_tasks_delivery", default=None)
+"""Describes the delivery that this context processes; None outside of one."""
 
 
-def fields() -> Mapping[str, object]:
-    """What is known of the delivery that is carried here; empty when none is."""
-    describe = in_hand.get()
+def delivery_fields() -> Mapping[str, object]:
+    """Return the log fields of the delivery that this context processes; empty outside of one."""
+    describe = current_delivery.get()
     return {} if describe is None else describe()

@@ -1,13 +1,17 @@
-"""Traces and metrics by OpenTelemetry, after its conventions for messaging systems (semantic conventions 1.37).
+"""Traces and metrics with OpenTelemetry, by its conventions for messaging systems (semantic conventions 1.37).
 
-A publish is a span of kind PRODUCER, and its context travels as `traceparent` in the message. Processing a delivery is
-a span of kind CONSUMER with a link to it, and also its child: a task, its retries and what it spawns are one trace. A
-message without a context, e.g. of `nats pub`, begins one. What a scheduler publishes together has, as the conventions
-have it for a batch, a span `create` for each occurrence, whose context travels with it, and one span `publish` of kind
-CLIENT that is linked to them all: each occurrence is a trace of its own.
+Spans:
 
-Only the API of OpenTelemetry is used here. Where spans and figures go is up to the providers that the process was
-given; `cli.telemetry` sets them up for the command line. An application that has its own binds this:
+* A publish is a span of kind PRODUCER. Its context travels as `traceparent` in the message.
+* Processing a delivery is a span of kind CONSUMER: a child of the publish, and linked to it. So a task, its retries and
+  the tasks that it submits are one trace.
+* A message without a context, e.g. of `nats pub`, starts a trace.
+* A scheduler publishes occurrences together. As the conventions describe for a batch, each occurrence has a span
+  `create` whose context travels with it, and one span `publish` of kind CLIENT is linked to all of them. So each
+  occurrence is a trace of its own.
+
+This module uses the API of OpenTelemetry only. The providers of the process decide where spans and metrics go;
+`cli.processes.telemetry` sets them up for the command line. An application with its own providers binds this class:
 
     with telemetry.bound(OpenTelemetry()):
         async with JetStreamBroker.connect(url):
@@ -15,13 +19,13 @@ given; `cli.telemetry` sets them up for the command line. An application that ha
 
 | Metric | Unit | Kind |
 |---|---|---|
-| `messaging.client.operation.duration` | s | histogram: a publish, until it was stored |
+| `messaging.client.operation.duration` | s | histogram: from a publish to its acknowledgement |
 | `messaging.client.sent.messages` | {message} | counter |
 | `messaging.client.consumed.messages` | {message} | counter |
 | `messaging.process.duration` | s | histogram: locks, injection and execution of one delivery |
-| `diracx.tasks.queue.wait` | s | histogram: from due, or stored, to the first delivery |
+| `diracx.tasks.queue.wait` | s | histogram: from the due time, else the storage, to the first delivery |
 | `diracx.tasks.lock.lost` | {lock} | counter |
-| `diracx.tasks.loop.lag` | s | histogram: how late the event loop of a worker is, four times a second |
+| `diracx.tasks.loop.lag` | s | histogram: the lag of the event loop of a worker, four times a second |
 """
 
 from __future__ import annotations
@@ -41,11 +45,11 @@ from diracx.tasks.plumbing.observability.telemetry import Outgoing, Received
 
 _SCOPE: Final = "diracx.tasks"
 _SCHEMA: Final = "https://opentelemetry.io/schemas/1.37.0"
-# The advice of the conventions for durations.
-_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-_LONG_SECONDS: Final = (*_SECONDS, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
+# The buckets that the conventions advise for durations, in seconds.
+_DURATION_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_LONG_DURATION_BUCKETS: Final = (*_DURATION_BUCKETS, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
 
-# Not the propagator that the process is set to: the header is part of our wire format.
+# The header is part of the wire format, so the propagator that the process configured does not matter.
 _propagator: Final = TraceContextTextMapPropagator()
 
 _Attributes = dict[str, str | int]
@@ -56,16 +60,16 @@ class _Processing:
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        self.facts: _Attributes = {}
-        """What became known, for span and metrics."""
+        self.attributes: _Attributes = {}
+        """Known at the end only; for the span and for the metrics."""
 
     def end(self, outcome: str, error: str | None) -> None:
-        """Note the outcome on the span."""
-        self.facts["diracx.tasks.outcome"] = outcome
+        """Set the outcome on the span."""
+        self.attributes["diracx.tasks.outcome"] = outcome
         if error is not None:
             kind, _, _ = error.partition(":")
-            # A reason is no class: as a type it would have any number of values.
-            self.facts["error.type"] = kind if kind.isidentifier() else outcome
+            # A reason is free text, and an attribute of a metric must have few values.
+            self.attributes["error.type"] = kind if kind.isidentifier() else outcome
             self._span.set_status(Status(StatusCode.ERROR, error))
 
 
@@ -73,8 +77,8 @@ class OpenTelemetry:
     """Satisfies `telemetry.Telemetry`.
 
     Args:
-        tracers: None: the provider of the process.
-        meters: None: the provider of the process.
+        tracers: The provider of tracers; None means that of the process.
+        meters: The provider of meters; None means that of the process.
     """
 
     def __init__(self, tracers: TracerProvider | None = None, meters: MeterProvider | None = None) -> None:
@@ -84,7 +88,7 @@ class OpenTelemetry:
             "messaging.client.operation.duration",
             "s",
             "Duration of a publish",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
         )
         self._sent = meter.create_counter("messaging.client.sent.messages", "{message}", "Tasks submitted")
         self._consumed = meter.create_counter("messaging.client.consumed.messages", "{message}", "Deliveries")
@@ -92,25 +96,25 @@ class OpenTelemetry:
             "messaging.process.duration",
             "s",
             "Duration of the processing of a delivery",
-            explicit_bucket_boundaries_advisory=_LONG_SECONDS,
+            explicit_bucket_boundaries_advisory=_LONG_DURATION_BUCKETS,
         )
         self._wait = meter.create_histogram(
             "diracx.tasks.queue.wait",
             "s",
-            "From due, or stored, to the first delivery",
-            explicit_bucket_boundaries_advisory=_LONG_SECONDS,
+            "Time from due, or stored, to the first delivery",
+            explicit_bucket_boundaries_advisory=_LONG_DURATION_BUCKETS,
         )
         self._lost = meter.create_counter("diracx.tasks.lock.lost", "{lock}", "Locks lost while their task executed")
         self._lag = meter.create_histogram(
             "diracx.tasks.loop.lag",
             "s",
-            "How late the event loop of a worker is",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+            "Lag of the event loop of a worker",
+            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
         )
 
     @contextmanager
     def publishing(self, subject: str, headers: dict[str, str], size: int) -> Iterator[None]:
-        """A span of kind PRODUCER, and its context in the headers."""
+        """Open a span of kind PRODUCER, and add its context to the headers."""
         common, details = _sending("publish", "send", _low_cardinality(subject)), _message(headers, size)
         with self._span(common, SpanKind.PRODUCER, details), self._measured(common, 1):
             _propagator.inject(headers)
@@ -118,7 +122,7 @@ class OpenTelemetry:
 
     @contextmanager
     def publishing_together(self, subject: str, messages: Sequence[Outgoing]) -> Iterator[None]:
-        """A span of kind CLIENT, with links to one of kind PRODUCER for each message, whose context it carries."""
+        """Open a span of kind CLIENT, linked to a span of kind PRODUCER for each message, which carries its context."""
         links = []
         for message in messages:
             creating = _sending("create", "create", _low_cardinality(message.subject))
@@ -150,7 +154,7 @@ class OpenTelemetry:
 
     @contextmanager
     def processing(self, received: Received) -> Iterator[_Processing]:
-        """A span of kind CONSUMER, linked to the one that published."""
+        """Open a span of kind CONSUMER, a child of the publishing span and linked to it."""
         common: _Attributes = {
             "messaging.system": "nats",
             "messaging.operation.name": "process",
@@ -175,7 +179,7 @@ class OpenTelemetry:
             kind=SpanKind.CONSUMER,
             attributes={**common, **details},
             links=links,
-            # Whoever was cancelled did not fail.
+            # A cancellation is no failure.
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -183,22 +187,22 @@ class OpenTelemetry:
             try:
                 yield processing
             finally:
-                span.set_attributes(processing.facts)
-                self._process.record(time.perf_counter() - began, {**common, **processing.facts})
-                self._consumed.add(1, {**common, **processing.facts})
+                span.set_attributes(processing.attributes)
+                self._process.record(time.perf_counter() - began, {**common, **processing.attributes})
+                self._consumed.add(1, {**common, **processing.attributes})
 
     def lock_lost(self, key: str) -> None:
-        """Count it by the kind of lock and of what is locked."""
+        """Count a lost lock, by the kind of lock and the type of the locked object."""
         kind, _, rest = key.partition(".")
         self._lost.add(1, {"diracx.tasks.lock.kind": kind, "diracx.tasks.lock.object": rest.partition(".")[0]})
 
     def loop_lagged(self, seconds: float) -> None:
-        """Record it."""
+        """Record the lag of an event loop."""
         self._lag.record(seconds)
 
 
 def _origin(headers: Mapping[str, str]) -> tuple[Context, list[Link]]:
-    """The context that a message brings, for parent and link."""
+    """Return the context in the headers of a message, and a link to its span if there is one."""
     context = _propagator.extract(headers, context=Context())
     span = trace.get_current_span(context).get_span_context()
     return context, [Link(span)] if span.is_valid else []
@@ -222,6 +226,6 @@ def _message(headers: Mapping[str, str], size: int) -> _Attributes:
 
 
 def _low_cardinality(subject: str) -> str:
-    """`acme.delayed.<id>` and `acme.periodic.<...>.<time>` without their end: one series for each would be too many."""
+    """Replace the last token of `acme.delayed.<id>` and `acme.periodic.<...>.<time>` by `*`: few series of metrics."""
     head = subject.rpartition(".")[0]
     return f"{head}.*" if subject.split(".")[1:2] in (["delayed"], ["periodic"]) else subject

@@ -1,9 +1,10 @@
-"""What measures and traces, as those who are measured see it. `otel` implements it for OpenTelemetry.
+"""The interface of traces and metrics for the code that they measure. `otel` implements it with OpenTelemetry.
 
-Nothing is bound by default, and then nothing is measured: what is measured asks for `current()` once, when it is made,
-and compares with None on its way. So bind before brokers and workers are made.
+By default nothing is bound, and nothing is measured. Brokers and workers read `current()` once, in their constructor,
+and then only compare with None. So bind the telemetry before you create them.
 
-A trace is handed on all the same: the `traceparent` (W3C Trace Context) of a task goes to what it submits.
+Traces continue without telemetry, too: the `traceparent` (W3C Trace Context) of a task goes to the tasks that it
+submits.
 """
 
 from __future__ import annotations
@@ -17,85 +18,85 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One delivery that is about to be processed."""
+    """One delivery, before it is processed."""
 
     task: str
-    """`<category>:<ClassName>`; empty where the message does not say."""
+    """`<category>:<ClassName>`; empty if the message has no name."""
     id: str
     subject: str
     consumer: str
     """The durable consumer that delivered it."""
     headers: Mapping[str, str]
     size: int
-    """Bytes of the body."""
+    """The size of the body in bytes."""
     delivered: int
-    """How often it was delivered, this time included."""
+    """The number of deliveries, this one included."""
     retries: int
-    """How often it has failed."""
+    """The number of retries so far, which is the number of failures."""
     waited: float | None
-    """Seconds from when it was due, or stored, to its first delivery; None for a later one."""
+    """The seconds from its due time, else from its storage, to the first delivery; None for a later delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One of several tasks that are about to be published together."""
+    """One of several tasks, before they are published together."""
 
     subject: str
     headers: dict[str, str]
-    """These are given the context of the trace."""
+    """`publishing_together` adds the context of the trace."""
     size: int
-    """Bytes of the body."""
+    """The size of the body in bytes."""
 
 
 class Processing(Protocol):
-    """A delivery in the course of being processed."""
+    """One delivery, while it is processed."""
 
     def end(self, outcome: str, error: str | None) -> None:
-        """Tell what became of it.
+        """Record the outcome.
 
         Args:
-            outcome: In one word, e.g. `succeeded`.
-            error: The class of the error that it failed with, and its message.
+            outcome: One word, e.g. `succeeded`.
+            error: `<class>: <message>` of the error, or a reason; None for a success.
         """
 
 
 class Telemetry(Protocol):
-    """Takes measurements. No method may raise or block."""
+    """Receives measurements. No method may raise or block."""
 
     def publishing(self, subject: str, headers: dict[str, str], size: int) -> AbstractContextManager[object]:
-        """Wrap one publish; `headers` are given the context of the trace."""
+        """Wrap one publish, and add the context of the trace to `headers`."""
 
     def publishing_together(self, subject: str, messages: Sequence[Outgoing]) -> AbstractContextManager[object]:
-        """Wrap one publish of several tasks; the headers of each are given the context of a trace of its own.
+        """Wrap one publish of several tasks, and add the context of a trace of its own to the headers of each.
 
         Args:
-            subject: What they have in common, with wildcards.
+            subject: A subject with wildcards that matches those of all messages.
         """
 
     def processing(self, received: Received) -> AbstractContextManager[Processing]:
-        """Wrap the processing of one delivery; what is done inside belongs to its trace."""
+        """Wrap the processing of one delivery. Spans that start inside belong to its trace."""
 
     def lock_lost(self, key: str) -> None:
-        """A lock was lost while its task executed."""
+        """Record that a lock was lost while its task ran."""
 
     def loop_lagged(self, seconds: float) -> None:
-        """A look, four times a second, at how late the event loop of a worker is."""
+        """Record the lag of the event loop of a worker, in seconds. Called four times a second."""
 
 
 current_traceparent: ContextVar[str | None] = ContextVar("diracx_tasks_traceparent", default=None)
-"""That of the task that executes here, where its message brought one."""
+"""The trace of the task that executes in this context; None if its message had no `traceparent`."""
 
 _bound: list[Telemetry] = []
 
 
 def current() -> Telemetry | None:
-    """The telemetry of this process; None: nothing is measured."""
+    """Return the telemetry of this process; None if nothing is measured."""
     return _bound[-1] if _bound else None
 
 
 @contextmanager
 def bound(telemetry: Telemetry) -> Iterator[None]:
-    """Measure what is made until the end of the block."""
+    """Measure the brokers and workers that are created in the block. The latest binding counts."""
     _bound.append(telemetry)
     try:
         yield

@@ -1,1 +1,1 @@
-"""What do operators ask, and what are they answered?"""
+"""What is the state of a mesh, and what may each of its users do?"""

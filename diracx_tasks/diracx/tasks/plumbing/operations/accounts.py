@@ -1,6 +1,7 @@
-"""The accounts and users of one mesh in the configuration language of nats-server.
+"""The accounts and users of one mesh, in the configuration language of nats-server.
 
-The text is what stands inside the block `accounts`; see `permissions` for who may what, and why there are three.
+The text belongs inside the block `accounts`. See `permissions` for the permissions of each user, and for the reason why
+there are three accounts.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ _HEADER: Final = """\
 
 
 def user_name(namespace: Namespace, role: str) -> str:
-    """The user of one role, e.g. `diracx-worker`."""
+    """The name of the user of one role, e.g. `diracx-worker`."""
     return f"{namespace.name}-{role}"
 
 
 def password_variable(namespace: Namespace, role: str) -> str:
-    """The variable with its password in the environment of nats-server, e.g. `DIRACX_WORKER_PASSWORD`."""
+    """The environment variable of nats-server with the password of one role, e.g. `DIRACX_WORKER_PASSWORD`."""
     return f"{namespace.name.upper()}_{role.upper()}_PASSWORD"
 
 
 def accounts_conf(namespace: Namespace) -> str:
-    """The whole file."""
+    """The text of the whole file."""
     mesh = namespace.name.upper()
     producers, observers = f"{mesh}_PRODUCERS", f"{mesh}_OBSERVERS"
     by_name = roles(namespace)
@@ -91,7 +92,7 @@ def _user(namespace: Namespace, role: Role) -> Iterator[str]:
 
 
 def _export(subject: str, account: str) -> str:
-    # Several answers to one request: one from each service, and one for each message of a batch.
+    # These requests have several answers: one from each service, or one for each message of a batch.
     several = ", response_type: stream" if subject.startswith(("$SRV.", f"{API}.DIRECT.")) else ""
     return f"{{ service: {json.dumps(subject)}, accounts: [{account}]{several} }}"
 

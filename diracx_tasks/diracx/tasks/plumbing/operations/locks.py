@@ -1,7 +1,7 @@
-"""Locks as an operator sees them: who holds what, and how to take it away.
+"""The locks of a mesh as an operator sees them, and the release of a lock.
 
-The bucket is read key by key in the order in which the keys were stored; what is taken or given back meanwhile may
-be seen or not.
+The keys of the bucket are read one by one, in the order in which they were stored. A lock that is acquired or released
+at the same time may be listed or not.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import msgspec
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.locks import Standing
-from diracx.tasks.plumbing.locks.holder import read_holder
+from diracx.tasks.plumbing.locks import StoredKey
+from diracx.tasks.plumbing.locks.acquired import decode_owner
 from diracx.tasks.plumbing.wire.names import Namespace
 
 
 class LockHolder(msgspec.Struct, frozen=True):
-    """Who holds a lock, or was admitted by a rate limiter in its present window."""
+    """A holder of a lock, or an admission by a rate limiter in its current window."""
 
     task: str
     id: str
@@ -28,29 +28,29 @@ class LockHolder(msgspec.Struct, frozen=True):
 
 
 class HeldLock(msgspec.Struct, frozen=True):
-    """One lock. The fields, in this order, are those of `locks list --json`."""
+    """One lock. These fields, in this order, are those of `locks list --json`."""
 
     key: str
-    """What `locks release` takes."""
+    """The argument of `locks release`."""
     kind: str
-    """`mutex`, `rw`, `conc`, `rate`, or that of an author's own lock."""
+    """`mutex`, `rw`, `conc`, `rate`, or the kind of an author's own lock."""
     holders: list[LockHolder]
-    """The longest first. None for the mark of a writer that waits, and for what another's hand wrote."""
+    """The longest holder first. Left out: the mark of a waiting writer, and a value that cannot be read."""
     expires_in: float | None
-    """Seconds until its last key expires, unless it is renewed; by the server's clock."""
+    """Seconds until its last key expires if it is not renewed, by the server's clock; None: never."""
 
 
 class LockReader:
-    """Reads the bucket of locks.
+    """Reads the lock bucket, and releases locks.
 
-    Every method raises `ServerUnavailableError` when no answer came.
+    Every method raises `ServerUnavailableError` if no answer arrives.
     """
 
     def __init__(self, connection: Connection, namespace: Namespace) -> None:
         self._bucket = Bucket(connection, namespace.locks_bucket)
 
     async def exists(self) -> bool:
-        """Whether the bucket is there."""
+        """Whether the bucket exists."""
         try:
             await self._bucket.oldest()
         except ApiError as error:
@@ -60,42 +60,42 @@ class LockReader:
         return True
 
     async def all(self) -> list[HeldLock]:
-        """All locks, by key."""
-        return [_lock(key, keys) for key, keys in sorted((await self._standing()).items())]
+        """All locks, sorted by key."""
+        return [_held_lock(key, keys) for key, keys in sorted((await self._stored_keys()).items())]
 
     async def one(self, key: str) -> HeldLock | None:
-        """One lock, by its key; None when nobody has it."""
-        keys = (await self._standing()).get(key)
-        return None if keys is None else _lock(key, keys)
+        """One lock by its key; None if nobody holds it."""
+        keys = (await self._stored_keys()).get(key)
+        return None if keys is None else _held_lock(key, keys)
 
     async def release(self, key: str) -> bool:
-        """Delete all keys of a lock; False when there was none.
+        """Delete all keys of a lock; return False if there was none.
 
-        A holder that is alive notices at its next renewal, and its task is cancelled. Until then it goes on beside
-        whoever takes the lock next.
+        A live holder notices at its next renewal, and its task is cancelled. Until then it runs at the same time as the
+        next holder.
         """
-        keys = (await self._standing()).get(key, [])
-        for standing in keys:
-            await self._bucket.delete(standing.key, standing.revision)
+        keys = (await self._stored_keys()).get(key, [])
+        for stored in keys:
+            await self._bucket.delete(stored.key, stored.revision)
         return bool(keys)
 
-    async def _standing(self) -> dict[str, list[Standing]]:
-        locks: dict[str, list[Standing]] = {}
+    async def _stored_keys(self) -> dict[str, list[StoredKey]]:
+        locks: dict[str, list[StoredKey]] = {}
         since = 1
-        while (standing := await self._bucket.oldest(since=since)) is not None:
-            locks.setdefault(standing.key.partition("./")[0], []).append(standing)
-            since = standing.revision + 1
+        while (stored := await self._bucket.oldest(since=since)) is not None:
+            locks.setdefault(stored.key.partition("./")[0], []).append(stored)
+            since = stored.revision + 1
         return locks
 
 
-def _lock(key: str, keys: list[Standing]) -> HeldLock:
+def _held_lock(key: str, keys: list[StoredKey]) -> HeldLock:
     holders = [
         LockHolder(holder.task, holder.id, holder.worker, holder.since)
-        for standing in keys
-        if (holder := read_holder(standing.value)) is not None and not holder.waiting
+        for stored in keys
+        if (holder := decode_owner(stored.value)) is not None and not holder.waiting
     ]
-    lives = [standing.expires_in for standing in keys]
-    expires_in = None if any(life is None for life in lives) else max(max(0.0, life or 0.0) for life in lives)
+    times = [stored.expires_in for stored in keys]
+    expires_in = None if any(each is None for each in times) else max(max(0.0, each or 0.0) for each in times)
     return HeldLock(
         key=key,
         kind=key.partition(".")[0],

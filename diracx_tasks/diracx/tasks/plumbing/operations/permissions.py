@@ -1,17 +1,19 @@
-"""What each role may do on a server: the least that lets it do its work, as accounts and users of nats-server.
+"""The permissions of each role on a server: the least that its work needs, as accounts and users of nats-server.
 
-`accounts` writes the configuration from here. Three accounts, since permissions alone do not keep a reader from
-writing: whoever may send a request may name any subject of the account for its answer, and the server publishes there
-what the requester may not. With that, a user who may only look could put a stored task back into a queue, and a
-producer could overwrite a lock with the acknowledgement of a task. So those who must not do more than they are granted
-stand in accounts of their own, and reach the mesh by imports, whose answers come back to their own account only:
+`accounts` writes the configuration of nats-server from this module. A mesh has three accounts:
 
-* `<NAMESPACE>`: the mesh itself with worker, scheduler and operator. A worker executes the code of tasks, and is
-  trusted with the mesh; it can reach nothing beyond it.
-* `<NAMESPACE>_PRODUCERS`: submits. It hears acknowledgements, and nothing else.
-* `<NAMESPACE>_OBSERVERS`: looks. Its JetStream API goes by the prefix `<NAMESPACE>.API`.
+* `<NAMESPACE>`: the mesh, with the users worker, scheduler and operator. A worker executes the code of tasks, and is
+  trusted with the mesh. It reaches nothing outside of it.
+* `<NAMESPACE>_PRODUCERS`: submits tasks. A producer receives acknowledgements, and nothing else.
+* `<NAMESPACE>_OBSERVERS`: reads. Its JetStream API has the prefix `<NAMESPACE>.API`.
 
-Each namespace has accounts of its own, so that no user reaches another one, not even by the name of a subject.
+Permissions within one account are not enough. A user who may send a request may name any subject of the account for the
+reply, and the server publishes the reply there even if the user may not publish there. So an observer could put a
+stored task back into a queue, and a producer could overwrite a lock with the acknowledgement of a task. Producers and
+observers therefore have accounts of their own, and reach the mesh by imports, whose replies return to their own account
+only.
+
+Each namespace has its own three accounts, so no user reaches another namespace, not even by naming its subjects.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.connection.connection import API_PREFIX
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, LeaderLock
 from diracx.tasks.plumbing.wire.names import Namespace
 
-API: Final = "$JS.API"
+API: Final = API_PREFIX
 
-# What `nats micro` asks, and what workers and schedulers answer (ADR-32).
+# The requests of `nats micro`, which workers and schedulers answer (ADR-32).
 _SERVICES: Final = "$SRV.>"
 
 
@@ -35,15 +38,15 @@ class Role:
 
     name: str
     purpose: str
-    """One line, for the operator."""
+    """One line, for the comment in the configuration."""
     publish: tuple[str, ...]
-    """The subjects that it may publish and send requests to."""
+    """The subjects that the user may publish and send requests to."""
     subscribe: tuple[str, ...]
-    """The subjects that it may listen to."""
+    """The subjects that the user may subscribe to."""
     deny: tuple[str, ...] = ()
-    """Of `publish`, what it may not all the same."""
+    """The exceptions from `publish`."""
     answers: bool = False
-    """Whether it may answer requests that it hears, once each."""
+    """Whether the user may reply to requests that it receives, once each."""
 
 
 def roles(namespace: Namespace) -> dict[str, Role]:
@@ -60,7 +63,7 @@ def observer_api(namespace: Namespace) -> str:
 def _producer(names: Namespace) -> Role:
     return Role(
         "producer",
-        "submits tasks, and hears whether they were stored",
+        "submits tasks, and receives the acknowledgements",
         _submitting(names),
         (f"{names.inbox_prefix('producer')}.>",),
     )
@@ -70,12 +73,12 @@ def _worker(names: Namespace) -> Role:
     tasks = names.tasks_stream
     publish = (
         *_submitting(names),
-        *_looking(names),
+        *_start_checks(names),
         f"{names.name}.dlq.>",
         f"{API}.CONSUMER.MSG.NEXT.{tasks}.*",
         f"$JS.ACK.{tasks}.>",
         f"{API}.STREAM.MSG.GET.{names.dead_letters_stream}",
-        # What fell due is forgotten there once it is settled.
+        # Removes a delayed task from there once the task is settled.
         f"{API}.STREAM.MSG.DELETE.{names.later_stream}",
         *_reading(names.config_bucket),
         *(
@@ -86,19 +89,19 @@ def _worker(names: Namespace) -> Role:
     )
     purpose = "executes tasks, and submits more from within them"
     worker = _serving(names, "worker", purpose, publish, deny=(_leadership(names),))
-    return replace(worker, subscribe=(*worker.subscribe, _calling(names)))
+    return replace(worker, subscribe=(*worker.subscribe, _call_inbox(names)))
 
 
 def _scheduler(names: Namespace) -> Role:
     later, locks = names.later_stream, f"KV_{names.locks_bucket}"
     publish = (
-        *_looking(names),
+        *_start_checks(names),
         f"{names.name}.periodic.>",
         f"{names.name}.state.>",
         f"{API}.STREAM.MSG.GET.{later}",
         f"{API}.STREAM.PURGE.{later}",
         *_reading(names.config_bucket),
-        # Of the locks, the leadership only; a revision is removed by its number, which permissions cannot tell.
+        # Only the leadership among the locks. But a removal names a revision, and permissions cannot tell its key.
         _leadership(names),
         f"{API}.STREAM.MSG.GET.{locks}",
         f"{API}.STREAM.MSG.DELETE.{locks}",
@@ -111,20 +114,20 @@ def _serving(names: Namespace, name: str, purpose: str, publish: tuple[str, ...]
 
 
 def _operator(names: Namespace) -> Role:
-    # The account holds this mesh and nothing else.
-    held = (f"{names.name}.>", "$KV.>")
-    inboxes = ("_INBOX.>", *(f"{names.inbox_prefix(role)}.>" for role in ("operator", "producer")), _calling(names))
+    # The account contains only this mesh.
+    subjects = (f"{names.name}.>", "$KV.>")
+    inboxes = ("_INBOX.>", *(f"{names.inbox_prefix(role)}.>" for role in ("operator", "producer")), _call_inbox(names))
     return Role(
         "operator",
-        "creates, repairs, replays: everything within the mesh",
-        (*held, f"{API}.>", "$JS.ACK.>", _SERVICES),
-        (*inboxes, *held, "$JS.EVENT.ADVISORY.>"),
+        "creates, repairs and replays: everything within the mesh",
+        (*subjects, f"{API}.>", "$JS.ACK.>", _SERVICES),
+        (*inboxes, *subjects, "$JS.EVENT.ADVISORY.>"),
     )
 
 
 def _observer(names: Namespace) -> Role:
     api = observer_api(names)
-    looking = (
+    reads = (
         "INFO",
         "STREAM.LIST",
         "STREAM.NAMES",
@@ -136,12 +139,12 @@ def _observer(names: Namespace) -> Role:
         "CONSUMER.NAMES.*",
         "CONSUMER.INFO.*.*",
     )
-    # In an account of its own nothing but its own replies can be heard, so the usual inboxes do.
+    # The usual inboxes are safe: only replies to observers arrive in their account.
     inboxes = ("_INBOX.>", *(f"{names.inbox_prefix(role)}.>" for role in ("observer", "operator")))
-    # `nats stream view` reads a work queue without regard to the prefix.
-    direct = (f"{API}.{subject}" for subject in looking if subject.startswith("DIRECT."))
-    publish = (*(f"{api}.{subject}" for subject in looking), *direct, _SERVICES)
-    return Role("observer", "looks at everything, and changes nothing", publish, inboxes)
+    # `nats stream view` of a work queue ignores the prefix.
+    direct = (f"{API}.{subject}" for subject in reads if subject.startswith("DIRECT."))
+    publish = (*(f"{api}.{subject}" for subject in reads), *direct, _SERVICES)
+    return Role("observer", "reads everything, and changes nothing", publish, inboxes)
 
 
 def _streams(names: Namespace) -> list[str]:
@@ -152,14 +155,14 @@ def _submitting(names: Namespace) -> tuple[str, ...]:
     return (f"{names.name}.tasks.*.*", f"{names.name}.delayed.*")
 
 
-def _looking(names: Namespace) -> tuple[str, ...]:
-    """What a process compares at its start."""
+def _start_checks(names: Namespace) -> tuple[str, ...]:
+    """The requests with which a process checks the assets at its start."""
     infos = (f"{API}.STREAM.INFO.{stream}" for stream in _streams(names))
     return (f"{API}.INFO", *infos, f"{API}.CONSUMER.INFO.{names.tasks_stream}.*")
 
 
-def _calling(names: Namespace) -> str:
-    """Where whoever executes a task by `call` hears answers: it takes a worker's permissions, and an operator's do."""
+def _call_inbox(names: Namespace) -> str:
+    """The inbox of `call`, which needs the permissions of a worker or of an operator."""
     return f"{names.inbox_prefix('call')}.>"
 
 

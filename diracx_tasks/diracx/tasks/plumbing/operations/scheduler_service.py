@@ -1,4 +1,4 @@
-"""A scheduler to its operators: a NATS micro service, and its health."""
+"""A scheduler process for operators: a NATS micro service, and its health."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.micro import Figures, Service, serving
+from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.scheduler.scheduler import Scheduler
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import to_rfc3339
 
 
 def scheduler_service(namespace: Namespace) -> str:
-    """The name of the service that the schedulers of a namespace are, e.g. `diracx-scheduler`."""
+    """The name of the micro service of all schedulers of a namespace, e.g. `diracx-scheduler`."""
     return f"{namespace.name}-scheduler"
 
 
 class SchedulerHealth:
-    """Satisfies `health.Health`: that it answers is all that it takes to be alive."""
+    """Implements `health.Health` for a scheduler."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def why_not_live(self) -> str | None:
-        """Never: its loop runs, or it would not answer."""
+        """Always None: a scheduler that can answer has a running event loop, and so is alive."""
         return None
 
     def why_not_ready(self) -> str | None:
-        """It can neither lead nor stand by without a server."""
+        """Not ready without a connection: the scheduler can then neither lead nor stand by."""
         return None if self._connection.is_connected else "not connected to NATS"
 
 
 @asynccontextmanager
-async def introduced(scheduler: Scheduler, connection: Connection, namespace: Namespace) -> AsyncIterator[None]:
-    """Answer `nats micro` for a scheduler until the end of the block."""
+async def advertised(scheduler: Scheduler, connection: Connection, namespace: Namespace) -> AsyncIterator[None]:
+    """Answer the requests of `nats micro` for a scheduler during the block."""
 
-    def figures() -> Figures:
+    def stats() -> ServiceStats:
         following = scheduler.next_occurrence
-        return Figures(
+        return ServiceStats(
             requests=scheduler.published,
             data={"leads": scheduler.leads, "next": None if following is None else to_rfc3339(following)},
         )
@@ -60,7 +60,7 @@ async def introduced(scheduler: Scheduler, connection: Connection, namespace: Na
         endpoint="publish",
         subject=f"{namespace.name}.periodic.>",
         queue_group="leader",
-        figures=figures,
+        stats=stats,
     )
     async with serving(connection, service):
         yield

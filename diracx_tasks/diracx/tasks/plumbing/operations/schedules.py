@@ -15,19 +15,19 @@ from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
 
 
 class ListedSchedule(msgspec.Struct, frozen=True, kw_only=True):
-    """One schedule."""
+    """One schedule. These fields, in this order, are those of `schedule list --json`."""
 
     task: str
     vo: str | None
     schedule: str
-    """In words."""
+    """The schedule in words."""
     enabled: bool
     last: datetime | None
-    """The latest occurrence that has fallen due."""
+    """The latest occurrence that has fallen due; None if there was none."""
     next: datetime | None
-    """The next one that the server holds."""
+    """The next occurrence that the server holds; None if it holds none."""
     why_not: str | None
-    """Why there is no next one; None: there is."""
+    """Why there is no next occurrence; None if there is one."""
 
 
 def list_schedules(
@@ -38,12 +38,15 @@ def list_schedules(
     unreadable: Callable[[ScheduleKey], bool],
     now: datetime,
 ) -> list[ListedSchedule]:
-    """The schedules of the tasks that are installed here, by task and VO.
+    """The schedules of the installed tasks, sorted by task and VO.
 
     Args:
-        vos: Those that should be there; those that have been scheduled are listed, too.
-        states: As they are stored.
-        unreadable: Whether a state is stored that cannot be read.
+        registry: The installed tasks.
+        configuration: The configuration in force.
+        vos: The VOs in force. VOs whose schedules are enabled in a stored state are listed, too.
+        states: The stored states.
+        unreadable: Whether the stored state of a schedule cannot be read.
+        now: The current time, aware.
     """
     scheduled = (key.vo for key, stored in states.items() if key.vo and stored.state.enabled)
     instances = instances_of(registry, configuration, {*vos, *scheduled})
@@ -56,7 +59,7 @@ def _listed(instance: Instance, stored: StoredState | None, unreadable: bool, no
     return ListedSchedule(
         task=instance.key.task,
         vo=instance.key.vo or None,
-        schedule=instance.words,
+        schedule=instance.description,
         enabled=instance.rule.enabled,
         last=None if state is None else state.latest_before(now),
         next=following,
@@ -67,8 +70,8 @@ def _listed(instance: Instance, stored: StoredState | None, unreadable: bool, no
 def _why_not(instance: Instance, state: ScheduleState | None, unreadable: bool) -> str:
     if unreadable:
         return "its state cannot be read"
-    if instance.why_not is not None:
-        return instance.why_not
+    if instance.disabled_reason is not None:
+        return instance.disabled_reason
     if state is None:
         return "no scheduler has taken it up yet"
     if state.ended:

@@ -1,11 +1,10 @@
-"""A worker to its operators: a NATS micro service, and its health.
+"""A worker process for operators: a NATS micro service, and its health.
 
-**Alive** is a worker whose last pull was answered a short while ago. An idle one pulls for 30 s at a time, so it is
-never older than that for long. One that has reasons not to ask (all slots in use, a suspect that runs alone) is alive
-whatever the age. A server that is away for longer makes a worker not live, too: by then the leases on what it had in
-hand have lapsed, and a restart costs nothing.
-
-**Ready** is one that is connected, and whose pull is answered.
+* Live: the last pull was answered within `LIVE_WITHIN`. An idle worker pulls for 30 s at a time, so its last answer is
+  rarely older. A worker with a reason not to pull (no free slot, or an isolated task) is live whatever the age.
+* Not live: also a worker whose server is away for longer than that. The leases of its tasks have lapsed by then, so a
+  restart costs nothing.
+* Ready: the worker is connected, does not stop, and its last pull was answered within `READY_WITHIN`.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from typing import Final
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.micro import Figures, Service, serving
+from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.snapshot import Tally, WorkerFacts
+from diracx.tasks.plumbing.worker.snapshot import Counters, WorkerSnapshot
 from diracx.tasks.plumbing.worker.worker import Worker
 
 LIVE_WITHIN: Final = timedelta(seconds=90)
 READY_WITHIN: Final = timedelta(seconds=45)
-_SAMPLE_EVERY: Final = 1.0
-_NANOSECONDS: Final = 1_000_000_000
+_SAMPLE_SECONDS: Final = 1.0
+_NANOSECONDS_PER_SECOND: Final = 1_000_000_000
 
 
 def worker_service(namespace: Namespace) -> str:
-    """The name of the service that the workers of a namespace are, e.g. `diracx-worker`."""
+    """The name of the micro service of all workers of a namespace, e.g. `diracx-worker`."""
     return f"{namespace.name}-worker"
 
 
 class WorkerHealth:
-    """Satisfies `health.Health`."""
+    """Implements `health.Health` for a worker."""
 
     def __init__(self, worker: Worker, connection: Connection, clock: Clock = boottime) -> None:
         self._worker = worker
@@ -47,31 +46,33 @@ class WorkerHealth:
         self._since = clock()
 
     def why_not_live(self) -> str | None:
-        """Its pulls are not answered."""
+        """Why the worker is not live: no pull was answered. None if it is live."""
         return self._why_no_pull(LIVE_WITHIN)
 
     def why_not_ready(self) -> str | None:
-        """It stops, is not connected, or its pulls are not answered."""
-        if self._worker.facts.stopping:
+        """Why the worker is not ready: it stops, is not connected, or no pull was answered. None if it is ready."""
+        if self._worker.snapshot.stopping:
             return "stopping"
         if not self._connection.is_connected:
             return "not connected to NATS"
-        if self._worker.facts.last_pull is None:
+        if self._worker.snapshot.last_pull is None:
             return "starting"
         return self._why_no_pull(READY_WITHIN)
 
     def _why_no_pull(self, within: timedelta) -> str | None:
-        facts = self._worker.facts
-        # Until a moment ago it may have had reasons not to ask.
-        age = self._clock() - max(self._since, facts.last_pull or 0.0, facts.changed)
-        if not facts.asks or age <= within.total_seconds():
+        facts = self._worker.snapshot
+        # The time since the last change counts, too: until then the worker may have had a reason not to pull.
+        age = self._clock() - max(self._since, facts.last_pull or 0.0, facts.slots_changed_at)
+        if not facts.pulls or age <= within.total_seconds():
             return None
         return f"no pull was answered for {age:.0f} s"
 
 
 @asynccontextmanager
-async def introduced(worker: Worker, tally: Tally, connection: Connection, namespace: Namespace) -> AsyncIterator[None]:
-    """Answer `nats micro` for a worker until the end of the block."""
+async def advertised(
+    worker: Worker, tally: Counters, connection: Connection, namespace: Namespace
+) -> AsyncIterator[None]:
+    """Answer the requests of `nats micro` for a worker during the block."""
     sampling = asyncio.create_task(_sample(tally), name="tally")
     try:
         async with serving(connection, _service(worker, tally, namespace)):
@@ -80,7 +81,7 @@ async def introduced(worker: Worker, tally: Tally, connection: Connection, names
         sampling.cancel()
 
 
-def _service(worker: Worker, tally: Tally, namespace: Namespace) -> Service:
+def _service(worker: Worker, tally: Counters, namespace: Namespace) -> Service:
     size = worker.settings.size
     return Service(
         name=worker_service(namespace),
@@ -98,20 +99,20 @@ def _service(worker: Worker, tally: Tally, namespace: Namespace) -> Service:
         endpoint="execute",
         subject=f"{namespace.name}.tasks.*.{size}",
         queue_group=str(size),
-        figures=lambda: _figures(worker.facts, tally),
+        stats=lambda: _stats(worker.snapshot, tally),
     )
 
 
-def _figures(facts: WorkerFacts, tally: Tally) -> Figures:
-    return Figures(
+def _stats(facts: WorkerSnapshot, tally: Counters) -> ServiceStats:
+    return ServiceStats(
         requests=facts.processed,
         errors=tally.failures,
         last_error=tally.last_error,
-        processing_ns=int(facts.busy_seconds * _NANOSECONDS),
+        processing_ns=int(facts.busy_seconds * _NANOSECONDS_PER_SECOND),
         data={
             "slots": facts.slots,
             "busy": facts.busy,
-            "in_hand": facts.in_hand,
+            "in_hand": facts.in_flight,
             "per_second": round(tally.per_second, 3),
             "last_pull_seconds": None if facts.last_pull is None else round(boottime() - facts.last_pull, 3),
             "stopping": facts.stopping,
@@ -119,7 +120,7 @@ def _figures(facts: WorkerFacts, tally: Tally) -> Figures:
     )
 
 
-async def _sample(tally: Tally) -> None:
+async def _sample(tally: Counters) -> None:
     while True:
         tally.sample()
-        await asyncio.sleep(_SAMPLE_EVERY)
+        await asyncio.sleep(_SAMPLE_SECONDS)

@@ -1,1 +1,1 @@
-"""What does the configuration of the mesh say in place of the code?"""
+"""Which settings of tasks does the configuration of the mesh override, and how do processes follow it?"""

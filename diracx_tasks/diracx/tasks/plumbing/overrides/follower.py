@@ -1,7 +1,10 @@
-"""The configuration in its bucket, and how a process follows it.
+"""The configuration of a mesh in its bucket, and a follower that keeps a process up to date.
 
-The text is kept as it was written, comments included. Followers poll the revision once a second: a watch may die
-unnoticed, a poll that fails is tried again.
+* The bucket keeps the text as it was written, comments included. A text is checked before it is stored.
+* A follower polls the revision once a second, and does not rely on a watch: a watch may die without notice, whereas a
+  poll that fails is repeated.
+* The last valid configuration stays in force if a poll fails, or if a text got into the bucket without the check and is
+  invalid. Either is logged once.
 """
 
 from __future__ import annotations
@@ -22,30 +25,30 @@ from diracx.tasks.plumbing.wire.names import Namespace
 logger = logging.getLogger("diracx.tasks.configuration")
 
 KEY: Final = "configuration"
-_EVERY: Final = timedelta(seconds=1)
+POLL_INTERVAL: Final = timedelta(seconds=1)
 
 
 class ConfigurationBucket:
-    """The one configuration of a mesh."""
+    """Reads and writes the configuration of one mesh."""
 
     def __init__(self, connection: Connection, namespace: Namespace) -> None:
         self._bucket = Bucket(connection, namespace.config_bucket)
 
     async def read(self) -> tuple[str, int]:
-        """The text as it was written, and its revision; `("", 0)` when none was set.
+        """The text as it was written, and its revision; `("", 0)` if none was set.
 
         Raises:
-            ServerError: It cannot be read.
+            ServerError: The text cannot be read.
         """
         entry = await self._bucket.read(KEY)
         return ("", 0) if entry is None else (entry.value.decode("utf-8", "replace"), entry.revision)
 
     async def write(self, text: str) -> int:
-        """Check and store a new text; return its revision.
+        """Check and store a new text, and return its revision.
 
         Raises:
-            ConfigurationError: The text is refused, and nothing was stored.
-            ServerError: It was not stored.
+            ConfigurationError: The text is invalid; nothing was stored.
+            ServerError: The text was not stored.
         """
         parse(text)
         while True:
@@ -55,32 +58,32 @@ class ConfigurationBucket:
                     return await self._bucket.create(KEY, text.encode())
                 return await self._bucket.replace(KEY, text.encode(), None, entry.revision)
             except RevisionConflictError:
-                continue  # written by somebody else just now; the later one counts
+                continue  # somebody else has just written; the later text counts
 
 
 class ConfigurationFollower:
-    """Follows the configuration while `run` runs.
+    """Follows the configuration while `run` runs."""
 
-    `current` is what is in force: the latest one that can be read. One that cannot is reported, once.
-    """
-
-    def __init__(self, connection: Connection, namespace: Namespace, *, every: timedelta = _EVERY) -> None:
+    def __init__(
+        self, connection: Connection, namespace: Namespace, *, poll_interval: timedelta = POLL_INTERVAL
+    ) -> None:
         self.current = Configuration()
+        """The configuration in force: the latest valid one."""
         self.revision = 0
-        """Of the latest text that was seen, good or bad; 0: none was set."""
+        """The revision of the latest text that was read, valid or not; 0 if none was set."""
         self._bucket = ConfigurationBucket(connection, namespace)
-        self._every = every.total_seconds()
+        self._poll_seconds = poll_interval.total_seconds()
         self._callbacks: list[Callable[[], None]] = []
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` after `current` has changed."""
         self._callbacks.append(callback)
 
-    async def look(self) -> None:
-        """Look once.
+    async def refresh(self) -> None:
+        """Read the configuration once.
 
         Raises:
-            ServerError: It cannot be read; what was in force stays.
+            ServerError: The text cannot be read; `current` stays in force.
         """
         text, revision = await self._bucket.read()
         if revision == self.revision:
@@ -100,10 +103,10 @@ class ConfigurationFollower:
         failing = False
         while True:
             try:
-                await self.look()
+                await self.refresh()
                 failing = False
             except ServerError as error:
                 if not failing:
                     logger.warning("the configuration cannot be read, the last one stays in force: %s", error)
                 failing = True
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self._poll_seconds)

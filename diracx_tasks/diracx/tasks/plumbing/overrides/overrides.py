@@ -1,4 +1,4 @@
-"""The configuration of a mesh: one YAML file.
+"""The configuration of a mesh: one YAML file that overrides settings of tasks.
 
     vos: [lhcb, atlas]
     tasks:
@@ -9,8 +9,7 @@
         vos:
           atlas: {enabled: false}
 
-Everything may be left out. What is set for a VO wins over what is set for the task, key by key, and that over what the
-task's author wrote.
+Every key is optional. A key set for a VO wins over the same key set for the task, and that wins over the task's code.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRule
 
 
 class ConfigurationError(TaskError):
-    """The configuration cannot be used; the text names the path of the bad key or value."""
+    """The configuration is invalid. The text names the path of the bad key or value."""
 
 
 class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,7 +41,7 @@ class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True):
-    """What is set for one task, or for one VO of it; None: nothing."""
+    """The settings for one task, or for one VO of it; None: not set."""
 
     enabled: bool | None = None
     schedule: TaskScheduleBase | None = None
@@ -50,7 +49,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_limit: int | None = None
 
     def over(self, other: Override) -> Override:
-        """This one's settings, and the other's where this one has none."""
+        """These settings, completed by those of `other` that are not set here."""
         return Override(
             enabled=other.enabled if self.enabled is None else self.enabled,
             schedule=other.schedule if self.schedule is None else self.schedule,
@@ -59,34 +58,34 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-_NOTHING = Override()
+_NO_OVERRIDE = Override()
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration of a mesh."""
+    """A parsed configuration."""
 
     vos: tuple[str, ...] | None = None
-    """The virtual organisations; None: it says nothing of them."""
+    """The virtual organisations; None: not set."""
     tasks: Mapping[str, Override] = {}
-    """By name on the wire."""
+    """By task name, `<category>:<ClassName>`."""
     task_vos: Mapping[tuple[str, str], Override] = {}
-    """By name and VO."""
+    """By task name and VO."""
 
     def override(self, task: str, vo: str | None = None) -> Override:
-        """What is set for a task, or for its instance of one VO."""
-        of_task = self.tasks.get(task, _NOTHING)
-        return of_task if vo is None else self.task_vos.get((task, vo), _NOTHING).over(of_task)
+        """The settings for a task, or for one VO of it."""
+        of_task = self.tasks.get(task, _NO_OVERRIDE)
+        return of_task if vo is None else self.task_vos.get((task, vo), _NO_OVERRIDE).over(of_task)
 
 
 class _Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """As it is written: one of the three."""
+    """The YAML of a schedule: exactly one of `cron`, `interval` and `rrule`."""
 
     cron: str | None = None
     interval: float | None = None
     """In seconds."""
     rrule: str | None = None
     timezone: str | None = None
-    """Of `cron`."""
+    """The time zone of `cron`."""
 
     def schedule(self) -> TaskScheduleBase:
         given = [name for name in ("cron", "interval", "rrule") if getattr(self, name) is not None]
@@ -121,12 +120,12 @@ def parse(text: bytes | str) -> Configuration:
     """Read the YAML of a configuration.
 
     Raises:
-        ConfigurationError: It is no YAML, or has an unknown key or a bad value; the path is named.
+        ConfigurationError: The text is not YAML, or has an unknown key or a bad value.
     """
     try:
         raw = msgspec.yaml.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the configuration is no YAML: {error}") from None
+        raise ConfigurationError(f"the configuration is not YAML: {error}") from None
     file = _convert({} if raw is None else raw, _WrittenFile, "")
     tasks: dict[str, Override] = {}
     task_vos: dict[tuple[str, str], Override] = {}
@@ -163,7 +162,7 @@ def _convert(raw: Any, kind: type[Any], path: str) -> Any:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        # Its path is relative, and stands at the end: `... - at `$.schedule.cron``.
+        # The text of the error ends with a relative path: `... - at `$.schedule.cron``.
         text, _, inner = str(error).partition(" - at `$")
         where = f"{path}{inner.rstrip('`')}".lstrip(".")
         raise ConfigurationError(f"{where or 'the configuration'}: {text}") from None

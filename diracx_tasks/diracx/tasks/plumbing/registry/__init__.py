@@ -1,4 +1,4 @@
-"""The installed tasks: which class has which name on the wire."""
+"""Which tasks are installed, and which class has which name on the wire?"""
 
 from diracx.tasks.plumbing.registry.registry import RegisteredTask, TaskRegistry
 

@@ -1,8 +1,6 @@
-"""The scheduler: decides what comes next; the server holds what is to come.
+"""When does each periodic task run next? The scheduler decides; the server holds the coming occurrences.
 
-    registry, configuration, VOs -> instances -> planning -> keeping -> store
-
-One process leads (`leadership`), the others stand by. `planning` is pure; `keeping` says what each crash leaves behind.
+registry, overrides, VOs -> instances -> planning (pure) -> reconciler -> store; `leadership` chooses who does it
 """
 
 from diracx.tasks.plumbing.scheduler.scheduler import Scheduler, SchedulerSettings

@@ -1,18 +1,21 @@
-"""Who leads: a key with a life of its own, taken by compare-and-set.
+"""Which scheduler leads: the one that holds a key with a TTL, taken by compare-and-set.
 
-A leader renews the key at a third of its `ttl`; the server drops it `ttl` after the last renewal, to the second. A
-standby tries to create it every `POLL`. So a leader that vanished is replaced within
+    standby --creates the key--> leader --stops and deletes its key, or loses it--> standby
 
-    takeover = ttl + EXPIRY + POLL
+A leader renews the key every `ttl / 3`. The server deletes the key `ttl` after the last renewal, in whole seconds.
+A standby tries to create the key every `POLL_INTERVAL`. So a leader that vanished is replaced within
 
-after its last renewal, where `EXPIRY` is what the server takes to notice (under a second was seen). One that stops in
-order deletes its own revision, and is replaced within `POLL`. What was promised to be with the server must bridge a
-takeover, with room for a second one that follows at once:
+    takeover = ttl + EXPIRY_DELAY + POLL_INTERVAL
+
+after its last renewal. `EXPIRY_DELAY` bounds how late the server deletes an expired key (less than a second was
+measured). A leader that stops in order deletes its own revision of the key, and is replaced within `POLL_INTERVAL`.
+
+Occurrences are published ahead of time, so that none is missed during a takeover, nor during a second one right after:
 
     horizon >= 2 x takeover
 
-Nothing rests on there being one leader. One that was stopped for longer than its lease still believes in it for a
-moment when it goes on; what it writes then is refused by the compare-and-set on each state.
+Correctness does not depend on a single leader. A leader that was suspended for longer than its lease believes for a
+moment that it still leads; the compare-and-set on each state refuses its writes.
 """
 
 from __future__ import annotations
@@ -21,33 +24,33 @@ from datetime import timedelta
 from typing import ClassVar, Final
 
 from diracx.tasks.plumbing.lock_registry import TASK
-from diracx.tasks.plumbing.locks import Hold, Holder, KeyHold, LockStore, MutexLock
+from diracx.tasks.plumbing.locks import AcquiredKey, AcquiredLock, LockOwner, LockStore, MutexLock
 
-POLL: Final = timedelta(seconds=0.5)
-EXPIRY: Final = timedelta(seconds=1.5)
-SHORTEST_TAKEOVER: Final = timedelta(seconds=5)
+POLL_INTERVAL: Final = timedelta(seconds=0.5)
+EXPIRY_DELAY: Final = timedelta(seconds=1.5)
+MIN_TAKEOVER: Final = timedelta(seconds=5)
 DEFAULT_TAKEOVER: Final = timedelta(seconds=12)
 
 
 class LeaderLock(MutexLock):
-    """The leadership of the schedulers of one mesh."""
+    """The lock that the leading scheduler of a mesh holds."""
 
     kind: ClassVar[str] = "leader"
 
     def __init__(self, ttl: timedelta) -> None:
         super().__init__(TASK, "scheduler", ttl_ms=int(ttl / timedelta(milliseconds=1)))
 
-    async def acquire(self, store: LockStore, holder: Holder) -> Hold:
-        """Become the leader, or say who is."""
-        return await KeyHold.create(store, self.key, holder, self.ttl)
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        """Become the leader; if another scheduler leads, the error names it."""
+        return await AcquiredKey.create(store, self.key, owner, self.ttl)
 
 
 def ttl_for(takeover: timedelta) -> timedelta:
-    """The life of the key, whole seconds, so that a vanished leader is replaced within `takeover`.
+    """The TTL of the key, in whole seconds, with which a vanished leader is replaced within `takeover`.
 
     Raises:
         ValueError: `takeover` is shorter than 5 s.
     """
-    if takeover < SHORTEST_TAKEOVER:
-        raise ValueError(f"a takeover takes {SHORTEST_TAKEOVER.total_seconds():g} s or more, not {takeover}")
-    return timedelta(seconds=(takeover - EXPIRY - POLL) // timedelta(seconds=1))
+    if takeover < MIN_TAKEOVER:
+        raise ValueError(f"a takeover takes {MIN_TAKEOVER.total_seconds():g} s or more, not {takeover}")
+    return timedelta(seconds=(takeover - EXPIRY_DELAY - POLL_INTERVAL) // timedelta(seconds=1))

@@ -1,14 +1,14 @@
-"""What to publish next: a pure decision from what is remembered, the rule in force and the time.
+"""Which occurrences of one schedule to publish next: a pure function of its state, its rule and the time.
 
-The plan for one schedule keeps these promises, whatever clock steps, crashes and changes of the rule come between:
+The plan keeps these invariants through clock steps, crashes and changes of the rule:
 
-* Once. An occurrence is published only if it lies after everything that was decided before (`after`), and what is
-  decided is stored together with what is published, or not at all. What was taken back may be published again, but
-  not if it was about to fall due (`CLOSE`): by the server's clock it may have happened. Whoever decides has taken back
-  what the state says, before.
-* None missed. Everything up to `horizon` from now is with the server, and at least one occurrence beyond. So nothing
-  is missed while no scheduler is there for less than the horizon, and the next one even then.
-* Made up once. If more than one occurrence has passed unpublished, the latest of them is published, and no other.
+* Once. An occurrence is published only if it lies after every decided one (`ScheduleState.after`). The decision and the
+  publication are stored together, or not at all. A withdrawn occurrence may be published again, unless it was about to
+  fall due (`CLOCK_TOLERANCE`): by the server's clock it may have happened. Before `decide` is called, the occurrences
+  that the state has cancelled are withdrawn from the server.
+* None missed. The server holds every occurrence up to `horizon` from now, and at least one beyond. So no occurrence is
+  missed while all schedulers are away for less than the horizon, and the next one is not missed even then.
+* Caught up once. If several occurrences have passed unpublished, only the latest of them is published.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from diracx.tasks.plumbing.exceptions import ScheduleEndedError
 from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState
 from diracx.tasks.plumbing.schedules import TaskScheduleBase
 
-CLOSE: Final = timedelta(seconds=10)
-"""How far the clocks of schedulers and server may be apart without an occurrence being doubled by a change."""
+CLOCK_TOLERANCE: Final = timedelta(seconds=10)
+"""How far apart the clocks of schedulers and server may be before a changed rule could publish an occurrence twice."""
 
-SHORTEST_LIFE: Final = timedelta(seconds=5)
+MIN_LIFETIME: Final = timedelta(seconds=5)
 """How long an occurrence waits for a worker at least, however soon the next one is due."""
 
-MOST_AT_ONCE: Final = 200
-"""Occurrences of one schedule in one plan; the rest follows at once."""
+MAX_OCCURRENCES_PER_PLAN: Final = 200
+"""The next plan, made immediately, holds the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How one schedule is to run."""
+    """When one schedule runs, and whether it does."""
 
     schedule: TaskScheduleBase
     enabled: bool = True
@@ -43,12 +43,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The next state, and what is published together with it."""
+    """The next state, and the occurrences to publish together with it."""
 
     state: ScheduleState
     occurrences: tuple[Occurrence, ...] = ()
-    made_up: datetime | None = None
-    """The occurrence among them that stands for all that were missed."""
+    catch_up: datetime | None = None
+    """The one of `occurrences` that stands for all missed ones; None if none was missed."""
 
 
 def decide(
@@ -57,17 +57,17 @@ def decide(
     """Decide what to do about one schedule.
 
     Args:
-        state: What is remembered; None: nothing, the schedule is new and begins now.
-        horizon: How far into the future the server is to be supplied.
-        scheduler: Who decides, for the record.
+        state: The stored state; None if the schedule is new and begins now.
+        horizon: How far into the future the server holds every occurrence.
+        scheduler: The id of this scheduler, recorded in the state.
 
     Returns:
-        The plan; None: nothing is to be done before `next_look`.
+        The plan; None if there is nothing to do before `next_decision`.
 
     Raises:
-        Exception: Whatever an author's own schedule raises; `ValueError` if it stands still.
+        Exception: Any error of an author's own schedule; `ValueError` if it does not advance.
     """
-    old = _swept(state or ScheduleState(task=key.task, vo=key.vo, schedule="", enabled=False, after=now), now)
+    old = _pruned(state or ScheduleState(task=key.task, vo=key.vo, schedule="", enabled=False, after=now), now)
     old = msgspec.structs.replace(old, scheduler=scheduler)
     words = str(rule.schedule)
     changed = old.schedule != words or old.enabled != rule.enabled
@@ -76,25 +76,25 @@ def decide(
     if not changed and (old.ended or old.after > now + horizon):
         return None
     overdue = old.enabled and not old.ended and old.after < now
-    # Under a new rule it begins now; but if the old one is overdue, one occurrence is made up all the same.
+    # A new rule begins now. But if an occurrence of the old rule is overdue, one occurrence is caught up.
     filled = _fill(rule.schedule, old.after if overdue or not changed else now, now, horizon)
     known = {*old.pending, *old.cancelled}
     occurrences = tuple(each for each in filled.occurrences if each.due not in known)
-    taken_back = [due for due in old.pending if changed and due > now and due not in filled.dues]
+    withdrawn = [due for due in old.pending if changed and due > now and due not in filled.dues]
     next_state = msgspec.structs.replace(
         old,
         schedule=words,
         enabled=True,
         after=filled.after,
-        pending=_rising({*old.pending, *(each.due for each in occurrences)}.difference(taken_back)),
-        cancelled=_rising({*old.cancelled, *taken_back}),
+        pending=_sorted({*old.pending, *(each.due for each in occurrences)}.difference(withdrawn)),
+        cancelled=_sorted({*old.cancelled, *withdrawn}),
         ended=filled.ended,
     )
     return Plan(next_state, occurrences, next((each.due for each in occurrences if each.due <= now), None))
 
 
-def next_look(state: ScheduleState | None, rule: Rule, horizon: timedelta) -> datetime | None:
-    """When `decide` has something to do about this state again; None: not before the rule changes."""
+def next_decision(state: ScheduleState | None, rule: Rule, horizon: timedelta) -> datetime | None:
+    """When `decide` has something to do for this state again; None: not before the rule changes."""
     if state is None or state.ended or not rule.enabled:
         return None
     return state.after - horizon
@@ -111,17 +111,17 @@ class _Filled:
         return {each.due for each in self.occurrences}
 
 
-def _swept(state: ScheduleState, now: datetime) -> ScheduleState:
-    """Without what need not be remembered any more.
+def _pruned(state: ScheduleState, now: datetime) -> ScheduleState:
+    """The state without the occurrences that no later decision needs.
 
-    By the server's clock, what falls due within `CLOSE` of now may have happened or not. What lies further back did
-    happen; what was taken back and lies further ahead did not, since by now its schedule is purged.
+    By the server's clock, an occurrence due within `CLOCK_TOLERANCE` of now may have happened or not. An earlier one
+    has happened. A later one that was withdrawn will not happen, since its schedule is purged by now.
     """
     return msgspec.structs.replace(
         state,
         last=state.latest_before(now),
-        pending=tuple(due for due in state.pending if due > now - CLOSE),
-        cancelled=tuple(due for due in state.cancelled if now - CLOSE < due <= now + CLOSE),
+        pending=tuple(due for due in state.pending if due > now - CLOCK_TOLERANCE),
+        cancelled=tuple(due for due in state.cancelled if now - CLOCK_TOLERANCE < due <= now + CLOCK_TOLERANCE),
     )
 
 
@@ -133,30 +133,30 @@ def _disabled(old: ScheduleState, words: str, now: datetime) -> Plan:
             enabled=False,
             after=now,
             pending=(),
-            cancelled=_rising({*old.pending, *old.cancelled}),
+            cancelled=_sorted({*old.pending, *old.cancelled}),
             ended=False,
         )
     )
 
 
-def _rising(dues: set[datetime]) -> tuple[datetime, ...]:
+def _sorted(dues: set[datetime]) -> tuple[datetime, ...]:
     return tuple(sorted(dues))
 
 
 def _fill(schedule: TaskScheduleBase, after: datetime, now: datetime, horizon: timedelta) -> _Filled:
-    """Collect occurrences until one lies beyond the horizon.
+    """Collect occurrences until one lies beyond one and a half horizons.
 
-    Half a horizon further, so that a fast schedule is not written anew at each of its occurrences.
+    The extra half keeps a fast schedule from writing its state at each of its occurrences.
     """
     filled = _Filled(after)
     limit = now + horizon * 1.5
     due = _latest_missed(schedule, after, now) or _next(schedule, after)
     while due is not None:
         following = _next(schedule, due)
-        expires = None if following is None else max(following, due + SHORTEST_LIFE)
+        expires = None if following is None else max(following, due + MIN_LIFETIME)
         filled.occurrences.append(Occurrence(due, expires))
         filled.after = due
-        if following is not None and (due > limit or len(filled.occurrences) >= MOST_AT_ONCE):
+        if following is not None and (due > limit or len(filled.occurrences) >= MAX_OCCURRENCES_PER_PLAN):
             return filled
         due = following
     filled.ended = True
@@ -168,14 +168,14 @@ def _next(schedule: TaskScheduleBase, after: datetime) -> datetime | None:
         following = schedule.next_occurrence(after)
     except ScheduleEndedError:
         return None
-    # A schedule of an author's own that stands still would be followed for ever.
+    # An author's own schedule that does not advance would make an endless loop.
     if following <= after:
-        raise ValueError(f"{schedule} says that {following} comes after {after}")
+        raise ValueError(f"{schedule} does not advance: its next occurrence after {after} is {following}")
     return following
 
 
 def _latest_missed(schedule: TaskScheduleBase, after: datetime, now: datetime) -> datetime | None:
-    """The latest occurrence after `after` and not after `now`, found without a walk through all of them."""
+    """The latest occurrence in (`after`, `now`], found without walking through all of them; None if there is none."""
     first = _next(schedule, after) if after < now else None
     if first is None or first > now:
         return None

@@ -1,13 +1,22 @@
-"""Keeping schedules supplied: read, decide, write, take back.
+"""Keeping the schedules of a mesh supplied with occurrences.
 
-What each crash point leaves behind:
+One round for one schedule:
 
-    read -> decide      nothing happened
-    -> write            all of it or nothing (an atomic batch); a write whose answer was lost is found by reading anew
-    -> take back        the state names what is to be taken back; whoever reads it next does it before anything else
+    read the state -> decide (pure, see `planning`) -> write state and occurrences -> withdraw cancelled occurrences
+         ^                                                |
+         +---- another scheduler wrote the state ---------+
 
-Taking back is fenced by the sequence of the state that decided it: what was published after that state stays. So a
-scheduler that was stopped in between, and goes on long after another took over, changes nothing.
+Crash points:
+
+| Killed | Left behind |
+|---|---|
+| before the write | nothing |
+| during the write | all of it or nothing: one atomic batch, with compare-and-set on the state of each schedule |
+| after the write, its answer lost | the new state; the next round reads it anew |
+| before the withdrawal ends | a state that names the cancelled occurrences; its next reader withdraws them first |
+
+A withdrawal is fenced by the sequence of the state that decided it: it leaves alone whatever was published after that
+state. So a scheduler that was suspended in between, and continues long after another one took over, changes nothing.
 """
 
 from __future__ import annotations
@@ -21,24 +30,24 @@ from typing import Final, Protocol
 from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.scheduler.instances import Instance
-from diracx.tasks.plumbing.scheduler.planning import Plan, decide, next_look
+from diracx.tasks.plumbing.scheduler.planning import Plan, decide, next_decision
 from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState
 
 logger = logging.getLogger("diracx.tasks.scheduler")
 
-MESSAGES_TOGETHER: Final = 400
-"""In one write: a batch costs the server some milliseconds, whatever its size up to 1,000."""
+MAX_MESSAGES_PER_WRITE: Final = 400
+"""A batch costs the server a few milliseconds, whatever its size up to 1,000."""
 
-_LOOK_AGAIN: Final = timedelta(seconds=30)
-"""After which a state that could not be read is looked at again."""
+UNREADABLE_RETRY: Final = timedelta(seconds=30)
+"""How often a state that could not be read is read again."""
 
 Now = Callable[[], datetime]
-"""The time, aware."""
+"""Returns the current time, aware."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """A state and its revision."""
+    """A state and its revision: the sequence of its message."""
 
     state: ScheduleState
     revision: int
@@ -46,42 +55,43 @@ class StoredState:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One schedule's part of a write."""
+    """The part of a write that belongs to one schedule."""
 
     instance: Instance
     plan: Plan
     revision: int
-    """Of the state that the plan was made from; 0: there was none."""
+    """The revision of the state that the plan was made from; 0 if there was none."""
 
     @property
     def occurrences(self) -> tuple[Occurrence, ...]:
-        """What is published."""
+        """The occurrences to publish."""
         return self.plan.occurrences
 
 
 class ScheduleStore(Protocol):
-    """Where states are kept and occurrences published.
+    """Stores states and publishes occurrences.
 
-    Every method raises `ServerUnavailableError` when no answer came, and `ServerError` when the server refused.
+    Every method raises `ServerUnavailableError` if no answer arrives, and `ServerError` if the server refuses.
     """
 
     async def read(self, keys: Sequence[ScheduleKey]) -> dict[ScheduleKey, StoredState]:
-        """The latest states; those without one, or with one that cannot be read, are left out."""
+        """The latest states. A schedule without a state, or with one that cannot be read, is left out."""
 
     async def read_all(self) -> dict[ScheduleKey, StoredState]:
-        """The latest states of all schedules that have one that can be read."""
+        """The latest states of all schedules, without those that cannot be read."""
 
     def unreadable(self, key: ScheduleKey) -> bool:
-        """Whether there is a state that could not be read when it was last looked at."""
+        """Whether the state of this schedule could not be decoded when it was last read."""
 
     async def write(self, changes: Sequence[Change]) -> list[int]:
-        """Store all states with their occurrences, or nothing; return the new revisions.
+        """Store all states with their occurrences, or nothing, and return the new revisions.
 
-        `RevisionConflictError` if one of the states has another revision.
+        Raises:
+            RevisionConflictError: One of the states has another revision by now.
         """
 
-    async def take_back(self, key: ScheduleKey, dues: Sequence[datetime], before: int) -> None:
-        """Remove occurrences that were published before the revision `before` and have not fallen due."""
+    async def withdraw(self, key: ScheduleKey, dues: Sequence[datetime], before: int) -> None:
+        """Remove these occurrences if they were published before the revision `before` and have not fallen due."""
 
 
 def utc_now() -> datetime:
@@ -89,12 +99,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class ScheduleKeeper:
-    """Keeps schedules supplied, with what it knows of their states; `load` comes first.
+class ScheduleReconciler:
+    """Keeps schedules supplied. It caches their states; call `load` first.
 
     Args:
-        horizon: How far ahead.
-        name: Of this scheduler, for the record.
+        horizon: How far into the future the server holds every occurrence.
+        name: The id of this scheduler, recorded in the states.
     """
 
     def __init__(self, store: ScheduleStore, horizon: timedelta, name: str, now: Now = utc_now) -> None:
@@ -103,21 +113,22 @@ class ScheduleKeeper:
         self._name = name
         self._now = now
         self._known: dict[ScheduleKey, StoredState] = {}
-        self._unsure: set[ScheduleKey] = set()
-        self._undecidable: dict[ScheduleKey, str] = {}
-        """Schedules, in words, that an error of their own keeps from being followed."""
-        self._look_again = now()
+        self._stale: set[ScheduleKey] = set()
+        """Schedules whose cached state may differ from the stored one, and is read before the next decision."""
+        self._failed: dict[ScheduleKey, str] = {}
+        """The words of schedules that raised an error; they are skipped until their words change."""
+        self._retry_unreadable_at = now()
 
     async def load(self) -> None:
-        """Read every state anew: somebody else may have written meanwhile.
+        """Read every state: another scheduler may have written them.
 
         Raises:
-            ServerError: The server did not give them.
+            ServerError: The states could not be read.
         """
         found = await self._store.read_all()
         for stored in found.values():
-            await self._take_back(stored)
-        self._known, self._unsure = found, set()
+            await self._withdraw(stored)
+        self._known, self._stale = found, set()
 
     @property
     def known(self) -> dict[ScheduleKey, ScheduleState]:
@@ -125,40 +136,40 @@ class ScheduleKeeper:
         return {key: stored.state for key, stored in self._known.items()}
 
     def due(self, instances: Iterable[Instance]) -> list[Instance]:
-        """Those that `advance` may have something to do about now."""
+        """The instances that `advance` may have something to do for now."""
         now = self._now()
-        if again := now >= self._look_again:
-            self._look_again = now + _LOOK_AGAIN
-        return [instance for instance in instances if self._is_due(instance, now, again)]
+        if retry_unreadable := now >= self._retry_unreadable_at:
+            self._retry_unreadable_at = now + UNREADABLE_RETRY
+        return [instance for instance in instances if self._is_due(instance, now, retry_unreadable)]
 
-    def _is_due(self, instance: Instance, now: datetime, again: bool) -> bool:
+    def _is_due(self, instance: Instance, now: datetime, retry_unreadable: bool) -> bool:
         if self._store.unreadable(instance.key):
-            # Somebody may have removed it, or mended it.
-            if again:
-                self._unsure.add(instance.key)
-            return again
-        if self._undecidable.get(instance.key) == instance.words and instance.rule.enabled:
+            # An operator may have removed or repaired the state.
+            if retry_unreadable:
+                self._stale.add(instance.key)
+            return retry_unreadable
+        if self._failed.get(instance.key) == instance.description and instance.rule.enabled:
             return False
-        if instance.key in self._unsure:
+        if instance.key in self._stale:
             return True
         if (stored := self._known.get(instance.key)) is None:
             return instance.rule.enabled
         state = stored.state
-        if state.enabled != instance.rule.enabled or state.schedule != instance.words:
+        if state.enabled != instance.rule.enabled or state.schedule != instance.description:
             return True
-        look = next_look(state, instance.rule, self._horizon)
-        return look is not None and look <= now
+        at = next_decision(state, instance.rule, self._horizon)
+        return at is not None and at <= now
 
     async def advance(self, instances: Sequence[Instance]) -> int:
-        """Supply these schedules; return how many occurrences were published.
+        """Supply these schedules, and return the number of published occurrences.
 
         Raises:
-            RevisionConflictError: Somebody else wrote; what they wrote is read the next time.
-            ServerError: Some were not supplied; they are the next time.
+            RevisionConflictError: Another scheduler wrote a state; the next call reads it.
+            ServerError: Some schedules were not supplied; the next call tries again.
         """
-        await self._read([instance.key for instance in instances if instance.key in self._unsure])
+        await self._read([instance.key for instance in instances if instance.key in self._stale])
         published = 0
-        for changes in _together(self._changes(instances)):
+        for changes in _batches(self._changes(instances)):
             await self._write(changes)
             published += sum(len(change.occurrences) for change in changes)
         return published
@@ -171,29 +182,29 @@ class ScheduleKeeper:
             if (stored := found.get(key)) is None:
                 self._known.pop(key, None)
             else:
-                await self._take_back(stored)
+                await self._withdraw(stored)
                 self._known[key] = stored
-            self._unsure.discard(key)
+            self._stale.discard(key)
 
     def _changes(self, instances: Iterable[Instance]) -> Iterator[Change]:
         for instance in instances:
             if self._store.unreadable(instance.key):
-                continue  # a newer version may have written it: it is not to be overwritten
+                continue  # a newer version may have written this state: never overwrite it
             known = self._known.get(instance.key)
             state, revision = (None, 0) if known is None else (known.state, known.revision)
             try:
                 plan = decide(instance.key, state, instance.rule, self._now(), self._horizon, self._name)
             except Exception:  # an author's own schedule may raise anything, and must not stop the others
-                self._undecidable[instance.key] = instance.words
-                logger.exception("%s is not scheduled until its schedule is changed: %s", instance.key, instance.words)
+                words = self._failed[instance.key] = instance.description
+                logger.exception("%s is not scheduled until its schedule is changed: %s", instance.key, words)
                 continue
             if plan is not None:
                 yield Change(instance, plan, revision)
 
     async def _write(self, changes: Sequence[Change]) -> None:
         keys = {change.instance.key for change in changes}
-        # From here on it is not known what is stored: on any failure it is read anew.
-        self._unsure |= keys
+        # If the write fails, it is not known which states are stored: they are read again.
+        self._stale |= keys
         try:
             revisions = await self._store.write(changes)
         except (RevisionConflictError, ServerUnavailableError):
@@ -201,14 +212,14 @@ class ScheduleKeeper:
         except ServerError:
             if len(changes) == 1:
                 raise
-            # One that the server does not take must not keep the others back.
+            # A change that the server refuses must not block the others.
             return await self._write_one_by_one(changes)
         for change, revision in zip(changes, revisions, strict=True):
             key, stored = change.instance.key, StoredState(change.plan.state, revision)
-            await self._take_back(stored)
-            _tell(change, self._known.get(key))
+            await self._withdraw(stored)
+            _log_change(change, self._known.get(key))
             self._known[key] = stored
-            self._unsure.discard(key)
+            self._stale.discard(key)
         return None
 
     async def _write_one_by_one(self, changes: Sequence[Change]) -> None:
@@ -224,18 +235,18 @@ class ScheduleKeeper:
         if failure is not None:
             raise failure
 
-    async def _take_back(self, stored: StoredState) -> None:
+    async def _withdraw(self, stored: StoredState) -> None:
         if stored.state.cancelled:
-            await self._store.take_back(stored.state.key, stored.state.cancelled, stored.revision)
+            await self._store.withdraw(stored.state.key, stored.state.cancelled, stored.revision)
 
 
-def _together(changes: Iterable[Change]) -> Iterator[list[Change]]:
-    """Changes in groups for one write each."""
+def _batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
+    """Group changes so that each group is one write."""
     group: list[Change] = []
     size = 0
     for change in changes:
         messages = 1 + len(change.occurrences)
-        if group and size + messages > MESSAGES_TOGETHER:
+        if group and size + messages > MAX_MESSAGES_PER_WRITE:
             yield group
             group, size = [], 0
         group.append(change)
@@ -244,7 +255,7 @@ def _together(changes: Iterable[Change]) -> Iterator[list[Change]]:
         yield group
 
 
-def _tell(change: Change, before: StoredState | None) -> None:
+def _log_change(change: Change, before: StoredState | None) -> None:
     state, key = change.plan.state, change.instance.key
     old = None if before is None else before.state
     if state.ended:
@@ -254,7 +265,10 @@ def _tell(change: Change, before: StoredState | None) -> None:
     elif old is None or (not old.enabled and state.enabled) or (old.schedule != state.schedule and state.enabled):
         logger.info("%s: %s, next at %s", key, state.schedule, state.pending[0] if state.pending else None)
     if old is not None and old.enabled and not state.enabled:
-        logger.info("%s is not scheduled any more: %s", key, change.instance.why_not or "disabled")
-    if change.plan.made_up is not None:
+        logger.info("%s is no longer scheduled: %s", key, change.instance.disabled_reason or "disabled")
+    if change.plan.catch_up is not None:
         since = None if old is None else old.after
-        logger.warning("%s: made up for %s; what else was missed since %s is left out", key, change.plan.made_up, since)
+        logger.warning(
+            "%s: caught up with the occurrence of %s; other occurrences missed since %s are skipped",
+            *(key, change.plan.catch_up, since),
+        )

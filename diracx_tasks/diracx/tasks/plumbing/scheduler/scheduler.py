@@ -1,4 +1,11 @@
-"""A scheduler process: leads, or stands by until nobody does."""
+"""A scheduler process: it leads, or stands by until nobody leads.
+
+    standby --gets the leader lock--> leading --stopped, or lock lost--> standby
+
+While it leads, it loads every state once, and then supplies the due schedules twice a second. A conflict or an error of
+the server ends that round only: the next one reads the states concerned again. See `leadership` for the horizon and the
+takeover, `planning` for the invariants of the occurrences, and `reconciler` for the crash points.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +20,35 @@ from typing import Any, Final
 
 import msgspec
 
+from diracx.tasks.plumbing.clock import wait_for_event
 from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.locks import Holder, RevisionConflictError
+from diracx.tasks.plumbing.locks import LockOwner, RevisionConflictError
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.overrides.overrides import Configuration
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.scheduler.instances import Instance, instance_without_vo, instances_of
-from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, POLL, LeaderLock, ttl_for
-from diracx.tasks.plumbing.scheduler.reconciler import Now, ScheduleKeeper, utc_now
+from diracx.tasks.plumbing.scheduler.instances import Instance, instance_of_removed_vo, instances_of
+from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, POLL_INTERVAL, LeaderLock, ttl_for
+from diracx.tasks.plumbing.scheduler.reconciler import Now, ScheduleReconciler, utc_now
 from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
 
 logger = logging.getLogger("diracx.tasks.scheduler")
 
-_TICK: Final = 0.5
-_BACKOFF: Final = 2.0
+_TICK_SECONDS: Final = 0.5
+_BACKOFF_SECONDS: Final = 2.0
 
 
 class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How one scheduler behaves; all of a mesh should be told the same."""
+    """The settings of one scheduler; all schedulers of a mesh should have the same."""
 
     takeover: timedelta = DEFAULT_TAKEOVER
-    """Within which a leader that vanished is replaced."""
+    """The time within which a leader that vanished is replaced; 5 s or more."""
     horizon: timedelta | None = None
-    """How far ahead the server is supplied; None: the least that is safe, or 30 s if that is longer."""
+    """How far into the future the server holds every occurrence; None: `2 x takeover`, but at least 30 s."""
 
     def __post_init__(self) -> None:
         ttl_for(self.takeover)
@@ -48,8 +56,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"the horizon must be twice the takeover time or more: {2 * self.takeover}")
 
     @property
-    def ahead(self) -> timedelta:
-        """The horizon in force."""
+    def effective_horizon(self) -> timedelta:
+        """The horizon in force: `horizon`, or its default."""
         return self.horizon or max(timedelta(seconds=30), 2 * self.takeover)
 
 
@@ -62,11 +70,11 @@ class Scheduler:
     """Keeps the schedules of the installed periodic tasks supplied until `stop`.
 
     Args:
-        connection: Stays open for as long as `run` runs.
-        registry: The tasks that it knows; those of others are left alone.
+        connection: A connection that stays open while `run` runs.
+        registry: The tasks to schedule. Stored schedules of other tasks are left alone.
         vos: The virtual organisations.
-        now: The time, aware.
-        name: How it is called in states, locks and logs; None: by host and process.
+        now: Returns the current time, aware.
+        name: The id of this scheduler in states, locks and logs; None: `<host>-<pid>-scheduler`.
     """
 
     def __init__(
@@ -82,137 +90,134 @@ class Scheduler:
     ) -> None:
         self.id = name or scheduler_id()
         self.leads = False
-        """Whether it leads at the moment."""
+        """Whether this scheduler leads at the moment."""
         self.published = 0
-        """Occurrences that were published."""
+        """The number of occurrences that this scheduler has published."""
         self._registry = registry
         self._now = now
         self._vos = vos
-        self._lease = LeaderLock(ttl_for(settings.takeover))
+        self._leader_lock = LeaderLock(ttl_for(settings.takeover))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket))
         self._store = JetStreamScheduleStore(connection, namespace)
-        self._keeper = ScheduleKeeper(self._store, settings.ahead, self.id, now)
+        self._reconciler = ScheduleReconciler(self._store, settings.effective_horizon, self.id, now)
         self._configuration = ConfigurationFollower(connection, namespace)
         self._configuration.on_change(self._wake)
         self._instances: list[Instance] = []
-        self._made_from: tuple[Configuration, tuple[str, ...] | None] | None = None
+        self._instance_inputs: tuple[Configuration, tuple[str, ...] | None] | None = None
         self._stopping = False
-        self._woken = asyncio.Event()
+        self._wake_event = asyncio.Event()
 
     @property
     def next_occurrence(self) -> datetime | None:
-        """The next one of all schedules that the server holds, as far as this scheduler knows: while it leads."""
+        """The next occurrence of all schedules; None if there is none, or if this scheduler does not lead."""
         now = self._now()
-        coming = (state.next_after(now) for state in self._keeper.known.values() if self.leads)
+        coming = (state.next_after(now) for state in self._reconciler.known.values() if self.leads)
         return min((due for due in coming if due is not None), default=None)
 
     def stop(self) -> None:
-        """End `run` in order: what is being written is written, and the leadership is given up."""
+        """End `run` in order: finish the write in progress, and give up the leadership."""
         self._stopping = True
         self._wake()
 
     def stop_now(self) -> None:
-        """As `stop`: there is nothing that takes longer than a request."""
+        """Same as `stop`: no step of a scheduler takes longer than a request."""
         self.stop()
 
     def _wake(self) -> None:
-        self._woken.set()
+        self._wake_event.set()
 
     async def run(self) -> None:
         """Lead or stand by until stopped."""
         try:
-            await self._configuration.look()
+            await self._configuration.refresh()
         except ServerError as error:
             logger.warning("the configuration cannot be read yet: %s", error)
-        told = ""
-        async with _beside(self._locks.run(), self._configuration.run()):
+        last_error = ""
+        async with self._locks, _running(self._configuration.run()):
             while not self._stopping:
                 try:
-                    await self._lead_if_nobody_does()
-                    told = ""
+                    await self._try_to_lead()
+                    last_error = ""
                 except UnableToAcquireLockError as error:
                     logger.debug("standing by: %s", error)
-                    told = ""
+                    last_error = ""
                 except ServerError as error:
-                    level = logging.DEBUG if str(error) == told else logging.WARNING
-                    logger.log(level, "cannot tell who leads: %s", error)
-                    told = str(error)
-                await self._pause(POLL.total_seconds())
+                    level = logging.DEBUG if str(error) == last_error else logging.WARNING
+                    logger.log(level, "the leader cannot be determined: %s", error)
+                    last_error = str(error)
+                await self._pause(POLL_INTERVAL.total_seconds())
 
-    async def _lead_if_nobody_does(self) -> None:
+    async def _try_to_lead(self) -> None:
         lost = asyncio.Event()
 
         def lose() -> None:
             lost.set()
             self._wake()
 
-        holder = Holder.new(task="scheduler", id=self.id, worker=self.id)
-        async with self._locks.holding([self._lease], holder, lose):
+        owner = LockOwner.new(task="scheduler", id=self.id, worker=self.id)
+        async with self._locks.hold([self._leader_lock], owner, lose):
             self.leads = True
-            logger.info("%s leads", self.id)
+            logger.info("%s is the leader", self.id)
             try:
                 await self._lead(lost)
             finally:
                 self.leads = False
-                logger.info("%s leads no more", self.id)
+                logger.info("%s is no longer the leader", self.id)
 
     async def _lead(self, lost: asyncio.Event) -> None:
         loaded = False
         while not self._stopping and not lost.is_set():
-            pause = _TICK
+            pause = _TICK_SECONDS
             try:
                 if not loaded:
-                    await self._keeper.load()
-                    self._made_from = None
+                    await self._reconciler.load()
+                    self._instance_inputs = None
                     loaded = True
                 if await self._advance():
                     continue
             except RevisionConflictError as error:
-                logger.info("somebody else has written the state of %s; it is read anew", error)
+                logger.info("another scheduler has written the state of %s; it is read again", error)
             except ServerError as error:
-                logger.warning("schedules were not supplied, will try again: %s", error)
-                pause = _BACKOFF
+                logger.warning("schedules were not supplied; the next round tries again: %s", error)
+                pause = _BACKOFF_SECONDS
             await self._pause(pause)
 
     async def _advance(self) -> bool:
-        """Supply what is due; whether anything was published, and so there may be more."""
+        """Supply the due schedules; return whether anything was published, since there may then be more to publish."""
         configuration = self._configuration.current
-        await self._vos.look(configuration)
-        due = self._keeper.due(self._all_instances(configuration, self._vos.now(configuration)))
+        await self._vos.refresh(configuration)
+        due = self._reconciler.due(self._all_instances(configuration, self._vos.current(configuration)))
         if not due:
             return False
-        published = await self._keeper.advance(due)
+        published = await self._reconciler.advance(due)
         self.published += published
         return published > 0
 
     def _all_instances(self, configuration: Configuration, vos: tuple[str, ...] | None) -> list[Instance]:
-        """Those that should be there, and those that were and are to be ended."""
-        if self._made_from != (configuration, vos):
+        """The instances that should be scheduled, and those to end because their VO was removed."""
+        if self._instance_inputs != (configuration, vos):
             wanted = instances_of(self._registry, configuration, vos or ())
             for instance in wanted.values():
                 if not instance.body:
-                    logger.error("%s is not scheduled: %s", instance.key, instance.why_not)
-            gone = set() if vos is None else self._keeper.known.keys() - wanted.keys()
-            ending = (instance_without_vo(self._registry, key) for key in gone)
+                    logger.error("%s is not scheduled: %s", instance.key, instance.disabled_reason)
+            removed = set() if vos is None else self._reconciler.known.keys() - wanted.keys()
+            ending = (instance_of_removed_vo(self._registry, key) for key in removed)
             self._instances = [*wanted.values(), *filter(None, ending)]
-            self._made_from = (configuration, vos)
+            self._instance_inputs = (configuration, vos)
         return self._instances
 
     async def _pause(self, seconds: float) -> None:
         if self._stopping:
             return
         try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+            await wait_for_event(self._wake_event, seconds)
         finally:
-            self._woken.clear()
+            self._wake_event.clear()
 
 
 @asynccontextmanager
-async def _beside(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `coroutines` for the block; an error that ended one of them comes out at its end."""
+async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `coroutines` during the block, and cancel them at its end; an error of one of them is raised then."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         yield

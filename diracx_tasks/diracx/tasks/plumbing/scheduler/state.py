@@ -1,4 +1,4 @@
-"""What is remembered of one schedule, and what one occurrence of it is called."""
+"""The stored state of one schedule, and the names of its occurrences."""
 
 from __future__ import annotations
 
@@ -12,49 +12,52 @@ from diracx.tasks.plumbing.wire.names import escape
 
 @dataclass(frozen=True, slots=True, order=True)
 class ScheduleKey:
-    """One periodic task, or its instance for one VO."""
+    """One periodic task, or one VO of a VO-aware one."""
 
     task: str
     """`<category>:<ClassName>`."""
     vo: str = ""
-    """Empty: the task knows nothing of VOs."""
+    """Empty if the task is not VO-aware."""
 
     def __str__(self) -> str:
         return f"{self.task}@{escape(self.vo)}" if self.vo else self.task
 
 
 class ScheduleState(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of the message on `<namespace>.state.<category>.<Task>[.<vo>]`: the latest one counts."""
+    """The body of the latest message on `<namespace>.state.<category>.<Task>[.<vo>]`.
+
+    All times are aware. The fields, in this order, are the JSON on the wire.
+    """
 
     task: str
     vo: str = ""
     schedule: str
-    """In words; other words are another schedule."""
+    """The schedule in words. If the words change, the schedule has changed."""
     enabled: bool
     after: datetime
-    """Decided up to here: what lies later was not published yet, or was taken back."""
+    """Every occurrence up to this time was decided. Later ones were not published yet, or were withdrawn."""
     pending: tuple[datetime, ...] = ()
-    """Occurrences that were published, rising. Those in the past have happened, and are forgotten after a while."""
+    """Published occurrences, ascending. Those in the past have happened, and are dropped after a while."""
     last: datetime | None = None
-    """The latest occurrence that had happened when this was written."""
+    """The latest occurrence that had happened when this state was written."""
     cancelled: tuple[datetime, ...] = ()
-    """Occurrences that were taken back: their schedules older than this message are to be purged."""
+    """Withdrawn occurrences: their schedules are to be purged if they are older than this message."""
     ended: bool = False
-    """The schedule has nothing after `pending`."""
+    """Whether the schedule has no occurrence after `pending`."""
     scheduler: str = ""
-    """Who wrote it."""
+    """The id of the scheduler that wrote this state."""
 
     @property
     def key(self) -> ScheduleKey:
-        """Whose state it is."""
+        """The schedule that this state belongs to."""
         return ScheduleKey(self.task, self.vo)
 
     def latest_before(self, now: datetime) -> datetime | None:
-        """The latest occurrence that has fallen due; None when there was none."""
+        """The latest occurrence that has fallen due; None if there was none."""
         return max((due for due in (self.last, *self.pending) if due is not None and due <= now), default=None)
 
     def next_after(self, now: datetime) -> datetime | None:
-        """The next occurrence that the server holds; None when it holds none."""
+        """The next occurrence that the server holds; None if it holds none."""
         return min((due for due in self.pending if due > now), default=None)
 
 
@@ -64,15 +67,15 @@ class Occurrence:
 
     due: datetime
     expires: datetime | None
-    """When it gives way to the next one if nobody has begun it; None: never."""
+    """When the occurrence is dropped in favour of the next one if it has not begun; None: never."""
 
 
 def due_name(due: datetime) -> str:
-    """A due time as a part of subjects and ids: `20261201T060000Z`, with microseconds only where there are some."""
+    """A due time as a part of subjects and ids: `20261201T060000Z`; with microseconds only if there are any."""
     text = due.astimezone(UTC).strftime("%Y%m%dT%H%M%S")
     return f"{text}_{due.microsecond:06}Z" if due.microsecond else f"{text}Z"
 
 
 def occurrence_id(key: ScheduleKey, due: datetime) -> str:
-    """The id of the task that one occurrence is; the same whoever publishes it."""
+    """The task id of one occurrence. It is the same whichever scheduler publishes it."""
     return f"{key}-{due_name(due)}"

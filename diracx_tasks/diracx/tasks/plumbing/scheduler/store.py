@@ -1,4 +1,4 @@
-"""States and occurrences in the stream of what is to come."""
+"""Schedule states and occurrences in the stream `later`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
-from diracx.tasks.plumbing.jetstream.assets import DUE_TTL
-from diracx.tasks.plumbing.jetstream.batch import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, ROLLUP, schedule_headers
+from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish_batch
 from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject, read_message, subjects_of
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.observability.telemetry import Outgoing, current
@@ -23,9 +23,8 @@ from diracx.tasks.plumbing.scheduler.reconciler import Change, StoredState
 from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState, due_name, occurrence_id
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.wire.times import to_rfc3339
 
-_READS_AT_ONCE: Final = 64
+MAX_PARALLEL_REQUESTS: Final = 64
 
 logger = logging.getLogger("diracx.tasks.scheduler")
 
@@ -33,7 +32,7 @@ _state = msgspec.json.Decoder(ScheduleState)
 
 
 class JetStreamScheduleStore:
-    """Satisfies `keeping.ScheduleStore`."""
+    """Implements `reconciler.ScheduleStore` on JetStream."""
 
     def __init__(self, connection: Connection, namespace: Namespace) -> None:
         self._connection = connection
@@ -41,27 +40,27 @@ class JetStreamScheduleStore:
         self._stream = namespace.later_stream
         self._telemetry = current()
         self._unreadable: dict[str, int] = {}
-        """By subject, the sequences of states that could not be read."""
+        """The sequences of states that could not be decoded, by subject."""
 
     def unreadable(self, key: ScheduleKey) -> bool:
-        """Whether there is a state that could not be read when it was last looked at."""
+        """Whether the state of this schedule could not be decoded when it was last read."""
         return bool(self._unreadable) and self._state_subject(key) in self._unreadable
 
     async def read(self, keys: Sequence[ScheduleKey]) -> dict[ScheduleKey, StoredState]:
-        """Read states as the stream's leader has them."""
+        """Read the latest states from the leader of the stream, which sees every acknowledged write."""
         return await self._read([self._state_subject(key) for key in keys])
 
     async def read_all(self) -> dict[ScheduleKey, StoredState]:
-        """Read every state that there is."""
+        """Read the latest states of all schedules."""
         pattern = f"{self._namespace.name}.state.>"
         subjects = await subjects_of(self._connection, self._stream, pattern)
-        # Notes of a replay that was cut off stand there, too.
+        # The markers of unfinished replays have subjects there, too.
         return await self._read([each for each in subjects if not self._namespace.is_replay(each)])
 
     async def _read(self, subjects: Sequence[str]) -> dict[ScheduleKey, StoredState]:
         found: dict[ScheduleKey, StoredState] = {}
-        for start in range(0, len(subjects), _READS_AT_ONCE):
-            page = subjects[start : start + _READS_AT_ONCE]
+        for start in range(0, len(subjects), MAX_PARALLEL_REQUESTS):
+            page = subjects[start : start + MAX_PARALLEL_REQUESTS]
             for stored in await asyncio.gather(*map(self._read_one, page)):
                 if stored is not None:
                     found[stored.state.key] = stored
@@ -78,45 +77,45 @@ class JetStreamScheduleStore:
             self._unreadable[subject] = message.sequence
             if message.sequence != before:
                 logger.error(
-                    "the state of a schedule on %s cannot be read (%s), and nothing is scheduled there; a newer "
-                    "version may have written it: update this one, or purge that subject from %s to begin anew",
+                    "the state of a schedule on %s cannot be read (%s), so it is not scheduled; a newer version may "
+                    "have written it: update this version, or purge that subject from %s to start the schedule anew",
                     *(subject, error, self._stream),
                 )
             return None
 
     async def write(self, changes: Sequence[Change]) -> list[int]:
-        """Store all states with their occurrences in one atomic batch, or nothing."""
+        """Store all states with their occurrences in one atomic batch, and return the sequences of the states."""
         messages: list[BatchMessage] = []
-        places: list[int] = []
+        state_positions: list[int] = []
         for change in changes:
-            places.append(len(messages))
+            state_positions.append(len(messages))
             messages.append(self._state_message(change))
             messages += (self._occurrence_message(change.instance, each) for each in change.occurrences)
         try:
-            with self._measured(messages):
+            with self._publish_span(messages):
                 ack = await publish_batch(self._connection, messages)
         except ApiError as error:
             if error.err_code == WRONG_LAST_SEQUENCE:
                 raise RevisionConflictError(str(changes[0].instance.key)) from None
             raise
         first = ack.seq - len(messages) + 1
-        return [first + place for place in places]
+        return [first + position for position in state_positions]
 
-    async def take_back(self, key: ScheduleKey, dues: Sequence[datetime], before: int) -> None:
-        """Purge the schedules of occurrences, as far as they are older than `before`."""
+    async def withdraw(self, key: ScheduleKey, dues: Sequence[datetime], before: int) -> None:
+        """Purge the held messages of these occurrences whose sequences are lower than `before`."""
         subjects = [self._occurrence_subject(key, due) for due in dues]
-        for start in range(0, len(subjects), _READS_AT_ONCE):
-            page = subjects[start : start + _READS_AT_ONCE]
+        for start in range(0, len(subjects), MAX_PARALLEL_REQUESTS):
+            page = subjects[start : start + MAX_PARALLEL_REQUESTS]
             await asyncio.gather(
                 *(purge_subject(self._connection, self._stream, subject, before=before) for subject in page)
             )
 
-    def _measured(self, messages: Sequence[BatchMessage]) -> AbstractContextManager[object]:
+    def _publish_span(self, messages: Sequence[BatchMessage]) -> AbstractContextManager[object]:
         if self._telemetry is None:
             return nullcontext()
         tasks = [Outgoing(each.subject, each.headers, len(each.body)) for each in messages if TASK_ID in each.headers]
-        together = f"{self._namespace.name}.periodic.>"
-        return self._telemetry.publishing_together(together, tasks) if tasks else nullcontext()
+        pattern = f"{self._namespace.name}.periodic.>"
+        return self._telemetry.publishing_together(pattern, tasks) if tasks else nullcontext()
 
     def _state_subject(self, key: ScheduleKey) -> str:
         return self._namespace.state_subject(key.task, key.vo or None)
@@ -125,7 +124,7 @@ class JetStreamScheduleStore:
         return self._namespace.periodic_subject(key.task, key.vo or None, due_name(due))
 
     def _state_message(self, change: Change) -> BatchMessage:
-        headers = {"Nats-Rollup": "sub", "Nats-Expected-Last-Subject-Sequence": str(change.revision)}
+        headers = {ROLLUP: "sub", EXPECTED_LAST_SUBJECT_SEQUENCE: str(change.revision)}
         body = msgspec.json.encode(change.plan.state)
         return BatchMessage(self._state_subject(change.instance.key), body, headers)
 
@@ -137,11 +136,9 @@ class JetStreamScheduleStore:
             due=occurrence.due,
             expires=occurrence.expires,
         )
-        headers = envelope.to_headers() | {
-            "Nats-Schedule": f"@at {to_rfc3339(occurrence.due)}",
-            "Nats-Schedule-Target": self._namespace.due_subject(instance.priority, instance.size),
-            "Nats-Schedule-TTL": DUE_TTL,
-        }
-        # The compare-and-set on the state guards against doubles; what is taken back may be published again.
+        target = self._namespace.due_subject(instance.priority, instance.size)
+        headers = envelope.to_headers() | schedule_headers(occurrence.due, target)
+        # No `Nats-Msg-Id`: it would refuse an occurrence that was withdrawn and is published again. The
+        # compare-and-set on the state already prevents duplicates.
         del headers[MSG_ID]
         return BatchMessage(self._occurrence_subject(instance.key, occurrence.due), instance.body, headers)

@@ -1,7 +1,7 @@
-"""Which virtual organisations there are.
+"""The virtual organisations (VOs) of a mesh.
 
-The first that says something counts: the option `--vo`, then `vos:` of the configuration, then the DiracX
-configuration (extra `diracx`, `DIRACX_CONFIG_BACKEND_URL`).
+The first of these sources that names VOs counts: the option `--vo`; `vos:` in the configuration of the mesh; the DiracX
+configuration (extra `diracx`, environment variable `DIRACX_CONFIG_BACKEND_URL`).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from diracx.tasks.plumbing.overrides.overrides import Configuration
 logger = logging.getLogger("diracx.tasks.scheduler")
 
 BACKEND_URL: Final = "DIRACX_CONFIG_BACKEND_URL"
-_EVERY: Final = timedelta(seconds=5)
-_DIRACX_CONFIGURATION: Final = "diracx.core.config"
+REFRESH_INTERVAL: Final = timedelta(seconds=5)
+_DIRACX_CONFIG_MODULE: Final = "diracx.core.config"
 
 
 class Source(Protocol):
-    """What is used of diracx-core's `ConfigSource`."""
+    """The part of diracx-core's `ConfigSource` that is used here."""
 
     def read(self) -> Any:
-        """The configuration; `registry` has the VOs as its keys."""
+        """The DiracX configuration; the keys of its `registry` are the VOs."""
 
 
 def open_source(url: str) -> Source:
-    """The DiracX configuration behind a URL.
+    """Open the DiracX configuration at a URL.
 
     Raises:
         RuntimeError: diracx-core is not installed.
     """
     try:
-        # Here, since it takes a second, and only schedulers that are told of a backend need it.
-        module = import_module(_DIRACX_CONFIGURATION)
+        # Imported on demand: it takes a second, and only schedulers with a backend need it.
+        module = import_module(_DIRACX_CONFIG_MODULE)
     except ModuleNotFoundError as error:
         raise RuntimeError(f"{error}; pip install 'diracx-tasks[diracx]'") from None
     source: Source = module.ConfigSource.create_from_url(backend_url=url)
@@ -50,9 +50,10 @@ class VirtualOrganisations:
     """The VOs in force.
 
     Args:
-        options: Of the command line; empty: none were given.
-        environ: Where `DIRACX_CONFIG_BACKEND_URL` is looked up.
-        opens: Opens the DiracX configuration.
+        options: The VOs given on the command line; empty if none were given.
+        environ: The environment that may hold `DIRACX_CONFIG_BACKEND_URL`.
+        clock: Seconds, rising.
+        opener: Opens the DiracX configuration at a URL.
     """
 
     def __init__(
@@ -61,41 +62,44 @@ class VirtualOrganisations:
         environ: Mapping[str, str] = os.environ,
         *,
         clock: Clock = boottime,
-        opens: Callable[[str], Source] = open_source,
+        opener: Callable[[str], Source] = open_source,
     ) -> None:
         self._options = tuple(options)
         self._url = environ.get(BACKEND_URL)
         self._clock = clock
-        self._open = opens
+        self._open = opener
         self._source: Source | None = None
-        self._of_diracx: tuple[str, ...] | None = None
-        self._looked: float | None = None
-        self._problem: str | None = None
+        self._diracx_vos: tuple[str, ...] | None = None
+        self._refreshed_at: float | None = None
+        self._last_error: str | None = None
 
-    def now(self, configuration: Configuration) -> tuple[str, ...] | None:
-        """The VOs; None: not known yet, so that none of them is to be taken for gone."""
+    def current(self, configuration: Configuration) -> tuple[str, ...] | None:
+        """The VOs; None if they are not known yet. Then no VO must be treated as removed."""
         if self._options:
             return self._options
         if configuration.vos is not None:
             return configuration.vos
-        return self._of_diracx if self._url else ()
+        return self._diracx_vos if self._url else ()
 
-    async def look(self, configuration: Configuration) -> None:
-        """Read the DiracX configuration if it counts and was not read for 5 s; what cannot be read is reported."""
+    async def refresh(self, configuration: Configuration) -> None:
+        """Read the DiracX configuration if it counts and was last read more than 5 s ago.
+
+        An error is logged once, and the last known VOs stay in force.
+        """
         if self._options or configuration.vos is not None or not self._url:
             return
-        if self._looked is not None and self._clock() < self._looked + _EVERY.total_seconds():
+        if self._refreshed_at is not None and self._clock() < self._refreshed_at + REFRESH_INTERVAL.total_seconds():
             return
-        self._looked = self._clock()
+        self._refreshed_at = self._clock()
         problem = None
         try:
-            # It runs git, and blocks meanwhile.
-            self._of_diracx = await asyncio.to_thread(self._read, self._url)
-        except Exception as error:  # whatever the source raises: the VOs that were known stay
+            # The source runs git and blocks.
+            self._diracx_vos = await asyncio.to_thread(self._read, self._url)
+        except Exception as error:  # the source may raise anything
             problem = f"{type(error).__name__}: {error}"
-        if problem is not None and problem != self._problem:
-            logger.error("the VOs cannot be read from %s, the last ones stay: %s", BACKEND_URL, problem)
-        self._problem = problem
+        if problem is not None and problem != self._last_error:
+            logger.error("the VOs cannot be read from %s; the known ones stay in force: %s", BACKEND_URL, problem)
+        self._last_error = problem
 
     def _read(self, url: str) -> tuple[str, ...]:
         if self._source is None:

@@ -1,4 +1,4 @@
-"""A recurrence rule (RFC 5545), taken apart so that the next time is found without a walk from its start."""
+"""A parsed recurrence rule (RFC 5545), which finds the next time without a walk from its start."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from typing import Final, cast
 
 from dateutil.rrule import rrule, rrulestr
 
-from diracx.tasks.plumbing.schedules.wall_clock import zone_named
+from diracx.tasks.plumbing.schedules.base import EPOCH
+from diracx.tasks.plumbing.schedules.wall_clock import load_zone
 
-LARGEST_COUNT: Final = 10_000
-"""Of COUNT: a rule that is counted is walked from its start for each answer."""
-
-_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - a wall-clock time
+MAX_COUNT: Final = 10_000
+"""The largest COUNT: each answer of a rule with a COUNT walks from its start."""
 
 _DTSTART = re.compile(r"DTSTART(?:;TZID=(?P<zone>[^:;]+))?:(?P<wall>\d{8}T\d{6})(?P<utc>Z?)", re.IGNORECASE)
 _UNTIL = re.compile(r"\d{8}T\d{6}Z")
-_TIME: Final = "%Y%m%dT%H%M%S"
+_TIME_FORMAT: Final = "%Y%m%dT%H%M%S"
 _PERIODS: Final = {
     "SECONDLY": timedelta(seconds=1),
     "MINUTELY": timedelta(minutes=1),
@@ -35,27 +34,27 @@ _DAY_PARTS: Final = ("BYMONTH", "BYMONTHDAY", "BYYEARDAY", "BYWEEKNO", "BYEASTER
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """The parts of one rule."""
+    """The parts of one rule. Naive times are wall-clock times of `zone`."""
 
     start: datetime
-    """On the wall of `zone`."""
+    """Naive."""
     zone: tzinfo
     steps: rrule
-    """On the wall, from `start`, without end."""
+    """The naive times from `start`, without COUNT and UNTIL."""
     frequency: str
     interval: int
     count: int | None
     until: datetime | None
-    """Aware, inclusive."""
+    """Aware; the occurrence at this time still counts."""
 
-    def walls_after(self, wall: datetime) -> Iterator[datetime]:
-        """Times on the wall after `wall`, in order, up to COUNT; UNTIL is for the caller to see."""
+    def wall_times_after(self, wall: datetime) -> Iterator[datetime]:
+        """Yield the wall-clock times after `wall`, in order, up to COUNT. The caller applies UNTIL."""
         start = self.start if self.count is not None else self._aligned(wall)
-        walls = islice(self.steps.replace(dtstart=start), self.count)
-        return dropwhile(lambda each: each <= wall, walls)
+        times = islice(self.steps.replace(dtstart=start), self.count)
+        return dropwhile(lambda time: time <= wall, times)
 
     def _aligned(self, wall: datetime) -> datetime:
-        """The latest start that is in phase with the rule's own and not after `wall`."""
+        """Return the latest time that is in phase with `start` and not after `wall`."""
         if wall <= self.start:
             return self.start
         if self.frequency in _PERIODS:
@@ -67,7 +66,7 @@ class Recurrence:
             years, month = divmod(self.start.month - 1 + shift, 12)
             try:
                 aligned = self.start.replace(year=self.start.year + years, month=month + 1)
-            except ValueError:  # that month has no such day
+            except ValueError:  # this month has no such day
                 continue
             if aligned <= wall:
                 return aligned
@@ -76,13 +75,13 @@ class Recurrence:
 
 @lru_cache(maxsize=4096)
 def parse_recurrence(text: str) -> Recurrence:
-    """Take a rule apart.
+    """Parse a rule, as `RRuleSchedule` describes it.
 
     Raises:
-        ValueError: It does not parse, or asks for what is not supported.
-        TaskDefinitionError: The zone is unknown.
+        ValueError: It does not parse, or uses an unsupported part.
+        TaskDefinitionError: The time zone is unknown.
     """
-    start: datetime = _EPOCH
+    start = EPOCH.replace(tzinfo=None)
     zone: tzinfo = UTC
     *head, rule = text.split() or [""]
     if len(head) > 1 or not re.fullmatch(r"(RRULE:)?[^:]+", rule, re.IGNORECASE):
@@ -90,7 +89,7 @@ def parse_recurrence(text: str) -> Recurrence:
     if head:
         start, zone = _parse_start(head[0])
     parts = _parse_parts(rule.upper().removeprefix("RRULE:"))
-    count = _positive(parts, "COUNT", LARGEST_COUNT)
+    count = _positive(parts, "COUNT", MAX_COUNT)
     until = parts.pop("UNTIL", None)
     interval = _positive(parts, "INTERVAL", 1_000_000)
     if count is not None and until is not None:
@@ -108,7 +107,7 @@ def parse_recurrence(text: str) -> Recurrence:
         frequency=parts["FREQ"],
         interval=interval or 1,
         count=count,
-        until=None if until is None else datetime.strptime(until[:-1], _TIME).replace(tzinfo=UTC),
+        until=None if until is None else datetime.strptime(until[:-1], _TIME_FORMAT).replace(tzinfo=UTC),
     )
 
 
@@ -121,8 +120,8 @@ def _parse_start(line: str) -> tuple[datetime, tzinfo]:
         raise ValueError(
             f"{line!r} needs one time zone: end it in Z, or write DTSTART;TZID=Europe/Zurich:{found['wall']}"
         )
-    start = datetime.strptime(found["wall"].upper(), _TIME)  # noqa: DTZ007 - a wall-clock time
-    return start, zone_named(found["zone"] or "UTC")
+    start = datetime.strptime(found["wall"].upper(), _TIME_FORMAT)  # noqa: DTZ007 - a wall-clock time
+    return start, load_zone(found["zone"] or "UTC")
 
 
 def _parse_parts(rule: str) -> dict[str, str]:
@@ -138,7 +137,7 @@ def _parse_parts(rule: str) -> dict[str, str]:
 
 
 def _refuse_endless_search(parts: dict[str, str], start: datetime) -> None:
-    """Refuse what dateutil would look for in vain, step by step, until the year 9999."""
+    """Refuse a rule without an occurrence, for which dateutil would search step by step until the year 9999."""
     if "BYSETPOS" in parts and parts["FREQ"] not in ("WEEKLY", *_MONTHS):
         raise ValueError("BYSETPOS goes with FREQ=WEEKLY, MONTHLY or YEARLY")
     days: dict[str, str] = {name: parts[name] for name in _DAY_PARTS if name in parts}
@@ -146,13 +145,13 @@ def _refuse_endless_search(parts: dict[str, str], start: datetime) -> None:
     for name in {"BYDAY", "BYWEEKDAY"} & days.keys():
         days[name] = re.sub(r"[-+(]*[0-9]+\)?", "", days[name])
     if days.keys() <= {"BYMONTH"}:
-        days["BYDAY"] = "MO,TU,WE,TH,FR,SA,SU"  # or else FREQ=YEARLY takes the day of the start
+        days["BYDAY"] = "MO,TU,WE,TH,FR,SA,SU"  # otherwise FREQ=YEARLY takes the day of the start
     if wanted and next(iter(_steps({"FREQ": "YEARLY", **days}, start)), None) is None:
         raise ValueError(f"no day has {wanted}")
 
 
 def _steps(parts: dict[str, str], start: datetime) -> rrule:
-    # One line without DTSTART is a rule, never a set of them.
+    # rrulestr returns a set of rules only for several lines.
     return cast("rrule", rrulestr(";".join(f"{name}={value}" for name, value in parts.items()), dtstart=start))
 
 

@@ -1,7 +1,7 @@
-"""The clock on the wall of a time zone, and the instants that it shows.
+"""Conversion between wall-clock times of a time zone and instants.
 
-A wall-clock time is a naive datetime; an instant is an aware one in UTC. Python compares two aware datetimes
-of one zone by their walls, so instants are compared in UTC only.
+A wall-clock time is a naive datetime. An instant is an aware datetime in UTC. Instants are compared in UTC only, since
+Python compares two aware datetimes of one time zone by their wall-clock times.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 _SECOND = timedelta(seconds=1)
 
 
-def zone_named(name: str) -> tzinfo:
-    """The zone of an IANA name.
+def load_zone(name: str) -> tzinfo:
+    """Return the time zone of an IANA name.
 
     Raises:
-        TaskDefinitionError: There is no such zone.
+        TaskDefinitionError: There is no such time zone.
     """
     if name == "UTC":
         return UTC
@@ -33,31 +33,36 @@ def zone_named(name: str) -> tzinfo:
         ) from error
 
 
-def wall_of(instant: datetime, zone: tzinfo) -> datetime:
-    """What the clock on the wall shows."""
+def wall_time(instant: datetime, zone: tzinfo) -> datetime:
+    """Return the wall-clock time at an instant."""
     return instant.astimezone(zone).replace(tzinfo=None, fold=0)
 
 
-def instants_of(wall: datetime, zone: tzinfo) -> Iterator[datetime]:
-    """When the clock shows that time, in order: once; never, if it is skipped; twice, if it is repeated."""
+def instants(wall: datetime, zone: tzinfo) -> Iterator[datetime]:
+    """Yield the instants of a wall-clock time in order: one; none if the clock skips it; two if it comes twice."""
     first, second = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
-    if wall_of(first, zone) == wall:
+    if wall_time(first, zone) == wall:
         yield first
         if second != first:
             yield second
 
 
-def instant_of(wall: datetime, zone: tzinfo) -> datetime:
-    """When the clock shows that time first; for a time that it skips, the first instant after the gap."""
-    for instant in instants_of(wall, zone):
+def first_instant(wall: datetime, zone: tzinfo) -> datetime:
+    """Return the first instant of a wall-clock time; if the clock skips it, the first instant after the gap."""
+    for instant in instants(wall, zone):
         return instant
-    # PEP 495: in a gap, fold 1 is read with the offset after it, and so lies before the transition.
+    # PEP 495: in a gap, fold=1 uses the offset after the gap, which gives an instant before the transition.
     before, after = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (1, 0))
-    return transition(before, after, zone)
+    return find_transition(before, after, zone)
 
 
-def transition(before: datetime, after: datetime, zone: tzinfo) -> datetime:
-    """The first instant of the new offset, between two whole seconds with one transition between them."""
+def find_transition(before: datetime, after: datetime, zone: tzinfo) -> datetime:
+    """Return the first instant of the new offset.
+
+    Args:
+        before: An instant before the transition, in whole seconds.
+        after: An instant after it, in whole seconds, with no other transition between the two.
+    """
     old = before.astimezone(zone).utcoffset()
     seconds = range(int((after - before) / _SECOND) + 1)
     return before + _SECOND * bisect_left(

@@ -1,1 +1,1 @@
-"""What stands on the wire: names, headers, bodies, stories. Promises, pinned by golden tests."""
+"""How do tasks look on the wire: names, headers, bodies, attempt records? Golden tests pin every format."""

@@ -1,4 +1,4 @@
-"""What has been tried of one message, as the bucket `attempts` stores it."""
+"""The attempt record of one message: the JSON in the bucket `attempts`, which `worker.attempts` reads and writes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from diracx.tasks.plumbing.wire.failure import Failure
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):
-    """What has been tried of one message."""
+    """The executions of one message so far, and how they ended."""
 
     stored_ns: int
-    """When the stream stored the message: tells it from one of the same sequence in a stream made anew."""
+    """When the stream stored the message: tells it from one of the same sequence in a stream that was made anew."""
     begun: int = 0
     """Executions begun, from the second delivery on."""
     ended: int = 0
-    """Those of them that came to an end, failed or interrupted."""
+    """Executions among `begun` that ended: they failed or were interrupted."""
     unknown: int = 0
     """Deliveries to workers that did not know the task."""
     failed: int = 0
-    """Executions that failed: the retries already made, once the last failure is counted."""
+    """Executions that failed. The next execution is retry number `failed`."""
     failures: tuple[Failure, ...] = ()
-    """The latest of them, 20 at the most."""
+    """The latest failures, 20 at the most."""
     not_before: datetime | None = None
+    """The next retry begins no earlier."""
     exhausted: str | None = None
-    """Why it will not be executed again."""
+    """Why the message will not be executed again; None: it may be."""
     writer: str = ""
-    """Unique for each delivery that wrote: tells its own write, whose answer was lost, from another worker's."""
+    """Unique for each delivery that wrote. Tells its own write, whose answer was lost, from another worker's."""
 
     @property
     def crashes(self) -> int:
-        """Executions begun without an end."""
+        """Executions that began and never ended: their process ended first."""
         return self.begun - self.ended

@@ -1,7 +1,7 @@
-"""The headers of a task message: who it is, when it was submitted, where it belongs.
+"""The headers of a task message: its name and id, its times, its parent and group, its labels, its trace.
 
-The body holds the task's fields and nothing else (see `fields`), so a message from any language is a task as soon
-as it says `Task-Name`.
+The body contains the fields of the task and nothing else (see `fields`). So a message from any language is a task if it
+has the header `Task-Name`; all other headers are optional.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diracx.tasks.plumbing.exceptions import MalformedTaskError
 from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
 
 FORMAT_VERSION: Final = 1
-"""The version of this message format that is written, and the newest that is read."""
+"""The version of the message format that is written, and the newest that a worker executes."""
 
 TASK_NAME: Final = "Task-Name"
 TASK_ID: Final = "Task-Id"
@@ -32,34 +32,34 @@ TRACEPARENT: Final = "traceparent"
 MSG_ID: Final = "Nats-Msg-Id"
 
 _NO_LABELS: Final[dict[str, str]] = {}
-_labels = msgspec.json.Decoder(dict[str, str])
+_labels_decoder = msgspec.json.Decoder(dict[str, str])
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """What the headers of one task message say."""
+    """The headers of one task message. All times are aware."""
 
     name: str
-    """`<category>:<ClassName>`; looked up in the registry only."""
+    """`<category>:<ClassName>`. It is looked up in the registry, and never imported."""
     id: str
-    """The same through every retry; the stream sequence when the publisher gave none."""
+    """It stays the same through all retries. A message without an id gets its stream sequence."""
     version: int = FORMAT_VERSION
     submitted: datetime | None = None
     due: datetime | None = None
-    """For a delayed or periodic task, when it was to run."""
+    """The time at which a delayed or periodic task is due."""
     expires: datetime | None = None
-    """Looked at on the first delivery only: past it, the task is not begun."""
+    """A task does not start after this time. Checked on the first delivery only, so a retry may run later."""
     parent: str | None = None
     """The id of the task that submitted this one."""
     group: str | None = None
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     traceparent: str | None = None
-    """W3C Trace Context."""
+    """The trace of the submitter (W3C Trace Context)."""
 
     def to_headers(self) -> dict[str, str]:
-        """The headers of a message to be published, de-duplicated by the task's id.
+        """Return the headers for a publish. The server discards duplicates by `Nats-Msg-Id`, which is the task's id.
 
         Raises:
-            ValueError: A naive time, or a label that is no Unicode text.
+            ValueError: A time is naive, or a label cannot be encoded as UTF-8.
         """
         headers = {TASK_NAME: self.name, TASK_ID: self.id, TASK_VERSION: str(self.version), MSG_ID: self.id}
         for header, moment in (
@@ -82,14 +82,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str] | None, sequence: int) -> Envelope:
-        """Read the headers of a received message.
+        """Parse the headers of a received message. Unknown headers are ignored.
 
         Args:
-            headers: As received; None when the message has none.
-            sequence: The message's stream sequence, the id of a message that brings none.
+            headers: As received; None if the message has none.
+            sequence: The stream sequence of the message, which becomes the id of a message without `Task-Id`.
 
         Raises:
-            MalformedTaskError: No `Task-Name`, or a header that cannot be read; it is named.
+            MalformedTaskError: `Task-Name` is missing, or a header does not parse; the text names the header.
         """
         if not headers or not (name := headers.get(TASK_NAME)):
             raise MalformedTaskError(f"the header {TASK_NAME} is missing")
@@ -122,12 +122,12 @@ def _time(headers: Mapping[str, str], header: str) -> datetime | None:
 
 def _write_labels(labels: dict[str, str]) -> str:
     text = msgspec.json.encode(labels).decode()
-    # Escaped, since some client libraries lose all headers over one that is not ASCII.
+    # ASCII only: some client libraries lose all headers if one is not.
     return text if text.isascii() else json.dumps(labels, separators=(",", ":"))
 
 
 def _read_labels(headers: Mapping[str, str]) -> dict[str, str]:
     try:
-        return _labels.decode(headers[TASK_LABELS])
+        return _labels_decoder.decode(headers[TASK_LABELS])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise MalformedTaskError(f"{TASK_LABELS}: {error}") from None

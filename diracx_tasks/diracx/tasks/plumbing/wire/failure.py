@@ -1,4 +1,4 @@
-"""One failed execution, as it is kept in attempt records and dead letters."""
+"""One failed execution, as attempt records and dead letters store it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ from datetime import UTC, datetime
 
 import msgspec
 
-_LONGEST_MESSAGE = 2_000
-_LONGEST_TRACEBACK = 8_000
+_MAX_MESSAGE_CHARS = 2_000
+_MAX_TRACEBACK_CHARS = 8_000
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """What went wrong, where and when. Texts are cut to a limit: the end of a traceback is kept."""
+    """The error of a failed execution, its worker and its time.
+
+    A long message keeps its first 2,000 characters, a long traceback its last 8,000.
+    """
 
     type: str
-    """The exception's class, with its module unless built in."""
+    """The class of the exception, with its module unless it is built in."""
     message: str
     traceback: str
-    """Empty where there is nothing to see, e.g. for a retry that the task asked for."""
+    """Empty if it would not help, e.g. for a retry that the task asked for."""
     worker: str
     at: datetime
+    """Aware, in UTC."""
 
     @classmethod
     def of(cls, exception: BaseException, worker: str, *, with_traceback: bool = True) -> Failure:
-        """Describe an exception that was just caught."""
+        """Describe an exception that was just caught by the worker with this id."""
         kind = type(exception)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         return cls(
             type=name,
-            message=_cut(_text(exception), _LONGEST_MESSAGE),
+            message=_cut(_text(exception), _MAX_MESSAGE_CHARS),
             traceback=_traceback(exception) if with_traceback else "",
             worker=worker,
             at=datetime.now(UTC),
@@ -38,21 +42,21 @@ class Failure(msgspec.Struct, frozen=True):
 
 def _text(exception: BaseException) -> str:
     try:
-        return _valid(str(exception))
-    except Exception as error:  # an author's __str__ may itself fail, and must not hide the failure
+        return _encodable(str(exception))
+    except Exception as error:  # the __str__ of a task's exception may fail, and must not hide the failure
         return f"<str() of it raised {type(error).__name__}>"
 
 
 def _traceback(exception: BaseException) -> str:
     try:
-        text = _valid("".join(tracebacks.format_exception(exception)))
+        text = _encodable("".join(tracebacks.format_exception(exception)))
     except Exception as error:
         return f"<formatting it raised {type(error).__name__}>"
-    return text if len(text) <= _LONGEST_TRACEBACK else f"[cut]\n{text[-_LONGEST_TRACEBACK:]}"
+    return text if len(text) <= _MAX_TRACEBACK_CHARS else f"[cut]\n{text[-_MAX_TRACEBACK_CHARS:]}"
 
 
-def _valid(text: str) -> str:
-    # A lone surrogate (of an undecodable file name, say) has no UTF-8, and the record could not be written.
+def _encodable(text: str) -> str:
+    # A lone surrogate, e.g. of an undecodable file name, has no UTF-8 form, so the record could not be encoded.
     return text.encode("utf-8", "backslashreplace").decode()
 
 

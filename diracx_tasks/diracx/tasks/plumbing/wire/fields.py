@@ -1,12 +1,11 @@
-"""The body of a task message: the task's fields as JSON, by msgspec.
+"""The body of a task message: the fields of the task as a JSON object, by msgspec.
 
-Unknown fields are ignored and missing ones take their default, so that two versions of a task run side by side.
+Unknown fields are ignored and missing ones take their default, so two versions of a task run side by side.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -14,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import inspect as shapes
 
-from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, near_names
 
 T = TypeVar("T")
 
@@ -22,7 +21,7 @@ _CLASS_ATTRIBUTES = frozenset(
     {"priority", "size", "retry_policy", "dlq_eligible", "timeout_seconds", "default_schedule"}
 )
 
-_NO_KEYS = (
+_NOT_A_JSON_KEY = (
     shapes.BoolType,
     shapes.NoneType,
     shapes.CollectionType,
@@ -36,10 +35,11 @@ _NO_KEYS = (
 
 
 class FieldsCodec(Generic[T]):
-    """Encodes and decodes the fields of one task class; made once per class.
+    """Encodes and decodes the fields of one task class. Create one codec for each class and keep it.
 
     Raises:
-        TaskDefinitionError: The class is no dataclass but takes arguments, or a field cannot be carried.
+        TaskDefinitionError: The class takes arguments and is no dataclass, or msgspec does not support the type of a
+            field.
     """
 
     __slots__ = ("_class", "_decode", "_encode", "fields")
@@ -60,10 +60,10 @@ class FieldsCodec(Generic[T]):
             self._decode = _NoFields(task_class).decode
 
     def encode(self, task: T) -> bytes:
-        """Encode a task's fields.
+        """Encode the fields of a task as a JSON object.
 
         Raises:
-            MalformedTaskError: A field holds a value that its type does not allow and JSON cannot carry.
+            MalformedTaskError: JSON cannot represent the value of a field.
         """
         try:
             return self._encode(task)
@@ -71,10 +71,11 @@ class FieldsCodec(Generic[T]):
             raise MalformedTaskError(f"{self._class.__name__}: {error}") from error
 
     def decode(self, body: bytes) -> T:
-        """Make the task that a body describes.
+        """Create the task from a body.
 
         Raises:
-            MalformedTaskError: The body is no JSON object, or does not fit; the path of the bad field is named.
+            MalformedTaskError: The body is no JSON object, or a value does not fit its field; the text contains the
+                path of the field.
         """
         try:
             task: T = self._decode(body)
@@ -85,14 +86,15 @@ class FieldsCodec(Generic[T]):
             raise MalformedTaskError(f"the body is not UTF-8: {error}") from None
         except msgspec.MsgspecError as error:
             raise MalformedTaskError(str(error) if body else "the body is empty") from None
-        except (Exception, SystemExit) as error:  # the author's __post_init__ may raise anything
+        except (Exception, SystemExit) as error:  # the __post_init__ of a task may raise anything
             raise MalformedTaskError(f"{type(error).__name__}: {error}") from error
 
     def from_arguments(self, args: Sequence[object], kwargs: Mapping[str, object]) -> T:
-        """Make a task from JSON-like arguments, converted to the types of its fields.
+        """Create a task from arguments of JSON types, which are converted to the types of the fields.
 
         Raises:
-            MalformedTaskError: Too many arguments, an unknown name, or a value that does not fit; its path is named.
+            MalformedTaskError: There are too many arguments, a name is unknown, or a value does not fit its field; the
+                text contains the name or the path.
         """
         name = self._class.__name__
         positional = [field.name for field in self.fields if not field.kw_only]
@@ -103,8 +105,8 @@ class FieldsCodec(Generic[T]):
         known = [field.name for field in self.fields]
         for key, value in kwargs.items():
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"its fields: {', '.join(known) or 'none'}"
+                near = near_names(key, known)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"its fields: {', '.join(known) or 'none'}"
                 raise MalformedTaskError(f"{name} has no field {key!r}; {hint}")
             if key in values:
                 raise MalformedTaskError(f"{name}: {key} is given twice, by position and by name")
@@ -117,7 +119,7 @@ class FieldsCodec(Generic[T]):
 
 
 class _NoFields(Generic[T]):
-    """Decodes the body of a class without fields: any JSON object will do."""
+    """Decodes the body of a class without fields, which may be any JSON object."""
 
     _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -131,6 +133,10 @@ class _NoFields(Generic[T]):
 
 def _encode_nothing(task: object) -> bytes:
     return b"{}"
+
+
+def _qualified_name(task_class: type) -> str:
+    return f"{task_class.__module__}.{task_class.__qualname__}"
 
 
 def _takes_arguments(task_class: type) -> bool:
@@ -151,7 +157,7 @@ def _refuse_undecorated(task_class: type, has_arguments: bool) -> None:
         if dataclasses.is_dataclass(task_class) and all(map(_is_class_variable, own.values())):
             return
         raise TaskDefinitionError(
-            f"{task_class.__module__}.{task_class.__qualname__} takes arguments but is no dataclass; "
+            f"{_qualified_name(task_class)} takes arguments but is no dataclass; "
             "put @dataclasses.dataclass above the class"
         )
 
@@ -160,7 +166,7 @@ def _refuse_shadowed_attributes(task_class: type, fields: Sequence[dataclasses.F
     for field in fields:
         if field.name in _CLASS_ATTRIBUTES:
             raise TaskDefinitionError(
-                f"{task_class.__module__}.{task_class.__qualname__}: {field.name} is an attribute of the class, "
+                f"{_qualified_name(task_class)}: {field.name} is an attribute of the class, "
                 f"not a field; write `{field.name} = ...` without an annotation"
             )
 
@@ -170,18 +176,18 @@ def _refuse_unsettable(task_class: type) -> None:
         missing = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if missing and not field.init:
             raise TaskDefinitionError(
-                f"{task_class.__module__}.{task_class.__qualname__}: the field {field.name} has init=False and no "
+                f"{_qualified_name(task_class)}: the field {field.name} has init=False and no "
                 "default, so no message could leave it out; give it a default"
             )
 
 
 def _decoder_of(task_class: type[T]) -> Any:
-    where = f"{task_class.__module__}.{task_class.__qualname__}"
+    where = _qualified_name(task_class)
     try:
         decoder = msgspec.json.Decoder(task_class)
-        for misfit in _misfits(shapes.type_info(task_class), "$", set()):
+        for problem in _unsupported(shapes.type_info(task_class), "$", set()):
             raise TaskDefinitionError(
-                f"{where}: the field {misfit}, which JSON cannot carry; use a dataclass, "
+                f"{where}: the field {problem}, which JSON cannot carry; use a dataclass, "
                 "or what msgspec supports (https://jcristharif.com/msgspec/supported-types.html)"
             )
     except (TypeError, NameError, AttributeError, SyntaxError) as error:
@@ -189,12 +195,12 @@ def _decoder_of(task_class: type[T]) -> Any:
     return decoder.decode
 
 
-def _misfits(shape: Any, path: str, seen: set[type]) -> Iterator[str]:
-    """What msgspec lets pass here and stumbles over later: unknown types, and keys that JSON does not have."""
+def _unsupported(shape: Any, path: str, seen: set[type]) -> Iterator[str]:
+    """Yield what msgspec accepts here but cannot encode later: unknown types, and keys that JSON lacks."""
     if isinstance(shape, shapes.CustomType):
         yield f"{path} is a {shape.cls.__qualname__}"
         return
-    if isinstance(shape, shapes.DictType) and isinstance(shape.key_type, _NO_KEYS):
+    if isinstance(shape, shapes.DictType) and isinstance(shape.key_type, _NOT_A_JSON_KEY):
         yield f"{path} has keys of a type"
         return
     if isinstance(shape, (shapes.DataclassType, shapes.StructType, shapes.TypedDictType, shapes.NamedTupleType)):
@@ -202,10 +208,10 @@ def _misfits(shape: Any, path: str, seen: set[type]) -> Iterator[str]:
             return
         seen.add(shape.cls)
         for field in shape.fields:
-            yield from _misfits(field.type, f"{path}.{field.name}", seen)
+            yield from _unsupported(field.type, f"{path}.{field.name}", seen)
         return
     for inner in _inner_shapes(shape):
-        yield from _misfits(inner, path, seen)
+        yield from _unsupported(inner, path, seen)
 
 
 def _inner_shapes(shape: Any) -> Iterator[Any]:

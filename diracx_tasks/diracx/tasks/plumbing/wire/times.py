@@ -1,4 +1,4 @@
-"""Times on the wire: RFC 3339 in UTC, microseconds, `Z`."""
+"""Times on the wire: RFC 3339 in UTC with microseconds, e.g. `2026-12-01T06:00:00.000000Z`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def to_rfc3339(moment: datetime) -> str:
-    """Write an aware time.
+    """Format an aware time.
 
     Raises:
         ValueError: The time is naive, or out of range in UTC.
@@ -17,10 +17,10 @@ def to_rfc3339(moment: datetime) -> str:
 
 
 def from_rfc3339(text: str) -> datetime:
-    """Read a time.
+    """Parse a time with any offset, and return it in UTC.
 
     Raises:
-        ValueError: The text is no time, has no offset, or is out of range in UTC.
+        ValueError: The text is not a time, has no offset, or is out of range in UTC.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:

@@ -1,16 +1,28 @@
-"""What has been tried of a message: the bucket `attempts`, by sequence of the task stream.
+"""The attempt record of a message: what has been tried, in the bucket `attempts`, by sequence of the task stream.
 
-A first delivery that succeeds reads and writes nothing here. A record appears with the first failure, or when a
-message is executed from its second delivery on; it goes when the message is settled.
+The number of deliveries on the server cannot serve instead: it counts lock waits and shutdowns too, and the server
+writes it to disk only about ten times a second. After a kill of the server a message may come back with the count 1
+and before the delay of its nak. So the record is trusted, never the count.
 
-The number of deliveries on the server cannot serve instead: it counts contention and shutdowns, and the server
-flushes it about ten times a second only, so that after a kill a message may come back with the count 1 and before
-the delay of its nak. So after each (re)connect a worker loads which sequences have a record, and trusts the record.
+Invariants:
 
-Crash points. Killed while executing: `begun` stays ahead of `ended`, which is a crash. Killed between the record and
-the nak: the message comes back when its lease lapses, and `not_before` still holds. Killed between the ack and the
-removal of the record: the record is outlived, and removed after a later load, once the stream has moved past its
-sequence. An operator who purges a queue of parked tasks leaves thousands of those, so no worker waits for them to go.
+- A first delivery that succeeds neither reads nor writes here. A record appears with the first failure, or when a
+  message is executed from its second delivery on. It is deleted when the message is settled.
+- After each (re)connect, before the first pull, the worker learns which sequences have a record (`load_known`). A
+  delivery of one of them reads the record, even at the count 1.
+- Each write is a compare-and-set on the revision that was read. A conflict means that another worker has the message
+  (`StaleAttemptError`), unless the stored value is our own write whose answer was lost (`AttemptRecord.writer`).
+- `stored_ns` ties a record to its message: in a stream that was made anew the sequences start at 1 again.
+
+Crash points:
+
+    while executing                       `begun` stays ahead of `ended`: one crash
+    between the record and the nak        redelivered when the lease lapses; `not_before` and the count still hold
+    between the ack and the deletion      the record is orphaned; `run` deletes it after a later `load_known`, once the
+                                          stream has moved past its sequence
+
+An operator who purges a queue of parked tasks leaves thousands of orphaned records, so no worker waits for their
+deletion.
 """
 
 from __future__ import annotations
@@ -33,88 +45,88 @@ from diracx.tasks.plumbing.wire.failure import Failure
 
 logger = logging.getLogger("diracx.tasks.worker")
 
-_KEPT_FAILURES: Final = 20
+MAX_FAILURES: Final = 20
 
 
 class StaleAttemptError(TaskError):
-    """Another worker has written to the record since: the message is in its hands."""
+    """Another worker has written to the record since: it has the message."""
 
 
-_record = msgspec.json.Decoder(AttemptRecord)
+_record_decoder = msgspec.json.Decoder(AttemptRecord)
 
 
 @dataclass(slots=True)
 class Attempts:
-    """The record of the message in hand, and where it stands in the bucket."""
+    """The record of a message in flight, and its place in the bucket."""
 
     sequence: int
     record: AttemptRecord
     revision: int = 0
-    """0: nothing is stored."""
+    """0: no record is stored."""
     begun_here: bool = field(default=False)
-    """Whether this delivery counts among `record.begun`."""
+    """Whether `record.begun` counts this delivery."""
     writer: str = ""
-    """Made with the first write."""
+    """Unique to this delivery; made with its first write."""
 
 
 class AttemptStore:
-    """The bucket `attempts`, as one worker sees it.
+    """The attempt records, as one worker uses them.
 
-    Every method raises `ServerUnavailableError` when no answer came.
+    Every method that asks the server raises `ServerUnavailableError` when no answer came.
     """
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._known: set[int] = set()
-        self._outlived: list[int] = []
-        self._found = asyncio.Event()
+        self._orphaned: list[int] = []
+        self._orphans_found = asyncio.Event()
 
-    async def load(self, first_sequence: int) -> None:
+    async def load_known(self, first_sequence: int) -> None:
         """Learn which sequences have a record. Call it after each (re)connect, before pulling.
 
         Args:
-            first_sequence: The lowest sequence that the task stream still holds; older records are left to `run`.
+            first_sequence: The lowest sequence in the task stream. Older records are orphaned; `run` deletes them.
         """
         sequences = [int(key) for key in await self._bucket.keys() if key.isdecimal()]
         self._known = {sequence for sequence in sequences if sequence >= first_sequence}
-        self._outlived = [sequence for sequence in sequences if sequence < first_sequence]
-        if self._outlived:
-            self._found.set()
+        self._orphaned = [sequence for sequence in sequences if sequence < first_sequence]
+        if self._orphaned:
+            self._orphans_found.set()
 
     async def run(self) -> None:
-        """Remove, beside the work, what `load` finds to have outlived its message, until cancelled."""
+        """Delete the orphaned records that `load_known` finds, beside the work, until cancelled."""
         while True:
-            await self._found.wait()
-            self._found.clear()
+            await self._orphans_found.wait()
+            self._orphans_found.clear()
             try:
-                while self._outlived:
-                    await self._remove(self._outlived.pop())
-            except ServerError as error:  # the next load finds what is left
-                logger.debug("outlived records are left for now: %s", error)
+                while self._orphaned:
+                    await self._delete(self._orphaned.pop())
+            except ServerError as error:  # the next `load_known` finds the rest
+                logger.debug("orphaned attempt records are left for now: %s", error)
 
-    async def _remove(self, sequence: int) -> None:
+    async def _delete(self, sequence: int) -> None:
         if (entry := await self._bucket.read(str(sequence))) is not None:
             await self._bucket.delete(str(sequence), entry.revision)
 
     def untried(self, delivery: Delivery) -> Attempts | None:
-        """The empty record of a first delivery, without asking the server; None when it must be read."""
+        """The empty record of a first delivery, without a request. None: it may have a record, so `read` it."""
         if delivery.delivered == 1 and delivery.sequence not in self._known:
             return Attempts(delivery.sequence, AttemptRecord(delivery.stored_ns))
         return None
 
     async def read(self, delivery: Delivery) -> Attempts:
-        """Read the record of a message that may have been tried before."""
+        """Read the record of a message; an empty one when none is stored."""
         entry = await self._bucket.read(str(delivery.sequence))
         empty = AttemptRecord(delivery.stored_ns)
         if entry is None:
             return Attempts(delivery.sequence, empty)
-        record = _record.decode(entry.value)
+        record = _record_decoder.decode(entry.value)
         if record.stored_ns != delivery.stored_ns:
             record = empty
         return Attempts(delivery.sequence, record, entry.revision)
 
     async def begin(self, attempts: Attempts) -> None:
-        """Count an execution that is about to begin.
+        """Count an execution that is about to begin. Until `ended` follows, it counts as a crash.
 
         Raises:
             StaleAttemptError: Another worker has the message.
@@ -123,7 +135,7 @@ class AttemptStore:
         attempts.begun_here = True
 
     async def fail(self, attempts: Attempts, failure: Failure, not_before: datetime) -> None:
-        """Record a failure that will be retried, not before `not_before`.
+        """Record a failure that will be retried at `not_before` or later.
 
         Raises:
             StaleAttemptError: Another worker has the message.
@@ -131,7 +143,7 @@ class AttemptStore:
         await self._write(attempts, not_before=not_before, **self._with(attempts, failure))
 
     async def exhaust(self, attempts: Attempts, failure: Failure | None, reason: str) -> None:
-        """Record that the message will not be executed again.
+        """Record that the message will not be executed again. The first reason stays.
 
         Raises:
             StaleAttemptError: Another worker has the message.
@@ -140,7 +152,7 @@ class AttemptStore:
             await self._write(attempts, exhausted=reason, **self._with(attempts, failure))
 
     async def interrupt(self, attempts: Attempts) -> None:
-        """Take back that an execution was begun: it was interrupted, which is neither a failure nor a crash.
+        """Record that a counted execution was interrupted, which is neither a failure nor a crash.
 
         Raises:
             StaleAttemptError: Another worker has the message.
@@ -149,7 +161,7 @@ class AttemptStore:
             await self._write(attempts, ended=attempts.record.ended + 1)
             attempts.begun_here = False
 
-    async def miss(self, attempts: Attempts) -> None:
+    async def record_unknown(self, attempts: Attempts) -> None:
         """Count a delivery to a worker that does not know the task.
 
         Raises:
@@ -158,7 +170,7 @@ class AttemptStore:
         await self._write(attempts, unknown=attempts.record.unknown + 1)
 
     async def forget(self, attempts: Attempts) -> None:
-        """Remove the record: the message is settled."""
+        """Delete the record: the message is settled. Without a stored record it sends nothing."""
         if attempts.revision:
             await self._bucket.delete(str(attempts.sequence), attempts.revision)
         self._known.discard(attempts.sequence)
@@ -169,7 +181,7 @@ class AttemptStore:
         changes: dict[str, object] = {}
         if failure is not None:
             changes["failed"] = record.failed + 1
-            changes["failures"] = (*record.failures, failure)[-_KEPT_FAILURES:]
+            changes["failures"] = (*record.failures, failure)[-MAX_FAILURES:]
         if attempts.begun_here:
             changes["ended"] = record.ended + 1
         return changes
@@ -184,7 +196,7 @@ class AttemptStore:
         except RevisionConflictError:
             entry = await self._bucket.read(key)
             if entry is None or entry.value != value:
-                raise StaleAttemptError(f"message {key} is in another worker's hands") from None
+                raise StaleAttemptError(f"another worker has message {key}") from None
             revision = entry.revision  # our own write, whose answer was lost
         attempts.record, attempts.revision = record, revision
         self._known.add(attempts.sequence)

@@ -1,63 +1,43 @@
-"""What a worker has in hand: from the arrival of a message to the moment at which its slot is free again."""
+"""The messages in flight in one worker: from the first step of each to the moment at which its slot is free again."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
-from diracx.tasks.plumbing.worker.isolation import Solitude
+from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper
 from diracx.tasks.plumbing.worker.processing import Processor
 from diracx.tasks.plumbing.worker.slots import Slots
 
 logger = logging.getLogger("diracx.tasks.worker")
 
-# By then this process has ended, and cannot run beside whoever gets the message next.
-_SUCCESSION: Final = timedelta(seconds=3)
-_CLEAN_UP: Final = 30.0
-_LAST_PATIENCE: Final = 5.0
+# By then this process has ended, so it cannot run beside the worker that gets the message next.
+EXIT_DELAY: Final = timedelta(seconds=3)
+CLEAN_UP_SECONDS: Final = 30.0
+LAST_CLEAN_UP_SECONDS: Final = 5.0
 
 
-class Hand:
-    """The messages in hand of one worker.
+class InFlight:
+    """The messages in flight in one worker."""
 
-    Args:
-        full: Whether nothing more is taken, however many slots are free.
-    """
-
-    def __init__(
-        self, leases: LeaseKeeper, slots: Slots, solitude: Solitude, processor: Processor, full: Callable[[], bool]
-    ) -> None:
+    def __init__(self, leases: LeaseKeeper, slots: Slots, gate: IsolationGate, processor: Processor) -> None:
         self._leases = leases
         self._slots = slots
-        self._solitude = solitude
+        self._gate = gate
         self._processor = processor
-        self._full = full
-        self._returns: set[asyncio.Task[None]] = set()
         self.processed = 0
         """Deliveries carried to an end."""
 
-    def __len__(self) -> int:
-        return len(self._leases)
-
-    def receive(self, delivery: Delivery) -> None:
-        """Take a message that was just read, or give it back."""
-        # The lease first: what is stale or in hand already must not even be given back.
-        lease = self._leases.take(delivery)
-        if lease is None:
-            return
-        if self._full() or self._solitude.wanted or not self._slots.take():
-            # Not begun, so nothing is counted; somebody with a slot gets it at once.
-            self._leases.drop(lease)
-            self._give_back(delivery)
-            return
-        lease.waiting = True
+    def start(self, lease: Lease) -> None:
+        """Process a message that holds a lease and a slot, in an asyncio task of its own."""
+        lease.not_begun = True
         lease.task = asyncio.create_task(self._carry(lease))
 
     async def _carry(self, lease: Lease) -> None:
@@ -65,31 +45,28 @@ class Hand:
             await self._processor.process(lease)
         except asyncio.CancelledError:
             if lease.remaining > 0:
-                self._give_back(lease.delivery)  # its own worker did not cancel it: the loop ends
+                self.give_back(lease.delivery)  # not cancelled by its own worker: the loop ends
             raise
         finally:
-            # Not when the task is done, which is known a turn of the loop later: so the next pull leaves with the ack.
+            # Here, not in a done callback, which runs a turn of the loop later: so the next pull leaves with the ack.
             self.processed += 1
             self._leases.drop(lease)
-            self._slots.give_back()
-            self._solitude.left()
+            self._slots.release()
+            self._gate.message_ended()
 
-    def _give_back(self, delivery: Delivery) -> None:
-        returning = asyncio.create_task(delivery.nak(), name=f"give back {delivery.sequence}")
-        self._returns.add(returning)
-        returning.add_done_callback(self._given_back)
-
-    def _given_back(self, task: asyncio.Task[None]) -> None:
-        self._returns.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.info("a message was not given back: %s; it returns when its lease lapses", error)
+    def give_back(self, delivery: Delivery) -> None:
+        """Nak a message that was not begun. Nothing is counted."""
+        try:
+            delivery.nak()
+        except ServerUnavailableError as error:
+            logger.info("a message was not given back: %s; it is redelivered when its lease lapses", error)
 
     def running(self) -> list[asyncio.Task[None]]:
-        """What executes deliveries now."""
+        """The asyncio tasks that process messages now."""
         return [lease.task for lease in self._leases.all if lease.task is not None and not lease.task.done()]
 
-    def executed_by(self, task: asyncio.Task[Any]) -> str | None:
-        """What an asyncio task of this worker executes, for a person."""
+    def name_of(self, task: asyncio.Task[Any]) -> str | None:
+        """The name and id of the message that an asyncio task processes; None when it processes none."""
         for lease in self._leases.all:
             if lease.task is task:
                 headers = lease.delivery.headers or {}
@@ -97,27 +74,30 @@ class Hand:
         return None
 
     def interrupt(self, reason: str) -> None:
-        """Cancel whatever still executes; it is given back, uncounted."""
+        """Cancel every task that still executes. Their messages are given back, and nothing is counted."""
         for lease in self._leases.all:
             lease.interrupt(reason)
 
     async def wind_down(self, grace: timedelta) -> None:
-        """Let what runs end within `grace`, cancel the rest, and give it back."""
+        """Wait up to `grace` for running tasks to end, then cancel the rest and give their messages back."""
         if running := self.running():
             logger.info("stopping: %d tasks have %.0f s to end", len(running), grace.total_seconds())
             await asyncio.wait(running, timeout=grace.total_seconds())
-        for patience in (_CLEAN_UP, _LAST_PATIENCE):
-            self.interrupt(f"the worker stops, and waits {patience:g} s more")
-            if waiting := [*self.running(), *self._returns]:
-                await asyncio.wait(waiting, timeout=patience)
+        for seconds in (CLEAN_UP_SECONDS, LAST_CLEAN_UP_SECONDS):
+            # A new reason cancels again what swallowed the first cancellation.
+            self.interrupt(f"the worker stops, and waits {seconds:g} s more")
+            if pending := self.running():
+                await asyncio.wait(pending, timeout=seconds)
         if stuck := self.running():
-            logger.error("%d tasks take no cancellation; their messages return when their leases lapse", len(stuck))
+            logger.error(
+                "%d tasks ignore their cancellation; their messages are redelivered when the leases lapse", len(stuck)
+            )
 
     async def abandon(self, attempts: AttemptStore) -> None:
-        """Give back, uncounted, all that is in hand and still ours: the process is about to end without it."""
+        """Give back every message whose lease holds, and count nothing: the process ends without them."""
         for lease in self._leases.all:
             if lease.settling or lease.remaining <= 0:
                 continue
             if lease.attempts is not None:
                 await attempts.interrupt(lease.attempts)
-            await lease.delivery.nak(_SUCCESSION)
+            lease.delivery.nak(EXIT_DELAY)

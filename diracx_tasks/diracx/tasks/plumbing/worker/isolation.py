@@ -1,11 +1,23 @@
-"""Running a suspect alone in its worker.
+"""Isolation: a task that may be killing its workers runs as the only task of its worker.
 
-A task whose executions keep beginning without ever ending may be killing its workers, and whatever ran beside it
-looks guilty, too. So a suspect runs alone: when it kills again, only its own count rises, and its neighbours of
-earlier times, run alone in their turn, are cleared by getting done.
+A crash is an execution that began and never ended, because its process ended first. When a process dies, every task
+that ran in it counts one crash, and only one of them may be guilty. So the number of crashes of a task decides:
 
-While suspects are about, the worker takes nothing new. A suspect waits for what is in hand to end, but not for ever:
-then it is given back, uncounted, and another worker may have the quiet that it needs.
+    0 to 1    it runs beside other tasks
+    2 to 4    it runs isolated
+    5         it is a poison message: it becomes a dead letter, whatever its `dlq_eligible` says
+
+Invariants:
+
+- From the moment at which a task requests isolation, the gate is closed: its worker takes no new message until no task
+  needs isolation any more.
+- An isolated task begins only after all tasks that need no isolation have ended. Several run one after another.
+- So a crash while a task runs isolated counts for this task alone. An innocent task runs isolated once, succeeds, and
+  its record is deleted.
+- The wait has a limit (`WorkerSettings.isolation_timeout`). When other tasks do not end in time, the message goes back
+  to the queue and nothing is counted, so that another worker can isolate it.
+
+A crash at any point here leaves the attempt record, and nothing else: the gate is in memory.
 """
 
 from __future__ import annotations
@@ -14,74 +26,78 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Final
+
+ISOLATE_AFTER_CRASHES: Final = 2
+POISON_AFTER_CRASHES: Final = 5
 
 
-class NotAloneError(Exception):
-    """The others did not end in time."""
+class IsolationTimeoutError(Exception):
+    """Other tasks did not end in time."""
 
 
-class Solitude:
-    """The gate between suspects and everybody else in one worker.
+class IsolationGate:
+    """The gate of one worker: closed to new messages while a task waits for isolation or runs isolated.
 
     Args:
-        in_hand: How many deliveries the worker has in hand, suspects included.
-        on_wanted: Called when a suspect arrives: nothing more should be asked for.
-        patience: How long a suspect waits for the others.
+        in_flight: Gives the number of messages in flight, those that need isolation included.
+        timeout: How long a task waits for the others to end.
     """
 
-    def __init__(self, in_hand: Callable[[], int], on_wanted: Callable[[], object], patience: timedelta) -> None:
-        self._in_hand = in_hand
-        self._on_wanted = on_wanted
-        self._patience = patience.total_seconds()
-        self._suspects = 0
+    def __init__(self, in_flight: Callable[[], int], timeout: timedelta) -> None:
+        self.on_close: Callable[[], object] = lambda: None
+        """Called whenever a task requests isolation. The intake sets it, to end its wait for messages."""
+        self._in_flight = in_flight
+        self._timeout_seconds = timeout.total_seconds()
+        self._requests = 0
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._nobody = asyncio.Event()
-        self._nobody.set()
+        self._open = asyncio.Event()
+        self._open.set()
 
     @property
-    def wanted(self) -> bool:
-        """Whether a suspect is about: nothing new may be taken."""
-        return self._suspects > 0
+    def is_closed(self) -> bool:
+        """Whether no new message may come in."""
+        return self._requests > 0
 
-    async def unwanted(self) -> None:
-        """Wait until no suspect is about, or until `wake`."""
-        await self._nobody.wait()
+    async def wait_open(self) -> None:
+        """Wait until the gate is open, or until `wake`."""
+        await self._open.wait()
 
     def wake(self) -> None:
-        """End an `unwanted` in progress: the worker stops."""
-        self._nobody.set()
+        """End each `wait_open` in progress: the worker stops."""
+        self._open.set()
 
-    def left(self) -> None:
-        """Somebody is not in hand any more."""
+    def message_ended(self) -> None:
+        """A message is no longer in flight: an isolated task may be able to begin."""
         self._changed.set()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Be the only one that executes until the end of the block.
+    async def isolated(self) -> AsyncIterator[None]:
+        """Close the gate, wait for the other tasks to end, and be the only one that executes in the block.
 
         Raises:
-            NotAloneError: The others did not end in time.
+            IsolationTimeoutError: The other tasks did not end in time.
         """
-        self._suspects += 1
-        self._nobody.clear()
+        self._requests += 1
+        self._open.clear()
         self._changed.set()
-        self._on_wanted()
+        self.on_close()
         try:
             async with self._turn:
                 await self._others_ended()
                 yield
         finally:
-            self._suspects -= 1
+            self._requests -= 1
             self._changed.set()
-            if not self._suspects:
-                self._nobody.set()
+            if not self._requests:
+                self._open.set()
 
     async def _others_ended(self) -> None:
         try:
-            async with asyncio.timeout(self._patience):
-                while self._in_hand() > self._suspects:
+            async with asyncio.timeout(self._timeout_seconds):
+                while self._in_flight() > self._requests:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise NotAloneError(f"others were still running after {self._patience:g} s") from None
+            raise IsolationTimeoutError(f"other tasks were still running after {self._timeout_seconds:g} s") from None

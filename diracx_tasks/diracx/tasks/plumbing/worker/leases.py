@@ -1,24 +1,27 @@
-"""Leases: how long a message in hand is ours, and the one loop that keeps all of them alive.
+"""Leases: how long this worker may settle a message, and the one loop that sends the heartbeats for all messages.
 
-The server redelivers a message `ack_wait` after it last heard of it: at the delivery, or at a `+WPI`. A lease is
-trusted until
+The server redelivers a message `ack_wait` after the last contact: the delivery, or a heartbeat (`+WPI`). A lease holds
+until
 
-    deadline = heard + ack_wait - margin
+    deadline = last_contact + ack_wait - margin         margin = a tenth of `ack_wait`, 1 s at the most
 
-where `heard` is never later than the moment at which the server started its timer:
+Invariants:
 
-- For a delivery it is the later of when its pull request was sent and the last tick of this loop but one. The tick
-  matters for a process that was stopped (SIGSTOP, a suspended machine): messages that lay in its buffers meanwhile
-  look fresh, but the tick before the pause tells how old they may be. The last tick itself will not do, since after a
-  pause the timer may fire before the buffer is read. What a tick cannot see is time spent in the network; so a message
-  is beaten a third of `ack_wait` after its *request*, which for one that a long poll brought is mostly at once.
-- For a beat it is when the `+WPI` was sent, and only once the server has answered it: a request that vanishes in a
-  dead connection proves nothing.
+- `last_contact` is never later than the moment at which the server started its timer.
+  - For a delivery it is the later of two times: when its pull request was sent, and the last tick but one of this
+    loop. The tick matters for a process that was stopped (SIGSTOP, a suspended machine): messages that lay in its
+    buffers meanwhile look fresh, but the tick before the pause bounds their age. The last tick itself is not enough,
+    because after a pause the timer may fire before the buffer is read.
+  - For a heartbeat it is when the `+WPI` was sent, and it counts only once the server has answered: a request that
+    vanishes in a dead connection proves nothing.
+- A heartbeat is due a third of `ack_wait` after the *request* of a delivery, because no tick can see the time that a
+  message spends in the network. A message that a long poll brought mostly gets one at once.
+- Past its deadline a message gets no heartbeat and is never settled, and its task is cancelled. Ack, nak and term are
+  not fenced, and another worker may have the message.
+- A settled message gets no heartbeat: it would shorten the delay of a nak.
+- The clock is `CLOCK_BOOTTIME`, which runs on while a machine sleeps.
 
-Past its deadline a message is never beaten nor settled again, and its task is cancelled: ack, nak and term are not
-fenced, and another worker may have the message. The clock is `CLOCK_BOOTTIME`, which runs on while a machine sleeps.
-
-What a crash leaves behind: nothing. The server's timer runs out and the message is delivered to somebody else.
+Crash points: none. A crash leaves nothing behind; the server's timer runs out and the message is redelivered.
 """
 
 from __future__ import annotations
@@ -35,167 +38,170 @@ from diracx.tasks.plumbing.worker.attempts import Attempts
 
 logger = logging.getLogger("diracx.tasks.worker")
 
-_LONGEST_TICK: Final = 1.0
+MAX_TICK_SECONDS: Final = 1.0
+MAX_MARGIN_SECONDS: Final = 1.0
 
 
 class LeaseLapsedError(TaskError):
-    """The message may be in another worker's hands by now; it must not be settled here."""
+    """The lease lapsed: another worker may have the message, so this worker must not settle it."""
 
 
 class Lease:
-    """One message in hand."""
+    """The right of this worker to settle one message in flight."""
 
     __slots__ = (
         "_clock",
         "attempts",
-        "beating",
         "deadline",
         "delivery",
-        "interrupted",
-        "last_heard",
+        "heartbeat_pending",
+        "interrupt_reason",
+        "last_contact",
+        "not_begun",
         "settling",
         "task",
-        "waiting",
     )
 
-    def __init__(self, delivery: Delivery, heard: float, deadline: float, clock: Clock) -> None:
+    def __init__(self, delivery: Delivery, last_contact: float, deadline: float, clock: Clock) -> None:
         self._clock = clock
         self.delivery = delivery
-        self.last_heard = heard
+        self.last_contact = last_contact
         self.deadline = deadline
-        self.beating = False
+        self.heartbeat_pending = False
         self.task: asyncio.Task[None] | None = None
-        """What executes it."""
-        self.waiting = False
-        """Whether its task has yet to `begin`; cancelled now, it could not even give the message back."""
-        self.interrupted: str | None = None
-        """Why its task was cancelled by its worker; None while it was not."""
+        """The asyncio task that processes the message."""
+        self.not_begun = False
+        """Whether that task has yet to call `begin`. Cancelled before, it could not even nak the message."""
+        self.interrupt_reason: str | None = None
+        """Why this worker cancelled the task; None while it did not."""
         self.settling = False
-        """Its outcome is known: too late to interrupt it."""
+        """Whether the outcome is known: it is too late to interrupt the task."""
         self.attempts: Attempts | None = None
-        """Its record, once it was read."""
+        """The attempt record, once it was loaded."""
 
     @property
     def remaining(self) -> float:
-        """Seconds for which the lease is still trusted; negative when it lapsed."""
+        """Seconds for which the lease still holds; zero or less once it lapsed."""
         return self.deadline - self._clock()
 
-    def ensure(self) -> None:
-        """Check the lease right before settling: a process that was stopped gets here before any watchdog.
+    def ensure_held(self) -> None:
+        """Check the lease right before settling: a process that was stopped gets here before any tick of the loop.
 
         Raises:
-            LeaseLapsedError: It lapsed.
+            LeaseLapsedError: The lease lapsed.
         """
         if self._clock() >= self.deadline:
-            raise LeaseLapsedError(f"the lease on message {self.delivery.sequence} lapsed; it is left to others")
+            raise LeaseLapsedError(f"the lease on message {self.delivery.sequence} lapsed; another worker may have it")
 
     def begin(self) -> bool:
-        """The first step of its task; False when it was interrupted before."""
-        self.waiting = False
-        return self.interrupted is None
+        """The first step of the task. Returns False when it was interrupted before."""
+        self.not_begun = False
+        return self.interrupt_reason is None
 
     def interrupt(self, reason: str) -> None:
-        """Cancel what executes it, and say why; what is being settled is left alone.
+        """Cancel the task, unless its outcome is known already.
 
-        What is `waiting` is told when it begins. For another reason it is cancelled again: the first cancellation may
-        have been swallowed.
+        A task that has not begun is not cancelled: it finds the reason when it begins. Another `reason` cancels the
+        task again, because it may have swallowed the first cancellation; the same reason does nothing.
         """
-        if self.settling or self.interrupted == reason or self.task is None:
+        if self.settling or self.interrupt_reason == reason or self.task is None:
             return
         if not self.task.done():
-            self.interrupted = reason
-            if not self.waiting:
+            self.interrupt_reason = reason
+            if not self.not_begun:
                 self.task.cancel()
 
 
 class LeaseKeeper:
-    """All messages in hand of one worker.
+    """The leases of all messages in flight in one worker.
 
     Args:
-        ack_wait: As the consumer has it on the server.
+        ack_wait: The `ack_wait` of the consumers on the server.
     """
 
     def __init__(self, ack_wait: timedelta, clock: Clock = boottime) -> None:
         self._clock = clock
-        self.adopt(ack_wait)
+        self.set_ack_wait(ack_wait)
         self._last_tick = self._tick_before = clock()
         self._leases: dict[int, Lease] = {}
-        self._beats: set[asyncio.Task[None]] = set()
+        self._heartbeats: set[asyncio.Task[None]] = set()
 
-    def adopt(self, ack_wait: timedelta) -> None:
-        """Go by this `ack_wait` from now on; before anything is in hand."""
+    def set_ack_wait(self, ack_wait: timedelta) -> None:
+        """Use this `ack_wait` from now on. Call it before any message is in flight."""
         seconds = ack_wait.total_seconds()
-        self._trusted = seconds - min(1.0, seconds / 10)
-        self._beat_after = seconds / 3
-        self._tick = min(_LONGEST_TICK, seconds / 12)
+        self._held_seconds = seconds - min(MAX_MARGIN_SECONDS, seconds / 10)
+        self._heartbeat_after_seconds = seconds / 3
+        self._tick_seconds = min(MAX_TICK_SECONDS, seconds / 12)
 
     def __len__(self) -> int:
         return len(self._leases)
 
     @property
     def all(self) -> list[Lease]:
-        """A copy of what is in hand."""
+        """A copy: the lease of each message in flight."""
         return list(self._leases.values())
 
     def take(self, delivery: Delivery) -> Lease | None:
-        """Take a message that was just read; None when it must be dropped unsettled.
+        """Take a lease on a message that was just read. Returns None when the message must be dropped unsettled:
 
-        That is one which is too old to be trusted, and one which is in hand already: a server that was killed may have
-        forgotten that it handed it out. The lease in hand speaks for it; the server goes by the sequence.
+        - it is too old to be trusted, or
+        - it is in flight here already: a server that was killed may forget that it delivered the message. The lease
+          that stands speaks for both deliveries, because the server goes by the sequence.
         """
         held = self._leases.get(delivery.sequence)
         if held is not None and held.delivery.stored_ns == delivery.stored_ns and held.remaining > 0:
-            logger.info("message %d was handed out twice to this worker; it is executed once", delivery.sequence)
+            logger.info("message %d was delivered twice to this worker; it is executed once", delivery.sequence)
             return None
-        heard = max(delivery.requested, self._tick_before)
-        deadline = heard + self._trusted
+        last_contact = max(delivery.requested, self._tick_before)
+        deadline = last_contact + self._held_seconds
         if self._clock() >= deadline:
-            logger.warning("message %d lay too long in a stopped process; it is left to others", delivery.sequence)
+            logger.warning("dropped message %d unsettled: it lay too long in a stopped process", delivery.sequence)
             return None
+        # The first heartbeat is due by the request, see above.
         lease = Lease(delivery, delivery.requested, deadline, self._clock)
         self._leases[delivery.sequence] = lease
         return lease
 
     def drop(self, lease: Lease) -> None:
-        """The message is settled, or left: it is not beaten any more."""
-        if self._holds(lease):
+        """End a lease: its message is settled, or left unsettled. It gets no more heartbeats."""
+        if self._keeps(lease):
             del self._leases[lease.delivery.sequence]
 
-    def _holds(self, lease: Lease) -> bool:
+    def _keeps(self, lease: Lease) -> bool:
         return self._leases.get(lease.delivery.sequence) is lease
 
     async def run(self) -> None:
-        """Tick until cancelled."""
+        """Send heartbeats and interrupt tasks whose lease lapsed, until cancelled."""
         try:
             while True:
                 self._tick_before, self._last_tick = self._last_tick, self._clock()
-                self._look(self._last_tick)
-                await asyncio.sleep(self._tick)
+                self._check_all(self._last_tick)
+                await asyncio.sleep(self._tick_seconds)
         finally:
-            for beat in self._beats:
-                beat.cancel()
+            for heartbeat in self._heartbeats:
+                heartbeat.cancel()
 
-    def _look(self, now: float) -> None:
+    def _check_all(self, now: float) -> None:
         for lease in self._leases.values():
             if now >= lease.deadline:
                 lease.interrupt("its lease lapsed")
-            elif not lease.beating and now >= lease.last_heard + self._beat_after:
-                lease.beating = True
-                beat = asyncio.create_task(self._beat(lease), name=f"beat {lease.delivery.sequence}")
-                self._beats.add(beat)
-                beat.add_done_callback(self._beats.discard)
+            elif not lease.heartbeat_pending and now >= lease.last_contact + self._heartbeat_after_seconds:
+                lease.heartbeat_pending = True
+                heartbeat = asyncio.create_task(self._heartbeat(lease), name=f"heartbeat {lease.delivery.sequence}")
+                self._heartbeats.add(heartbeat)
+                heartbeat.add_done_callback(self._heartbeats.discard)
 
-    async def _beat(self, lease: Lease) -> None:
+    async def _heartbeat(self, lease: Lease) -> None:
         sent = self._clock()
         try:
-            # Looked at again here: a beat after settling would shorten the delay of a nak.
-            if not self._holds(lease) or sent >= lease.deadline:
+            # Checked again here: the message may have been settled since this task was created.
+            if not self._keeps(lease) or sent >= lease.deadline:
                 return
-            await lease.delivery.in_progress(timeout=self._beat_after)
+            await lease.delivery.in_progress(timeout=self._heartbeat_after_seconds)
         except ServerUnavailableError as error:
-            logger.debug("message %d was not beaten: %s", lease.delivery.sequence, error)
+            logger.debug("a heartbeat of message %d got no answer: %s", lease.delivery.sequence, error)
         else:
-            lease.last_heard = sent
-            lease.deadline = max(lease.deadline, sent + self._trusted)
+            lease.last_contact = sent
+            lease.deadline = max(lease.deadline, sent + self._held_seconds)
         finally:
-            lease.beating = False
+            lease.heartbeat_pending = False

@@ -1,7 +1,7 @@
-"""Naming whoever holds up the event loop that all tasks of a worker share.
+"""A warning that names the task which holds up the event loop that all small tasks of a worker share.
 
-While the loop is held up, nothing on it can look; so a thread looks. The loop sets a mark four times a second; where
-the mark is missing for a second, the thread names the task that runs and the line that it is at.
+While the loop is held up, no code on it can notice. So a thread watches: the loop sets a mark four times a second, and
+when the mark is more than a second old, the thread logs the task that runs and the line that it executes.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from diracx.tasks.plumbing.observability import telemetry
 
 logger = logging.getLogger("diracx.tasks.worker")
 
-_MARK_EVERY: Final = 0.25
+MARK_SECONDS: Final = 0.25
 
 NameOf = Callable[["asyncio.Task[Any]"], str | None]
-"""What an asyncio task executes; None when it is none of the worker's."""
+"""The name of what an asyncio task executes; None when the task does not belong to the worker."""
 
 
 class LoopLag:
     """Watches the loop that `watching` was entered on.
 
     Args:
-        limit: How long the loop may be held up before it is reported, once for each time.
+        limit: A loop that is held up for longer is reported, once each time.
     """
 
     def __init__(self, name_of: NameOf, limit: timedelta = timedelta(seconds=1), clock: Clock = boottime) -> None:
         self._name_of = name_of
-        self._limit = limit.total_seconds()
+        self._limit_seconds = limit.total_seconds()
         self._clock = clock
         self._marked = clock()
         self._ended = threading.Event()
@@ -53,26 +53,26 @@ class LoopLag:
         finally:
             marking.cancel()
             self._ended.set()
-            watcher.join()  # it looks at the end at once; what it tells must not come after
+            watcher.join()  # it wakes at once; its warning must not come after the block
 
     async def _mark(self) -> None:
         measured = telemetry.current()
         while True:
             before, self._marked = self._marked, self._clock()
             if measured is not None:
-                measured.loop_lagged(max(0.0, self._marked - before - _MARK_EVERY))
-            await asyncio.sleep(_MARK_EVERY)
+                measured.loop_lagged(max(0.0, self._marked - before - MARK_SECONDS))
+            await asyncio.sleep(MARK_SECONDS)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         reported = None
-        looked = self._clock()
-        while not self._ended.wait(_MARK_EVERY):
-            marked, before, looked = self._marked, looked, self._clock()
-            # A pause of this thread, too, is a pause of the whole process and nobody's fault.
-            paused = looked - before > self._limit
-            if looked - marked > self._limit + _MARK_EVERY and marked != reported and not paused:
+        checked = self._clock()
+        while not self._ended.wait(MARK_SECONDS):
+            marked, before, checked = self._marked, checked, self._clock()
+            # When this thread paused too, the whole process did, and no task is to blame.
+            paused = checked - before > self._limit_seconds
+            if checked - marked > self._limit_seconds + MARK_SECONDS and marked != reported and not paused:
                 reported = marked
-                self._report(loop, thread, looked - marked)
+                self._report(loop, thread, checked - marked)
 
     def _report(self, loop: asyncio.AbstractEventLoop, thread: int, seconds: float) -> None:
         task = asyncio.current_task(loop)

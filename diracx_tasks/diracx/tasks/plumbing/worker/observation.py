@@ -1,4 +1,4 @@
-"""One delivery as telemetry and logs see it."""
+"""One delivery as telemetry, logs and operators see it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,40 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
-from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Interrupted, LockBusy, Outcome, Retry, Succeeded
+from diracx.tasks.plumbing.execution.job import (
+    Dead,
+    Discarded,
+    Interrupted,
+    LockBusy,
+    Outcome,
+    Retry,
+    Succeeded,
+    WrongQueue,
+)
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability.telemetry import Received, Telemetry
 from diracx.tasks.plumbing.wire.envelope import TASK_DUE, TASK_ID, TASK_NAME
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.plumbing.worker.attempts import Attempts
 
-WORDS: Final[dict[type, str]] = {
+OUTCOME_WORDS: Final[dict[type[Outcome], str]] = {
     Succeeded: "succeeded",
     Retry: "retry",
     LockBusy: "lock_busy",
     Dead: "dead",
     Discarded: "discarded",
     Interrupted: "interrupted",
+    WrongQueue: "misplaced",
 }
 
 
 def outcome_in_words(outcome: Outcome) -> str:
-    """The outcome in one word, as telemetry and `nats micro stats` show it."""
-    return WORDS.get(type(outcome)) or type(outcome).__name__.lower()
+    """The outcome in one word, as telemetry shows it."""
+    return OUTCOME_WORDS[type(outcome)]
 
 
 def error_of(outcome: Outcome) -> str | None:
-    """What it failed with, in a line; None when it did not fail."""
+    """The failure in one line; None when the delivery did not fail."""
     match outcome:
         case Retry() | Dead() | Discarded() if outcome.failure is not None:
             return f"{outcome.failure.type}: {outcome.failure.message}"
@@ -40,10 +50,10 @@ def error_of(outcome: Outcome) -> str | None:
 
 
 def log_fields(delivery: Delivery, attempt: int) -> dict[str, object]:
-    """What log lines say of a delivery.
+    """The fields that each log line of a delivery has.
 
     Args:
-        attempt: 1 for the first execution; those that did not fail are not counted.
+        attempt: 1 for the first execution. Only failures raise it.
     """
     headers = delivery.headers or {}
     return {
@@ -54,7 +64,7 @@ def log_fields(delivery: Delivery, attempt: int) -> dict[str, object]:
 
 
 async def observed(telemetry: Telemetry, delivery: Delivery, attempts: Attempts, work: Awaitable[Outcome]) -> Outcome:
-    """Await the outcome of a delivery under the eyes of telemetry."""
+    """Await the outcome of a delivery, and record it in telemetry."""
     with telemetry.processing(_received(delivery, attempts)) as processing:
         outcome = await work
         processing.end(outcome_in_words(outcome), error_of(outcome))
@@ -80,6 +90,6 @@ def _received(delivery: Delivery, attempts: Attempts) -> Received:
 def _waited(delivery: Delivery, due: str | None) -> float:
     since = delivery.stored_ns / 1e9
     if due is not None:
-        with suppress(ValueError):  # then the message is malformed, and will be told so
+        with suppress(ValueError):  # then the message is malformed, which the outcome says
             since = min(since, from_rfc3339(due).timestamp())
     return max(0.0, time.time() - since)

@@ -1,15 +1,24 @@
-"""One delivery, from the message to its settlement:
+"""One delivery, from the message to its settlement. `Processor.process` is the whole way, in six verbs:
 
-    receive -> decode -> look up -> attempts -> locks -> inject -> execute -> outcome -> settle
+    admit -> load_attempts -> screen -> run -> settle -> report
 
-Locks, injection and execution are the executor's; settling is the settlement's.
+    admit           was the message interrupted before it began, or settled here before?
+    load_attempts   the attempt record: what has been tried of it
+    screen          may the task execute now, here? The answer is a `Job`, or the outcome when it may not
+    run             execute the job (execution/executor.py), isolated where it must be; gives the outcome
+    settle          the outcome becomes writes, then an ack, nak or term (settlement/settlement.py)
+    report          `on_outcome` hears of it
+
+Whatever fails on the way leaves the message unsettled. The server redelivers it when the lease lapses, and the attempt
+record shows how far it got.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, TypeAlias
@@ -22,16 +31,19 @@ from diracx.tasks.plumbing.exceptions import (
     UnknownTaskError,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.job import Job
-from diracx.tasks.plumbing.execution.outcomes import Dead, Discarded, Interrupted, Misplaced, Outcome
-from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Job, Outcome, WrongQueue
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability import log_context, telemetry
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import FORMAT_VERSION, TASK_ID, TASK_NAME, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore, StaleAttemptError
-from diracx.tasks.plumbing.worker.isolation import NotAloneError, Solitude
+from diracx.tasks.plumbing.worker.isolation import (
+    ISOLATE_AFTER_CRASHES,
+    POISON_AFTER_CRASHES,
+    IsolationGate,
+    IsolationTimeoutError,
+)
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
 from diracx.tasks.plumbing.worker.observation import log_fields, observed
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
@@ -39,156 +51,154 @@ from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 
 logger = logging.getLogger("diracx.tasks.worker")
 
-SUSPECT: Final = 2
-"""Executions begun without an end after which a task runs alone in its worker."""
-
-QUARANTINE: Final = 5
-"""Executions begun without an end after which a task is taken for one that kills its worker."""
-
-
-_NOT_ALONE_DELAY: Final = timedelta(seconds=5)
+ISOLATION_RETRY_DELAY: Final = timedelta(seconds=5)
 
 OnOutcome: TypeAlias = Callable[[str, str, Outcome], object]
-"""Takes the name of a task, its id, and what became of one delivery."""
+"""Called with the name of a task, its id, and the outcome of one delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotKnownHere:
+    """This worker does not know the task, or not in this form. A newer worker may."""
+
+    reason: str
+
+
+Screened: TypeAlias = Job | Outcome | NotKnownHere
 
 
 class Processor:
-    """Processes deliveries of one worker.
+    """Processes the deliveries of one worker.
 
     Args:
-        on_outcome: Told what became of each delivery, once it is settled.
+        on_outcome: Called with the outcome of each delivery, once it is settled.
     """
 
     def __init__(
         self,
-        connection: Connection,
         namespace: Namespace,
         settings: WorkerSettings,
         registry: TaskRegistry,
         attempts: AttemptStore,
         executor: Executor,
         settlement: Settlement,
-        solitude: Solitude,
+        gate: IsolationGate,
         on_outcome: OnOutcome | None = None,
     ) -> None:
-        self._connection = connection
         self._namespace = namespace
         self._settings = settings
         self._registry = registry
         self._attempts = attempts
         self._executor = executor
         self._settlement = settlement
-        self._solitude = solitude
+        self._gate = gate
         self._on_outcome = on_outcome
         self._telemetry = telemetry.current()
 
     async def process(self, lease: Lease) -> None:
-        """Carry one delivery to its end. Whatever goes wrong here leaves the message unsettled, to be redelivered."""
+        """Carry one delivery to its end. An error is logged, not raised: the message stays unsettled.
+
+        Raises:
+            asyncio.CancelledError: The asyncio task was cancelled by someone other than this worker.
+        """
         delivery = lease.delivery
         name = (delivery.headers or {}).get(TASK_NAME, "a message without a name")
-        if not lease.begin():
-            return await self._give_back(lease, name)
         try:
-            if self._settlement.was_settled(lease):
-                logger.info("%s (message %d) was settled before; the server had forgotten", name, delivery.sequence)
-                return await self._settlement.settle_again(lease)
-            attempts = lease.attempts = self._attempts.untried(delivery) or await self._attempts.read(delivery)
-            log_context.in_hand.set(partial(log_fields, delivery, attempts.record.failed + 1))
-            work = self._outcome(lease, attempts)
-            watched = work if self._telemetry is None else observed(self._telemetry, delivery, attempts, work)
-            outcome = await watched
-            lease.settling = True
-            await self._settle(lease, name, attempts, outcome)
-            if self._on_outcome is not None:
-                self._on_outcome(name, (delivery.headers or {}).get(TASK_ID) or str(delivery.sequence), outcome)
+            if not self._admit(lease):
+                return await self._turn_away(lease, name)
+            attempts = await self._load_attempts(lease)
+            screened = self._screen(delivery, attempts)
+            outcome = await self._run(lease, attempts, screened)
+            await self._settlement.settle(lease, name, attempts, outcome)
+            self._report(delivery, name, outcome)
         except asyncio.CancelledError:
-            if lease.interrupted is None:
+            if lease.interrupt_reason is None:
                 raise
-            await self._give_back(lease, name)
+            # Interrupted before the execution began, or in the moment in which it ended.
+            await self._settlement.give_back(lease, name)
         except (LeaseLapsedError, StaleAttemptError) as error:
             logger.warning("left %s unsettled: %s", name, error)
         except (SendTaskError, ServerError) as error:
             logger.error("left %s (message %d) unsettled: %s", name, delivery.sequence, error)
         except Exception:
-            logger.exception("left %s (message %d) unsettled by an error of ours", name, delivery.sequence)
+            logger.exception("left %s (message %d) unsettled: an error in the worker", name, delivery.sequence)
 
-    async def _give_back(self, lease: Lease, name: str) -> None:
-        """Give back what was interrupted before it began, or in the very moment in which it ended."""
-        lease.settling = True
-        try:
-            lease.ensure()
-            await lease.delivery.nak()
-        except (LeaseLapsedError, ServerError) as error:
-            logger.warning("left %s unsettled: %s", name, error)
+    def _admit(self, lease: Lease) -> bool:
+        """Whether the message is to be processed: not interrupted before it began, and not settled here before."""
+        return lease.begin() and not self._settlement.ack_replay.was_settled(lease)
 
-    async def _outcome(self, lease: Lease, attempts: Attempts) -> Outcome:
+    async def _turn_away(self, lease: Lease, name: str) -> None:
+        if lease.interrupt_reason is not None:
+            await self._settlement.give_back(lease, name)
+        else:
+            await self._settlement.settle_again(lease, name)
+
+    async def _load_attempts(self, lease: Lease) -> Attempts:
+        """The attempt record. Costs no request for a first delivery; from here on, log lines name the task."""
         delivery = lease.delivery
-        try:
-            try:
-                verdict = self._read(delivery, attempts)
-            except (UnknownTaskError, TaskDefinitionError) as error:
-                return await self._not_known_here(attempts, str(error))
-            if not isinstance(verdict, Job):
-                return verdict
-            on_start = None
-            if delivery.delivered > 1 or attempts.revision:
-                on_start = partial(self._attempts.begin, attempts)
-            if attempts.record.crashes < SUSPECT:
-                return await self._executor.execute(verdict, on_start)
-            async with self._solitude.alone():
-                return await self._executor.execute(verdict, on_start)
-        except NotAloneError as error:
-            return Interrupted(f"suspected of killing its workers, and not alone: {error}", _NOT_ALONE_DELAY)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if lease.interrupted is None or task is None:
-                raise
-            task.uncancel()
-            return Interrupted(lease.interrupted)
+        attempts = lease.attempts = self._attempts.untried(delivery) or await self._attempts.read(delivery)
+        log_context.current_delivery.set(partial(log_fields, delivery, attempts.record.failed + 1))
+        return attempts
 
-    def _read(self, delivery: Delivery, attempts: Attempts) -> Job | Outcome:
-        """Decode and look up; what keeps the task from executing now is an outcome already.
-
-        Raises:
-            UnknownTaskError, TaskDefinitionError: It cannot be executed by this worker.
-        """
+    def _screen(self, delivery: Delivery, attempts: Attempts) -> Screened:
+        """Decode the message and look up its task. Returns an outcome when it must not execute now."""
         record = attempts.record
         if record.exhausted is not None:
             return Dead(record.exhausted)
-        if record.crashes >= QUARANTINE:
-            return Dead(f"quarantined: {record.crashes} executions began and never ended")
+        if record.crashes >= POISON_AFTER_CRASHES:
+            return Dead(f"poison message: {record.crashes} executions began and never ended")
         if record.not_before is not None and (rest := record.not_before - datetime.now(UTC)) > timedelta(0):
             return Interrupted("its retry is not due yet", rest)
         try:
             envelope = Envelope.from_headers(delivery.headers, delivery.sequence)
             if envelope.version > FORMAT_VERSION:
-                raise TaskDefinitionError(f"message format {envelope.version} is newer than this worker")
+                return NotKnownHere(f"message format {envelope.version} is newer than this worker")
             registered = self._registry.get(envelope.name)
             if registered.task_class.size != self._settings.size:
-                return Misplaced(self._namespace.task_subject(*registered.queue))
+                return WrongQueue(self._namespace.task_subject(*registered.queue))
             task = registered.codec.decode(delivery.body)
         except MalformedTaskError as error:
             return Dead(f"malformed: {error}")
+        except (UnknownTaskError, TaskDefinitionError) as error:
+            return NotKnownHere(str(error))
         if envelope.expires is not None and delivery.delivered == 1 and envelope.expires <= datetime.now(UTC):
             return Discarded(f"expired at {envelope.expires.isoformat(timespec='seconds')} before it was begun")
         return Job(registered, envelope, task, record.failed)
 
-    async def _not_known_here(self, attempts: Attempts, reason: str) -> Outcome:
-        """Give it back, so that a newer worker may find it; the tries stand in the record."""
+    def _run(self, lease: Lease, attempts: Attempts, screened: Screened) -> Awaitable[Outcome]:
+        """Execute the job and give its outcome; telemetry, where it is on, sees each outcome here."""
+        work = self._execute(lease, attempts, screened)
+        return work if self._telemetry is None else observed(self._telemetry, lease.delivery, attempts, work)
+
+    async def _execute(self, lease: Lease, attempts: Attempts, screened: Screened) -> Outcome:
+        try:
+            if not isinstance(screened, Job):
+                if isinstance(screened, NotKnownHere):
+                    return await self._wait_for_newer_worker(attempts, screened.reason)
+                return screened
+            on_start = None
+            if lease.delivery.delivered > 1 or attempts.revision:
+                on_start = partial(self._attempts.begin, attempts)
+            if attempts.record.crashes < ISOLATE_AFTER_CRASHES:
+                return await self._executor.execute(screened, on_start)
+            async with self._gate.isolated():
+                return await self._executor.execute(screened, on_start)
+        except IsolationTimeoutError as error:
+            return Interrupted(f"it may be killing its workers, and was not isolated: {error}", ISOLATION_RETRY_DELAY)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if lease.interrupt_reason is None or task is None:
+                raise
+            task.uncancel()
+            return Interrupted(lease.interrupt_reason)
+
+    async def _wait_for_newer_worker(self, attempts: Attempts, reason: str) -> Outcome:
         tries = attempts.record.unknown + 1
         if tries >= self._settings.unknown_tries:
             return Dead(reason)
-        await self._attempts.miss(attempts)
+        await self._attempts.record_unknown(attempts)
         return Interrupted(f"try {tries} of {self._settings.unknown_tries}: {reason}", self._settings.unknown_delay)
 
-    async def _settle(self, lease: Lease, name: str, attempts: Attempts, outcome: Outcome) -> None:
-        """Settle, and while the lease holds try again when the connection comes back: a repeat saved."""
-        while True:
-            try:
-                return await self._settlement.settle(lease, name, attempts, outcome)
-            except ServerError as error:
-                if self._connection.is_connected or lease.remaining <= 0:
-                    raise
-                logger.info("%s waits for the server to be settled: %s", name, error)
-                if not await self._connection.wait_connected(lease.remaining):
-                    raise
+    def _report(self, delivery: Delivery, name: str, outcome: Outcome) -> None:
+        if self._on_outcome is not None:
+            self._on_outcome(name, (delivery.headers or {}).get(TASK_ID) or str(delivery.sequence), outcome)

@@ -1,4 +1,4 @@
-"""How one worker behaves, and what it is called."""
+"""The settings of one worker, and its id."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ import msgspec
 from diracx.tasks.plumbing.enums import Size
 
 DEFAULT_SLOTS: Final = {Size.SMALL: 100, Size.MEDIUM: 10, Size.LARGE: 1}
-"""How many tasks of a size a worker executes at once, unless it is told otherwise."""
+"""How many tasks of a size a worker executes at once by default."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How one worker behaves."""
+    """The settings of one worker."""
 
     size: Size
+    """The worker takes tasks of this size only."""
     max_concurrent_tasks: int
+    """Slots: how many tasks execute at once."""
     burst: bool = False
-    """End when nothing is left that is due."""
+    """End when no task is left that is due."""
     grace: timedelta = timedelta(seconds=30)
-    """How long running tasks may go on after a stop was asked for."""
+    """How long running tasks may go on after a stop was requested."""
     busy_delay: timedelta = timedelta(seconds=5)
-    """How long a task waits whose lock is held, give or take a quarter."""
-    solitude_patience: timedelta = timedelta(seconds=60)
-    """How long a task that is suspected of killing its workers waits for the others to end."""
+    """How long a task waits when its lock is held, give or take a quarter."""
+    isolation_timeout: timedelta = timedelta(seconds=60)
+    """How long a task that must run isolated waits for the other tasks to end."""
     unknown_tries: int = 10
-    """Deliveries after which a task that nobody knows is dead."""
+    """After this many deliveries a task that no worker knows becomes a dead letter."""
     unknown_delay: timedelta = timedelta(seconds=5)
+    """The time between two of these deliveries."""
 
 
 def worker_id(size: Size) -> str:
-    """`<host>-<pid>-<size>`: who holds, who failed."""
+    """The id `<host>-<pid>-<size>`. It names the worker in locks, failures and logs."""
     return f"{socket.gethostname()}-{os.getpid()}-{size}"

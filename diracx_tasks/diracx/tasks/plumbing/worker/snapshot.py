@@ -1,84 +1,71 @@
-"""What a worker does at the moment, as its operators ask for it."""
+"""The state of a worker now, and the counts of its outcomes, for its operators."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.execution.outcomes import Outcome, Succeeded
-from diracx.tasks.plumbing.worker.leases import LeaseKeeper
+from diracx.tasks.plumbing.execution.job import Outcome, Succeeded
 from diracx.tasks.plumbing.worker.observation import error_of
-from diracx.tasks.plumbing.worker.slots import Slots
 
-_WINDOW: Final = 10.0
+RATE_WINDOW_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerFacts:
+class WorkerSnapshot:
     """A worker at one moment."""
 
     slots: int
     busy: int
     """Slots in use."""
     busy_seconds: float
-    """How long slots were in use so far, all together."""
-    in_hand: Mapping[str, int]
-    """Messages in hand, by subject."""
+    """How long slots were in use so far, summed over all slots."""
+    slots_changed_at: float
+    """When a slot was last taken or released, on the clock."""
+    in_flight: Mapping[str, int]
+    """Messages in flight, by subject."""
     processed: int
     """Deliveries carried to an end."""
-    asks: bool
-    """Whether it asks for more: not while all slots are in use, a suspect runs alone, or it stops."""
-    stopping: bool
+    pulls: bool
+    """Whether it asks for messages: not while all slots are in use, a task needs isolation, or it stops."""
     last_pull: float | None
     """When the server last answered a pull, on the clock; None: never."""
-    changed: float
-    """When a slot was last taken or freed, on the clock."""
-
-    @classmethod
-    def of(cls, slots: Slots, leases: LeaseKeeper, **rest: Any) -> WorkerFacts:
-        """Take down what slots and leases say; the rest is given."""
-        return cls(
-            slots=slots.total,
-            busy=slots.busy,
-            busy_seconds=slots.busy_seconds,
-            in_hand=Counter(lease.delivery.subject for lease in leases.all),
-            changed=slots.changed,
-            **rest,
-        )
+    stopping: bool
 
 
-class Tally:
-    """Counts what became of deliveries, and how many a second there are."""
+class Counters:
+    """Counts the outcomes of deliveries, and the deliveries a second."""
 
     def __init__(self, clock: Clock = boottime) -> None:
         self._clock = clock
         self.deliveries = 0
-        """Those that were settled."""
-        self._samples: deque[tuple[float, int]] = deque()
+        """Deliveries that were settled."""
         self.failures = 0
         """Deliveries whose execution failed, retried or not."""
         self.last_error = ""
+        """The last failure: task, id and error in one line."""
+        self._samples: deque[tuple[float, int]] = deque()
 
-    def note(self, task: str, task_id: str, outcome: Outcome) -> None:
-        """An `OnOutcome` of the processor."""
+    def record(self, task: str, task_id: str, outcome: Outcome) -> None:
+        """Count an outcome; an `OnOutcome` of the processor."""
         self.deliveries += 1
         if type(outcome) is not Succeeded and (error := error_of(outcome)) is not None:
             self.failures += 1
             self.last_error = f"{task} {task_id}: {error}"
 
     def sample(self) -> None:
-        """Look; to be called about once a second."""
+        """Keep the count of now for `per_second`. Call it about once a second."""
         now = self._clock()
         self._samples.append((now, self.deliveries))
-        while len(self._samples) > 2 and now - self._samples[1][0] >= _WINDOW:
+        while len(self._samples) > 2 and now - self._samples[1][0] >= RATE_WINDOW_SECONDS:
             self._samples.popleft()
 
     @property
     def per_second(self) -> float:
-        """Over the last ten seconds, or since the first sample."""
+        """Deliveries a second over the last ten seconds, or since the first sample."""
         if not self._samples:
             return 0.0
         since, before = self._samples[0]

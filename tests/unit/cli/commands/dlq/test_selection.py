@@ -6,10 +6,10 @@ import click
 import pytest
 
 from diracx.tasks.cli.commands.dlq.selection import Selection
-from diracx.tasks.plumbing.dead_letters.reader import Remains
+from diracx.tasks.plumbing.dead_letters.reader import DeadTask
 
 REMAINS = [
-    Remains(seq=seq, stored_us=0, task=task, buried=True, sequence=seq, advisories=(), original_us=None)
+    DeadTask(seq=seq, stored_us=0, task=task, has_dead_letter=True, sequence=seq, advisories=(), original_us=None)
     for seq, task in ((1, "a:B"), (2, None), (3, "a:C"))
 ]
 

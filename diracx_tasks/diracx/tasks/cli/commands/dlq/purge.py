@@ -14,8 +14,7 @@ from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.terminal.confirm import confirmed
 from diracx.tasks.cli.terminal.progress import work_through
-from diracx.tasks.plumbing.dead_letters.reader import Remains
-from diracx.tasks.plumbing.dead_letters.removal import remove
+from diracx.tasks.plumbing.dead_letters.reader import DeadTask, remove_dead_task
 
 
 @click.command("purge")
@@ -39,18 +38,19 @@ def command(*, selection: Selection, yes: bool, access: Access) -> int:
     return ExitCode.USAGE if missing else ExitCode.DONE
 
 
-async def _chosen(access: Access, selection: Selection) -> tuple[list[Remains], list[int]]:
+async def _chosen(access: Access, selection: Selection) -> tuple[list[DeadTask], list[int]]:
     async with Letters.open(access) as letters:
         remains = await letters.remains()
     return selection.of(remains), selection.missing(remains)
 
 
-async def _purge(access: Access, chosen: Sequence[Remains]) -> None:
+async def _purge(access: Access, chosen: Sequence[DeadTask]) -> None:
     """On a connection of its own: the answer may have taken its time."""
     if not chosen:
         return
     async with Letters.open(access) as letters:
-        await work_through("purging", chosen, lambda each: remove(letters.connection, letters.namespace, each))
+        connection, namespace = letters.connection, letters.namespace
+        await work_through("purging", chosen, lambda each: remove_dead_task(connection, namespace, each))
 
 
 def _letters(count: int) -> str:

@@ -10,7 +10,7 @@ from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.progress import progress
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
-from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, Remains
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, DeadTask
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -44,10 +44,10 @@ class Letters:
         with progress("reading", self._size or 0) as advance:
             return await self._reader.all(advance)
 
-    async def remains(self) -> list[Remains]:
+    async def remains(self) -> list[DeadTask]:
         """Where all that is dead is, the oldest first."""
         with progress("reading", self._size or 0) as advance:
-            return await self._reader.remains(advance)
+            return await self._reader.dead_tasks(advance)
 
     async def get(self, seq: int) -> DeadLetter | None:
         """One of them; None where there is none of that sequence."""

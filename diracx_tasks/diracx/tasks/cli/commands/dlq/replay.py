@@ -12,7 +12,7 @@ from diracx.tasks.cli.commands.dlq.selection import Selection, selection_options
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.terminal.progress import work_through
-from diracx.tasks.plumbing.dead_letters.reader import Remains
+from diracx.tasks.plumbing.dead_letters.reader import DeadTask
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 
 
@@ -37,7 +37,7 @@ async def _replay(access: Access, selection: Selection) -> ExitCode:
         chosen = selection.of(remains)
         left_out: list[NotReplayableError] = []
 
-        async def replay(each: Remains) -> None:
+        async def replay(each: DeadTask) -> None:
             try:
                 await replayer.replay(each)
             except NotReplayableError as error:

@@ -11,7 +11,7 @@ import rich_click as click
 
 from diracx.tasks.cli.installed import complete_tasks
 from diracx.tasks.cli.options import Number
-from diracx.tasks.plumbing.dead_letters.reader import Remains
+from diracx.tasks.plumbing.dead_letters.reader import DeadTask
 
 Command = Callable[..., Any]
 
@@ -32,14 +32,14 @@ class Selection:
         if sum(map(bool, (self.seqs, self.task is not None, self.everything))) != 1:
             raise click.UsageError("say which: either SEQ..., or --task NAME, or --all")
 
-    def of(self, remains: Sequence[Remains]) -> list[Remains]:
+    def of(self, remains: Sequence[DeadTask]) -> list[DeadTask]:
         """Those that it means."""
         return [each for each in remains if self._means(each)]
 
-    def _means(self, remains: Remains) -> bool:
+    def _means(self, remains: DeadTask) -> bool:
         return self.everything or remains.seq in self.seqs or (self.task is not None and remains.task == self.task)
 
-    def missing(self, remains: Sequence[Remains]) -> list[int]:
+    def missing(self, remains: Sequence[DeadTask]) -> list[int]:
         """The sequences that were named and are not there."""
         there = {each.seq for each in remains}
         return [seq for seq in self.seqs if seq not in there]

@@ -49,9 +49,9 @@ async def _schedules(
     async with operator_connection(access, "schedule") as connection:
         follower = ConfigurationFollower(connection, namespace)
         with mesh_expected(namespace):
-            await follower.look()
+            await follower.refresh()
             store = JetStreamScheduleStore(connection, namespace)
             states = await store.read_all()
-        await virtual_organisations.look(follower.current)
-        vos = virtual_organisations.now(follower.current) or ()
+        await virtual_organisations.refresh(follower.current)
+        vos = virtual_organisations.current(follower.current) or ()
         return list_schedules(registry, follower.current, vos, states, store.unreadable, datetime.now(UTC))

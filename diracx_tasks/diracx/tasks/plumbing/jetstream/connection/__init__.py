@@ -1,4 +1,4 @@
-"""The one connection of a process: how it is made, how it survives outages, how it asks and gets answers."""
+"""How does a process connect to NATS, survive outages, and match replies with requests?"""
 
 from diracx.tasks.plumbing.jetstream.connection.connection import Connection
 

@@ -1,26 +1,26 @@
-"""The nats-py client, made to outlive what its server says and to send nothing that went stale.
+"""The nats-py client, adapted to a process that runs for months and must never send anything stale.
 
-Eleven of its ways do not suit a process that runs for months, and it has no options for them:
+nats-py has no options for these eleven behaviours, so this subclass replaces them. It overrides private methods for
+that: `tests/unit/jetstream/connection/test_client_contract.py` lists each one, and fails where a release of nats-py
+changes it.
 
-* On most errors that a server reports (expired credentials, a reload that withdraws them, a slow consumer) it
-  closes itself for good. The server closes the connection in all cases that matter, and that alone is what
-  reconnects.
-* What was accepted for sending but not yet written stays queued through an outage and goes out after it. An
-  acknowledgement may then settle a message that somebody else has by now, so the queue is emptied at the
-  disconnect.
-* Closed while it reconnects, it may go on reconnecting for ever: `asyncio.wait_for` of Python 3.11 swallows a
-  cancellation that comes in the moment in which an attempt fails (CPython issue 86296). Here a close ends it.
-* A reconnect that fails after the TCP connect leaves its socket open.
-* It writes a PING ahead of what is queued, so a flush returns before the server has heard the UNSUB that it was to
-  follow, and what the server sends meanwhile is lost until `ack_wait`. Here a PING waits its turn.
-* After a TLS handshake that failed it waits for the socket to be closed, which asyncio never tells it: the next server
-  of the list would not be tried.
-* Asked for TLS, it still sends its credentials in the clear to a server that offers none.
-* It looks at headers a character at a time, which took a third of the time that a received task costs.
-* It looks at each subject that is published to, also at one that the server made and wants back; `answer` does not.
-* Each message goes through a queue to a task of its subscription, a turn of the event loop that a worker with few
-  slots waits for at every refill; `listen` hands it over where it was read.
-* What is published is written by a task of its own, which costs such a worker one more turn; `write_now` does not wait.
+* nats-py closes itself for good after most errors that a server reports (expired credentials, a reload that withdraws
+  them, a slow consumer). The server closes the connection in every case that matters, and that alone reconnects here.
+* nats-py keeps unwritten commands through an outage and sends them afterwards. By then an acknowledgement may settle a
+  message that another worker has, so a disconnect empties the queue here.
+* nats-py may go on reconnecting for ever after a close: `asyncio.wait_for` of Python 3.11 swallows a cancellation that
+  arrives in the moment in which an attempt fails (CPython issue 86296). `close` cancels again here.
+* nats-py leaves the socket open when a reconnect fails after the TCP connect.
+* nats-py writes a PING ahead of the queued commands. So a flush returns before the server has read the UNSUB that the
+  flush was to follow, and a message sent meanwhile is lost until `ack_wait`. Here a PING takes its turn.
+* nats-py waits for the socket to close after a TLS handshake that failed. asyncio never reports that, so the next
+  server of the list would not be tried.
+* nats-py sends its credentials in the clear when TLS was asked for and the server offers none.
+* nats-py parses headers a character at a time, a third of the time that a received task costs.
+* nats-py validates each subject that it publishes to, also one that the server made. `answer` does not.
+* nats-py passes each message through a queue to a task of its subscription. That costs a turn of the event loop, and a
+  worker with few slots waits for it at every refill. `listen` calls the listener where the message is read.
+* nats-py writes from a task of its own, which costs such a worker one more turn. `write_now` writes at once.
 """
 
 from __future__ import annotations
@@ -28,59 +28,60 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import Final
 
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error, OutboundBufferLimitError, SecureConnWantedError
 
-_CANCELLED_AGAIN = 0.1
-"""Seconds, after which a cancellation counts as swallowed."""
+_CANCEL_AGAIN_SECONDS: Final = 0.1
+"""A cancellation that has not ended the task by then counts as swallowed."""
 
-_VERSION = len(b"NATS/1.0")
-_STATUS = ord(" ")
-"""What follows the version where the server tells a status."""
+_VERSION_LENGTH: Final = len(b"NATS/1.0")
+_STATUS_FOLLOWS: Final = ord(" ")
+"""This character after the version announces a status, as in `NATS/1.0 503`."""
 
 
 class PersistentClient(Client):
-    """A nats-py client that reconnects after every error, and drops at a disconnect what it had not sent."""
+    """A nats-py client that reconnects after every error and drops unsent commands at a disconnect."""
 
     def __init__(self) -> None:
         super().__init__()
         self._listeners: dict[int, Callable[[Msg], None]] = {}
 
     async def close(self) -> None:
-        """Close for good; no attempt to reconnect outlives this."""
+        """Close for good and end every attempt to reconnect."""
         reconnecting = self._reconnection_task
         while reconnecting is not None and not reconnecting.done() and reconnecting is not asyncio.current_task():
             reconnecting.cancel()
-            await asyncio.wait([reconnecting], timeout=_CANCELLED_AGAIN)
+            await asyncio.wait([reconnecting], timeout=_CANCEL_AGAIN_SECONDS)
             reconnecting = self._reconnection_task
-        if self._flush_queue is not None:  # else it failed before there was anything to close
+        if self._flush_queue is not None:  # None: the connect failed before there was anything to close
             await super().close()
 
     async def listen(self, subject: str, listener: Callable[[Msg], None]) -> Subscription:
-        """Subscribe; `listener` is called with each message as it is read, and must not block."""
+        """Subscribe, and call `listener` with each message where it is read; `listener` must not block."""
         subscription = await self.subscribe(subject)
         self._listeners[subscription._id] = listener
         return subscription
 
     async def leave(self, subscription: Subscription) -> None:
-        """Unsubscribe, and hand over what comes until the server has heard it.
+        """Unsubscribe, and deliver every message that the server sent before it read the UNSUB.
 
-        Without a connection there is nothing to wait for: the subscription is forgotten.
+        Without a connection the subscription is dropped at once.
         """
         try:
             if self.is_connected:
                 await subscription.drain()  # type: ignore[no-untyped-call]
         except (Error, TimeoutError):
-            pass  # the connection went meanwhile, and the subscription with it
+            pass  # the connection was lost meanwhile, and the subscription with it
         finally:
             self._listeners.pop(subscription._id, None)
             self._remove_sub(subscription._id)
 
     def answer(self, reply: str, verb: bytes) -> None:
-        """Publish to the reply subject of a message that came, together with all else that this turn of the loop sends.
+        """Publish to the reply subject of a received message; it leaves with the other commands of this loop turn.
 
         Raises:
             OutboundBufferLimitError: There is no connection; nothing was sent.
@@ -97,13 +98,13 @@ class PersistentClient(Client):
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     def write_now(self) -> None:
-        """Write what is queued, a turn of the loop early: the answer to it is waited for."""
+        """Write the queued commands now instead of in the next loop turn; for a request whose reply is awaited."""
         if self._pending and self.is_connected and self._transport is not None:
             self._transport.writelines(self._pending[:])
             self.drop_unsent()
 
     def drop_unsent(self) -> None:
-        """Forget what is queued for sending. Subscriptions are not lost: a reconnect repeats them."""
+        """Drop the commands that wait to be written. A reconnect repeats the subscriptions by itself."""
         self._pending.clear()
         self._pending_data_size = 0
 
@@ -119,14 +120,14 @@ class PersistentClient(Client):
             return
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
-        if headers and headers[_VERSION] != _STATUS:
-            parsed = self._parse_header_lines(headers[_VERSION + 2 :]) or None
+        if headers and headers[_VERSION_LENGTH] != _STATUS_FOLLOWS:
+            parsed = self._parse_header_lines(headers[_VERSION_LENGTH + 2 :]) or None
         else:
             parsed = await self._process_headers(headers)
         message = self._build_message(sid, subject, reply, data, parsed)
         try:
             listener(message)
-        except Exception as error:  # it must not end the loop that reads
+        except Exception as error:  # an error of a listener must not end the read loop
             await self._error_cb(error)
 
     async def _process_err(self, err_msg: str) -> None:
@@ -148,10 +149,10 @@ class PersistentClient(Client):
 
     def _connect_command(self) -> bytes:
         server = self._current_server
-        asked = server is not None and (
+        tls_wanted = server is not None and (
             server.uri.scheme == "tls" or (self.options.get("tls") and server.uri.scheme == "nats")
         )
-        if asked and not self._server_info.get("tls_required"):
+        if tls_wanted and not self._server_info.get("tls_required"):
             raise SecureConnWantedError
         return super()._connect_command()
 
@@ -161,7 +162,7 @@ class PersistentClient(Client):
         for line in raw.decode("utf-8", "replace").split("\r\n"):
             name, colon, value = line.partition(":")
             name = name.strip()
-            # Names are ASCII tokens without white space (RFC 9110, 5.1); nats-py skips others, too.
+            # A name is an ASCII token without white space (RFC 9110, 5.1); nats-py skips others, too.
             if colon and name.isascii() and not (" " in name or "\t" in name):
                 headers[name] = value.strip()
         return headers

@@ -1,28 +1,42 @@
-"""The first connect: bounded, and with one reason when it fails; endless reconnects afterwards."""
+"""The first connect, and the checks of the server that it reached.
+
+The first connect is bounded and fails with one reason. From then on the client reconnects without end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, TypedDict
+from typing import Any, Final, Protocol, TypedDict
 
 from nats.aio.client import Client
 from nats.errors import SecureConnWantedError
 
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError, UnsupportedServerError
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.errors import AccessRefusedError, ServerUnreachableError
+from diracx.tasks.plumbing.jetstream.errors import (
+    AccessRefusedError,
+    ApiError,
+    JetStreamUnavailableError,
+    NoRespondersError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+    ServerUnreachableError,
+)
 
-RECONNECT_WAIT = 0.5
-"""Seconds between two attempts at one server."""
+OLDEST_SERVER: Final = (2, 12, 1)
+"""The first nats-server with schedules, per-message TTL, and atomic publish of messages with an id (ADR-50, ADR-51)."""
 
-PING_INTERVAL = 20
-"""Seconds; the connection counts as dead after two pings without an answer."""
+RECONNECT_SECONDS: Final = 0.5
+"""The pause between two attempts at one server."""
+
+PING_SECONDS: Final = 20
+"""The pause between two pings; the connection counts as dead after two pings without an answer."""
 
 
 class Callbacks(TypedDict):
-    """What nats-py calls; they are coroutine functions."""
+    """The coroutine functions that nats-py calls."""
 
     error_cb: Callable[[Exception], Awaitable[None]]
     disconnected_cb: Callable[[], Awaitable[None]]
@@ -32,19 +46,19 @@ class Callbacks(TypedDict):
 async def connect_once(
     client: Client, settings: ConnectionSettings, callbacks: Callbacks, *, timeout: float, name: str, inbox_prefix: str
 ) -> None:
-    """Try each server twice at most, `timeout` seconds in all; from then on the client reconnects without end.
+    """Try each server twice at most, within `timeout` seconds; from then on the client reconnects without end.
 
     Raises:
         ServerUnreachableError: No server answered.
-        AccessRefusedError: A server answered and would not have us.
+        AccessRefusedError: A server answered and refused the credentials or TLS.
         ValueError: The TLS files of the settings do not work.
     """
-    options = {**_access(settings), **_patience(timeout / len(settings.servers)), **callbacks}
+    options = {**_access(settings), **_first_connect_limits(timeout / len(settings.servers)), **callbacks}
     failures: list[Exception] = []
     first = True
 
     async def report(error: Exception) -> None:
-        # Nobody logs the attempts of the first connect: its failure is raised, as one line.
+        # The failures of the first connect are not logged: they are raised as one error of one line.
         if first:
             failures.append(error)
         else:
@@ -58,7 +72,7 @@ async def connect_once(
         raise _unavailable(settings, failures or [error]) from error
     first = False
     client.options["max_reconnect_attempts"] = -1
-    client.options["reconnect_time_wait"] = RECONNECT_WAIT
+    client.options["reconnect_time_wait"] = RECONNECT_SECONDS
 
 
 def _access(settings: ConnectionSettings) -> dict[str, Any]:
@@ -72,15 +86,15 @@ def _access(settings: ConnectionSettings) -> dict[str, Any]:
     }
 
 
-def _patience(connect_timeout: float) -> dict[str, Any]:
+def _first_connect_limits(connect_timeout: float) -> dict[str, Any]:
     return {
-        # One server that drops our packets must leave time for the others.
+        # A server that drops packets must leave time for the others.
         "connect_timeout": connect_timeout,
-        "ping_interval": PING_INTERVAL,
-        # With -1 the first connect would never fail, and 0 means the same; 1 is two tries, without a wait.
+        "ping_interval": PING_SECONDS,
+        # -1 and 0 both mean that the first connect never fails; 1 means two attempts, here without a pause.
         "max_reconnect_attempts": 1,
         "reconnect_time_wait": 0,
-        # 0: publish raises at once while disconnected, rather than buffer.
+        # 0: while disconnected, publish raises at once instead of buffering.
         "pending_size": 0,
     }
 
@@ -107,3 +121,54 @@ def _reason(failure: Exception) -> str:
     if isinstance(failure, OSError) and failure.strerror:
         return failure.strerror
     return str(failure) or type(failure).__name__
+
+
+class Api(Protocol):
+    """Sends a request to the JetStream API, as `Connection.api` does."""
+
+    def __call__(self, subject_suffix: str, *, timeout: float) -> Awaitable[dict[str, Any]]: ...
+
+
+def check_version(client: Client) -> None:
+    """Check that the server is not older than `OLDEST_SERVER`.
+
+    Raises:
+        UnsupportedServerError: It is older; the text names its version and the oldest that works.
+    """
+    version = client.connected_server_version
+    try:
+        found = (version.major, version.minor, version.patch)
+    except ValueError:
+        raise UnsupportedServerError("of an unreadable version", _dotted(OLDEST_SERVER)) from None
+    if found < OLDEST_SERVER:
+        raise UnsupportedServerError(_dotted(found), _dotted(OLDEST_SERVER))
+
+
+async def check_jetstream(api: Api, server: str, timeout: float) -> None:
+    """Check that the server has JetStream for this user.
+
+    Args:
+        api: Sends the request.
+        server: The URL of the server for error texts, without credentials.
+        timeout: Seconds to wait for the answer.
+
+    Raises:
+        JetStreamUnavailableError: JetStream is missing or does not answer.
+        PermissionDeniedError: The server forbids this user to receive replies, so no request can work.
+    """
+    try:
+        await api("INFO", timeout=timeout)
+    except PermissionDeniedError as error:
+        # A role need not have the permission for this request.
+        if error.action == "subscription":
+            raise
+    except NoRespondersError:
+        raise JetStreamUnavailableError(f"{server} has no JetStream: start it with -js") from None
+    except RequestTimeoutError as error:
+        raise JetStreamUnavailableError(f"JetStream of {server} does not answer: {error}") from None
+    except ApiError as error:
+        raise JetStreamUnavailableError(f"no JetStream on {server} for this user: {error}") from None
+
+
+def _dotted(version: tuple[int, int, int]) -> str:
+    return ".".join(map(str, version))

@@ -1,4 +1,4 @@
-"""One line in the log for each thing that happens to a connection, and none twice during an outage."""
+"""The log of one connection: one line for each event, and no error twice within half a minute of one outage."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from diracx.tasks.plumbing.clock import Clock
 logger = logging.getLogger("diracx.tasks.jetstream")
 
 REPEAT_INTERVAL = timedelta(seconds=30)
-"""How often an error that stays the same is told again."""
+"""An error that stays the same is logged again after this time."""
 
 
 class ConnectionLog:
     """Writes to the logger `diracx.tasks.jetstream`.
 
     Args:
-        redact: Takes the secrets out of a text.
-        clock: Seconds that never step back.
+        redact: Replaces the secrets in a text.
+        clock: Returns seconds that never step back.
     """
 
     def __init__(self, redact: Callable[[str], str], clock: Clock) -> None:
         self._redact = redact
         self._clock = clock
-        self._told: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     def info(self, text: str) -> None:
         logger.info("%s", self._redact(text))
@@ -36,17 +36,20 @@ class ConnectionLog:
         logger.warning("%s", self._redact(text))
 
     def error(self, error: Exception) -> None:
-        """Tell an error, unless the same was told within `REPEAT_INTERVAL`; an end is told as a disconnect."""
+        """Log an error, unless the same text was logged within `REPEAT_INTERVAL`.
+
+        An end of the stream is skipped: the disconnect that follows it has a line of its own.
+        """
         if isinstance(error, UnexpectedEOF):
             return
         text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         now = self._clock()
-        told = self._told.get(text)
-        if told is not None and now - told < REPEAT_INTERVAL.total_seconds():
+        before = self._logged_at.get(text)
+        if before is not None and now - before < REPEAT_INTERVAL.total_seconds():
             return
-        self._told[text] = now
+        self._logged_at[text] = now
         logger.error("%s", self._redact(text))
 
     def recovered(self) -> None:
-        """The outage is over: the next one tells its errors from the start."""
-        self._told.clear()
+        """Forget what was logged: the next outage logs its errors from the start."""
+        self._logged_at.clear()

@@ -1,4 +1,4 @@
-"""Contexts of the `nats` command: named files of server and credentials, which its users have already.
+"""Contexts of the `nats` command: named files that hold a server and credentials.
 
 Source: `natscontext` of github.com/nats-io/jsm.go; files `$XDG_CONFIG_HOME/nats/context/<name>.json`.
 """
@@ -15,15 +15,15 @@ TEXT_KEYS = {
     **{key: key for key in ("url", "user", "password", "token", "inbox_prefix")},
     "jetstream_api_prefix": "api_prefix",
 }
-# Ways in that the `nats` command has and nats-py has not; passed over, they would look like bad credentials.
+# nats-py does not support these. If they were ignored, the failure would look like bad credentials.
 UNSUPPORTED_KEYS = ("nsc", "user_jwt", "user_seed", "socks_proxy")
 
 
 def load_context(name: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings of one context, by the names of `ConnectionSettings.resolve`; empty ones left out.
+    """Read one context. The keys are the options of `ConnectionSettings.resolve`; empty values are left out.
 
     Raises:
-        ValueError: The context is missing (those that exist are named), unreadable, or beyond what we can.
+        ValueError: The context is missing (the text names those that exist), unreadable, or uses an unsupported key.
     """
     directory = _directory(environ)
     path = directory / f"{name}.json"

@@ -1,8 +1,8 @@
-"""Requests and their replies over one subscription.
+"""The replies to requests, all of them over one subscription.
 
-nats-py's own `request` waits out its timeout in two cases that we can know at once: the server forbids the
-subject (it says so in an error without a reply), and the connection is lost (the reply has nowhere to go).
-Here both end the wait.
+nats-py's own `request` waits for its whole timeout in two cases that are known at once: the server forbids the subject
+(it reports that in an error without a reply), and the connection is lost (the reply has nowhere to go). Here both end
+the wait.
 """
 
 from __future__ import annotations
@@ -10,54 +10,34 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import Mapping
+from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import ConnectionClosedError, ConnectionDrainingError, OutboundBufferLimitError
 
 from diracx.tasks.plumbing.jetstream.errors import (
     InboxDeniedError,
     NoRespondersError,
-    NotConnectedError,
-    PayloadTooLargeError,
     PermissionDeniedError,
 )
+from diracx.tasks.plumbing.jetstream.headers import NO_RESPONDERS, status_of
 
-_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
-_NO_RESPONDERS = "503"
-_HEADER_LINE = b"NATS/1.0\r\n\r\n"
+_DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
 def parse_denial(text: str) -> PermissionDeniedError | None:
-    """The denial in an error of the server; None when it is another error. The subject is in lower case."""
+    """Read an error of the server; None when it is no denial. The subject of the result is in lower case."""
     match = _DENIED.search(text)
     return PermissionDeniedError(match[1].lower(), match[2]) if match else None
 
 
-async def publish_now(
-    client: Client, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
-) -> None:
-    """Publish, or raise at once.
-
-    Raises:
-        NotConnectedError: Nothing was sent.
-        PayloadTooLargeError: Nothing was sent.
-    """
-    size = len(payload)
-    if headers:
-        size += len(_HEADER_LINE) + sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
-    # Over the limit by its headers, a message passes nats-py, and the server closes the connection for it.
-    if size > client.max_payload:
-        raise PayloadTooLargeError(size, client.max_payload)
-    try:
-        await client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
-    except (OutboundBufferLimitError, ConnectionClosedError, ConnectionDrainingError) as error:
-        raise NotConnectedError(f"not connected: nothing was sent to {subject}") from error
+def is_no_responders(message: Msg) -> bool:
+    """Whether the server answers that nobody subscribes to the subject of a request."""
+    return not message.data and status_of(message) == NO_RESPONDERS
 
 
 class RequestInbox:
-    """Sends requests and hands each reply to who asked."""
+    """Matches each reply with its request."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -67,16 +47,21 @@ class RequestInbox:
         self._denied: PermissionDeniedError | None = None
 
     async def start(self) -> None:
-        """Subscribe; nats-py renews the subscription at each reconnect."""
+        """Subscribe; nats-py repeats the subscription at each reconnect."""
         await self._client.subscribe(f"{self._prefix}*", cb=self._receive)
 
-    async def send(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> asyncio.Future[Msg]:
-        """Send a request; the future becomes its reply, or the error that says why none comes.
+    def expect(self, subject: str) -> tuple[str, asyncio.Future[Msg]]:
+        """Prepare for the reply to one request.
+
+        Args:
+            subject: The subject of the request.
+
+        Returns:
+            The reply subject to send with the request, and a future. The future becomes the reply, or fails with the
+            reason why none comes; cancel it when the request is given up or could not be sent.
 
         Raises:
-            NotConnectedError: Nothing was sent.
-            PayloadTooLargeError: Nothing was sent.
-            InboxDeniedError: Replies cannot reach us.
+            InboxDeniedError: The server forbids this user to receive replies.
         """
         if self._denied is not None:
             raise self._denied
@@ -84,44 +69,39 @@ class RequestInbox:
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda _: self._waiting.pop(token, None))
         self._waiting[token] = (subject, future)
-        try:
-            await publish_now(self._client, subject, payload, reply=self._prefix + token, headers=headers)
-        except BaseException:
-            future.cancel()
-            raise
-        return future
+        return self._prefix + token, future
 
     def deny(self, denial: PermissionDeniedError) -> bool:
-        """End the requests that a denial of the server concerns; False when there is none."""
+        """Fail the requests that a denial of the server concerns; False when it concerns none."""
         if denial.action == "subscription":
-            ours = denial.subject == f"{self._prefix}*".lower()
-            if ours:
+            concerned = denial.subject == f"{self._prefix}*".lower()
+            if concerned:
                 self._denied = InboxDeniedError(self._prefix.rsplit(".", 2)[0])
                 self.fail_all(self._denied)
-            return ours
-        concerned = [
+            return concerned
+        requests = [
             (subject, future) for subject, future in self._waiting.values() if subject.lower() == denial.subject
         ]
-        for subject, future in concerned:
+        for subject, future in requests:
             if not future.done():
                 future.set_exception(PermissionDeniedError(denial.action, subject))
-        return bool(concerned)
+        return bool(requests)
 
     def fail_all(self, error: Exception) -> None:
-        """End every request that waits for its reply."""
+        """Fail every request that waits for its reply."""
         for _, future in list(self._waiting.values()):
             if not future.done():
                 future.set_exception(error)
 
     def permit(self) -> None:
-        """Forget a denial: the server judges anew at a reconnect."""
+        """Forget a denial: the server checks the permissions again at a reconnect."""
         self._denied = None
 
     async def _receive(self, message: Msg) -> None:
         subject, future = self._waiting.get(message.subject[len(self._prefix) :], ("", None))
         if future is None or future.done():
             return
-        if not message.data and message.headers and message.headers.get("Status") == _NO_RESPONDERS:
+        if is_no_responders(message):
             future.set_exception(NoRespondersError(subject))
         else:
             future.set_result(message)

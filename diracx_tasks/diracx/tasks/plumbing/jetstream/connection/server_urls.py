@@ -1,4 +1,4 @@
-"""URLs of NATS servers: what is one, and how it is shown without its credentials."""
+"""URLs of NATS servers: parsed, checked, and shown without their credentials."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ SCHEMES = ("nats", "tls", "ws", "wss")
 
 
 def parse_server_urls(text: str) -> tuple[str, ...]:
-    """The URLs of a comma separated list; one without a scheme is `nats://`.
+    """Split and check a comma separated list of URLs; a URL without a scheme gets `nats://`.
 
     Raises:
-        ValueError: Naming the URL, without its credentials, and what is wrong with it.
+        ValueError: A URL is wrong; the text names it without its credentials, and the mistake.
     """
     urls = tuple(_checked(part.strip()) for part in text.split(",") if part.strip())
     if not urls:
@@ -27,7 +27,7 @@ def _checked(text: str) -> str:
         parts = urlsplit(url)
         host, scheme, _ = parts.hostname, parts.scheme, parts.port
     except ValueError:
-        # Without the cause: it quotes what may be a part of the password.
+        # Without the cause, which may quote a part of the password.
         raise ValueError(f"bad server URL {redacted_url(url)}: the host or port is malformed") from None
     if scheme not in SCHEMES:
         raise ValueError(f"bad server URL {redacted_url(url)}: the scheme is none of {', '.join(SCHEMES)}")
@@ -37,7 +37,7 @@ def _checked(text: str) -> str:
 
 
 def redacted_url(url: str) -> str:
-    """The URL with `***` for the user, password or token in it; also for a URL that cannot be parsed."""
+    """The URL with `***` in place of its user, password or token; also works for a URL that cannot be parsed."""
     scheme, _, rest = url.rpartition("://")
     _, at, host = rest.rpartition("@")
     shown = f"***@{host}" if at else host
@@ -45,7 +45,7 @@ def redacted_url(url: str) -> str:
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
-    """The user information of the URL whole, and the password in it or the token that it is."""
+    """The secrets in a URL: its whole user information, and the password or token in it."""
     userinfo, at, _ = urlsplit(url).netloc.rpartition("@")
     if not at:
         return ()

@@ -1,4 +1,4 @@
-"""How to reach NATS and who to be there, as its users know it."""
+"""The NATS servers and the credentials of a connection, from options, environment and `nats` contexts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diracx.tasks.plumbing.jetstream.connection.server_urls import (
 DEFAULT_URL = "nats://127.0.0.1:4222"
 ENVIRONMENT_PREFIX = "DIRACX_TASKS_"
 
-_FIELDS = ("user", "password", "token", "nkey", "creds", "tls_ca", "tls_cert", "tls_key", "inbox_prefix", "api_prefix")
+_OPTIONS = ("user", "password", "token", "nkey", "creds", "tls_ca", "tls_cert", "tls_key", "inbox_prefix", "api_prefix")
 _FILES = ("nkey", "creds", "tls_ca", "tls_cert", "tls_key")
 _CREDENTIALS = {
     "user": "password",
@@ -31,11 +31,11 @@ _CREDENTIALS = {
     "creds": "creds",
 }
 _SEED = re.compile(r"S[A-Z2-7]{57}")
-_VARIABLES = {"url": "NATS_URL"} | {name: name.upper() for name in _FIELDS if name != "inbox_prefix"}
+_VARIABLES = {"url": "NATS_URL"} | {name: name.upper() for name in _OPTIONS if name != "inbox_prefix"}
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach NATS and who to be there. Its repr shows no secret.
+    """The NATS servers and the credentials of a connection. The repr shows no secret.
 
     Args:
         servers: URLs, tried in random order; a server that answers names the others of its cluster.
@@ -44,12 +44,11 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         token: Instead of user and password.
         nkey: Path of a file with an nkey seed.
         creds: Path of a `.creds` file: a user JWT and its seed.
-        tls_ca: Path of the certificates that a server's must be signed by; None: those of the system.
-        tls_cert: Path of the client certificate, where the server wants one; with `tls_key`.
-        tls_key: Path of its key.
-        inbox_prefix: The subjects that replies arrive at, when the operator prescribes them; None: the role's
-            own.
-        api_prefix: The subjects of the JetStream API, where another account lends it; None: `$JS.API`.
+        tls_ca: Path of the authorities that must have signed the server's certificate; None: those of the system.
+        tls_cert: Path of the client certificate, if the server demands one; with `tls_key`.
+        tls_key: Path of the key of `tls_cert`.
+        inbox_prefix: The prefix of the reply subjects, if the operator prescribes one; None: that of the role.
+        api_prefix: The prefix of the JetStream API, if another account exports it; None: `$JS.API`.
     """
 
     servers: tuple[str, ...] = (DEFAULT_URL,)
@@ -73,22 +72,22 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         environ: Mapping[str, str] = os.environ,
         **options: str | None,
     ) -> ConnectionSettings:
-        """From the options, then the environment, then a context of the `nats` command, then defaults.
+        """Merge the options, the environment, a context of the `nats` command and the defaults; the first one wins.
 
-        The strongest of them that holds credentials decides who we are: an option `creds` is not mixed with a
-        token of the environment. User and password are one kind and may come from two places.
+        Credentials are not mixed: the first source that holds any decides their kind, so an option `creds` leaves out
+        a token of the environment. User and password are one kind and may come from two sources.
 
         Args:
             url: Comma separated server URLs (`DIRACX_TASKS_NATS_URL`).
             context: Name of a context of the `nats` command (`DIRACX_TASKS_CONTEXT`).
-            environ: Where the variables `DIRACX_TASKS_...` are looked up.
+            environ: Holds the variables `DIRACX_TASKS_...`.
             options: The other fields by their names (`DIRACX_TASKS_USER`, `_PASSWORD`, `_TOKEN`, `_NKEY`,
                 `_CREDS`, `_TLS_CA`, `_TLS_CERT`, `_TLS_KEY`, `_API_PREFIX`; `inbox_prefix` has no variable).
 
         Raises:
-            ValueError: A bad URL, a missing context, a file that cannot be read; one line that names it.
+            ValueError: A URL, context or file cannot be used; the text is one line and names it.
         """
-        unknown = options.keys() - set(_FIELDS)
+        unknown = options.keys() - set(_OPTIONS)
         if unknown:
             raise TypeError(f"resolve() got unexpected options: {', '.join(sorted(unknown))}")
         variables = {name: environ.get(ENVIRONMENT_PREFIX + suffix) for name, suffix in _VARIABLES.items()}
@@ -102,10 +101,10 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         return settings
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """The TLS set-up; None when nothing was asked for (a server that wants TLS then gets the system's).
+        """The TLS set-up; None when no TLS file is set (a server that demands TLS then gets the system's set-up).
 
         Raises:
-            ValueError: A file is not what it should be.
+            ValueError: A file does not hold a certificate or key, or they do not match.
         """
         if self.tls_ca is None and self.tls_cert is None:
             return None
@@ -119,11 +118,11 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         return context
 
     def redacted(self) -> tuple[str, ...]:
-        """The server URLs without credentials, for logs and messages."""
+        """The server URLs without credentials, for logs and error texts."""
         return tuple(map(redacted_url, self.servers))
 
     def redact(self, text: str) -> str:
-        """The text with `***` for every secret of these settings that it holds."""
+        """The text with `***` in place of every secret of these settings."""
         secrets = [self.password, self.token, *(secret for url in self.servers for secret in secrets_of(url))]
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
             text = text.replace(secret, "***")
@@ -132,9 +131,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"ConnectionSettings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
-    # msgspec's own shows all fields, and rich prefers it to the repr, in tracebacks with locals too.
+    # msgspec defines one that shows all fields, and rich prefers it to the repr, also in tracebacks with locals.
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        given = [(name, value) for name in _FIELDS if (value := getattr(self, name)) is not None]
+        given = [(name, value) for name in _OPTIONS if (value := getattr(self, name)) is not None]
         shown = [(name, "***" if name in ("password", "token") else value) for name, value in given]
         return [("servers", self.redacted()), *shown]
 
@@ -178,7 +177,7 @@ def _check_readable(name: str, path: str) -> None:
 def _check_creds(path: str) -> None:
     with open(path, encoding="ascii", errors="replace") as file:
         content = file.read()
-    # nats-py searches for these lines without looking for the end of the file, for ever.
+    # nats-py searches for these lines without an end: it loops for ever where they are missing.
     if "BEGIN NATS USER JWT" not in content or "BEGIN USER NKEY SEED" not in content:
         raise ValueError(f"creds: {path} is no .creds file: it needs a NATS USER JWT and a USER NKEY SEED")
 

@@ -1,22 +1,23 @@
-"""The latest answers of a worker, given again after an outage.
+"""The latest answers of a worker, sent again after an outage of the server.
 
-The server writes what its consumers know about ten times a second, so a kill makes it forget what it was told last. A
-forgotten ack lets a task that is done be executed once more; a forgotten nak lets a retry come when `ack_wait` has run
-out, up to that much after its time. So after each reconnect the latest answers are given again. Where the server has
-forgotten the delivery, too, it ignores them and hands the message out anew; when that is to this worker, it knows.
+The server writes the state of its consumers to disk about ten times a second, so a kill makes it forget the latest
+answers. A forgotten ack lets a finished task be executed once more. A forgotten nak lets a retry come only when
+`ack_wait` is over, up to that much too late. So after each reconnect the latest answers are sent again. Where the
+server has forgotten the delivery too, it ignores them and delivers the message anew; if that is to this worker,
+`was_settled` recognises it.
 
-Answers are not fenced, and somebody else may have the message by now. That does no harm:
+Answers are not fenced, and another worker may have the message by now. Resending is safe nevertheless:
 
 - An ack or a term says that the message need never be executed again, which stays true whoever has it.
-- A nak is repeated before its own time only, and only where the attempt record knows that time: until then nobody
-  executes the message, and whoever is handed it gives it back for the same time.
+- A nak is resent only before its `not_before`, and only when the attempt record holds that time: until then no worker
+  executes the message, and a worker that receives it gives it back for the same time.
+- No answer is resent once the lease has lapsed: a stream that was lost and made anew counts its messages from 1 again.
+- That a message is settled is remembered for longer, because an outage may outlast a lease. `stored_ns` tells the
+  message from another one of its sequence.
 
-None is repeated once the lease has lapsed: a stream that was lost and made anew counts its messages from 1 again. That
-the message is done is known for longer, since an outage may outlast a lease; the time at which the stream stored it
-tells it from another one of its sequence.
+Crash points: none. The memory is lost with the process, and so is the reason to resend.
 
-Of each answer only that is kept which it takes to give it again and to know its message: some 400 bytes for an ack, and
-no more than 4,096 answers.
+An entry holds only what resending and recognising need: some 400 bytes for an ack, and at most 4,096 entries.
 """
 
 from __future__ import annotations
@@ -30,28 +31,29 @@ import msgspec
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.delivery import ACK, answer, nak, term
+from diracx.tasks.plumbing.jetstream.delivery import ReplySubject
 from diracx.tasks.plumbing.worker.leases import Lease
 
-_KEPT: Final = 4096
+MAX_ANSWERS: Final = 4096
 """More than a worker settles between two writes of the server."""
 
 
-class _Answer(msgspec.Struct, frozen=True, gc=False):  # no cycle can go through it, and thousands live for long
+class _Answer(msgspec.Struct, frozen=True, gc=False):  # thousands live for long, and none is part of a cycle
     stored_ns: int
     reply: str
     deadline: float
-    """Of the lease."""
-    verb: bytes
+    """The deadline of the lease."""
+    reason: str | None
+    """The reason of a term; None: an ack or a nak."""
     not_before: datetime | None
-    """For a nak, whose delay gets shorter; None: the message is acked or termed."""
+    """For a nak, whose delay gets shorter; None: an ack or a term."""
 
 
-class RecentAnswers:
-    """What one worker told the server last, by sequence of the message.
+class AckReplay:
+    """The latest answers of one worker, by sequence of the message.
 
     Args:
-        clock: That of the leases.
+        clock: The clock of the leases.
     """
 
     def __init__(self, connection: Connection, clock: Clock = boottime) -> None:
@@ -59,42 +61,49 @@ class RecentAnswers:
         self._clock = clock
         self._answers: OrderedDict[int, _Answer] = OrderedDict()
 
-    def acked(self, lease: Lease) -> None:
+    def record_ack(self, lease: Lease) -> None:
         """Remember an ack."""
-        self._keep(lease, ACK)
+        self._record(lease)
 
-    def termed(self, lease: Lease, reason: str) -> None:
+    def record_term(self, lease: Lease, reason: str) -> None:
         """Remember a term."""
-        self._keep(lease, term(reason))
+        self._record(lease, reason=reason)
 
-    def naked(self, lease: Lease, not_before: datetime) -> None:
-        """Remember a nak whose time stands in the attempt record."""
-        self._keep(lease, b"", not_before)
+    def record_nak(self, lease: Lease, not_before: datetime) -> None:
+        """Remember a nak whose time the attempt record holds."""
+        self._record(lease, not_before=not_before)
 
-    def ended(self, lease: Lease) -> bool:
-        """Whether the message of a new lease was acked or termed here before."""
+    def was_settled(self, lease: Lease) -> bool:
+        """Whether this worker acked or termed the message before, on an earlier lease."""
         known = self._answers.get(lease.delivery.sequence)
         return known is not None and known.not_before is None and known.stored_ns == lease.delivery.stored_ns
 
-    def repeat(self) -> None:
-        """Give them again, each while its lease holds. Without a connection, the next call does it."""
+    def resend(self) -> None:
+        """Send each answer again whose lease holds. Without a connection it stops, and the next call sends all."""
         now, today = self._clock(), datetime.now(UTC)
         for sequence, known in list(self._answers.items()):
-            verb = known.verb
-            if known.not_before is not None:
-                if known.deadline <= now or known.not_before <= today:
-                    del self._answers[sequence]
-                    continue
-                verb = nak(known.not_before - today)
+            if known.not_before is not None and (known.deadline <= now or known.not_before <= today):
+                del self._answers[sequence]
+                continue
             if known.deadline > now:
                 try:
-                    answer(self._connection, known.reply, verb)
+                    self._send(known, today)
                 except ServerUnavailableError:
                     return
 
-    def _keep(self, lease: Lease, verb: bytes, not_before: datetime | None = None) -> None:
+    def _send(self, known: _Answer, today: datetime) -> None:
+        subject = ReplySubject(self._connection, known.reply)
+        if known.not_before is not None:
+            subject.nak(known.not_before - today)
+        elif known.reason is not None:
+            subject.term(known.reason)
+        else:
+            subject.ack()
+
+    def _record(self, lease: Lease, *, reason: str | None = None, not_before: datetime | None = None) -> None:
         delivery = lease.delivery
-        self._answers[delivery.sequence] = _Answer(delivery.stored_ns, delivery.reply, lease.deadline, verb, not_before)
+        kept = _Answer(delivery.stored_ns, delivery.reply, lease.deadline, reason, not_before)
+        self._answers[delivery.sequence] = kept
         self._answers.move_to_end(delivery.sequence)
-        if len(self._answers) > _KEPT:
+        if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)

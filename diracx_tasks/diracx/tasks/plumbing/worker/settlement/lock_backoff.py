@@ -1,16 +1,16 @@
-"""How long a task waits whose lock is busy, so that a crowd behind one lock costs its worker little.
+"""How long a task waits when its lock is busy, so that many tasks behind one lock cost their worker little.
 
-Each time a task comes back alone it costs the worker 1 to 2 ms of CPU, most of it for asking all three queues for
-more, whether or not it gets its lock. Ten thousand tasks that come back every 5 s would keep a core busy with nothing.
-So the tasks of one key come back one at a time,
+Each return of a task costs the worker 1 to 2 ms of CPU when it comes back alone, most of it for pulling from all three
+queues, whether or not it gets its lock. Ten thousand tasks that come back every 5 s would keep a core busy with
+nothing. So the tasks of one key come back one at a time:
 
-    due = max(now + delay, due of the one before + pace)
+    due = max(now + delay, due of the task before + spacing)
 
-where `pace` is what the lock itself says of the time from one success to the next (a rate limiter knows), or 50 ms:
-20 looks a second, which is a few per cent of a core and finds a lock that comes free within about 50 ms. Up to 100
-tasks the delay of 5 s rules, as if there were no crowd.
+`spacing` is the time from one success to the next where the lock knows it (a rate limiter does), or 50 ms. That is 20
+tries a second, a few per cent of a core, and finds a released lock within about 50 ms. With up to 100 waiting tasks
+the delay of 5 s rules, as if each task were alone.
 
-The estimate is of this process alone, and lost with it. That harms nothing: the first time round it is made anew.
+The estimate belongs to this process, and a crash loses it. That is harmless: the first round of tries makes it anew.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Final
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 
-_PACE: Final = 0.05
-_HASTE: Final = 1.5
-"""Who comes at the very pace of a limiter leaves its slots idle for as long as it takes to come."""
-_MANY: Final = 1_000
-_QUIET: Final = 1.0
+SPACING_SECONDS: Final = 0.05
+LIMITER_SPEEDUP: Final = 1.5
+"""Tasks that come exactly as fast as a limiter admits them leave its slots idle for as long as they take to come."""
+MAX_KEYS: Final = 1_000
+LOG_INTERVAL_SECONDS: Final = 1.0
 
 
-class Crowds:
-    """The tasks of one worker that wait for locks, by key.
+class LockBackoff:
+    """The waits of the tasks of one worker, by lock key.
 
     Args:
-        delay: How long one waits, give or take a quarter, when its lock does not know better.
+        delay: How long one task waits, give or take a quarter, when its lock does not know better.
     """
 
     def __init__(self, delay: timedelta, clock: Clock = boottime) -> None:
@@ -41,32 +41,32 @@ class Crowds:
         self._clock = clock
         self._last_due: dict[str, float] = {}
         self._quiet_until = 0.0
-        self._many = _MANY
+        self._max_keys = MAX_KEYS
 
     def delay(self, error: UnableToAcquireLockError) -> timedelta:
-        """How long the task waits that was refused with `error`."""
+        """How long a task waits whose lock refused it with `error`."""
         now = self._clock()
         if error.retry_after is not None:
             due = now + error.retry_after.total_seconds()
         else:
-            # Jitter: those that found one lock busy together should not come back together.
+            # Jitter: tasks that found one lock busy together should not come back together.
             due = now + self._delay.total_seconds() * random.uniform(0.75, 1.25)
-        pace = _PACE if error.pace is None else error.pace.total_seconds() / _HASTE
+        spacing = SPACING_SECONDS if error.pace is None else error.pace.total_seconds() / LIMITER_SPEEDUP
         if (before := self._last_due.get(error.key)) is not None:
-            due = max(due, before + pace)
+            due = max(due, before + spacing)
         self._remember(error.key, due, now)
         return timedelta(seconds=due - now)
 
-    def worth_a_line(self) -> bool:
-        """Whether a wait should be logged for people: for a crowd, about once a second."""
+    def should_log(self) -> bool:
+        """Whether to log a wait at level INFO: about once a second, however many tasks wait."""
         now = self._clock()
         if now < self._quiet_until:
             return False
-        self._quiet_until = now + _QUIET
+        self._quiet_until = now + LOG_INTERVAL_SECONDS
         return True
 
     def _remember(self, key: str, due: float, now: float) -> None:
         self._last_due[key] = due
-        if len(self._last_due) > self._many:
+        if len(self._last_due) > self._max_keys:
             self._last_due = {key: due for key, due in self._last_due.items() if due > now}
-            self._many = max(_MANY, 2 * len(self._last_due))
+            self._max_keys = max(MAX_KEYS, 2 * len(self._last_due))

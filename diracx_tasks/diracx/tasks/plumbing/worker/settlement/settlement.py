@@ -1,52 +1,72 @@
-"""From an outcome to what the server is told. The only place that acks, naks and terms a task.
+"""From an outcome to writes and an answer to the server. All of a processed delivery's answers are sent from here.
 
-Order of writes: the attempt record, then the dead letter, then the message itself, each awaited before the next. If
-one fails, the message is not settled: its lease runs out and it is delivered again, where the record shows how far it
-got. So each step must bear being done twice:
+    Succeeded      ack
+    Discarded      ack, with a warning
+    Retry          write the failure and `not_before`; nak with the delay
+    LockBusy       nak with a delay; nothing is written
+    Interrupted    write that a counted execution ended; nak
+    Dead           write `exhausted`; store the dead letter; term
+    WrongQueue     store a copy in the right queue; ack
 
-- record written, killed before the nak: `not_before` and the count stand, the retry comes no earlier and no oftener;
-- exhausted, killed before the dead letter: never executed again, the dead letter is stored by whoever gets it next;
-- dead letter stored, killed before the term: storing it again changes nothing, then the term;
-- acked, killed before the record is removed: see `attempts`;
-- told, and the server killed before it has kept that: told again after the reconnect, see `recent_answers`;
-- retry or lock wait decided, killed before its nak has left: see `delayed_naks`.
+Invariants:
 
-The lease is looked at before the first write and again right before the last word.
+- Order of writes: the attempt record, then the dead letter or the copy, then the answer. Each is awaited before the
+  next. If one fails, the message is not settled: its lease lapses, it is redelivered, and the record shows how far it
+  got. So each step can be done twice.
+- The lease is checked before the first write, and again right before the answer.
+- After the answer, the record is deleted, and the copy in the stream of later tasks for a task that fell due.
+
+Crash points:
+
+    record written, no nak yet           `not_before` and the count hold: the retry comes no earlier and no oftener
+    exhausted, no dead letter yet        never executed again; the next delivery stores the dead letter
+    dead letter stored, no term yet      the next delivery stores it again, which changes nothing, and terms
+    copy stored, no ack yet              the next delivery stores it again; the stream drops the duplicate by its id,
+                                         within its duplicate window
+    acked, record not deleted yet        the record is orphaned, see attempts.py
+    answered, and the server is killed   the answer is sent again after the reconnect, see ack_replay.py
+    delayed nak not sent yet             the message is redelivered when its lease lapses, see nak_batcher.py
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.execution.outcomes import (
+from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
     Interrupted,
     LockBusy,
-    Misplaced,
     Outcome,
     Retry,
     Succeeded,
+    WrongQueue,
 )
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.headers import without_server_headers
+from diracx.tasks.plumbing.jetstream.publish import publish
+from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
+from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore
-from diracx.tasks.plumbing.worker.leases import Lease
-from diracx.tasks.plumbing.worker.settlement.ack_replay import RecentAnswers
-from diracx.tasks.plumbing.worker.settlement.lock_backoff import Crowds
-from diracx.tasks.plumbing.worker.settlement.nak_batcher import DelayedNaks
-from diracx.tasks.plumbing.worker.settlement.requeue import forget_origin, move
+from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
+from diracx.tasks.plumbing.worker.settlement.ack_replay import AckReplay
+from diracx.tasks.plumbing.worker.settlement.lock_backoff import LockBackoff
+from diracx.tasks.plumbing.worker.settlement.nak_batcher import NakBatcher
 
 logger = logging.getLogger("diracx.tasks.worker")
 
 
 class Settlement:
-    """Settles messages of one worker.
+    """Settles the messages of one worker.
 
     Args:
-        busy_delay: How long a task whose lock is held waits, give or take a quarter; in a crowd longer, see `crowds`.
+        busy_delay: How long a task waits when its lock is held, give or take a quarter; longer behind many others, see
+            `LockBackoff`.
     """
 
     def __init__(
@@ -59,89 +79,91 @@ class Settlement:
         self._connection = connection
         self._attempts = attempts
         self._dead_letters = dead_letters
-        self._crowds = Crowds(busy_delay)
-        self._recent = RecentAnswers(connection)
-        self._naks = DelayedNaks()
+        self._lock_backoff = LockBackoff(busy_delay)
+        self.ack_replay = AckReplay(connection)
+        """To be resent after each reconnect."""
+        self.naks = NakBatcher()
+        """To be closed when the worker ends."""
 
     async def settle(self, lease: Lease, name: str, attempts: Attempts, outcome: Outcome) -> None:
-        """Tell the server what became of a message.
+        """Write the outcome of a delivery, and answer the server.
+
+        When the connection is lost in the middle, it is tried again after the reconnect, while the lease holds: that
+        saves a redelivery.
 
         Args:
-            name: What the message is, for the log.
+            name: The name of the task, for the log.
 
         Raises:
-            LeaseLapsedError: The message may be in other hands; nothing was told.
-            StaleAttemptError: It is in other hands.
-            ServerUnavailableError: No connection; may be tried again while the lease holds.
-            SendTaskError: The dead letter was refused.
+            LeaseLapsedError: Another worker may have the message; no answer was sent.
+            StaleAttemptError: Another worker has the message; no answer was sent.
+            ServerError: The server refused, or stayed away until the lease lapsed.
+            SendTaskError: The dead letter or the copy was refused.
         """
-        lease.ensure()
+        lease.settling = True
+        while True:
+            lease.ensure_held()
+            try:
+                return await self._effects_of(outcome, lease, name, attempts)
+            except ServerError as error:
+                if self._connection.is_connected or lease.remaining <= 0:
+                    raise
+                logger.info("%s waits for the server to be settled: %s", name, error)
+                if not await self._connection.wait_connected(lease.remaining):
+                    raise
+
+    def _effects_of(self, outcome: Outcome, lease: Lease, name: str, attempts: Attempts) -> Coroutine[Any, Any, None]:
         match outcome:
             case Succeeded():
-                await self._done(lease, attempts)
-                logger.debug("done: %s (message %d)", name, lease.delivery.sequence)
+                return self._succeed(lease, name, attempts)
             case Retry():
-                await self._retry(lease, name, attempts, outcome)
+                return self._retry(lease, name, attempts, outcome)
             case LockBusy():
-                await self._wait_for_lock(lease, name, outcome)
+                return self._wait_for_lock(lease, name, outcome)
             case Dead():
-                await self._bury(lease, name, attempts, outcome)
+                return self._dead_letter(lease, name, attempts, outcome)
             case Discarded():
-                await self._done(lease, attempts)
-                logger.warning("dropped %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
-            case Misplaced():
-                await move(self._connection, lease.delivery, outcome.subject)
-                lease.ensure()
-                await self._done(lease, attempts)
-                logger.info("moved %s (message %d) to %s", name, lease.delivery.sequence, outcome.subject)
+                return self._discard(lease, name, attempts, outcome)
+            case WrongQueue():
+                return self._requeue(lease, name, attempts, outcome)
             case Interrupted():
-                await self._attempts.interrupt(attempts)
-                lease.ensure()
-                await self._naks.send(lease, outcome.delay)
-                logger.info("gave back %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
-                if outcome.delay and attempts.record.not_before is not None:
-                    self._recent.naked(lease, attempts.record.not_before)
+                return self._interrupt(lease, name, attempts, outcome)
 
-    def was_settled(self, lease: Lease) -> bool:
-        """Whether the message was done or dead here before, and was handed out again by a server that had forgotten."""
-        return self._recent.ended(lease)
+    async def give_back(self, lease: Lease, name: str) -> None:
+        """Nak a message that was interrupted without an outcome. Nothing is counted; an error is only logged."""
+        lease.settling = True
+        try:
+            lease.ensure_held()
+            lease.delivery.nak()
+        except (LeaseLapsedError, ServerError) as error:
+            logger.warning("left %s unsettled: %s", name, error)
 
-    async def settle_again(self, lease: Lease) -> None:
-        """Settle a message that `was_settled`.
+    async def settle_again(self, lease: Lease, name: str) -> None:
+        """Ack a message that the `ack_replay` knows as settled: the server was killed and forgot the first answer.
+
+        The lease is not checked: whoever has the message, it need never be executed again.
 
         Raises:
             ServerUnavailableError: No connection.
         """
-        await lease.delivery.ack()
+        logger.info("%s (message %d) was settled before; the server had forgotten", name, lease.delivery.sequence)
+        lease.delivery.ack()
 
-    def repeat_recent(self) -> None:
-        """Tell the server again what it was told last: call it after each reconnect."""
-        self._recent.repeat()
+    async def _succeed(self, lease: Lease, name: str, attempts: Attempts) -> None:
+        await self._ack(lease, attempts)
+        logger.debug("done: %s (message %d)", name, lease.delivery.sequence)
 
-    async def close(self) -> None:
-        """Tell the server what it was not told yet: the worker ends, and nothing is in hand."""
-        await self._naks.close()
-
-    async def _done(self, lease: Lease, attempts: Attempts) -> None:
-        await lease.delivery.ack()
-        self._recent.acked(lease)
-        await self._attempts.forget(attempts)
-        if lease.delivery.origin is not None:
-            await self._forget_origin(lease)
-
-    async def _forget_origin(self, lease: Lease) -> None:
-        try:
-            await forget_origin(self._connection, lease.delivery)
-        except ServerError as error:  # the task is settled, which is what counts
-            logger.warning("message %d is settled, but not forgotten: %s", lease.delivery.sequence, error)
+    async def _discard(self, lease: Lease, name: str, attempts: Attempts, outcome: Discarded) -> None:
+        await self._ack(lease, attempts)
+        logger.warning("dropped %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
 
     async def _retry(self, lease: Lease, name: str, attempts: Attempts, outcome: Retry) -> None:
-        if attempts.record.not_before != outcome.at:
+        if attempts.record.not_before != outcome.at:  # equal: written before the connection was lost
             await self._attempts.fail(attempts, outcome.failure, outcome.at)
         delay = max(outcome.at - datetime.now(UTC), timedelta(0))
-        lease.ensure()
-        await self._naks.send(lease, delay)
-        self._recent.naked(lease, outcome.at)
+        lease.ensure_held()
+        self.naks.send(lease, delay)
+        self.ack_replay.record_nak(lease, outcome.at)
         logger.info(
             "will retry %s (message %d) in %.1f s: %s: %s",
             name,
@@ -152,20 +174,61 @@ class Settlement:
         )
 
     async def _wait_for_lock(self, lease: Lease, name: str, outcome: LockBusy) -> None:
-        delay = self._crowds.delay(outcome.error)
-        await self._naks.send(lease, delay)
-        level = logging.INFO if self._crowds.worth_a_line() else logging.DEBUG
+        delay = self._lock_backoff.delay(outcome.error)
+        self.naks.send(lease, delay)
+        level = logging.INFO if self._lock_backoff.should_log() else logging.DEBUG
         logger.log(level, "%s waits %.1f s: %s", name, delay.total_seconds(), outcome.error)
 
-    async def _bury(self, lease: Lease, name: str, attempts: Attempts, outcome: Dead) -> None:
+    async def _interrupt(self, lease: Lease, name: str, attempts: Attempts, outcome: Interrupted) -> None:
+        await self._attempts.interrupt(attempts)
+        lease.ensure_held()
+        self.naks.send(lease, outcome.delay)
+        logger.info("gave back %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
+        if outcome.delay and attempts.record.not_before is not None:
+            self.ack_replay.record_nak(lease, attempts.record.not_before)
+
+    async def _dead_letter(self, lease: Lease, name: str, attempts: Attempts, outcome: Dead) -> None:
         await self._attempts.exhaust(attempts, outcome.failure, outcome.reason)
         record = attempts.record
         executions = record.failed + record.crashes
         await self._dead_letters.store(lease.delivery, outcome.reason, executions, record.failures)
-        lease.ensure()
-        await lease.delivery.term(outcome.reason)
-        self._recent.termed(lease, outcome.reason)
-        await self._attempts.forget(attempts)
-        if lease.delivery.origin is not None:
-            await self._forget_origin(lease)
+        lease.ensure_held()
+        lease.delivery.term(outcome.reason)
+        self.ack_replay.record_term(lease, outcome.reason)
+        await self._forget(lease, attempts)
         logger.error("dead: %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
+
+    async def _requeue(self, lease: Lease, name: str, attempts: Attempts, outcome: WrongQueue) -> None:
+        # The copy has an id of its own, by which the stream drops a second one; the task keeps its id.
+        delivery, subject = lease.delivery, outcome.subject
+        headers = without_server_headers(delivery.headers)
+        headers[MSG_ID] = f"{headers.get(TASK_ID, delivery.sequence)}@{subject}"
+        await publish(self._connection, subject, delivery.body, headers)
+        lease.ensure_held()
+        await self._ack(lease, attempts)
+        logger.info("moved %s (message %d) to %s", name, delivery.sequence, subject)
+
+    async def _ack(self, lease: Lease, attempts: Attempts) -> None:
+        lease.delivery.ack()
+        self.ack_replay.record_ack(lease)
+        if attempts.revision or lease.delivery.origin is not None:  # most messages have neither
+            await self._forget(lease, attempts)
+
+    async def _forget(self, lease: Lease, attempts: Attempts) -> None:
+        """Delete the attempt record of a settled message, and its copy in the stream of later tasks.
+
+        A task stream that was removed and made anew sources that stream again. So it gets only tasks that are not
+        settled. A copy that cannot be deleted expires by itself.
+        """
+        await self._attempts.forget(attempts)
+        if (origin := lease.delivery.origin) is None:
+            return
+        try:
+            await delete_message(self._connection, *origin)
+        except ServerError as error:  # the task is settled, which is what counts
+            logger.warning(
+                "message %d is settled, but its copy in %s was not deleted: %s",
+                lease.delivery.sequence,
+                origin[0],
+                error,
+            )

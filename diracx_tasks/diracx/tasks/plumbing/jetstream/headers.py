@@ -1,0 +1,72 @@
+"""The headers that nats-server itself reads or writes, as names and as ready sets.
+
+`Nats-Msg-Id` is in `wire.envelope`, because a task's envelope carries it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from nats.aio.msg import Msg
+
+from diracx.tasks.plumbing.wire.times import to_rfc3339
+
+# Read by the server in a publish.
+EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+"""Compare-and-set: the last sequence on the subject of the message; `0` for none."""
+ROLLUP: Final = "Nats-Rollup"
+"""`sub`: the message replaces all earlier ones on its subject."""
+TTL: Final = "Nats-TTL"
+"""Whole seconds with `s`, or a Go duration such as `168h` (ADR-43)."""
+BATCH_ID: Final = "Nats-Batch-Id"
+BATCH_SEQUENCE: Final = "Nats-Batch-Sequence"
+BATCH_COMMIT: Final = "Nats-Batch-Commit"
+SCHEDULE: Final = "Nats-Schedule"
+SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
+SCHEDULE_TTL: Final = "Nats-Schedule-TTL"
+
+# Written by the server.
+STREAM_SOURCE: Final = "Nats-Stream-Source"
+"""In a sourced message: `<stream> <sequence> ...` of its origin."""
+KV_OPERATION: Final = "KV-Operation"
+"""In the marker that a client leaves where it deleted a key."""
+MARKER_REASON: Final = "Nats-Marker-Reason"
+"""In the marker that a bucket with limit markers leaves where a key expired (ADR-43)."""
+STATUS: Final = "Status"
+DESCRIPTION: Final = "Description"
+
+# Values of STATUS.
+HEARTBEAT: Final = "100"
+NO_MESSAGES: Final = "404"
+TIMED_OUT: Final = "408"
+NO_RESPONDERS: Final = "503"
+
+DUE_TTL: Final = "720h"
+"""A task that fell due waits this long for room in a full work queue. A settled task is removed at once."""
+
+
+def schedule_headers(due: datetime, target: str) -> dict[str, str]:
+    """The headers that make a message a schedule (ADR-51): the server publishes it to `target` at `due`.
+
+    Raises:
+        ValueError: `due` is naive.
+    """
+    return {SCHEDULE: f"@at {to_rfc3339(due)}", SCHEDULE_TARGET: target, SCHEDULE_TTL: DUE_TTL}
+
+
+def without_server_headers(headers: Mapping[str, str] | None, *more: str) -> dict[str, str]:
+    """The headers of a message without those of the server (`Nats-*`), for a message that is stored anew.
+
+    Args:
+        headers: As received; None when the message has none.
+        more: Further prefixes to leave out, in lower case.
+    """
+    prefixes = ("nats-", *more)
+    return {name: value for name, value in (headers or {}).items() if not name.lower().startswith(prefixes)}
+
+
+def status_of(message: Msg) -> str:
+    """The status in a message that the server itself sent, such as `404`; empty for any other message."""
+    return (message.headers or {}).get(STATUS, "")

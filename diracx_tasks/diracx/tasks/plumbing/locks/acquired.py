@@ -1,0 +1,220 @@
+"""A lock after it was taken: `LockOwner` is the stored value, `AcquiredLock` the protocol, `AcquiredKey` one key.
+
+The deadline. An owner trusts its lock until
+
+    deadline = sent + ttl - SAFETY_MARGIN
+
+* `sent` is read on `CLOCK_BOOTTIME` *before* the request leaves.
+* The store drops the key no earlier than `ttl` after it stored it, and it stores the key after `sent`.
+* So nobody else can own the key before the deadline.
+* Past the deadline the lock is lost for good. It is neither renewed nor released.
+
+What a crash leaves behind: a key that expires by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+from uuid import uuid4
+
+import msgspec
+
+from diracx.tasks.plumbing.clock import Clock, boottime
+from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError
+from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError
+
+SAFETY_MARGIN = timedelta(seconds=1)
+"""An owner stops trusting its lock this long before the key may expire."""
+
+
+class LockOwner(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The owner of a lock: the JSON value of the key, which operators read in the bucket."""
+
+    acquisition_id: str = msgspec.field(name="owner")
+    """Unique for each acquisition. `owner` in the JSON."""
+    task: str
+    """The name of the task, `<category>:<ClassName>`."""
+    id: str
+    """The id of the task."""
+    worker: str
+    """The id of the worker, with host and pid."""
+    since: datetime
+    """The time of the acquisition, by the worker's clock."""
+    waiting: bool = False
+    """The owner holds nothing yet: a writer keeps new readers out until the present readers are gone."""
+
+    @classmethod
+    def new(cls, *, task: str, id: str, worker: str) -> LockOwner:  # noqa: A002 - the field's name on the wire
+        """Make the owner of one acquisition, with a unique id and the present time."""
+        return cls(acquisition_id=uuid4().hex, task=task, id=id, worker=worker, since=datetime.now(UTC))
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.id} on {self.worker} since {self.since.isoformat(timespec='seconds')}"
+
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(LockOwner)
+
+
+def decode_owner(value: bytes) -> LockOwner | None:
+    """Decode the value of a lock's key. None: something else wrote it, e.g. an operator by hand."""
+    try:
+        return _decoder.decode(value)
+    except msgspec.MsgspecError:
+        return None
+
+
+def describe_owner(value: bytes) -> str:
+    """Render the value of a lock's key for an error text. A value that is no `LockOwner` is quoted, 100 bytes of it."""
+    owner = decode_owner(value)
+    return str(owner) if owner is not None else value[:100].decode(errors="replace")
+
+
+class AcquiredLock(Protocol):
+    """A lock that was taken."""
+
+    key: str
+    """The key of the lock in its bucket."""
+    token: int
+    """The fencing token. It rises strictly from one owner of a key to the next."""
+    deadline: float
+    """The owner trusts the lock until this time, in seconds of `clock.boottime`. Infinite: no renewal is needed."""
+    ttl: timedelta
+    """The life of the key after its last renewal."""
+
+    async def renew(self) -> None:
+        """Move the deadline on.
+
+        Raises:
+            LockLostError: The key has another owner, or is gone.
+        """
+
+    async def release(self) -> None:
+        """Free the lock after the task has ended. A lock that has another owner by now is left alone."""
+
+    async def abandon(self) -> None:
+        """Undo the acquisition: the task never began."""
+
+
+class AcquiredKey:
+    """One key of one owner, changed by compare-and-set on its revision only."""
+
+    __slots__ = ("_clock", "_revision", "_store", "_unanswered", "_value", "deadline", "key", "token", "ttl")
+
+    def __init__(
+        self,
+        store: LockStore,
+        key: str,
+        value: bytes,
+        ttl: timedelta,
+        revision: int,
+        sent: float,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._value = value
+        self._revision = revision
+        self._unanswered = False
+        self.key = key
+        self.ttl = ttl
+        self.token = revision
+        self.deadline = self._deadline_after(sent)
+
+    @property
+    def revision(self) -> int:
+        """The revision of our last write that was answered."""
+        return self._revision
+
+    @classmethod
+    async def claim(
+        cls, store: LockStore, key: str, owner: LockOwner, ttl: timedelta, clock: Clock
+    ) -> AcquiredKey | None:
+        """Create the key in one round trip. None: the key exists."""
+        value = _encode(owner)
+        sent = clock()
+        try:
+            revision = await store.create(key, value, ttl)
+        except RevisionConflictError:
+            return None
+        return cls(store, key, value, ttl, revision, sent, clock)
+
+    @classmethod
+    async def create(
+        cls,
+        store: LockStore,
+        key: str,
+        owner: LockOwner,
+        ttl: timedelta,
+        clock: Clock = boottime,
+        may_replace: Callable[[Entry], bool] | None = None,
+    ) -> AcquiredKey:
+        """Create the key, or take over an entry that may be replaced.
+
+        Args:
+            ttl: The life of the key after its last renewal.
+            may_replace: Decides whether an entry that stands in the way may be replaced. None: no entry may.
+
+        Raises:
+            UnableToAcquireLockError: The key exists; the text names its owner.
+        """
+        if (acquired := await cls.claim(store, key, owner, ttl, clock)) is not None:
+            return acquired
+        entry, value = await store.read(key), _encode(owner)
+        if entry is not None and entry.value == value:
+            # An earlier try of this very acquisition was stored, but its answer was lost. Nobody knows when it was
+            # stored, so only a renewal gives it a deadline.
+            acquired = cls(store, key, value, ttl, entry.revision, clock(), clock)
+            try:
+                await acquired.renew()
+            except LockLostError:
+                raise UnableToAcquireLockError(key) from None
+            return acquired
+        if entry is not None and may_replace is not None and may_replace(entry):
+            sent = clock()
+            try:
+                revision = await store.replace(key, value, ttl, entry.revision)
+            except RevisionConflictError:
+                raise UnableToAcquireLockError(key) from None
+            return cls(store, key, value, ttl, revision, sent, clock)
+        raise UnableToAcquireLockError(key, None if entry is None else describe_owner(entry.value))
+
+    def _deadline_after(self, sent: float) -> float:
+        return sent + (self.ttl - SAFETY_MARGIN).total_seconds()
+
+    async def renew(self) -> None:
+        """Store the key again. After a conflict, adopt our own write if only its answer was lost.
+
+        Raises:
+            LockLostError: The deadline has passed, or the key has another owner or is gone.
+        """
+        sent = self._clock()
+        if sent >= self.deadline:
+            raise LockLostError(self.key, "its deadline passed before it was renewed")
+        self._unanswered = True
+        try:
+            self._revision = await self._store.replace(self.key, self._value, self.ttl, self._revision)
+        except RevisionConflictError:
+            entry = await self._store.read(self.key)
+            if entry is None or entry.value != self._value:
+                raise LockLostError(self.key, "it is gone" if entry is None else describe_owner(entry.value)) from None
+            # This is our own write, sent at an unknown time: only the next renewal moves the deadline on.
+            self._revision = entry.revision
+        else:
+            self.deadline = self._deadline_after(sent)
+        self._unanswered = False
+
+    async def release(self) -> None:
+        """Delete our revision. After a renewal without an answer, read first to learn which revision is ours."""
+        if self._unanswered:
+            entry = await self._store.read(self.key)
+            if entry is None or entry.value != self._value:
+                return
+            self._revision = entry.revision
+        await self._store.delete(self.key, self._revision)
+
+    async def abandon(self) -> None:
+        """Delete our revision, like `release`."""
+        await self.release()

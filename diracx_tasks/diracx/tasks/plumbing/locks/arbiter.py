@@ -1,0 +1,155 @@
+"""The arbiter between tasks of one process that want the same lock, so that a crowd of them costs the server little.
+
+One process is one contender for each lock:
+
+* Tasks that want one lock ask for it one after another.
+* While this process holds the lock, its other tasks are refused without a request.
+* A refusal by the server is remembered for about a second, with the owner and the time of the next try. So is a request
+  that got no answer. The second is jittered, so that processes do not ask again in step.
+* When this process frees a lock, it forgets the refusals of that key.
+
+The memory only ever refuses. Only the store grants a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from diracx.tasks.plumbing.clock import Clock
+from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
+from diracx.tasks.plumbing.key_value_store import LockStore
+from diracx.tasks.plumbing.locks.acquired import AcquiredLock, LockOwner
+from diracx.tasks.plumbing.locks.base import BaseLock, Capacity
+
+_REFUSAL_SECONDS: Final = 1.0
+"""A refusal is remembered this long, plus or minus half."""
+_MAX_KEYS: Final = 1_000
+"""Beyond this number of keys, those that nobody needs are forgotten."""
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """A refusal that is repeated from memory."""
+
+    error: UnableToAcquireLockError | ServerError
+    until: float
+    retry_at: float | None
+
+    def repeated(self, now: float) -> UnableToAcquireLockError | ServerError:
+        error = self.error
+        if not isinstance(error, UnableToAcquireLockError):
+            return error.with_traceback(None)
+        retry_after = None if self.retry_at is None else timedelta(seconds=max(0.0, self.retry_at - now))
+        return UnableToAcquireLockError(error.key, error.holder, retry_after, pace=error.pace, reason=error.reason)
+
+
+@dataclass(slots=True)
+class _Contention:
+    """The state of one contention key in this process."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+    """The number of tasks that hold the lock or wait for their turn."""
+    owner: LockOwner | None = None
+    refusal: _Refusal | None = None
+
+
+class LocalLockArbiter:
+    """Decides which task of this process may ask the store for a lock.
+
+    Args:
+        clock: Measures for how long a refusal is remembered.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._by_key: dict[str, dict[str, _Contention]] = {}
+        self._max_keys = _MAX_KEYS
+
+    async def take(self, lock: BaseLock, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        """Wait for the turn of this task, then take `lock` from `store`, unless memory refuses it.
+
+        Raises:
+            UnableToAcquireLockError: The lock is held. The store was not asked if this process knew it.
+            ServerError: The store did not answer, now or a moment ago.
+        """
+        contention = self._contention(lock)
+        contention.users += 1
+        try:
+            if lock.capacity is Capacity.ANY:
+                return await self._ask(contention, lock, store, owner)
+            async with contention.turn:
+                acquired = await self._ask(contention, lock, store, owner)
+                contention.owner = owner
+                return acquired
+        except BaseException:
+            contention.users -= 1
+            raise
+
+    async def give_back(self, lock: BaseLock, release: Callable[[], Awaitable[None]]) -> None:
+        """Await `release`, which frees the lock. Tasks of this process that want the lock wait meanwhile."""
+        contention = self._contention(lock)
+        try:
+            if lock.capacity is Capacity.ANY:
+                await release()
+                return
+            async with contention.turn:
+                try:
+                    await release()
+                finally:
+                    contention.owner = None
+        finally:
+            contention.users -= 1
+            self._forget_refusals(lock)
+
+    def _forget_refusals(self, lock: BaseLock) -> None:
+        contentions = self._by_key[lock.key]
+        if lock.frees_on_release:
+            for contention in contentions.values():
+                contention.refusal = None
+        if not any(contention.users or contention.refusal for contention in contentions.values()):
+            del self._by_key[lock.key]
+
+    def _contention(self, lock: BaseLock) -> _Contention:
+        if (contentions := self._by_key.get(lock.key)) is None:
+            if len(self._by_key) >= self._max_keys:
+                self._prune()
+            contentions = self._by_key[lock.key] = {}
+        if (contention := contentions.get(lock.contention_key)) is None:
+            contention = contentions[lock.contention_key] = _Contention()
+        return contention
+
+    async def _ask(self, contention: _Contention, lock: BaseLock, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        if lock.capacity is Capacity.ONE and contention.owner is not None:
+            raise UnableToAcquireLockError(lock.key, str(contention.owner))
+        if contention.refusal is not None:
+            now = self._clock()
+            if now < contention.refusal.until:
+                raise contention.refusal.repeated(now)
+            contention.refusal = None
+        try:
+            return await lock.acquire(store, owner)
+        except (UnableToAcquireLockError, ServerError) as error:
+            contention.refusal = self._remembered(error)
+            raise
+
+    def _remembered(self, error: UnableToAcquireLockError | ServerError) -> _Refusal:
+        now = self._clock()
+        lasts = _REFUSAL_SECONDS * random.uniform(0.5, 1.5)
+        if isinstance(error, UnableToAcquireLockError) and error.retry_after is not None:
+            seconds = error.retry_after.total_seconds()
+            return _Refusal(error, now + min(lasts, seconds), now + seconds)
+        return _Refusal(error, now + lasts, None)
+
+    def _prune(self) -> None:
+        """Forget the keys that no task of this process uses and whose refusals have lapsed."""
+        now = self._clock()
+        for key, contentions in list(self._by_key.items()):
+            if all(c.users == 0 and (c.refusal is None or c.refusal.until <= now) for c in contentions.values()):
+                del self._by_key[key]
+        self._max_keys = max(_MAX_KEYS, 2 * len(self._by_key))

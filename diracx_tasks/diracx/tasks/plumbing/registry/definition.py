@@ -1,0 +1,51 @@
+"""The checks on a task class that need no instance of it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
+from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
+from diracx.tasks.plumbing.schedules import TaskScheduleBase
+
+_ATTRIBUTES: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
+    ("priority", Priority, "a member of Priority, e.g. Priority.NORMAL"),
+    ("size", Size, "a member of Size, e.g. Size.SMALL"),
+    ("retry_policy", RetryPolicyBase, "an instance of a retry policy, e.g. ExponentialBackoff()"),
+    ("dlq_eligible", bool, "True or False"),
+    ("timeout_seconds", (int, float, type(None)), "a number of seconds or None"),
+)
+_PERIODIC_ATTRIBUTES = (
+    ("default_schedule", TaskScheduleBase, "an instance of a schedule, e.g. IntervalSeconds(3600)"),
+)
+
+
+def check_definition(task_class: Any) -> None:
+    """Check the class attributes, `execute()` and the field `vo` of a task class. `FieldsCodec` checks its fields.
+
+    Raises:
+        TaskDefinitionError: The class cannot work as a task; the text names the class, the cause and the fix.
+    """
+    if not isinstance(task_class, type) or not issubclass(task_class, BaseTask):
+        qualified = getattr(task_class, "__qualname__", None)
+        named = f"{task_class.__module__}.{qualified}" if qualified else repr(task_class)
+        raise TaskDefinitionError(f"{named} is no subclass of diracx.tasks.plumbing.base_task.BaseTask")
+    where = f"{task_class.__module__}.{task_class.__qualname__}"
+    periodic = issubclass(task_class, PeriodicBaseTask)
+    for attribute, expected, fix in (*_ATTRIBUTES, *(_PERIODIC_ATTRIBUTES if periodic else ())):
+        value = getattr(task_class, attribute, None)
+        if not isinstance(value, expected):
+            raise TaskDefinitionError(f"{where}: {attribute} is {value!r}; make it {fix}")
+    if abstract := getattr(task_class, "__abstractmethods__", None):
+        raise TaskDefinitionError(f"{where} has no {', '.join(sorted(abstract))}(); write `async def execute(self)`")
+    if not inspect.iscoroutinefunction(task_class.execute):
+        raise TaskDefinitionError(f"{where}.execute is not async; write `async def execute(self, ...)`")
+    if task_class.timeout_seconds is not None and not task_class.timeout_seconds > 0:
+        raise TaskDefinitionError(f"{where}: timeout_seconds is {task_class.timeout_seconds}; make it more than 0")
+    if issubclass(task_class, PeriodicVoAwareBaseTask) and "vo" not in getattr(task_class, "__dataclass_fields__", {}):
+        undecorated = "vo" in vars(task_class).get("__annotations__", {})
+        fix = "put @dataclasses.dataclass above the class" if undecorated else "give it the field `vo: str`"
+        raise TaskDefinitionError(f"{where} runs once per VO: {fix}")

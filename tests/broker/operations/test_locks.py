@@ -1,0 +1,58 @@
+"""The locks of a mesh as an operator sees them, and their release."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.operations.locks import HeldLock, LockHolder, LockReader
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import from_rfc3339
+
+SINCE = "2026-05-04T09:30:12Z"
+LATER = "2026-05-04T09:31:12Z"
+
+
+def holder(task: str, since: str = SINCE) -> bytes:
+    return b'{"owner":"o","task":"%b","id":"i","worker":"w","since":"%b"}' % (task.encode(), since.encode())
+
+
+async def test_the_keys_of_one_lock_are_listed_together_with_the_longest_holder_first(
+    connection: Connection, topology: Namespace, bucket: Bucket
+) -> None:
+    await bucket.create("conc.a.b./1", holder("late", LATER))
+    await bucket.create("conc.a.b./0", holder("early"))
+    await bucket.create("mutex.job.7", b"written by hand")
+    reader = LockReader(connection, topology)
+    limiter, mutex = await reader.all()
+    early, late = (
+        LockHolder(name, "i", "w", from_rfc3339(since)) for name, since in (("early", SINCE), ("late", LATER))
+    )
+    assert limiter == HeldLock("conc.a.b", "conc", [early, late], None)
+    assert mutex == HeldLock("mutex.job.7", "mutex", [], None)
+    assert await reader.one("conc.a.b") == limiter
+    assert await reader.one("conc.a") is None
+
+
+async def test_a_lock_expires_with_its_last_key(connection: Connection, topology: Namespace, bucket: Bucket) -> None:
+    for slot, seconds in enumerate((30, 60)):
+        await bucket.create(f"conc.a.b./{slot}", holder("a"), timedelta(seconds=seconds))
+    (lock,) = await LockReader(connection, topology).all()
+    assert lock.expires_in is not None
+    assert 30 < lock.expires_in <= 60
+
+
+async def test_a_release_deletes_every_key_of_one_lock(
+    connection: Connection, topology: Namespace, bucket: Bucket
+) -> None:
+    for key in ("conc.a.b./0", "conc.a.b./1", "mutex.job.7"):
+        await bucket.create(key, holder("a"))
+    reader = LockReader(connection, topology)
+    assert await reader.release("conc.a.b")
+    assert await bucket.keys() == ["mutex.job.7"]
+    assert not await reader.release("conc.a.b")
+
+
+async def test_a_namespace_without_a_lock_bucket_is_recognised(connection: Connection, names: Namespace) -> None:
+    assert not await LockReader(connection, names).exists()

@@ -1,0 +1,197 @@
+"""The intake on a real server: the order of messages, no more of them than slots, and the end of a burst."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
+from diracx.tasks.plumbing.submitter import current_task_id
+from diracx.tasks.testing import wait_until
+from support import recording_tasks as noting
+from support.mesh import Mesh
+from support.recording_tasks import (
+    Note,
+    NoteBackground,
+    NoteRealtime,
+    Wait,
+    WaitBackground,
+    WaitRealtime,
+    most_at_once,
+    ran,
+    running,
+)
+
+
+@pytest.fixture(autouse=True)
+async def fresh() -> None:
+    noting.start_afresh()
+
+
+@dataclasses.dataclass
+class Child(BaseTask):
+    n: int
+    size = Size.SMALL
+
+    async def execute(self) -> None:
+        ran.append(("child", self.n, current_task_id.get()))
+
+
+@dataclasses.dataclass
+class Parent(BaseTask):
+    size = Size.SMALL
+
+    async def execute(self) -> None:
+        ids = [await Child(n).schedule() for n in range(3)]
+        ran.append(("parent", current_task_id.get(), ids))
+
+
+async def test_realtime_goes_first_then_normal_then_background_each_first_in_first_out(mesh: Mesh) -> None:
+    mesh.register(Note, NoteRealtime, NoteBackground)
+    for first, kind in ((200, NoteBackground), (100, Note), (0, NoteRealtime)):
+        for n in range(first, first + 50):
+            await kind(n).schedule()
+    await mesh.burst(slots=1)
+    assert ran == [*range(50), *range(100, 150), *range(200, 250)]
+
+
+async def test_a_task_that_arrives_at_an_idle_worker_runs_whatever_its_priority(mesh: Mesh) -> None:
+    mesh.register(Note, NoteRealtime, NoteBackground)
+    async with mesh.working(slots=1):
+        for n, kind in enumerate((NoteBackground, Note, NoteRealtime) * 3):
+            await kind(n).schedule()
+            await wait_until(lambda n=n: n in ran, description=f"task {n} ran")  # type: ignore[misc]
+    assert ran == list(range(9))
+
+
+async def test_no_more_tasks_run_at_once_than_there_are_slots(mesh: Mesh) -> None:
+    mesh.register(Wait, WaitRealtime, WaitBackground)
+    async with mesh.working(slots=5):
+        for _ in range(2):
+            kinds = [kind for kind in (Wait, WaitRealtime, WaitBackground) for _ in range(10)]
+            ids = await mesh.broker.schedule_many(kind(n) for n, kind in enumerate(kinds))
+            assert len(set(ids)) == 30
+            await wait_until(lambda: len(running) == 5, description="all slots are in use")
+            noting.go.set()
+            await wait_until(lambda: _equals(mesh.waiting(), 0), description="all are done")
+            noting.go.clear()
+    assert max(most_at_once) == 5
+    assert sorted(ran) == sorted([*range(30)] * 2)
+
+
+async def test_more_arrivals_than_free_slots_at_an_idle_worker_run_one_after_another(mesh: Mesh) -> None:
+    mesh.register(Wait, WaitRealtime, WaitBackground)
+    async with mesh.working(slots=1):
+        for _ in range(5):
+            await mesh.broker.schedule_many(kind(n) for n, kind in enumerate((Wait, WaitRealtime, WaitBackground)))
+            await wait_until(lambda: running, description="the first one runs")
+            noting.go.set()
+            await wait_until(lambda: _equals(mesh.waiting(), 0), description="all three are done")
+            noting.go.clear()
+    assert max(most_at_once) == 1
+    assert sorted(ran) == sorted([0, 1, 2] * 5)
+
+
+async def test_nothing_is_held_without_a_slot_where_another_worker_has_one(mesh: Mesh) -> None:
+    mesh.register(Wait, WaitRealtime, WaitBackground)
+    async with mesh.working(slots=1), mesh.working(slots=1):
+        kinds = [kind for kind in (Wait, WaitRealtime, WaitBackground) for _ in range(4)]
+        await mesh.broker.schedule_many(kind(n) for n, kind in enumerate(kinds))
+        await wait_until(lambda: len(running) == 2, description="both are busy")
+        async with mesh.working(slots=20):
+            await wait_until(lambda: len(running) == 12, description="a third one runs all others")
+            noting.go.set()
+
+
+async def test_a_free_slot_is_not_starved_by_long_tasks_in_the_others(mesh: Mesh) -> None:
+    mesh.register(Wait, Note)
+    async with mesh.working(slots=10):
+        await mesh.broker.schedule_many(Wait(n) for n in range(9))
+        await wait_until(lambda: len(running) == 9, description="nine long tasks run")
+        for n in range(100, 103):
+            await Note(n).schedule()
+            await wait_until(lambda n=n: n in ran, description="the new task ran beside them")  # type: ignore[misc]
+        assert len(running) == 9
+        noting.go.set()
+
+
+async def test_the_children_that_a_task_submits_name_it_as_their_parent(mesh: Mesh) -> None:
+    class LaterChild(Child):
+        size = Size.LARGE
+
+    class Grandparent(Parent):
+        async def execute(self) -> None:
+            await LaterChild(1).schedule()
+
+    mesh.register(LaterChild, Grandparent)
+    parent = await Grandparent().schedule()
+    await mesh.burst()
+    (child,) = await mesh.stored(mesh.namespace.tasks_stream)
+    assert child.headers["Task-Name"] == "test:LaterChild"
+    assert child.headers["Task-Parent"] == parent
+    await mesh.burst(size=Size.LARGE)
+
+
+async def test_a_burst_runs_the_children_of_what_it_runs(mesh: Mesh) -> None:
+    mesh.register(Parent, Child)
+    await mesh.broker.schedule_many(Parent() for _ in range(20))
+    worker = await mesh.burst(slots=3)
+    parents = [seen for seen in ran if seen[0] == "parent"]
+    children = [seen for seen in ran if seen[0] == "child"]
+    assert len(parents) == 20
+    assert sorted(task_id for _, _, task_id in children) == sorted(task_id for _, _, ids in parents for task_id in ids)
+    assert worker.processed == 80
+
+
+async def test_a_burst_waits_for_what_a_running_task_may_still_submit(mesh: Mesh) -> None:
+    class SlowParent(Wait):
+        async def execute(self) -> None:
+            await super().execute()
+            await Child(self.n).schedule()
+
+    mesh.register(SlowParent, Child)
+    await SlowParent(1).schedule()
+    burst = asyncio.create_task(mesh.burst())
+    await wait_until(lambda: running, description="the parent runs")
+    # As many round trips as the burst needs to see that the queues are empty.
+    for _ in range(10):
+        await mesh.waiting()
+    noting.go.set()
+    await burst
+    assert [seen[:2] for seen in ran if isinstance(seen, tuple)] == [("child", 1)]
+
+
+async def test_a_burst_on_empty_queues_ends(mesh: Mesh) -> None:
+    mesh.register(Note)
+    assert (await mesh.burst()).processed == 0
+
+
+async def test_a_burst_does_not_wait_for_a_retry_that_is_not_due(mesh: Mesh) -> None:
+    class InAnHour(RetryPolicyBase):
+        def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
+            return datetime.now(UTC) + timedelta(hours=1)
+
+    class Later(Note):
+        retry_policy = InAnHour()
+
+        async def execute(self) -> None:
+            await super().execute()
+            raise ValueError("no")
+
+    mesh.register(Later, Note)
+    mesh.leaves_something_behind = True
+    await Later(1).schedule()
+    await Note(2).schedule()
+    await mesh.burst(slots=1)
+    assert ran == [1, 2]
+    assert await mesh.residue() == {"tasks": 1, "in hand": 1, "attempt records": 1}
+
+
+async def _equals(coroutine: Any, expected: object) -> bool:
+    return bool(await coroutine == expected)

@@ -1,0 +1,86 @@
+"""The list of schedules for operators."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
+from diracx.tasks.plumbing.overrides.overrides import Configuration, parse
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.scheduler.reconciler import StoredState
+from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
+from support.scheduling import Hourly, Report
+
+NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def state(task: str, vo: str = "", *, enabled: bool = True, ended: bool = False, held: bool = True) -> StoredState:
+    pending = (NOON, NOON + HOUR) if held else (NOON,)
+    words = "every 3600 s"
+    stored = ScheduleState(task=task, vo=vo, schedule=words, enabled=enabled, after=NOON, pending=pending, ended=ended)
+    return StoredState(stored, 1)
+
+
+def listed(
+    *states: StoredState,
+    vos: tuple[str, ...] = (),
+    configuration: Configuration | None = None,
+    unreadable: bool = False,
+) -> list[ListedSchedule]:
+    registry = TaskRegistry()
+    for task_class in (Hourly, Report):
+        registry.add(f"test:{task_class.__name__}", task_class)
+    by_key = {stored.state.key: stored for stored in states}
+
+    def is_unreadable(key: ScheduleKey) -> bool:
+        return unreadable
+
+    now = NOON + timedelta(minutes=1)
+    return list_schedules(registry, configuration or Configuration(), vos, by_key, is_unreadable, now)
+
+
+def test_a_schedule_is_listed_with_its_last_and_next_occurrence() -> None:
+    (hourly,) = listed(state("test:Hourly"))
+    assert hourly == ListedSchedule(
+        task="test:Hourly",
+        vo=None,
+        schedule="every 3600 s",
+        enabled=True,
+        last=NOON,
+        next=NOON + HOUR,
+        why_not=None,
+    )
+
+
+def test_vos_in_force_and_vos_that_are_still_scheduled_are_listed_in_order() -> None:
+    rows = listed(state("test:Report", "old"), state("test:Report", "gone", enabled=False), vos=("lhcb", "atlas"))
+    assert [(row.task, row.vo) for row in rows] == [
+        ("test:Hourly", None),
+        ("test:Report", "atlas"),
+        ("test:Report", "lhcb"),
+        ("test:Report", "old"),
+    ]
+
+
+DISABLED = parse("tasks: {'test:Hourly': {enabled: false}}")
+
+
+@pytest.mark.parametrize(
+    ("states", "configuration", "unreadable", "why_not"),
+    [
+        ([], None, True, "its state cannot be read"),
+        ([], DISABLED, False, "disabled by the configuration"),
+        ([], None, False, "no scheduler has taken it up yet"),
+        ([state("test:Hourly", ended=True, held=False)], None, False, "it has ended"),
+        ([state("test:Hourly", held=False)], None, False, "no scheduler is running"),
+        ([state("test:Hourly", enabled=False, held=False)], None, False, "no scheduler has enabled it yet"),
+    ],
+)
+def test_a_schedule_without_a_next_occurrence_says_why(
+    states: list[StoredState], configuration: Configuration | None, unreadable: bool, why_not: str
+) -> None:
+    (hourly,) = listed(*states, configuration=configuration, unreadable=unreadable)
+    assert (hourly.next, hourly.why_not) == (None, why_not)

@@ -1,0 +1,99 @@
+"""No block of a page stands untested, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.pages import (
+    AUTHORS,
+    DOCS,
+    NATS,
+    OPERATORS,
+    PAGES,
+    README,
+    anchors,
+    blocks,
+    examples,
+    files,
+    is_code,
+    links,
+    prose,
+)
+from support.paths import TOP
+
+CLAIMED = re.compile(
+    r"diracx-task-run |scripts/|\.ci/run$|pip install |python3 -m venv \.venv$|\. \.venv/bin/activate$"
+    r"|pytest$|export DIRACX_DB_URL|python -m diracx\.db |nats pub |eval "
+)
+"""The commands that `process/test_pages.py` types or parses."""
+
+
+def test_no_block_of_a_page_stands_untested() -> None:
+    for block in blocks(*(page for page in PAGES if page != NATS)):
+        match block.language:
+            case "console":
+                assert block.commands, block
+                assert not [command for command in block.commands if not CLAIMED.match(command)], block
+            case "python":
+                assert block.text in files(block.page).values() or block in examples(), block
+            case "toml":
+                assert block.page in (README, AUTHORS), block
+                assert block.text in files(block.page).values(), block
+            case "yaml":
+                assert block.text in files(OPERATORS).values(), block
+            case "mermaid":
+                assert re.match(r"(flowchart LR|sequenceDiagram|stateDiagram-v2)\n", block.text), block
+            case "layers":
+                assert block.page == DOCS / "architecture.md", block  # read by test_layering.py
+            case _:
+                pytest.fail(f"no test has claimed {block}")
+    assert {block.language for block in blocks(NATS)} == {"console"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != NATS], ids=str)
+def test_no_block_is_merely_indented(page: Path) -> None:
+    assert not re.findall(r"\n\n {4,}\S.*", prose(page))
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(TOP)} -> {target}#{anchor}"
+        for page, target, anchor in links()
+        if not is_code(target) and not (target.exists() and (not anchor or anchor in anchors(target)))
+    ]
+    assert not broken
+
+
+def test_every_link_to_the_source_leads_to_a_file() -> None:
+    broken = {str(target.relative_to(TOP)) for _, target, _ in links() if is_code(target) and not target.is_file()}
+    assert not broken
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    tests = {name for path in TOP.glob("tests/**/*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", prose(page))}
+    assert not named - tests
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.read_text().splitlines()) <= 190
+    reached, left = {README}, [README]
+    while left:
+        here = left.pop()
+        new = {target for page, target, _ in links() if page == here and target.suffix == ".md"} - reached
+        reached |= new
+        left += new
+    assert not set(PAGES) - reached
+
+
+def test_the_workflow_runs_what_must_pass_on_every_python_that_is_promised() -> None:
+    (job,) = yaml.safe_load((TOP / ".github" / "workflows" / "ci.yml").read_text())["jobs"].values()
+    assert job["steps"][-1] == {"run": ".ci/run"}
+    classifiers = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["classifiers"]
+    promised = [each.rpartition(" ")[2] for each in classifiers if re.search(r":: 3\.\d+$", each)]
+    assert job["strategy"]["matrix"]["python"] == promised

@@ -1,0 +1,40 @@
+"""Times on the wire: RFC 3339 in UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-12-01T06:00:00Z", datetime(2026, 12, 1, 6, tzinfo=UTC)),
+        ("2026-12-01T06:00:00+01:00", datetime(2026, 12, 1, 5, tzinfo=UTC)),
+        ("2026-12-01T06:00:00.25-05:30", datetime(2026, 12, 1, 11, 30, 0, 250_000, tzinfo=UTC)),
+        # Go writes nanoseconds.
+        ("2026-12-01T06:00:00.123456789Z", datetime(2026, 12, 1, 6, 0, 0, 123_456, tzinfo=UTC)),
+    ],
+)
+def test_a_time_of_any_offset_is_parsed_into_utc(text: str, moment: datetime) -> None:
+    assert from_rfc3339(text) == moment
+    assert from_rfc3339(text).tzinfo is UTC
+
+
+@settings(deadline=None)
+@given(st.datetimes(timezones=st.timezones()).filter(lambda at: 1 < at.year < 9999))
+def test_a_written_time_is_utc_to_the_microsecond(moment: datetime) -> None:
+    text = to_rfc3339(moment)
+    assert len(text) == len("2026-12-01T06:00:00.000000Z")
+    assert text.endswith("Z")
+    assert from_rfc3339(text) == moment.astimezone(UTC)
+
+
+def test_a_time_out_of_range_in_utc_is_refused() -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        to_rfc3339(datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))))

@@ -1,0 +1,38 @@
+"""The counters of a worker, on a fake clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from diracx.tasks.plumbing.execution.job import Dead, Interrupted, Retry, Succeeded
+from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.worker.snapshot import Counters
+from support.locking import Ticks
+
+AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
+
+
+def test_a_failure_is_counted_and_the_last_one_is_kept_with_its_task() -> None:
+    counters = Counters()
+    counters.record("test:Note", "1", Succeeded())
+    counters.record("test:Note", "2", Retry(AT, Failure.of(ValueError("first"), "a-worker")))
+    counters.record("test:Note", "3", Dead("malformed: the body is empty"))
+    counters.record("test:Note", "4", Interrupted("the worker stops"))
+    assert (counters.deliveries, counters.failures) == (4, 2)
+    assert counters.last_error == "test:Note 3: malformed: the body is empty"
+
+
+def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
+    clock = Ticks()
+    counters = Counters(clock)
+    assert counters.per_second == 0.0, "without a sample"
+    counters.sample()
+    assert counters.per_second == 0.0, "in the moment of the first sample"
+    for second in range(1, 31):
+        for number in range(10 if second <= 15 else 2):
+            counters.record("test:Note", str(number), Succeeded())
+        clock.now += 1
+        counters.sample()
+        if second == 5:
+            assert counters.per_second == 10.0, "since the first sample"
+    assert counters.per_second == 2.0
