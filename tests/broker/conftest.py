@@ -1,7 +1,7 @@
 """A mesh for each test, removed at its end: the space that its streams reserve would fill a shared server.
 
 `mesh` has a broker. It fails a test that leaves messages, records or locks behind, unless the test sets
-`leaves_something_behind`. `topology` creates the streams, consumers and buckets alone; `names` only names them.
+`allows_residue`. `topology` creates the streams, consumers and buckets alone; `names` only names them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.dead_letters import DeadLetterBox
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 from support.queues import remove_mesh
 
 
 @pytest.fixture
-async def mesh(server: EmbeddedServer, namespace: str) -> AsyncIterator[Mesh]:
-    async with Mesh.open(server.url, namespace) as mesh:
+async def mesh(server: EmbeddedServer, namespace: str) -> AsyncIterator[TaskMesh]:
+    async with TaskMesh.open(server.url, namespace) as mesh:
         yield mesh
         try:
-            if not mesh.leaves_something_behind:
+            if not mesh.allows_residue:
                 await _fail_on_residue(mesh)
         finally:
             await mesh.remove()
 
 
-async def _fail_on_residue(mesh: Mesh) -> None:
+async def _fail_on_residue(mesh: TaskMesh) -> None:
     residue: dict[str, int] = {}
 
     async def nothing_is_left() -> bool:

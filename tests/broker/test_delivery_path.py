@@ -11,7 +11,7 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream import pull
 from diracx.tasks.plumbing.worker import in_flight
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 from support.paths import SOURCE_ROOT
 
 BEGINNINGS = {(pull.__file__, "_on_message"), (in_flight.__file__, "_carry")}
@@ -44,7 +44,7 @@ def files_on_the_page() -> set[str]:
     return {*steps, *asked}
 
 
-async def test_a_delivery_passes_through_the_files_on_the_page_and_no_others(mesh: Mesh) -> None:
+async def test_a_delivery_passes_through_the_files_on_the_page_and_no_others(mesh: TaskMesh) -> None:
     mesh.register(Plain)
     package = str(SOURCE_ROOT / "diracx" / "tasks" / "plumbing") + "/"
     passed: set[str] = set()

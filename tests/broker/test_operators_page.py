@@ -17,9 +17,9 @@ from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettin
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 from support.nats_command import OperatorShell
-from support.operated_mesh import NAMESPACE, operated
+from support.operated_mesh import NAMESPACE, operated_mesh
 from support.paths import NATS_FOLDER as FOLDER
 from support.permission_table import COMMANDS
 from support.secured import secured_server
@@ -115,18 +115,18 @@ async def with_contexts(terminal: OperatorShell) -> None:
             await terminal.type_in(step.command)
 
 
-async def contents(mesh: Mesh) -> dict[str, object]:
+async def contents(mesh: TaskMesh) -> dict[str, object]:
     """What of the streams an operator who only looks must not change; locks are renewed, and the leader writes."""
     names = (mesh.namespace.tasks_stream, mesh.namespace.dead_letters_stream, f"KV_{mesh.namespace.attempts_bucket}")
     states = {name: await mesh.state(name) for name in names}
-    return states | {"in hand": await mesh.in_hand()}
+    return states | {"in flight": await mesh.in_flight()}
 
 
 @needs_nats
 async def test_every_command_of_the_page_shows_what_the_page_says(
     secured: EmbeddedServer, terminal: OperatorShell
 ) -> None:
-    async with operated(secured) as mesh:
+    async with operated_mesh(secured) as mesh:
         before = await contents(mesh)
         for step in steps():
             if " add --config" in step.command:
@@ -143,7 +143,7 @@ async def test_what_an_observer_may_see_it_sees_as_the_operator_does(
     secured: EmbeddedServer, terminal: OperatorShell
 ) -> None:
     refused = 0
-    async with operated(secured):
+    async with operated_mesh(secured):
         for step in steps():
             if " add --config" in step.command:
                 continue
@@ -165,7 +165,7 @@ async def test_what_an_observer_may_see_it_sees_as_the_operator_does(
 async def test_consumer_next_takes_a_task_for_good_as_the_page_warns(
     secured: EmbeddedServer, terminal: OperatorShell
 ) -> None:
-    async with operated(secured) as mesh:
+    async with operated_mesh(secured) as mesh:
         await with_contexts(terminal)
         before = await mesh.waiting()
         output = await terminal.type_in("nats consumer next DIRACX_TASKS normal-large")

@@ -27,7 +27,7 @@ from support.installing import pip_install, run_pytest, run_python
 from support.nats_command import find_nats
 from support.pages import AUTHORS, NATS, OPERATORS, PAGES, README, Block, blocks, commands, examples, files, prose
 from support.paths import CONSOLE_SCRIPT, TOP
-from support.processes import Dev, free_port
+from support.processes import DevProcess, free_port
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
@@ -61,7 +61,7 @@ class Extension:
         assert task in listed.stdout
 
     async def submits_to_dev(self, task: str) -> None:
-        dev = Dev(self.command_line, *self.command("dev")[1:], "--port", str(free_port()))
+        dev = DevProcess(self.command_line, *self.command("dev")[1:], "--port", str(free_port()))
         await dev.ready()
         submitted = self.command_line(*self.command("submit"), DIRACX_TASKS_NATS_URL=dev.url)
         assert submitted.returncode == 0, submitted.stderr

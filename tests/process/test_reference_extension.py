@@ -17,7 +17,7 @@ from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
 from support.installing import pip_install, run_pytest, run_python
 from support.paths import DEMONSTRATION, GUBBINS
-from support.processes import Dev, free_port
+from support.processes import DevProcess, free_port
 
 VARIABLE = "DIRACX_DB_URL_LOLLYGAGDB"
 TASKS = ["lollygag:OwnerCleanupTask", "lollygag:OwnerReportTask", "lollygag:SyncOwnersTask"]
@@ -90,7 +90,7 @@ async def test_what_is_submitted_is_stored_by_a_worker(
 
 
 async def test_what_is_submitted_is_stored_by_dev(with_database: CommandLine) -> None:
-    dev = Dev(with_database, "--port", str(free_port()))
+    dev = DevProcess(with_database, "--port", str(free_port()))
     await dev.ready()
     submitted = with_database("submit", "lollygag:SyncOwnersTask", "--args", '["alice"]', DIRACX_TASKS_NATS_URL=dev.url)
     assert submitted.returncode == 0, submitted.stderr

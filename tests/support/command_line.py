@@ -84,7 +84,7 @@ class CommandLine:
         path = self.folder / "journal"
         return path.read_text().splitlines() if path.exists() else []
 
-    async def noted(self, line: str, count: int = 1) -> None:
+    async def wait_for_line(self, line: str, count: int = 1) -> None:
         """Wait until a line is in the journal `count` times."""
         await wait_until(lambda: self.journal().count(line) >= count, description=f"{line!r} {count} times", timeout=30)
 

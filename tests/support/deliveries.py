@@ -8,7 +8,7 @@ from typing import Any
 
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 
 @dataclass
@@ -52,7 +52,7 @@ def fake_delivery(
     return Delivery(connection, FakeMessage(reply, **message), requested)
 
 
-async def first_delivery(mesh: Mesh, sequence: int) -> Delivery:
+async def first_delivery(mesh: TaskMesh, sequence: int) -> Delivery:
     """The first delivery of a stored message as a worker would see it; the message stays where it is."""
     answer = await mesh.connection.api(f"STREAM.MSG.GET.{mesh.namespace.tasks_stream}", {"seq": sequence})
     return fake_delivery(mesh.connection, sequence, stored_ns=_nanoseconds(answer["message"]["time"]), subject="")
@@ -65,7 +65,7 @@ def _nanoseconds(time: str) -> int:
     return whole * 1_000_000_000 + int(fraction.ljust(9, "0"))
 
 
-async def leave_crashes(mesh: Mesh, sequence: int, times: int) -> None:
+async def leave_crashes(mesh: TaskMesh, sequence: int, times: int) -> None:
     """Record that so many executions of a message began and never ended, as killed workers leave it."""
     store = AttemptStore(mesh.attempts)
     for _ in range(times):

@@ -25,11 +25,11 @@ END_SECONDS = 30.0
 """How long a worker may take to stop."""
 
 
-class Mesh:
+class TaskMesh:
     """A broker with an empty registry, and a view of the streams, consumers and buckets behind it.
 
-    `register` names every task class `test:<ClassName>`. Extension authors use `diracx.tasks.testing.Mesh` instead,
-    which shows outcomes and hides the server.
+    `register` names every task class `test:<ClassName>`. Extension authors use `diracx.tasks.testing.Mesh`, which
+    shows outcomes and hides the server.
     """
 
     binds: ClassVar[bool] = True
@@ -42,7 +42,7 @@ class Mesh:
         self.registry = broker.registry
         self.attempts = Bucket(self.connection, self.namespace.attempts_bucket)
         self.locks = Bucket(self.connection, self.namespace.locks_bucket)
-        self.leaves_something_behind = False
+        self.allows_residue = False
         """Whether unsettled messages and records may remain at the end of the test."""
 
     @classmethod
@@ -119,7 +119,7 @@ class Mesh:
         """How many tasks are not settled."""
         return int((await self.state())["messages"])
 
-    async def in_hand(self) -> int:
+    async def in_flight(self) -> int:
         """How many messages were delivered and are not settled; naked messages that wait for their delay count."""
         infos = [
             await self.connection.api(f"CONSUMER.INFO.{asset.stream}.{asset.name}")
@@ -149,7 +149,7 @@ class Mesh:
         """Counts of messages and records that disappear once everything is settled; without those that are 0."""
         counts = {
             "tasks": await self.waiting(),
-            "in hand": await self.in_hand(),
+            "in flight": await self.in_flight(),
             "attempt records": len(await self.attempts.keys()),
             "locks": len(await self.locks.keys()),
         }

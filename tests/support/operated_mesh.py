@@ -26,7 +26,7 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh, running
+from support.mesh import TaskMesh, running
 from support.scheduling import SchedulingMesh
 from support.secured import connected, settings_for
 
@@ -97,7 +97,7 @@ class OwnerCleanupTask(PeriodicBaseTask):
 
 
 @asynccontextmanager
-async def operated(server: EmbeddedServer) -> AsyncIterator[Mesh]:
+async def operated_mesh(server: EmbeddedServer) -> AsyncIterator[TaskMesh]:
     """Tasks in every state, a worker of small tasks and a scheduler, each process as its own user of the server.
 
     Yields the mesh as the operator sees it.
@@ -108,7 +108,7 @@ async def operated(server: EmbeddedServer) -> AsyncIterator[Mesh]:
     async with AsyncExitStack() as stack:
         operator = await stack.enter_async_context(connected(server, NAMESPACE, "operator"))
         await ensure(operator, assets(NAMES), tolerant=False)
-        mesh = Mesh(JetStreamBroker(operator, NAMES, registry))
+        mesh = TaskMesh(JetStreamBroker(operator, NAMES, registry))
         stack.push_async_callback(mesh.remove)
         await stack.enter_async_context(_scheduler(server, registry))
         await _submit(server, registry)
@@ -153,7 +153,7 @@ async def _worker(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterat
             yield
 
 
-async def _at_work(mesh: Mesh) -> None:
+async def _at_work(mesh: TaskMesh) -> None:
     async def all_is_there() -> bool:
         keys = await mesh.locks.keys()
         records = await mesh.attempts.keys()

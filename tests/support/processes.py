@@ -99,7 +99,7 @@ def worker_process(
         worker.process.wait()
 
 
-class Dev(LoggedProcess):
+class DevProcess(LoggedProcess):
     """A running `diracx-task-run dev`; its children end with it."""
 
     def __init__(self, command_line: CommandLine, *arguments: str) -> None:

@@ -19,7 +19,7 @@ from diracx.tasks.testing import wait_until
 REALTIME, NORMAL, BACKGROUND = Priority.REALTIME, Priority.NORMAL, Priority.BACKGROUND
 
 
-class Puller:
+class PullClient:
     """Pulls small tasks as a worker does, and keeps the deliveries; publishes tasks and inspects the queues."""
 
     def __init__(self, connection: Connection, names: Namespace, clock: Clock = boottime) -> None:
@@ -51,7 +51,7 @@ class Puller:
         consumer = self.names.consumer(priority, Size.SMALL)
         return await self.connection.api(f"CONSUMER.INFO.{self.names.tasks_stream}.{consumer}")
 
-    async def in_hand(self) -> int:
+    async def in_flight(self) -> int:
         """How many messages were delivered and are not settled."""
         return sum([(await self.info(priority))["num_ack_pending"] for priority in Priority])
 
@@ -81,8 +81,8 @@ class Puller:
 
 
 @asynccontextmanager
-async def pulling(connection: Connection, names: Namespace, clock: Clock = boottime) -> AsyncIterator[Puller]:
-    puller = Puller(connection, names, clock)
+async def pulling(connection: Connection, names: Namespace, clock: Clock = boottime) -> AsyncIterator[PullClient]:
+    puller = PullClient(connection, names, clock)
     await puller.pull.start()
     try:
         yield puller

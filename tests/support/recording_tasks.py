@@ -23,7 +23,7 @@ go = asyncio.Event()
 """Ends every `Wait`."""
 
 
-def start_afresh() -> None:
+def reset() -> None:
     """Forget the last test. The event is made anew, since it belongs to the loop of its test."""
     global go
     go = asyncio.Event()
@@ -40,7 +40,7 @@ class Soon(RetryPolicyBase):
 
 
 @dataclasses.dataclass
-class Note(BaseTask):
+class Record(BaseTask):
     n: int
     size = Size.SMALL
 
@@ -48,11 +48,11 @@ class Note(BaseTask):
         ran.append(self.n)
 
 
-class NoteRealtime(Note):
+class RecordRealtime(Record):
     priority = Priority.REALTIME
 
 
-class NoteBackground(Note):
+class RecordBackground(Record):
     priority = Priority.BACKGROUND
 
 

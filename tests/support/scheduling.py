@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
 from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.schedules import IntervalSeconds, TaskScheduleBase
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 TAKEOVER = timedelta(seconds=5)
 
@@ -82,7 +82,7 @@ class Arrived:
         return (self.at - self.due).total_seconds()
 
 
-class SchedulingMesh(Mesh):
+class SchedulingMesh(TaskMesh):
     """A mesh with a view of its schedules, whose broker is not bound."""
 
     binds = False

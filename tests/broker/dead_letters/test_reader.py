@@ -13,7 +13,7 @@ from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
 from diracx.tasks.testing import wait_until
 from support.dead_letters import HEADERS, DeadLetterBox
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 
 def reader(box: DeadLetterBox) -> DeadLetterReader:
@@ -32,7 +32,7 @@ class Waits(BaseTask):
         raise ValueError(self.why)
 
 
-async def limit_deliveries(mesh: Mesh, most: int) -> None:
+async def limit_deliveries(mesh: TaskMesh, most: int) -> None:
     """As an operator would."""
     stream, consumer = mesh.namespace.tasks_stream, mesh.namespace.consumer(Priority.NORMAL, Size.SMALL)
     config = (await mesh.connection.api(f"CONSUMER.INFO.{stream}.{consumer}"))["config"] | {"max_deliver": most}
@@ -40,8 +40,8 @@ async def limit_deliveries(mesh: Mesh, most: int) -> None:
     await mesh.connection.api(subject, {"stream_name": stream, "config": config})
 
 
-async def test_a_task_that_the_server_gave_up_is_listed_and_runs_again_when_replayed(mesh: Mesh) -> None:
-    mesh.leaves_something_behind = True
+async def test_a_task_that_the_server_gave_up_is_listed_and_runs_again_when_replayed(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
     mesh.register(Waits)
     box = DeadLetterBox(mesh.connection, mesh.namespace)
     # The worker brings the queue back to what it should be, so the limit comes after.

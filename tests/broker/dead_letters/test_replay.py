@@ -18,7 +18,7 @@ from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.testing import wait_until
 from support.dead_letters import BODY, HEADERS, DeadLetterBox
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 from support.queues import edit_stream
 
 FAILURE = Failure("ValueError", "no such owner", "Traceback...", "host-1-small", datetime(2026, 12, 1, 6, tzinfo=UTC))
@@ -170,14 +170,14 @@ class Fails(BaseTask):
         raise ValueError(self.why)
 
 
-async def dead(mesh: Mesh, count: int) -> None:
+async def dead(mesh: TaskMesh, count: int) -> None:
     async def is_dead() -> bool:
         return len(await mesh.dead_letters()) == count and await mesh.waiting() == 0
 
     await wait_until(is_dead, description="it is dead")
 
 
-async def test_a_replayed_task_has_all_its_retries_and_dies_with_its_old_id(mesh: Mesh) -> None:
+async def test_a_replayed_task_has_all_its_retries_and_dies_with_its_old_id(mesh: TaskMesh) -> None:
     seen.clear()
     mesh.register(Fails)
     box = DeadLetterBox(mesh.connection, mesh.namespace)

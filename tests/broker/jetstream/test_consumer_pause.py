@@ -22,21 +22,21 @@ from diracx.tasks.plumbing.operations.status import StatusReader
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
-from support.pull_client import BACKGROUND, NORMAL, REALTIME, Puller, labels, pulling
-from support.recording_tasks import Note, NoteBackground, NoteRealtime, Wait
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.pull_client import BACKGROUND, NORMAL, REALTIME, PullClient, labels, pulling
+from support.recording_tasks import Record, RecordBackground, RecordRealtime, Wait
 
 QUEUE = "normal-small"
 
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
 @pytest.fixture
-async def puller(connection: Connection, topology: Namespace) -> AsyncIterator[Puller]:
+async def puller(connection: Connection, topology: Namespace) -> AsyncIterator[PullClient]:
     async with pulling(connection, topology) as puller:
         yield puller
 
@@ -45,13 +45,13 @@ async def info(connection: Connection, names: Namespace) -> dict[str, Any]:
     return await connection.api(f"CONSUMER.INFO.{names.tasks_stream}.{QUEUE}")
 
 
-async def pause_queue(mesh: Mesh | Puller, until: datetime = UNTIL_RESUMED) -> None:
-    names = mesh.namespace if isinstance(mesh, Mesh) else mesh.names
+async def pause_queue(mesh: TaskMesh | PullClient, until: datetime = UNTIL_RESUMED) -> None:
+    names = mesh.namespace if isinstance(mesh, TaskMesh) else mesh.names
     await pause(mesh.connection, names.tasks_stream, QUEUE, until)
 
 
-async def resume_queue(mesh: Mesh | Puller) -> None:
-    names = mesh.namespace if isinstance(mesh, Mesh) else mesh.names
+async def resume_queue(mesh: TaskMesh | PullClient) -> None:
+    names = mesh.namespace if isinstance(mesh, TaskMesh) else mesh.names
     await resume(mesh.connection, names.tasks_stream, QUEUE)
 
 
@@ -65,7 +65,7 @@ async def looked_again() -> None:
     await asyncio.sleep(0.003)
 
 
-async def test_a_probe_finds_a_paused_queue_empty_and_the_others_in_their_order(puller: Puller) -> None:
+async def test_a_probe_finds_a_paused_queue_empty_and_the_others_in_their_order(puller: PullClient) -> None:
     for priority in (BACKGROUND, NORMAL, REALTIME):
         await puller.put(priority, *labels(priority, 3))
     await pause_queue(puller)
@@ -81,7 +81,7 @@ async def test_a_probe_finds_a_paused_queue_empty_and_the_others_in_their_order(
     assert puller.bodies[6:] == labels(NORMAL, 3)
 
 
-async def test_a_queue_that_is_paused_in_the_middle_keeps_the_rest_and_what_is_given_back(puller: Puller) -> None:
+async def test_a_queue_that_is_paused_in_the_middle_keeps_the_rest_and_what_is_given_back(puller: PullClient) -> None:
     await puller.put(NORMAL, *labels("n", 5))
     assert await puller.pull.probe(2) == (2, None)
     await pause_queue(puller)
@@ -96,11 +96,11 @@ async def test_a_queue_that_is_paused_in_the_middle_keeps_the_rest_and_what_is_g
     assert sorted(puller.bodies[2:]) == ["n1", "n2", "n3", "n4"]
 
 
-async def _counts(puller: Puller, left: int, unsettled: int) -> bool:
-    return (await puller.left(), await puller.in_hand()) == (left, unsettled)
+async def _counts(puller: PullClient, left: int, unsettled: int) -> bool:
+    return (await puller.left(), await puller.in_flight()) == (left, unsettled)
 
 
-async def test_a_long_poll_on_a_paused_queue_hears_heartbeats_and_its_end(puller: Puller) -> None:
+async def test_a_long_poll_on_a_paused_queue_hears_heartbeats_and_its_end(puller: PullClient) -> None:
     await puller.put(NORMAL, "n")
     await pause_queue(puller)
     heard: list[str] = []
@@ -117,7 +117,7 @@ async def test_a_long_poll_on_a_paused_queue_hears_heartbeats_and_its_end(puller
     assert set(heard) == {"100", "408"}
 
 
-async def test_a_wait_is_ended_by_other_queues_and_by_the_end_of_the_pause(puller: Puller) -> None:
+async def test_a_wait_is_ended_by_other_queues_and_by_the_end_of_the_pause(puller: PullClient) -> None:
     await puller.put(NORMAL, "n")
     await pause_queue(puller)
     waiting = await puller.polling()
@@ -135,58 +135,58 @@ async def test_a_wait_is_ended_by_other_queues_and_by_the_end_of_the_pause(pulle
     assert puller.bodies == ["b", "n", "m"]
 
 
-async def test_what_runs_goes_on_and_is_settled_and_what_waits_stays_until_resumed(mesh: Mesh) -> None:
-    class FailsOnce(Note):
+async def test_what_runs_goes_on_and_is_settled_and_what_waits_stays_until_resumed(mesh: TaskMesh) -> None:
+    class FailsOnce(Record):
         retry_policy = ExponentialBackoff(base_delay_seconds=0, max_retries=1)
 
         async def execute(self) -> None:
-            first = f"failed {self.n}" not in noting.ran
-            noting.ran.append(f"failed {self.n}" if first else self.n)
+            first = f"failed {self.n}" not in recording_tasks.ran
+            recording_tasks.ran.append(f"failed {self.n}" if first else self.n)
             if first:
-                await noting.go.wait()
+                await recording_tasks.go.wait()
                 raise ValueError("once")
 
-    mesh.register(Wait, FailsOnce, Note, NoteRealtime, NoteBackground)
+    mesh.register(Wait, FailsOnce, Record, RecordRealtime, RecordBackground)
     async with mesh.working():
         await Wait(1).schedule()
         await FailsOnce(2).schedule()
-        await wait_until(lambda: noting.running and noting.ran, description="both run")
+        await wait_until(lambda: recording_tasks.running and recording_tasks.ran, description="both run")
         await pause_queue(mesh)
-        for task in (Note(3), NoteBackground(4), NoteRealtime(5)):
+        for task in (Record(3), RecordBackground(4), RecordRealtime(5)):
             await task.schedule()
-        await wait_until(lambda: {4, 5} <= set(noting.ran), description="the other queues are served")
-        noting.go.set()
+        await wait_until(lambda: {4, 5} <= set(recording_tasks.ran), description="the other queues are served")
+        recording_tasks.go.set()
         await wait_until(lambda: _left(mesh, 2), description="the one is settled; the retry and the new one wait")
-        assert noting.ran[0] == "failed 2"
-        assert set(noting.ran[1:]) == {1, 4, 5}
+        assert recording_tasks.ran[0] == "failed 2"
+        assert set(recording_tasks.ran[1:]) == {1, 4, 5}
         await resume_queue(mesh)
-        await wait_until(lambda: {2, 3} <= set(noting.ran), description="the rest is served")
+        await wait_until(lambda: {2, 3} <= set(recording_tasks.ran), description="the rest is served")
 
 
-async def _left(mesh: Mesh, count: int) -> bool:
+async def _left(mesh: TaskMesh, count: int) -> bool:
     return await mesh.waiting() == count
 
 
-async def test_a_burst_ends_without_what_is_paused(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
-    mesh.register(Note, NoteBackground)
-    await mesh.broker.schedule_many(Note(n) for n in range(20))
-    await NoteBackground(20).schedule()
+async def test_a_burst_ends_without_what_is_paused(mesh: TaskMesh, caplog: pytest.LogCaptureFixture) -> None:
+    mesh.register(Record, RecordBackground)
+    await mesh.broker.schedule_many(Record(n) for n in range(20))
+    await RecordBackground(20).schedule()
     await pause_queue(mesh)
     with caplog.at_level(logging.INFO, logger="diracx.tasks.worker"):
         assert (await mesh.burst()).processed == 1
-    assert noting.ran == [20]
+    assert recording_tasks.ran == [20]
     assert f"the queue {QUEUE} is paused until it is resumed" in caplog.messages
     await resume_queue(mesh)
     assert (await mesh.burst()).processed == 20
 
 
 async def test_whoever_starts_or_sets_up_meanwhile_finds_no_drift_and_lifts_no_pause(
-    server: EmbeddedServer, mesh: Mesh
+    server: EmbeddedServer, mesh: TaskMesh
 ) -> None:
     until = datetime(2099, 1, 1, tzinfo=UTC)
     await pause_queue(mesh, until)
     assert await ensure(mesh.connection, assets(mesh.namespace)) == []
-    async with Mesh.open(server.url, mesh.namespace.name) as another:
+    async with TaskMesh.open(server.url, mesh.namespace.name) as another:
         await another.burst()
     assert paused_until(await info(mesh.connection, mesh.namespace)) == until
 
@@ -220,15 +220,15 @@ async def _edit(connection: Connection, names: Namespace, **changes: Any) -> Non
 
 
 async def test_a_pause_survives_a_server_that_is_killed(own_server: EmbeddedServer, namespace: str) -> None:
-    async with Mesh.open(own_server.url, namespace) as mesh:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
         await pause_queue(mesh)
     own_server.kill()
     own_server.start()
-    async with Mesh.open(own_server.url, namespace) as mesh:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
         assert paused_until(await info(mesh.connection, mesh.namespace)) == UNTIL_RESUMED
 
 
-async def test_the_status_says_which_queue_is_paused_and_until_when(mesh: Mesh) -> None:
+async def test_the_status_says_which_queue_is_paused_and_until_when(mesh: TaskMesh) -> None:
     reader = StatusReader(mesh.connection, mesh.namespace)
 
     async def paused() -> dict[str, datetime]:

@@ -13,7 +13,7 @@ from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 running: list[int] = []
 ended: list[int] = []
@@ -37,7 +37,7 @@ class Holds(BaseTask):
         ended.append(self.key)
 
 
-async def test_a_full_queue_refuses_publishers_while_locks_and_settlements_go_on(mesh: Mesh) -> None:
+async def test_a_full_queue_refuses_publishers_while_locks_and_settlements_go_on(mesh: TaskMesh) -> None:
     running.clear()
     ended.clear()
     gate[:] = [asyncio.Event()]

@@ -18,16 +18,16 @@ from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support.pull_client import BACKGROUND, NORMAL, REALTIME, Puller, labels, pulling
+from support.pull_client import BACKGROUND, NORMAL, REALTIME, PullClient, labels, pulling
 
 
 @pytest.fixture
-async def puller(connection: Connection, topology: Namespace) -> AsyncIterator[Puller]:
+async def puller(connection: Connection, topology: Namespace) -> AsyncIterator[PullClient]:
     async with pulling(connection, topology) as puller:
         yield puller
 
 
-async def test_the_most_urgent_come_first_and_each_queue_in_its_order(puller: Puller) -> None:
+async def test_the_most_urgent_come_first_and_each_queue_in_its_order(puller: PullClient) -> None:
     await puller.put(BACKGROUND, *labels("b", 4))
     await puller.put(NORMAL, *labels("n", 4))
     await puller.put(REALTIME, *labels("r", 4))
@@ -36,7 +36,7 @@ async def test_the_most_urgent_come_first_and_each_queue_in_its_order(puller: Pu
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 7])
-async def test_a_probe_takes_what_is_most_urgent_and_never_more_than_asked(puller: Puller, slots: int) -> None:
+async def test_a_probe_takes_what_is_most_urgent_and_never_more_than_asked(puller: PullClient, slots: int) -> None:
     await puller.put(BACKGROUND, *labels("b", 4))
     await puller.put(NORMAL, *labels("n", 4))
     await puller.put(REALTIME, *labels("r", 4))
@@ -46,12 +46,12 @@ async def test_a_probe_takes_what_is_most_urgent_and_never_more_than_asked(pulle
         assert problem is None
         assert 0 < count <= slots
         taken.append(count)
-        assert len(puller.delivered) == sum(taken) == await puller.in_hand()
+        assert len(puller.delivered) == sum(taken) == await puller.in_flight()
     assert puller.bodies == labels("r", 4) + labels("n", 4) + labels("b", 4)
     assert await puller.pull.probe(slots) == (0, None)
 
 
-async def test_what_is_more_urgent_overtakes_what_waits_longer(puller: Puller) -> None:
+async def test_what_is_more_urgent_overtakes_what_waits_longer(puller: PullClient) -> None:
     await puller.put(BACKGROUND, *labels("b", 3))
     assert await puller.pull.probe(1) == (1, None)
     await puller.put(REALTIME, "r")
@@ -63,14 +63,14 @@ async def test_what_is_more_urgent_overtakes_what_waits_longer(puller: Puller) -
     assert puller.bodies == ["b0", "r", "n", "b1", "b2"]
 
 
-async def test_empty_queues_answer_at_once_and_again(puller: Puller) -> None:
+async def test_empty_queues_answer_at_once_and_again(puller: PullClient) -> None:
     for _ in range(5):
         assert await puller.pull.probe(10) == (0, None)
     assert puller.pull.last_answer is not None
-    assert await puller.in_hand() == 0
+    assert await puller.in_flight() == 0
 
 
-async def test_a_delivery_says_where_it_stands(puller: Puller) -> None:
+async def test_a_delivery_says_where_it_stands(puller: PullClient) -> None:
     before = datetime.now(UTC)
     await puller.put(NORMAL, "a")
     await publish(puller.connection, puller.names.task_subject(NORMAL, Size.SMALL), b"b", {"Task-Name": "t:B"})
@@ -86,7 +86,7 @@ async def test_a_delivery_says_where_it_stands(puller: Puller) -> None:
     assert puller.delivered[2].stored_ns == first.stored_ns
 
 
-async def test_the_first_arrival_ends_a_wait(puller: Puller) -> None:
+async def test_the_first_arrival_ends_a_wait(puller: PullClient) -> None:
     for priority in (NORMAL, REALTIME, BACKGROUND):
         waiting = await puller.polling()
         await puller.put(priority, priority)
@@ -96,12 +96,12 @@ async def test_the_first_arrival_ends_a_wait(puller: Puller) -> None:
     assert puller.bodies == [NORMAL, REALTIME, BACKGROUND]
     await puller.put(NORMAL, "later")
     assert len(puller.delivered) == 3
-    assert await puller.in_hand() == 3
+    assert await puller.in_flight() == 3
 
 
 @pytest.mark.parametrize(("slots", "most"), [(1, 3), (2, 3), (3, 3), (5, 5), (100, 100)])
 async def test_a_wait_asks_for_no_more_than_the_slots_or_one_of_each(
-    connection: Connection, puller: Puller, slots: int, most: int
+    connection: Connection, puller: PullClient, slots: int, most: int
 ) -> None:
     waiting = await puller.polling(slots)
     for _ in range(100):
@@ -109,13 +109,13 @@ async def test_a_wait_asks_for_no_more_than_the_slots_or_one_of_each(
             await connection.publish(puller.names.task_subject(priority, Size.SMALL), b"x")
     assert await waiting == ""
     # The server counts in hand, too, what it was about to send to an inbox just left.
-    assert 1 <= len(puller.delivered) <= await puller.in_hand() <= most
+    assert 1 <= len(puller.delivered) <= await puller.in_flight() <= most
 
 
 class Settled:
     """Acks whatever comes, and counts it."""
 
-    def __init__(self, puller: Puller) -> None:
+    def __init__(self, puller: PullClient) -> None:
         self.seen: Counter[str] = Counter()
         self.again = 0
         puller.on_delivery = self._settle
@@ -127,7 +127,7 @@ class Settled:
 
 
 async def test_waits_and_probes_beside_a_trickle_of_tasks_lose_and_double_nothing(
-    server: EmbeddedServer, puller: Puller
+    server: EmbeddedServer, puller: PullClient
 ) -> None:
     count = 500
     settled = Settled(puller)
@@ -160,11 +160,11 @@ async def test_waits_and_probes_beside_a_trickle_of_tasks_lose_and_double_nothin
     await wait_until(lambda: _nothing_left(puller), description="everything is settled")
 
 
-async def _nothing_left(puller: Puller) -> bool:
-    return await puller.left() == 0 and await puller.in_hand() == 0
+async def _nothing_left(puller: PullClient) -> bool:
+    return await puller.left() == 0 and await puller.in_flight() == 0
 
 
-async def test_a_poll_that_is_given_up_takes_nothing_with_it(puller: Puller) -> None:
+async def test_a_poll_that_is_given_up_takes_nothing_with_it(puller: PullClient) -> None:
     # Given up while messages are on their way: each is delivered once, or stays in its queue.
     async def give_up_while_they_come(number: int) -> None:
         waiting = await puller.polling()
@@ -181,10 +181,10 @@ async def test_a_poll_that_is_given_up_takes_nothing_with_it(puller: Puller) -> 
             while len(puller.delivered) < 3 * (number + 1):
                 await puller.pull.probe(100)
     assert sorted(puller.bodies) == sorted(f"{priority}{n}" for priority in Priority for n in range(rounds))
-    assert await puller.in_hand() == len(puller.delivered)
+    assert await puller.in_flight() == len(puller.delivered)
 
 
-async def test_wake_ends_a_wait_and_says_why(puller: Puller) -> None:
+async def test_wake_ends_a_wait_and_says_why(puller: PullClient) -> None:
     waiting = await puller.polling()
     puller.pull.wake("stopping")
     assert await waiting == "stopping"
@@ -194,7 +194,7 @@ async def test_wake_ends_a_wait_and_says_why(puller: Puller) -> None:
     assert await waiting == ""
 
 
-async def test_a_wait_after_a_wake_waits(puller: Puller) -> None:
+async def test_a_wait_after_a_wake_waits(puller: PullClient) -> None:
     puller.pull.wake("stopping")
     waiting = await puller.polling()
     assert not waiting.done()
@@ -202,18 +202,18 @@ async def test_a_wait_after_a_wake_waits(puller: Puller) -> None:
     await waiting
 
 
-async def delete_consumer(puller: Puller, priority: Priority) -> None:
+async def delete_consumer(puller: PullClient, priority: Priority) -> None:
     consumer = puller.names.consumer(priority, Size.SMALL)
     await puller.connection.api(f"CONSUMER.DELETE.{puller.names.tasks_stream}.{consumer}")
 
 
-async def test_a_queue_that_is_deleted_meanwhile_ends_the_wait_as_a_problem(puller: Puller) -> None:
+async def test_a_queue_that_is_deleted_meanwhile_ends_the_wait_as_a_problem(puller: PullClient) -> None:
     waiting = await puller.polling()
     await delete_consumer(puller, NORMAL)
     assert await waiting == "409 Consumer Deleted"
 
 
-async def test_a_queue_that_is_missing_is_a_problem_for_probe_and_wait(puller: Puller) -> None:
+async def test_a_queue_that_is_missing_is_a_problem_for_probe_and_wait(puller: PullClient) -> None:
     await puller.put(REALTIME, "r")
     await delete_consumer(puller, NORMAL)
     async with asyncio.timeout(4):

@@ -19,11 +19,11 @@ from diracx.tasks.plumbing.jetstream.errors import RequestTimeoutError
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support.pull_client import NORMAL, Puller, labels, pulling
+from support.pull_client import NORMAL, PullClient, labels, pulling
 
 
 @asynccontextmanager
-async def pulling_from(server: EmbeddedServer) -> AsyncIterator[Puller]:
+async def pulling_from(server: EmbeddedServer) -> AsyncIterator[PullClient]:
     names = Namespace()
     async with Connection.open(
         ConnectionSettings(servers=(server.url,)), name="a worker", inbox_prefix=names.inbox_prefix("worker")
@@ -33,7 +33,7 @@ async def pulling_from(server: EmbeddedServer) -> AsyncIterator[Puller]:
             yield puller
 
 
-async def stands_still(puller: Puller) -> bool:
+async def stands_still(puller: PullClient) -> bool:
     try:
         await puller.connection.api("INFO", timeout=0.1)
     except RequestTimeoutError:

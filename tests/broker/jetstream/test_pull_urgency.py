@@ -9,7 +9,7 @@ import pytest
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.clock import ManualClock
-from support.pull_client import BACKGROUND, NORMAL, REALTIME, Puller, labels, pulling
+from support.pull_client import BACKGROUND, NORMAL, REALTIME, PullClient, labels, pulling
 
 MILLISECOND = 0.001
 
@@ -20,7 +20,7 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def puller(connection: Connection, topology: Namespace, clock: ManualClock) -> AsyncIterator[Puller]:
+async def puller(connection: Connection, topology: Namespace, clock: ManualClock) -> AsyncIterator[PullClient]:
     """One that has just found realtime empty, and takes what is in normal."""
     async with pulling(connection, topology, clock) as puller:
         await puller.put(NORMAL, "first")
@@ -30,14 +30,16 @@ async def puller(connection: Connection, topology: Namespace, clock: ManualClock
         yield puller
 
 
-async def test_what_was_empty_less_than_a_millisecond_ago_is_passed_over(puller: Puller, clock: ManualClock) -> None:
+async def test_what_was_empty_less_than_a_millisecond_ago_is_passed_over(
+    puller: PullClient, clock: ManualClock
+) -> None:
     await puller.put(REALTIME, *labels("r", 3))
     clock.now += 0.9 * MILLISECOND
     assert await puller.pull.probe(4) == (4, None)
     assert puller.bodies == labels("n", 4)
 
 
-async def test_a_millisecond_later_one_of_the_slots_is_for_it(puller: Puller, clock: ManualClock) -> None:
+async def test_a_millisecond_later_one_of_the_slots_is_for_it(puller: PullClient, clock: ManualClock) -> None:
     await puller.put(REALTIME, *labels("r", 3))
     clock.now += 1.1 * MILLISECOND
     assert await puller.pull.probe(4) == (4, None)
@@ -48,7 +50,9 @@ async def test_a_millisecond_later_one_of_the_slots_is_for_it(puller: Puller, cl
     assert puller.bodies[4:] == ["r1", "r2", "n3", "n4"]
 
 
-async def test_found_empty_beside_another_it_counts_as_empty_from_then_on(puller: Puller, clock: ManualClock) -> None:
+async def test_found_empty_beside_another_it_counts_as_empty_from_then_on(
+    puller: PullClient, clock: ManualClock
+) -> None:
     clock.now += 1.1 * MILLISECOND
     assert await puller.pull.probe(4) == (3, None)
     await puller.put(REALTIME, "r")
@@ -57,14 +61,14 @@ async def test_found_empty_beside_another_it_counts_as_empty_from_then_on(puller
     assert puller.bodies == labels("n", 5), "more than 2 ms after the first look, and less than 1 ms after the second"
 
 
-async def test_two_milliseconds_later_all_slots_are_for_it(puller: Puller, clock: ManualClock) -> None:
+async def test_two_milliseconds_later_all_slots_are_for_it(puller: PullClient, clock: ManualClock) -> None:
     await puller.put(REALTIME, *labels("r", 3))
     clock.now += 2.1 * MILLISECOND
     assert await puller.pull.probe(4) == (4, None)
     assert puller.bodies == ["r0", "r1", "r2", "n0"]
 
 
-async def test_the_only_slot_is_not_split(puller: Puller, clock: ManualClock) -> None:
+async def test_the_only_slot_is_not_split(puller: PullClient, clock: ManualClock) -> None:
     await puller.put(REALTIME, "r")
     clock.now += 1.1 * MILLISECOND
     assert await puller.pull.probe(1) == (1, None)
@@ -73,7 +77,7 @@ async def test_the_only_slot_is_not_split(puller: Puller, clock: ManualClock) ->
     assert puller.bodies == ["n0", "r"]
 
 
-async def test_nothing_is_taken_beside_what_is_more_urgent(puller: Puller, clock: ManualClock) -> None:
+async def test_nothing_is_taken_beside_what_is_more_urgent(puller: PullClient, clock: ManualClock) -> None:
     await puller.put(REALTIME, *labels("r", 4))
     clock.now += 1.1 * MILLISECOND
     assert await puller.pull.probe(20) == (10, None)
@@ -86,7 +90,7 @@ async def test_nothing_is_taken_beside_what_is_more_urgent(puller: Puller, clock
 
 
 async def test_what_was_looked_at_beside_others_is_not_asked_again_when_all_are_empty(
-    puller: Puller, clock: ManualClock
+    puller: PullClient, clock: ManualClock
 ) -> None:
     assert await puller.pull.probe(9) == (9, None)
     clock.now += 1.1 * MILLISECOND

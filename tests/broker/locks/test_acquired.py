@@ -13,14 +13,15 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import AcquiredKey, Entry, LockOwner, MutexLock, StoredKey
 from diracx.tasks.testing import wait_until
-from support.locking import Ticks, new_owner
+from support.clock import ManualClock
+from support.locking import new_owner
 
 TTL = timedelta(seconds=30)
 
 
 @pytest.fixture
-def ticks() -> Ticks:
-    return Ticks()
+def ticks() -> ManualClock:
+    return ManualClock(1_000.0)
 
 
 class LosesAnswers:
@@ -121,7 +122,7 @@ async def test_a_renewal_keeps_a_lock_past_its_first_life(bucket: Bucket) -> Non
     await acquired.release()
 
 
-async def test_a_renewal_moves_the_deadline_by_when_it_was_sent(bucket: Bucket, ticks: Ticks) -> None:
+async def test_a_renewal_moves_the_deadline_by_when_it_was_sent(bucket: Bucket, ticks: ManualClock) -> None:
     acquired = await AcquiredKey.create(bucket, "k", new_owner(), TTL, ticks)
     assert acquired.deadline == 1000 + 29
     ticks.now += 20
@@ -129,7 +130,7 @@ async def test_a_renewal_moves_the_deadline_by_when_it_was_sent(bucket: Bucket, 
     assert acquired.deadline == 1020 + 29
 
 
-async def test_a_renewal_whose_answer_was_lost_is_adopted(bucket: Bucket, ticks: Ticks) -> None:
+async def test_a_renewal_whose_answer_was_lost_is_adopted(bucket: Bucket, ticks: ManualClock) -> None:
     store = LosesAnswers(bucket)
     acquired = await AcquiredKey.create(store, "k", new_owner(), TTL, ticks)
     token, deadline = acquired.token, acquired.deadline
@@ -188,7 +189,9 @@ async def test_a_lock_whose_key_is_gone_is_lost_at_its_renewal(bucket: Bucket) -
     assert await bucket.read(acquired.key) is None
 
 
-async def test_past_its_deadline_a_lock_is_not_renewed_though_its_key_exists(bucket: Bucket, ticks: Ticks) -> None:
+async def test_past_its_deadline_a_lock_is_not_renewed_though_its_key_exists(
+    bucket: Bucket, ticks: ManualClock
+) -> None:
     acquired = await AcquiredKey.create(bucket, "k", new_owner(), TTL, ticks)
     ticks.now = acquired.deadline
     with pytest.raises(LockLostError, match="deadline"):

@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.observability import log_context
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from support.measuring import Measured, context_of, links_of, measuring, parent_of
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 UPSTREAM = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -104,12 +104,14 @@ def measured() -> Iterator[Measured]:
 
 
 @pytest.fixture
-async def measured_mesh(measured: Measured, mesh: Mesh) -> Mesh:
+async def measured_mesh(measured: Measured, mesh: TaskMesh) -> TaskMesh:
     """A mesh that was made after telemetry was bound."""
     return mesh
 
 
-async def test_a_submission_its_retry_and_its_children_are_one_trace(measured: Measured, measured_mesh: Mesh) -> None:
+async def test_a_submission_its_retry_and_its_children_are_one_trace(
+    measured: Measured, measured_mesh: TaskMesh
+) -> None:
     measured_mesh.register(Parent, Child)
     with measured.tracers.get_tracer("web").start_as_current_span("request"):
         task_id = await Parent().schedule()
@@ -144,7 +146,7 @@ async def test_a_submission_its_retry_and_its_children_are_one_trace(measured: M
 
 
 async def test_a_message_by_hand_joins_the_trace_in_its_headers_or_starts_one(
-    measured: Measured, measured_mesh: Mesh
+    measured: Measured, measured_mesh: TaskMesh
 ) -> None:
     measured_mesh.register(Child)
     named = {"Task-Name": "test:Child"}
@@ -156,7 +158,7 @@ async def test_a_message_by_hand_joins_the_trace_in_its_headers_or_starts_one(
     assert (parent_of(begun), list(begun.links)) == (None, [])
 
 
-async def test_durations_waits_and_counts_are_metrics(measured: Measured, measured_mesh: Mesh) -> None:
+async def test_durations_waits_and_counts_are_metrics(measured: Measured, measured_mesh: TaskMesh) -> None:
     measured_mesh.register(Parent, Child)
     await Parent().schedule()
     await measured_mesh.burst()
@@ -176,7 +178,7 @@ async def test_durations_waits_and_counts_are_metrics(measured: Measured, measur
     assert lag.count >= 1
 
 
-async def test_a_lost_lock_is_counted(measured: Measured, measured_mesh: Mesh) -> None:
+async def test_a_lost_lock_is_counted(measured: Measured, measured_mesh: TaskMesh) -> None:
     measured_mesh.register(Robbed)
 
     async def take_away() -> None:
@@ -196,7 +198,7 @@ async def test_a_lost_lock_is_counted(measured: Measured, measured_mesh: Mesh) -
     )
 
 
-async def test_a_refused_submission_is_an_error_on_its_span(measured: Measured, measured_mesh: Mesh) -> None:
+async def test_a_refused_submission_is_an_error_on_its_span(measured: Measured, measured_mesh: TaskMesh) -> None:
     measured_mesh.register(Child)
     await measured_mesh.edit_stream(measured_mesh.namespace.tasks_stream, max_bytes=1)
     with pytest.raises(Exception, match="is full"):
@@ -206,16 +208,16 @@ async def test_a_refused_submission_is_an_error_on_its_span(measured: Measured, 
     assert measured.metric("messaging.client.operation.duration")[1][0].attributes["error.type"] == "SendTaskError"
 
 
-async def test_without_telemetry_a_trace_continues_in_submitted_tasks(mesh: Mesh) -> None:
+async def test_without_telemetry_a_trace_continues_in_submitted_tasks(mesh: TaskMesh) -> None:
     mesh.register(Spawns, Large)
-    mesh.leaves_something_behind = True
+    mesh.allows_residue = True
     await mesh.publish_by_hand(({"Task-Name": "test:Spawns", "traceparent": UPSTREAM}, b"{}"))
     await mesh.burst()
     (spawned,) = await mesh.stored(mesh.namespace.tasks_stream)
     assert spawned.headers["traceparent"] == UPSTREAM
 
 
-async def test_without_telemetry_a_submission_has_no_traceparent(mesh: Mesh) -> None:
+async def test_without_telemetry_a_submission_has_no_traceparent(mesh: TaskMesh) -> None:
     mesh.register(Child)
     await Child().schedule()
     (message,) = await mesh.stored(mesh.namespace.tasks_stream)
@@ -223,7 +225,9 @@ async def test_without_telemetry_a_submission_has_no_traceparent(mesh: Mesh) -> 
     await mesh.burst()
 
 
-async def test_a_log_line_of_a_task_has_its_name_id_and_attempt(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_log_line_of_a_task_has_its_name_id_and_attempt(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
     mesh.register(Logs)
     task_id = await Logs().schedule()
     await mesh.burst()

@@ -17,7 +17,7 @@ from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.testing import wait_until
 from support.measuring import Measured, context_of, links_of, measuring, parent_of
-from support.mesh import END_SECONDS, Mesh
+from support.mesh import END_SECONDS, TaskMesh
 from support.scheduling import SchedulingMesh, Ticks
 
 
@@ -48,14 +48,14 @@ def measured() -> Iterator[Measured]:
 
 
 @pytest.fixture
-async def measured_mesh(measured: Measured, mesh: Mesh) -> Mesh:
+async def measured_mesh(measured: Measured, mesh: TaskMesh) -> TaskMesh:
     """A mesh that was made after telemetry was bound."""
     return mesh
 
 
-async def test_each_occurrence_of_a_schedule_is_a_trace_of_its_own(measured: Measured, measured_mesh: Mesh) -> None:
+async def test_each_occurrence_of_a_schedule_is_a_trace_of_its_own(measured: Measured, measured_mesh: TaskMesh) -> None:
     measured_mesh.register(Ticks)
-    measured_mesh.leaves_something_behind = True
+    measured_mesh.allows_residue = True
     async with SchedulingMesh(measured_mesh.broker).scheduling() as scheduler:
         await wait_until(measured_mesh.waiting, description="one has fallen due", timeout=20)
         await measured_mesh.burst(slots=1)
@@ -84,7 +84,9 @@ async def test_each_occurrence_of_a_schedule_is_a_trace_of_its_own(measured: Mea
     assert sum(point.count for point in points) == len(published)
 
 
-async def test_a_write_that_the_server_refuses_is_an_error_on_its_span(measured: Measured, measured_mesh: Mesh) -> None:
+async def test_a_write_that_the_server_refuses_is_an_error_on_its_span(
+    measured: Measured, measured_mesh: TaskMesh
+) -> None:
     measured_mesh.register(Ticks)
     await measured_mesh.edit_stream(measured_mesh.namespace.later_stream, max_msg_size=64)
     async with SchedulingMesh(measured_mesh.broker).scheduling():
@@ -96,7 +98,7 @@ async def test_a_write_that_the_server_refuses_is_an_error_on_its_span(measured:
 
 
 async def test_a_trace_reaches_the_tasks_that_a_task_on_its_own_thread_submits(
-    measured: Measured, measured_mesh: Mesh
+    measured: Measured, measured_mesh: TaskMesh
 ) -> None:
     measured_mesh.register(Medium, Child)
     await Medium().schedule()
@@ -119,7 +121,7 @@ async def test_a_trace_reaches_the_tasks_that_a_task_on_its_own_thread_submits(
 
 
 async def test_a_delayed_task_keeps_its_trace_and_its_wait_starts_when_it_is_due(
-    measured: Measured, measured_mesh: Mesh
+    measured: Measured, measured_mesh: TaskMesh
 ) -> None:
     measured_mesh.register(Child)
     due = datetime.now(UTC) + timedelta(seconds=1)

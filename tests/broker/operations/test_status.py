@@ -25,9 +25,9 @@ from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
-from support.recording_tasks import Note, NoteRealtime, Wait
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.recording_tasks import Record, RecordRealtime, Wait
 
 
 @dataclasses.dataclass
@@ -57,16 +57,16 @@ class Dies(BaseTask):
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    noting.start_afresh()
+    recording_tasks.reset()
     yield
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
 def queue(snapshot: StatusSnapshot, name: str) -> QueueStatus:
     return next(each for each in snapshot.status.queues if f"{each.priority}-{each.size}" == name)
 
 
-async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh: Mesh) -> None:
+async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh: TaskMesh) -> None:
     snapshot = await StatusReader(mesh.connection, mesh.namespace).read()
     document = msgspec.json.decode(msgspec.json.encode(snapshot.status))
     assert list(document) == [
@@ -102,13 +102,13 @@ async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh:
     assert document["workers"] == []
 
 
-async def test_waiting_tasks_are_counted_by_queue_with_the_age_of_the_oldest(mesh: Mesh) -> None:
-    mesh.register(Note, NoteRealtime)
-    await Note(1).schedule()
-    await Note(2).schedule()
-    await NoteRealtime(3).schedule()
-    await Note(4).schedule(at_time=datetime.now(UTC) + timedelta(hours=1))
-    await Note(5).schedule(at_time=datetime.now(UTC) + timedelta(hours=2))
+async def test_waiting_tasks_are_counted_by_queue_with_the_age_of_the_oldest(mesh: TaskMesh) -> None:
+    mesh.register(Record, RecordRealtime)
+    await Record(1).schedule()
+    await Record(2).schedule()
+    await RecordRealtime(3).schedule()
+    await Record(4).schedule(at_time=datetime.now(UTC) + timedelta(hours=1))
+    await Record(5).schedule(at_time=datetime.now(UTC) + timedelta(hours=2))
     reader = StatusReader(mesh.connection, mesh.namespace)
     first = await reader.read()
     assert queue(first, "normal-small").waiting == 2
@@ -124,19 +124,19 @@ async def test_waiting_tasks_are_counted_by_queue_with_the_age_of_the_oldest(mes
     await mesh.burst()
 
 
-async def test_running_tasks_are_in_flight_and_tasks_that_wait_for_a_retry_or_a_lock_are_parked(mesh: Mesh) -> None:
-    mesh.register(Locked, Later, Dies, Note)
-    mesh.leaves_something_behind = True
+async def test_running_tasks_are_in_flight_and_tasks_that_wait_for_a_retry_or_a_lock_are_parked(mesh: TaskMesh) -> None:
+    mesh.register(Locked, Later, Dies, Record)
+    mesh.allows_residue = True
     reader = StatusReader(mesh.connection, mesh.namespace)
     async with (
         mesh.working(slots=4, busy_delay=timedelta(hours=1)) as worker,
         advertised(worker, Counters(), mesh.connection, mesh.namespace),
     ):
         await Locked(7).schedule()
-        await wait_until(lambda: noting.running, description="the holder runs")
-        for task in (Locked(7), Later(), Dies(), Note(1)):
+        await wait_until(lambda: recording_tasks.running, description="the holder runs")
+        for task in (Locked(7), Later(), Dies(), Record(1)):
             await task.schedule()
-        await wait_until(lambda: noting.ran and worker.processed == 4, description="the others are settled")
+        await wait_until(lambda: recording_tasks.ran and worker.processed == 4, description="the others are settled")
 
         async def has_settled() -> bool:
             snapshots.append(await reader.read())
@@ -144,7 +144,7 @@ async def test_running_tasks_are_in_flight_and_tasks_that_wait_for_a_retry_or_a_
 
         snapshots: list[StatusSnapshot] = []
         await wait_until(has_settled, description="the server has received every settlement")
-        noting.go.set()
+        recording_tasks.go.set()
     snapshot = snapshots[-1]
     small = queue(snapshot, "normal-small")
     assert (small.waiting, small.in_hand, small.redelivered) == (0, 1, 0)
@@ -160,7 +160,7 @@ async def test_running_tasks_are_in_flight_and_tasks_that_wait_for_a_retry_or_a_
     assert (await reader.read()).status.workers == []
 
 
-async def test_the_leading_scheduler_and_the_standbys_are_distinguished(mesh: Mesh) -> None:
+async def test_the_leading_scheduler_and_the_standbys_are_distinguished(mesh: TaskMesh) -> None:
     schedulers = [
         Scheduler(mesh.connection, mesh.namespace, mesh.registry, VirtualOrganisations([]), SchedulerSettings(), name=n)
         for n in ("a-1-scheduler", "b-2-scheduler")

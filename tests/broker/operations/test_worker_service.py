@@ -23,9 +23,9 @@ from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
-from support.recording_tasks import Note
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.recording_tasks import Record
 
 
 class Breaks(BaseTask):
@@ -101,14 +101,14 @@ def test_an_unknown_verb_has_no_answer() -> None:
     assert a_service("any").answer("SCHEMA") is None
 
 
-async def test_the_stats_of_a_worker_count_its_deliveries(mesh: Mesh) -> None:
-    noting.start_afresh()
-    mesh.register(Note, Breaks)
+async def test_the_stats_of_a_worker_count_its_deliveries(mesh: TaskMesh) -> None:
+    recording_tasks.reset()
+    mesh.register(Record, Breaks)
     tally = Counters()
     settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=3, burst=True)
     worker = Worker(mesh.connection, mesh.namespace, mesh.registry, Injector(), settings, on_outcome=tally.record)
     for n in range(4):
-        await Note(n).schedule()
+        await Record(n).schedule()
     broken = await Breaks().schedule()
     async with advertised(worker, tally, mesh.connection, mesh.namespace):
         await worker.run()
@@ -123,15 +123,17 @@ async def test_the_stats_of_a_worker_count_its_deliveries(mesh: Mesh) -> None:
     assert stats["data"]["last_pull_seconds"] >= 0
 
 
-async def test_a_worker_reports_its_tasks_in_flight(mesh: Mesh) -> None:
-    noting.start_afresh()
-    mesh.register(noting.Wait, noting.WaitRealtime)
+async def test_a_worker_reports_its_tasks_in_flight(mesh: TaskMesh) -> None:
+    recording_tasks.reset()
+    mesh.register(recording_tasks.Wait, recording_tasks.WaitRealtime)
     name = f"{mesh.namespace.name}-worker"
     async with mesh.working(slots=5) as worker, advertised(worker, Counters(), mesh.connection, mesh.namespace):
-        await mesh.broker.schedule_many([noting.Wait(0), noting.Wait(1), noting.WaitRealtime(2)])
-        await wait_until(lambda: len(noting.running) == 3, description="all run")
+        await mesh.broker.schedule_many(
+            [recording_tasks.Wait(0), recording_tasks.Wait(1), recording_tasks.WaitRealtime(2)]
+        )
+        await wait_until(lambda: len(recording_tasks.running) == 3, description="all run")
         answers = await ask_all(mesh.connection, name)
-        noting.go.set()
+        recording_tasks.go.set()
     assert answers is not None
     data = answers[0]["endpoints"][0]["data"]
     prefix = f"{mesh.namespace.name}.tasks"

@@ -14,12 +14,12 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
+from support import recording_tasks
+from support.mesh import TaskMesh
 from support.recording_tasks import (
-    Note,
-    NoteBackground,
-    NoteRealtime,
+    Record,
+    RecordBackground,
+    RecordRealtime,
     Wait,
     WaitBackground,
     WaitRealtime,
@@ -31,7 +31,7 @@ from support.recording_tasks import (
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
 @dataclasses.dataclass
@@ -52,25 +52,25 @@ class Parent(BaseTask):
         ran.append(("parent", current_task_id.get(), ids))
 
 
-async def test_realtime_goes_first_then_normal_then_background_each_first_in_first_out(mesh: Mesh) -> None:
-    mesh.register(Note, NoteRealtime, NoteBackground)
-    for first, kind in ((200, NoteBackground), (100, Note), (0, NoteRealtime)):
+async def test_realtime_goes_first_then_normal_then_background_each_first_in_first_out(mesh: TaskMesh) -> None:
+    mesh.register(Record, RecordRealtime, RecordBackground)
+    for first, kind in ((200, RecordBackground), (100, Record), (0, RecordRealtime)):
         for n in range(first, first + 50):
             await kind(n).schedule()
     await mesh.burst(slots=1)
     assert ran == [*range(50), *range(100, 150), *range(200, 250)]
 
 
-async def test_a_task_that_arrives_at_an_idle_worker_runs_whatever_its_priority(mesh: Mesh) -> None:
-    mesh.register(Note, NoteRealtime, NoteBackground)
+async def test_a_task_that_arrives_at_an_idle_worker_runs_whatever_its_priority(mesh: TaskMesh) -> None:
+    mesh.register(Record, RecordRealtime, RecordBackground)
     async with mesh.working(slots=1):
-        for n, kind in enumerate((NoteBackground, Note, NoteRealtime) * 3):
+        for n, kind in enumerate((RecordBackground, Record, RecordRealtime) * 3):
             await kind(n).schedule()
             await wait_until(lambda n=n: n in ran, description=f"task {n} ran")  # type: ignore[misc]
     assert ran == list(range(9))
 
 
-async def test_no_more_tasks_run_at_once_than_there_are_slots(mesh: Mesh) -> None:
+async def test_no_more_tasks_run_at_once_than_there_are_slots(mesh: TaskMesh) -> None:
     mesh.register(Wait, WaitRealtime, WaitBackground)
     async with mesh.working(slots=5):
         for _ in range(2):
@@ -78,27 +78,27 @@ async def test_no_more_tasks_run_at_once_than_there_are_slots(mesh: Mesh) -> Non
             ids = await mesh.broker.schedule_many(kind(n) for n, kind in enumerate(kinds))
             assert len(set(ids)) == 30
             await wait_until(lambda: len(running) == 5, description="all slots are in use")
-            noting.go.set()
+            recording_tasks.go.set()
             await wait_until(lambda: _equals(mesh.waiting(), 0), description="all are done")
-            noting.go.clear()
+            recording_tasks.go.clear()
     assert max(most_at_once) == 5
     assert sorted(ran) == sorted([*range(30)] * 2)
 
 
-async def test_more_arrivals_than_free_slots_at_an_idle_worker_run_one_after_another(mesh: Mesh) -> None:
+async def test_more_arrivals_than_free_slots_at_an_idle_worker_run_one_after_another(mesh: TaskMesh) -> None:
     mesh.register(Wait, WaitRealtime, WaitBackground)
     async with mesh.working(slots=1):
         for _ in range(5):
             await mesh.broker.schedule_many(kind(n) for n, kind in enumerate((Wait, WaitRealtime, WaitBackground)))
             await wait_until(lambda: running, description="the first one runs")
-            noting.go.set()
+            recording_tasks.go.set()
             await wait_until(lambda: _equals(mesh.waiting(), 0), description="all three are done")
-            noting.go.clear()
+            recording_tasks.go.clear()
     assert max(most_at_once) == 1
     assert sorted(ran) == sorted([0, 1, 2] * 5)
 
 
-async def test_nothing_is_held_without_a_slot_where_another_worker_has_one(mesh: Mesh) -> None:
+async def test_nothing_is_held_without_a_slot_where_another_worker_has_one(mesh: TaskMesh) -> None:
     mesh.register(Wait, WaitRealtime, WaitBackground)
     async with mesh.working(slots=1), mesh.working(slots=1):
         kinds = [kind for kind in (Wait, WaitRealtime, WaitBackground) for _ in range(4)]
@@ -106,22 +106,22 @@ async def test_nothing_is_held_without_a_slot_where_another_worker_has_one(mesh:
         await wait_until(lambda: len(running) == 2, description="both are busy")
         async with mesh.working(slots=20):
             await wait_until(lambda: len(running) == 12, description="a third one runs all others")
-            noting.go.set()
+            recording_tasks.go.set()
 
 
-async def test_a_free_slot_is_not_starved_by_long_tasks_in_the_others(mesh: Mesh) -> None:
-    mesh.register(Wait, Note)
+async def test_a_free_slot_is_not_starved_by_long_tasks_in_the_others(mesh: TaskMesh) -> None:
+    mesh.register(Wait, Record)
     async with mesh.working(slots=10):
         await mesh.broker.schedule_many(Wait(n) for n in range(9))
         await wait_until(lambda: len(running) == 9, description="nine long tasks run")
         for n in range(100, 103):
-            await Note(n).schedule()
+            await Record(n).schedule()
             await wait_until(lambda n=n: n in ran, description="the new task ran beside them")  # type: ignore[misc]
         assert len(running) == 9
-        noting.go.set()
+        recording_tasks.go.set()
 
 
-async def test_the_children_that_a_task_submits_name_it_as_their_parent(mesh: Mesh) -> None:
+async def test_the_children_that_a_task_submits_name_it_as_their_parent(mesh: TaskMesh) -> None:
     class LaterChild(Child):
         size = Size.LARGE
 
@@ -138,7 +138,7 @@ async def test_the_children_that_a_task_submits_name_it_as_their_parent(mesh: Me
     await mesh.burst(size=Size.LARGE)
 
 
-async def test_a_burst_runs_the_children_of_what_it_runs(mesh: Mesh) -> None:
+async def test_a_burst_runs_the_children_of_what_it_runs(mesh: TaskMesh) -> None:
     mesh.register(Parent, Child)
     await mesh.broker.schedule_many(Parent() for _ in range(20))
     worker = await mesh.burst(slots=3)
@@ -149,7 +149,7 @@ async def test_a_burst_runs_the_children_of_what_it_runs(mesh: Mesh) -> None:
     assert worker.processed == 80
 
 
-async def test_a_burst_waits_for_what_a_running_task_may_still_submit(mesh: Mesh) -> None:
+async def test_a_burst_waits_for_what_a_running_task_may_still_submit(mesh: TaskMesh) -> None:
     class SlowParent(Wait):
         async def execute(self) -> None:
             await super().execute()
@@ -162,35 +162,35 @@ async def test_a_burst_waits_for_what_a_running_task_may_still_submit(mesh: Mesh
     # As many round trips as the burst needs to see that the queues are empty.
     for _ in range(10):
         await mesh.waiting()
-    noting.go.set()
+    recording_tasks.go.set()
     await burst
     assert [seen[:2] for seen in ran if isinstance(seen, tuple)] == [("child", 1)]
 
 
-async def test_a_burst_on_empty_queues_ends(mesh: Mesh) -> None:
-    mesh.register(Note)
+async def test_a_burst_on_empty_queues_ends(mesh: TaskMesh) -> None:
+    mesh.register(Record)
     assert (await mesh.burst()).processed == 0
 
 
-async def test_a_burst_does_not_wait_for_a_retry_that_is_not_due(mesh: Mesh) -> None:
+async def test_a_burst_does_not_wait_for_a_retry_that_is_not_due(mesh: TaskMesh) -> None:
     class InAnHour(RetryPolicyBase):
         def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
             return datetime.now(UTC) + timedelta(hours=1)
 
-    class Later(Note):
+    class Later(Record):
         retry_policy = InAnHour()
 
         async def execute(self) -> None:
             await super().execute()
             raise ValueError("no")
 
-    mesh.register(Later, Note)
-    mesh.leaves_something_behind = True
+    mesh.register(Later, Record)
+    mesh.allows_residue = True
     await Later(1).schedule()
-    await Note(2).schedule()
+    await Record(2).schedule()
     await mesh.burst(slots=1)
     assert ran == [1, 2]
-    assert await mesh.residue() == {"tasks": 1, "in hand": 1, "attempt records": 1}
+    assert await mesh.residue() == {"tasks": 1, "in flight": 1, "attempt records": 1}
 
 
 async def _equals(coroutine: Any, expected: object) -> bool:

@@ -13,7 +13,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 ACK_WAIT = 2.0
 began: list[str] = []
@@ -69,7 +69,7 @@ class BlocksOnce(BaseTask):
         ended.append("blocks")
 
 
-async def test_a_task_of_three_times_its_lease_runs_once(mesh: Mesh) -> None:
+async def test_a_task_of_three_times_its_lease_runs_once(mesh: TaskMesh) -> None:
     mesh.register(Long)
     await mesh.set_ack_wait(ACK_WAIT)
     await Long(3 * ACK_WAIT).schedule()
@@ -79,7 +79,7 @@ async def test_a_task_of_three_times_its_lease_runs_once(mesh: Mesh) -> None:
 
 
 async def test_a_loop_that_is_blocked_past_the_lease_settles_nothing(
-    mesh: Mesh, caplog: pytest.LogCaptureFixture
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     mesh.register(Waits, BlocksOnce)
     await mesh.set_ack_wait(ACK_WAIT)
@@ -99,7 +99,7 @@ async def test_a_loop_that_is_blocked_past_the_lease_settles_nothing(
 async def test_a_task_that_runs_through_a_restart_of_the_server_is_settled_and_runs_once(
     own_server: EmbeddedServer, namespace: str
 ) -> None:
-    async with Mesh.open(own_server.url, namespace) as mesh:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
         mesh.register(Waits)
         await Waits().schedule()
         async with mesh.working():
@@ -116,7 +116,7 @@ async def test_a_task_that_ends_while_the_server_is_away_is_settled_when_it_is_b
     own_server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with Mesh.open(own_server.url, namespace) as mesh:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
         mesh.register(Waits)
         await Waits().schedule()
         async with mesh.working():
@@ -135,7 +135,7 @@ async def test_a_task_that_ends_while_the_server_is_away_is_settled_when_it_is_b
 async def test_a_task_that_ends_in_the_very_moment_of_an_outage_does_not_hold_the_loop(
     own_server: EmbeddedServer, namespace: str
 ) -> None:
-    async with Mesh.open(own_server.url, namespace) as mesh:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
 
         class EndsWithTheConnection(Waits):
             async def execute(self) -> None:
@@ -157,7 +157,7 @@ async def test_a_task_that_ends_in_the_very_moment_of_an_outage_does_not_hold_th
 async def test_a_worker_goes_on_pulling_after_a_restart_of_the_server(
     own_server: EmbeddedServer, namespace: str
 ) -> None:
-    async with Mesh.open(own_server.url, namespace) as mesh:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
         mesh.register(Long)
         async with mesh.working(slots=1):
             for restarts in range(3):
@@ -173,5 +173,5 @@ async def test_a_worker_goes_on_pulling_after_a_restart_of_the_server(
                 await asyncio.to_thread(own_server.restart)
 
 
-async def _settled(mesh: Mesh) -> bool:
+async def _settled(mesh: TaskMesh) -> bool:
     return await mesh.waiting() == 0

@@ -11,7 +11,7 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 ran: list[int] = []
 
@@ -89,7 +89,9 @@ BAD: dict[str, tuple[dict[str, str] | None, bytes, str]] = {
 }
 
 
-async def test_each_bad_message_is_a_dead_letter_with_its_reason_and_the_good_ones_behind_it_run(mesh: Mesh) -> None:
+async def test_each_bad_message_is_a_dead_letter_with_its_reason_and_the_good_ones_behind_it_run(
+    mesh: TaskMesh,
+) -> None:
     mesh.register(Sync, Picky)
     messages: list[tuple[Any, bytes]] = []
     for n, (headers, body, _) in enumerate(BAD.values()):
@@ -111,7 +113,7 @@ async def test_each_bad_message_is_a_dead_letter_with_its_reason_and_the_good_on
     assert len(terms) == len(BAD)
 
 
-async def test_a_bad_message_with_little_room_beside_it_is_a_dead_letter_with_what_fits(mesh: Mesh) -> None:
+async def test_a_bad_message_with_little_room_beside_it_is_a_dead_letter_with_what_fits(mesh: TaskMesh) -> None:
     mesh.register(Sync)
     body = b"x" * (mesh.connection.max_payload - 1_500)
     await mesh.publish_by_hand((NAME | {"Task-Labels": '{"a": "%s"}' % ("b" * 1_000)}, body))
@@ -124,9 +126,9 @@ async def test_a_bad_message_with_little_room_beside_it_is_a_dead_letter_with_wh
 
 
 async def test_a_bad_message_that_fills_the_servers_limit_stays_and_the_worker_says_why(
-    mesh: Mesh, caplog: pytest.LogCaptureFixture
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mesh.leaves_something_behind = True
+    mesh.allows_residue = True
     mesh.register(Sync)
     await mesh.publish_by_hand((NAME, b"x" * (mesh.connection.max_payload - 50)), (NAME, b'{"n": 1}'))
     await mesh.burst()
@@ -136,7 +138,7 @@ async def test_a_bad_message_that_fills_the_servers_limit_stays_and_the_worker_s
     assert "raise max_payload on the server" in caplog.text
 
 
-async def test_bad_messages_that_arrive_at_an_idle_worker_do_not_disturb_it(mesh: Mesh) -> None:
+async def test_bad_messages_that_arrive_at_an_idle_worker_do_not_disturb_it(mesh: TaskMesh) -> None:
     mesh.register(Sync)
     async with mesh.working(slots=1):
         for n in range(3):

@@ -16,7 +16,7 @@ from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 PARKED: Final = 3_000
 """Past the 1,024 from which on the server's look for what is due gives way to acknowledgements."""
@@ -74,9 +74,9 @@ class Fresh(Numbered):
         fresh[self.number] += 1
 
 
-async def test_fresh_tasks_flow_and_due_retries_come_while_thousands_are_parked_and_stay_so(mesh: Mesh) -> None:
+async def test_fresh_tasks_flow_and_due_retries_come_while_thousands_are_parked_and_stay_so(mesh: TaskMesh) -> None:
     mesh.register(Parks, FailsOnce, Fresh)
-    mesh.leaves_something_behind = True
+    mesh.allows_residue = True
     await mesh.broker.schedule_many(Parks(number) for number in range(PARKED))
     async with (
         mesh.working(slots=100) as first,
@@ -103,10 +103,10 @@ async def test_fresh_tasks_flow_and_due_retries_come_while_thousands_are_parked_
     assert len(await mesh.attempts.keys()) == stay
 
 
-async def test_a_worker_that_starts_beside_thousands_that_are_parked_trusts_their_records(mesh: Mesh) -> None:
+async def test_a_worker_that_starts_beside_thousands_that_are_parked_trusts_their_records(mesh: TaskMesh) -> None:
     """As after a kill of the server, which may have forgotten that they wait."""
     mesh.register(Parks, Fresh)
-    mesh.leaves_something_behind = True
+    mesh.allows_residue = True
     await mesh.broker.schedule_many(Parks(number) for number in range(PARKED))
     await mesh.burst(slots=100)
     assert len(parked) == PARKED
@@ -121,11 +121,11 @@ def _all_came() -> bool:
     return len(came) == RETRIES and all(len(times) > 1 for times in came.values())
 
 
-async def _rests(mesh: Mesh) -> bool:
-    return await mesh.waiting() == len(parked) == await mesh.in_hand()
+async def _rests(mesh: TaskMesh) -> bool:
+    return await mesh.waiting() == len(parked) == await mesh.in_flight()
 
 
-async def _forget_that_they_wait(mesh: Mesh) -> None:
+async def _forget_that_they_wait(mesh: TaskMesh) -> None:
     """Make the queue anew: it hands out everything as if for the first time."""
     stream = mesh.namespace.tasks_stream
     consumer = mesh.namespace.consumer(Parks.priority, Parks.size)

@@ -17,14 +17,14 @@ from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
-from support.recording_tasks import Note, Soon, Wait, attempts_seen, most_at_once, ran
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.recording_tasks import Record, Soon, Wait, attempts_seen, most_at_once, ran
 
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
 @dataclasses.dataclass
@@ -44,7 +44,9 @@ class Locked(BaseTask):
             raise ValueError("no")
 
 
-async def test_a_busy_lock_delays_a_task_and_costs_it_no_retry(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_busy_lock_delays_a_task_and_costs_it_no_retry(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     mesh.register(Locked)
     hold = await MutexLock(JOB, 1).acquire(mesh.locks, LockOwner.new(task="a test", id="me", worker="here"))
@@ -61,14 +63,14 @@ async def test_a_busy_lock_delays_a_task_and_costs_it_no_retry(mesh: Mesh, caplo
     assert letter.headers["Dead-Executions"] == "2"
 
 
-async def test_tasks_that_want_one_lock_run_one_after_another(mesh: Mesh) -> None:
+async def test_tasks_that_want_one_lock_run_one_after_another(mesh: TaskMesh) -> None:
     class Exclusive(Wait):
         @property
         def execution_locks(self) -> list[BaseLock]:
             return [MutexLock(JOB, 1)]
 
     mesh.register(Exclusive)
-    noting.go.set()
+    recording_tasks.go.set()
     await mesh.broker.schedule_many(Exclusive(n) for n in range(5))
     async with mesh.working():
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="all are done")
@@ -77,29 +79,29 @@ async def test_tasks_that_want_one_lock_run_one_after_another(mesh: Mesh) -> Non
 
 
 async def test_an_expired_task_is_dropped_with_a_warning_on_its_first_delivery(
-    mesh: Mesh, caplog: pytest.LogCaptureFixture
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mesh.register(Note)
+    mesh.register(Record)
     await mesh.publish_by_hand(
-        ({"Task-Name": "test:Note", "Task-Expires": "2026-01-01T00:00:00Z"}, b'{"n": 1}'),
-        ({"Task-Name": "test:Note", "Task-Expires": "9999-01-01T00:00:00Z"}, b'{"n": 2}'),
+        ({"Task-Name": "test:Record", "Task-Expires": "2026-01-01T00:00:00Z"}, b'{"n": 1}'),
+        ({"Task-Name": "test:Record", "Task-Expires": "9999-01-01T00:00:00Z"}, b'{"n": 2}'),
     )
     await mesh.burst()
     assert ran == [2]
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "dropped test:Note (message 1): expired at 2026-01-01T00:00:00+00:00 before it was begun"
+        "dropped test:Record (message 1): expired at 2026-01-01T00:00:00+00:00 before it was begun"
     ]
     assert not await mesh.dead_letters()
 
 
-async def test_a_task_that_was_begun_in_time_is_retried_past_its_expiry(mesh: Mesh) -> None:
+async def test_a_task_that_was_begun_in_time_is_retried_past_its_expiry(mesh: TaskMesh) -> None:
     expires = datetime.now(UTC) + timedelta(seconds=1)
 
     class PastExpiry(RetryPolicyBase):
         def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
             return expires + timedelta(seconds=0.1) if attempt < 1 else None
 
-    class Begun(Note):
+    class Begun(Record):
         retry_policy = PastExpiry()
 
         async def execute(self) -> None:
@@ -113,7 +115,7 @@ async def test_a_task_that_was_begun_in_time_is_retried_past_its_expiry(mesh: Me
     assert ran == [False, True]
 
 
-async def test_an_unknown_task_is_given_back_a_few_times_and_then_becomes_a_dead_letter(mesh: Mesh) -> None:
+async def test_an_unknown_task_is_given_back_a_few_times_and_then_becomes_a_dead_letter(mesh: TaskMesh) -> None:
     async with mesh.working(unknown_tries=3):
         await mesh.publish_by_hand(({"Task-Name": "test:Newer", "Task-Labels": '{"a":"b"}'}, b'{"n": 1}'))
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
@@ -128,32 +130,32 @@ async def test_an_unknown_task_is_given_back_a_few_times_and_then_becomes_a_dead
 
 
 async def test_a_task_that_this_worker_does_not_know_is_taken_by_a_newer_one(
-    mesh: Mesh, caplog: pytest.LogCaptureFixture
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     newer = TaskRegistry()
-    newer.add("test:Note", Note)
+    newer.add("test:Record", Record)
     async with mesh.working(unknown_tries=1000):
-        await mesh.publish_by_hand(({"Task-Name": "test:Note"}, b'{"n": 1}'))
-        await wait_until(lambda: "try 2 of 1000: unknown task 'test:Note'" in caplog.text, description="given back")
+        await mesh.publish_by_hand(({"Task-Name": "test:Record"}, b'{"n": 1}'))
+        await wait_until(lambda: "try 2 of 1000: unknown task 'test:Record'" in caplog.text, description="given back")
         async with mesh.working(registry=newer):
             await wait_until(lambda: ran, description="the newer worker took it")
     assert ran == [1]
     assert not await mesh.dead_letters()
 
 
-async def test_a_message_of_a_newer_format_is_left_to_newer_workers(mesh: Mesh) -> None:
-    mesh.register(Note)
+async def test_a_message_of_a_newer_format_is_left_to_newer_workers(mesh: TaskMesh) -> None:
+    mesh.register(Record)
     async with mesh.working(unknown_tries=2):
-        await mesh.publish_by_hand(({"Task-Name": "test:Note", "Task-Version": "2"}, b'{"n": 1}'))
+        await mesh.publish_by_hand(({"Task-Name": "test:Record", "Task-Version": "2"}, b'{"n": 1}'))
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
     assert not ran
     (letter,) = await mesh.dead_letters()
     assert letter.headers["Dead-Reason"] == "message format 2 is newer than this worker"
 
 
-async def test_a_message_in_the_queue_of_another_size_is_requeued_and_runs_where_it_belongs(mesh: Mesh) -> None:
-    class Elsewhere(Note):
+async def test_a_message_in_the_queue_of_another_size_is_requeued_and_runs_where_it_belongs(mesh: TaskMesh) -> None:
+    class Elsewhere(Record):
         size = Size.LARGE
 
     mesh.register(Elsewhere)

@@ -16,14 +16,14 @@ from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, RateLimite
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
-from support.recording_tasks import Note, Soon, Wait, attempts_seen, ran, running
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.recording_tasks import Record, Soon, Wait, attempts_seen, ran, running
 
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
 class FailsOnceGone(Wait):
@@ -52,21 +52,21 @@ class Seldom(Wait):
         return [RateLimiter(TASK, "seldom", limit=None, window_seconds=60)]
 
 
-async def test_a_worker_takes_only_tasks_of_its_size(mesh: Mesh) -> None:
-    class Large(Note):
+async def test_a_worker_takes_only_tasks_of_its_size(mesh: TaskMesh) -> None:
+    class Large(Record):
         size = Size.LARGE
 
-    mesh.register(Note, Large)
+    mesh.register(Record, Large)
     await Large(1).schedule()
-    await Note(2).schedule()
+    await Record(2).schedule()
     await mesh.burst()
     assert ran == [2]
     await mesh.burst(size=Size.LARGE)
     assert ran == [2, 1]
 
 
-async def test_what_is_published_by_hand_with_a_name_and_a_json_body_runs(mesh: Mesh) -> None:
-    class ShowId(Note):
+async def test_what_is_published_by_hand_with_a_name_and_a_json_body_runs(mesh: TaskMesh) -> None:
+    class ShowId(Record):
         async def execute(self) -> None:
             ran.append((self.n, current_task_id.get()))
 
@@ -80,15 +80,15 @@ async def test_what_is_published_by_hand_with_a_name_and_a_json_body_runs(mesh: 
     assert second == first + 1
 
 
-async def test_a_worker_that_stops_gives_back_what_runs_and_counts_it_as_no_attempt(mesh: Mesh) -> None:
+async def test_a_worker_that_stops_gives_back_what_runs_and_counts_it_as_no_attempt(mesh: TaskMesh) -> None:
     mesh.register(FailsOnceGone)
     await mesh.broker.schedule_many(FailsOnceGone(n) for n in range(3))
     async with mesh.working(slots=3, grace=timedelta(0)):
         await wait_until(lambda: len(running) == 3, description="all three run")
     assert not running
     assert not ran
-    assert await mesh.residue() == {"tasks": 3, "in hand": 3}, "nothing was recorded"
-    noting.go.set()
+    assert await mesh.residue() == {"tasks": 3, "in flight": 3}, "nothing was recorded"
+    recording_tasks.go.set()
     async with mesh.working(slots=3):
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="failed for good")
     assert sorted(ran) == [0, 0, 1, 1, 2, 2]
@@ -96,7 +96,7 @@ async def test_a_worker_that_stops_gives_back_what_runs_and_counts_it_as_no_atte
 
 
 async def test_a_task_that_stopping_workers_give_back_time_and_again_is_not_taken_for_one_that_kills_them(
-    mesh: Mesh,
+    mesh: TaskMesh,
 ) -> None:
     mesh.register(Wait)
     await Wait(1).schedule()
@@ -104,26 +104,26 @@ async def test_a_task_that_stopping_workers_give_back_time_and_again_is_not_take
         async with mesh.working(grace=timedelta(0)):
             await wait_until(lambda: running, description="it runs")
         assert not running
-    noting.go.set()
+    recording_tasks.go.set()
     await mesh.burst()
     assert ran == [1]
     assert not await mesh.dead_letters()
 
 
-async def test_a_worker_that_stops_lets_running_tasks_end_within_the_grace_period(mesh: Mesh) -> None:
+async def test_a_worker_that_stops_lets_running_tasks_end_within_the_grace_period(mesh: TaskMesh) -> None:
     mesh.register(Wait)
     await mesh.broker.schedule_many(Wait(n) for n in range(5))
     async with mesh.working(slots=2) as worker:
         await wait_until(lambda: len(running) == 2, description="two run")
         worker.stop()
-        noting.go.set()
+        recording_tasks.go.set()
     assert sorted(ran) == [0, 1]
     assert await mesh.waiting() == 3, "it asked for nothing more, and held nothing more"
     await mesh.burst()
     assert sorted(ran) == [0, 1, 2, 3, 4]
 
 
-async def test_stop_now_ends_the_grace_period(mesh: Mesh) -> None:
+async def test_stop_now_ends_the_grace_period(mesh: TaskMesh) -> None:
     mesh.register(Wait)
     await Wait(1).schedule()
     async with mesh.working() as worker:
@@ -131,13 +131,13 @@ async def test_stop_now_ends_the_grace_period(mesh: Mesh) -> None:
         worker.stop()
         worker.stop_now()
     assert not ran
-    noting.go.set()
+    recording_tasks.go.set()
     await mesh.burst()
 
 
-async def test_a_stop_asked_for_before_the_worker_runs_is_not_lost(mesh: Mesh) -> None:
-    mesh.register(Note)
-    await Note(1).schedule()
+async def test_a_stop_asked_for_before_the_worker_runs_is_not_lost(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    await Record(1).schedule()
     worker = mesh.worker()
     worker.stop()
     async with asyncio.timeout(10):
@@ -146,15 +146,15 @@ async def test_a_stop_asked_for_before_the_worker_runs_is_not_lost(mesh: Mesh) -
     await mesh.burst()
 
 
-async def test_a_worker_on_missing_queues_says_so(mesh: Mesh) -> None:
-    mesh.leaves_something_behind = True
+async def test_a_worker_on_missing_queues_says_so(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
     await mesh.connection.api(f"CONSUMER.DELETE.{mesh.namespace.tasks_stream}.normal-small")
     worker = mesh.worker()
     with pytest.raises(ServerError, match="consumer not found"):
         await worker.run()
 
 
-async def test_a_concurrency_limit_is_in_force_as_soon_as_it_is_set(mesh: Mesh) -> None:
+async def test_a_concurrency_limit_is_in_force_as_soon_as_it_is_set(mesh: TaskMesh) -> None:
     mesh.register(Few)
     async with mesh.working(slots=8) as worker:
         await ConfigurationBucket(mesh.connection, mesh.namespace).write("tasks: {test:Few: {concurrency_limit: 2}}")
@@ -163,14 +163,14 @@ async def test_a_concurrency_limit_is_in_force_as_soon_as_it_is_set(mesh: Mesh) 
         await wait_until(lambda: len(running) == 2, description="two run")
         await wait_until(lambda: _is_pending(mesh), description="the others were told to wait")
         assert len(running) == 2
-        noting.go.set()
+        recording_tasks.go.set()
         await wait_until(lambda: len(ran) == 6, description="all ran", timeout=30)
-    assert max(noting.most_at_once) == 2
+    assert max(recording_tasks.most_at_once) == 2
 
 
-async def test_a_rate_is_in_force_with_its_window(mesh: Mesh) -> None:
+async def test_a_rate_is_in_force_with_its_window(mesh: TaskMesh) -> None:
     mesh.register(Seldom)
-    noting.go.set()
+    recording_tasks.go.set()
     text = "tasks: {test:Seldom: {rate_limit: {limit: 3, window_seconds: 3600}}}"
     await ConfigurationBucket(mesh.connection, mesh.namespace).write(text)
     async with mesh.working(slots=8) as worker:
@@ -179,12 +179,12 @@ async def test_a_rate_is_in_force_with_its_window(mesh: Mesh) -> None:
         await wait_until(lambda: len(ran) == 3, description="three were admitted")
         await wait_until(lambda: _is_pending(mesh), description="the others were told to wait")
     assert len(ran) == 3
-    mesh.leaves_something_behind = True
+    mesh.allows_residue = True
 
 
 async def _equals(coroutine: Any, expected: object) -> bool:
     return bool(await coroutine == expected)
 
 
-async def _is_pending(mesh: Mesh) -> bool:
-    return await mesh.in_hand() >= 2
+async def _is_pending(mesh: TaskMesh) -> bool:
+    return await mesh.in_flight() >= 2

@@ -134,7 +134,7 @@ async def test_a_task_goes_from_producer_to_worker_with_locks_retries_children_a
     as_role.run("producer", "submit", "lollygag:Dies", "--args", '["mice"]')
     worker = as_role.start("worker", "worker", "--worker-size", "small")
     for line in ("sync alice", "recovered bob", "sync carol", "sync later"):
-        await as_role.command_line.noted(line)
+        await as_role.command_line.wait_for_line(line)
 
     async def all_is_settled() -> bool:
         return await on_secured.waiting() == await on_secured.locks() == await on_secured.attempts() == 0

@@ -44,10 +44,10 @@ async def test_a_worker_that_was_stopped_past_its_lease_settles_nothing_when_it_
 ) -> None:
     with worker_process(long_tasks, size) as stale:
         await submit(on_the_server, CLASSES[size], size)
-        await long_tasks.noted(f"begin {stale.pid}")
+        await long_tasks.wait_for_line(f"begin {stale.pid}")
         stale.suspend()
         with worker_process(long_tasks, size) as successor:
-            await long_tasks.noted(f"begin {successor.pid}")
+            await long_tasks.wait_for_line(f"begin {successor.pid}")
             # It ends as soon as it is continued, before any watchdog has looked.
             end_task(long_tasks, stale, error)
             stale.resume()
@@ -67,11 +67,11 @@ async def test_a_worker_that_was_cut_off_for_longer_than_its_lease_ends_its_task
 ) -> None:
     with worker_process(long_tasks, size, url=wire.url) as stale:
         await submit(on_the_server, CLASSES[size], size)
-        await long_tasks.noted(f"begin {stale.pid}")
+        await long_tasks.wait_for_line(f"begin {stale.pid}")
         cut = asyncio.create_task(wire.cut(NOT_WITHIN_A_TEST, silently))
         with worker_process(long_tasks, size) as successor:
-            await long_tasks.noted(f"cancelled {stale.pid}")
-            await long_tasks.noted(f"begin {successor.pid}")
+            await long_tasks.wait_for_line(f"cancelled {stale.pid}")
+            await long_tasks.wait_for_line(f"begin {successor.pid}")
             cut.cancel()
             await asyncio.wait([cut])
             await stale.logs("reconnected to")
@@ -80,7 +80,7 @@ async def test_a_worker_that_was_cut_off_for_longer_than_its_lease_ends_its_task
             assert await successor.stop() == 0
         end_task(long_tasks, stale)
         await submit(on_the_server, CLASSES[size], size)
-        await long_tasks.noted(f"end {stale.pid}")
+        await long_tasks.wait_for_line(f"end {stale.pid}")
         assert await stale.stop() == 0
     begun = [line for line in long_tasks.journal() if line.startswith("begin")]
     assert begun == [f"begin {stale.pid}", f"begin {successor.pid}", f"begin {stale.pid}"]

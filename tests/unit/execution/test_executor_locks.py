@@ -32,9 +32,10 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.worker.attempts import StaleAttemptError
+from support.clock import ManualClock
 from support.jobs import LATER, WORKER, Policy, forever, job, nothing, raising
 from support.lock_store import RecordingStore
-from support.locking import Ticks, new_owner
+from support.locking import new_owner
 
 
 class BrokenLock(MutexLock):
@@ -220,7 +221,7 @@ async def test_limits_may_remove_a_limit(store: RecordingStore) -> None:
 async def test_an_execution_whose_lock_lapsed_is_never_done(
     store: RecordingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Ticks()
+    clock = ManualClock(1_000.0)
 
     class Slow(Fenced):
         """Its process is stopped while it holds its lock."""

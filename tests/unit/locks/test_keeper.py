@@ -23,8 +23,9 @@ from diracx.tasks.plumbing.locks import (
 )
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.testing import wait_until
+from support.clock import ManualClock
 from support.lock_store import Limiter, Rate, RecordingStore, mutexes, not_lost
-from support.locking import Ticks, new_owner
+from support.locking import new_owner
 
 
 async def hold(keeper: LockKeeper, *locks: BaseLock) -> None:
@@ -113,7 +114,7 @@ async def test_the_token_is_higher_than_that_of_any_earlier_owner_of_any_key(
 async def test_a_process_that_was_stopped_past_a_deadline_has_lost_the_lock_before_its_watchdog_notices(
     store: RecordingStore,
 ) -> None:
-    clock = Ticks()
+    clock = ManualClock(1_000.0)
     keeper = LockKeeper(store, clock)  # without a watchdog
     async with keeper.hold([MutexLock(JOB, 1, clock=clock)], new_owner(), lambda: None) as held:
         clock.now += 29
@@ -122,7 +123,7 @@ async def test_a_process_that_was_stopped_past_a_deadline_has_lost_the_lock_befo
 
 
 async def test_a_lock_that_lapsed_while_others_were_taken_is_refused(store: RecordingStore) -> None:
-    clock = Ticks()
+    clock = ManualClock(1_000.0)
 
     class Slow(MutexLock):
         """A mutex that takes 29 s to acquire."""

@@ -30,7 +30,8 @@ from diracx.tasks.plumbing.locks import (
     SharedRWLock,
 )
 from diracx.tasks.testing.lock_store import InMemoryLockStore
-from support.locking import Ticks, new_owner
+from support.clock import ManualClock
+from support.locking import new_owner
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ class LockMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.clock = Ticks()
+        self.clock = ManualClock(1_000.0)
         self.store = InMemoryLockStore(self.clock)
         self.held: list[Held] = []
         self.stale: list[Held] = []

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from diracx.tasks.plumbing.execution.job import Dead, Interrupted, Retry, Succeeded
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.snapshot import Counters
-from support.locking import Ticks
+from support.clock import ManualClock
 
 AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
 
@@ -23,7 +23,7 @@ def test_a_failure_is_counted_and_the_last_one_is_kept_with_its_task() -> None:
 
 
 def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
-    clock = Ticks()
+    clock = ManualClock(1_000.0)
     counters = Counters(clock)
     assert counters.per_second == 0.0, "without a sample"
     counters.sample()

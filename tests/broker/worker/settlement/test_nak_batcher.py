@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.leases import Lease
 from diracx.tasks.plumbing.worker.settlement.nak_batcher import NakBatcher
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 from support.pull_client import pulling
 
 HOUR = timedelta(hours=1)
@@ -108,7 +108,7 @@ async def test_a_message_whose_lease_lapses_while_its_nak_waits_is_left_to_other
 
 
 async def test_without_a_connection_naks_wait_for_it(own_server: EmbeddedServer, namespace: str) -> None:
-    async with Mesh.open(own_server.url, namespace) as mesh:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
         naks = NakBatcher()
         async with naks_heard(mesh.connection, mesh.namespace) as delays:
             (lease,) = await leases(mesh.connection, mesh.namespace, 1)
@@ -122,9 +122,9 @@ async def test_without_a_connection_naks_wait_for_it(own_server: EmbeddedServer,
 
 
 @pytest.mark.parametrize("count", [1, 30])
-async def test_a_worker_that_ends_leaves_none_behind(mesh: Mesh, count: int) -> None:
+async def test_a_worker_that_ends_leaves_none_behind(mesh: TaskMesh, count: int) -> None:
     mesh.register(Later)
-    mesh.leaves_something_behind = True
+    mesh.allows_residue = True
     await mesh.broker.schedule_many([Later()] * count)
     async with naks_heard(mesh.connection, mesh.namespace) as delays:
         await mesh.burst()

@@ -16,7 +16,7 @@ from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 RETRIES = 3
 BUSY_TIMES = 3
@@ -71,7 +71,7 @@ class Passes(BaseTask):
 
 
 async def test_contention_between_failures_leaves_exactly_the_retries_of_the_policy(
-    mesh: Mesh, caplog: pytest.LogCaptureFixture
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     # At level INFO waits are logged once a second; this test counts each of them.
     caplog.set_level(logging.DEBUG, logger="diracx.tasks.worker")
@@ -95,8 +95,8 @@ async def test_contention_between_failures_leaves_exactly_the_retries_of_the_pol
     assert len(json.loads(letter.headers["Dead-Errors"])) == RETRIES + 1
 
 
-async def test_a_retry_beyond_what_the_server_can_count_to_does_not_come_back_all_the_time(mesh: Mesh) -> None:
-    mesh.leaves_something_behind = True
+async def test_a_retry_beyond_what_the_server_can_count_to_does_not_come_back_all_the_time(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
     mesh.register(Postponed, Passes)
     await Postponed().schedule()
     async with mesh.working() as worker:
@@ -108,9 +108,9 @@ async def test_a_retry_beyond_what_the_server_can_count_to_does_not_come_back_al
     assert asked == [0]
 
 
-async def _nothing_waits(mesh: Mesh) -> bool:
+async def _nothing_waits(mesh: TaskMesh) -> bool:
     return await mesh.waiting() == 0
 
 
-async def _recorded(mesh: Mesh) -> bool:
+async def _recorded(mesh: TaskMesh) -> bool:
     return bool(await mesh.attempts.keys())

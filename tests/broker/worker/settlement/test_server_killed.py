@@ -16,7 +16,7 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.testing import wait_until
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 RETRY_SECONDS = 2.0
 began: list[float] = []
@@ -63,10 +63,10 @@ class Heard(logging.Handler):
 
 
 @pytest.fixture
-async def mesh(own_server: EmbeddedServer, namespace: str) -> AsyncIterator[Mesh]:
+async def mesh(own_server: EmbeddedServer, namespace: str) -> AsyncIterator[TaskMesh]:
     for record in (began, attempts, due):
         record.clear()
-    async with Mesh.open(own_server.url, namespace) as mesh:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
         mesh.register(Fails, Succeeds)
         yield mesh
 
@@ -82,7 +82,7 @@ async def nak_sent(caplog: pytest.LogCaptureFixture) -> AsyncIterator[asyncio.Ev
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 0.3])
 async def test_a_retry_comes_no_earlier_and_counts_on_when_the_server_is_killed_right_after_its_nak(
-    mesh: Mesh, own_server: EmbeddedServer, nak_sent: asyncio.Event, seconds: float
+    mesh: TaskMesh, own_server: EmbeddedServer, nak_sent: asyncio.Event, seconds: float
 ) -> None:
     await Fails().schedule()
     async with mesh.working():
@@ -102,7 +102,7 @@ async def test_a_retry_comes_no_earlier_and_counts_on_when_the_server_is_killed_
 
 
 async def test_what_is_done_is_not_executed_again_when_the_server_is_killed_right_after_its_ack(
-    mesh: Mesh, own_server: EmbeddedServer
+    mesh: TaskMesh, own_server: EmbeddedServer
 ) -> None:
     await mesh.broker.schedule_many(Succeeds() for _ in range(3000))
     async with mesh.working() as worker:
@@ -113,7 +113,7 @@ async def test_what_is_done_is_not_executed_again_when_the_server_is_killed_righ
     assert len(began) == 3000
 
 
-async def _nothing_waits(mesh: Mesh) -> bool:
+async def _nothing_waits(mesh: TaskMesh) -> bool:
     try:
         return await mesh.waiting() == 0
     except ServerUnavailableError:

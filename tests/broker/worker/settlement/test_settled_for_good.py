@@ -13,14 +13,14 @@ from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.testing import wait_until
-from support import recording_tasks as noting
-from support.mesh import Mesh
-from support.recording_tasks import Note, Wait, ran, running
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.recording_tasks import Record, Wait, ran, running
 
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    noting.start_afresh()
+    recording_tasks.reset()
 
 
 class CleansUpBadly(Wait):
@@ -31,61 +31,61 @@ class CleansUpBadly(Wait):
             raise RuntimeError("the clean-up failed") from None
 
 
-async def test_a_task_whose_clean_up_fails_while_it_is_stopped_is_given_back_and_not_dropped(mesh: Mesh) -> None:
+async def test_a_task_whose_clean_up_fails_while_it_is_stopped_is_given_back_and_not_dropped(mesh: TaskMesh) -> None:
     mesh.register(CleansUpBadly)
     await CleansUpBadly(1).schedule()
     async with mesh.working(grace=timedelta(0)):
         await wait_until(lambda: running, description="it runs")
     assert await mesh.waiting() == 1
-    noting.go.set()
+    recording_tasks.go.set()
     await mesh.burst()
     assert ran == [1]
 
 
-async def test_a_delayed_task_that_is_settled_is_not_run_again_by_a_task_stream_made_anew(mesh: Mesh) -> None:
-    mesh.register(Note)
-    await Note(1).schedule(at_time=datetime.now(UTC) + timedelta(seconds=0.3))
+async def test_a_delayed_task_that_is_settled_is_not_run_again_by_a_task_stream_made_anew(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    await Record(1).schedule(at_time=datetime.now(UTC) + timedelta(seconds=0.3))
     async with mesh.working():
         await wait_until(lambda: ran == [1], description="it ran when it was due")
         await wait_until(lambda: _holds(mesh, 0), description="nothing is held for later")
     await mesh.connection.api(f"STREAM.DELETE.{mesh.namespace.tasks_stream}")
     await ensure(mesh.connection, assets(mesh.namespace))
-    await Note(2).schedule(at_time=datetime.now(UTC) + timedelta(seconds=0.3))
+    await Record(2).schedule(at_time=datetime.now(UTC) + timedelta(seconds=0.3))
     async with mesh.working():
         await wait_until(lambda: 2 in ran, description="the stream made anew takes what falls due")
         await wait_until(lambda: _holds(mesh, 0), description="nothing is held for later")
     assert ran == [1, 2]
 
 
-async def test_waiting_for_a_lock_does_not_use_up_the_tries_of_an_unknown_task(mesh: Mesh) -> None:
+async def test_waiting_for_a_lock_does_not_use_up_the_tries_of_an_unknown_task(mesh: TaskMesh) -> None:
     newer = TaskRegistry()
-    newer.add("test:Note", Note)
-    (sequence,) = await mesh.publish_by_hand(({"Task-Name": "test:Note"}, b'{"n": 1}'))
-    consumer = mesh.namespace.consumer(Note.priority, Note.size)
+    newer.add("test:Record", Record)
+    (sequence,) = await mesh.publish_by_hand(({"Task-Name": "test:Record"}, b'{"n": 1}'))
+    consumer = mesh.namespace.consumer(Record.priority, Record.size)
     for _ in range(5):
         await _take_and_give_back(mesh, consumer)
     async with mesh.working(unknown_tries=3, unknown_delay=timedelta(seconds=60)):
         await wait_until(lambda: _tries(mesh, sequence, 1), description="one try is counted")
     assert not await mesh.dead_letters()
-    mesh.leaves_something_behind = True
+    mesh.allows_residue = True
 
 
-async def test_a_field_of_the_wrong_type_is_refused_where_it_is_submitted(mesh: Mesh) -> None:
-    mesh.register(Note)
+async def test_a_field_of_the_wrong_type_is_refused_where_it_is_submitted(mesh: TaskMesh) -> None:
+    mesh.register(Record)
     with pytest.raises(MalformedTaskError, match=r"\$\.n"):
-        await Note("five").schedule()  # type: ignore[arg-type]
+        await Record("five").schedule()  # type: ignore[arg-type]
 
 
-async def _holds(mesh: Mesh, count: int) -> bool:
+async def _holds(mesh: TaskMesh, count: int) -> bool:
     return bool((await mesh.state(mesh.namespace.later_stream))["messages"] == count)
 
 
-async def _tries(mesh: Mesh, sequence: int, count: int) -> bool:
+async def _tries(mesh: TaskMesh, sequence: int, count: int) -> bool:
     entry = await mesh.attempts.read(str(sequence))
     return entry is not None and f'"unknown":{count}'.encode() in entry.value
 
 
-async def _take_and_give_back(mesh: Mesh, consumer: str) -> None:
+async def _take_and_give_back(mesh: TaskMesh, consumer: str) -> None:
     arrived: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     client = mesh.connection.client
     inbox = client.new_inbox()

@@ -21,7 +21,7 @@ from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.testing import wait_until
 from support.deliveries import first_delivery
-from support.mesh import Mesh
+from support.mesh import TaskMesh
 
 BASE = 0.2
 began: list[float] = []
@@ -75,14 +75,14 @@ class BrokenPolicy(RetryPolicyBase):
         raise RuntimeError("the policy is broken: \udc80")
 
 
-async def run_to_the_end(mesh: Mesh, task: BaseTask) -> None:
+async def run_to_the_end(mesh: TaskMesh, task: BaseTask) -> None:
     mesh.register(type(task))
     await task.schedule(labels={"a": "b"})
     async with mesh.working():
         await wait_until(lambda: _nothing_waits(mesh), description="it has ended")
 
 
-async def test_an_exponential_backoff_gives_exactly_its_retries_none_of_them_early(mesh: Mesh) -> None:
+async def test_an_exponential_backoff_gives_exactly_its_retries_none_of_them_early(mesh: TaskMesh) -> None:
     await run_to_the_end(mesh, Fails())
     assert len(began) == 4
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
@@ -101,14 +101,14 @@ async def test_an_exponential_backoff_gives_exactly_its_retries_none_of_them_ear
     assert json.loads(advisory.body)["deliveries"] == 4, "the server itself waited out each delay"
 
 
-async def test_a_task_that_recovers_leaves_nothing_behind(mesh: Mesh) -> None:
+async def test_a_task_that_recovers_leaves_nothing_behind(mesh: TaskMesh) -> None:
     await run_to_the_end(mesh, Fails(times=2))
     assert len(began) == 3
     assert not await mesh.dead_letters()
 
 
 async def test_what_is_not_eligible_ends_with_one_warning_and_no_dead_letter(
-    mesh: Mesh, caplog: pytest.LogCaptureFixture
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     await run_to_the_end(mesh, FailsUnkept())
     assert len(began) == 4
@@ -119,7 +119,7 @@ async def test_what_is_not_eligible_ends_with_one_warning_and_no_dead_letter(
     ]
 
 
-async def test_the_policy_sees_the_very_exception_and_the_retries_already_made(mesh: Mesh) -> None:
+async def test_the_policy_sees_the_very_exception_and_the_retries_already_made(mesh: TaskMesh) -> None:
     class Watched(Fails):
         retry_policy = Watching()
 
@@ -132,7 +132,7 @@ async def test_the_policy_sees_the_very_exception_and_the_retries_already_made(m
     assert all(given is thrown for (_, given), thrown in zip(seen, raised, strict=True))
 
 
-async def test_an_unretryable_error_ends_at_once(mesh: Mesh) -> None:
+async def test_an_unretryable_error_ends_at_once(mesh: TaskMesh) -> None:
     await run_to_the_end(mesh, Hopeless())
     assert len(began) == 1
     (letter,) = await mesh.dead_letters()
@@ -140,7 +140,7 @@ async def test_an_unretryable_error_ends_at_once(mesh: Mesh) -> None:
 
 
 async def test_a_requested_retry_is_told_without_a_traceback_and_the_policy_still_counts(
-    mesh: Mesh, caplog: pytest.LogCaptureFixture
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     await run_to_the_end(mesh, AsksAgain())
@@ -150,7 +150,7 @@ async def test_a_requested_retry_is_told_without_a_traceback_and_the_policy_stil
     assert [error["traceback"] for error in json.loads(letter.headers["Dead-Errors"])] == [""] * 4
 
 
-async def test_a_policy_that_fails_counts_as_no_retry_and_the_dead_letter_says_so(mesh: Mesh) -> None:
+async def test_a_policy_that_fails_counts_as_no_retry_and_the_dead_letter_says_so(mesh: TaskMesh) -> None:
     class Misjudged(Fails):
         retry_policy = BrokenPolicy()
 
@@ -160,7 +160,7 @@ async def test_a_policy_that_fails_counts_as_no_retry_and_the_dead_letter_says_s
     assert "its retry policy failed (RuntimeError: the policy is broken: \\udc80)" in letter.headers["Dead-Reason"]
 
 
-async def test_a_task_that_runs_too_long_has_failed(mesh: Mesh) -> None:
+async def test_a_task_that_runs_too_long_has_failed(mesh: TaskMesh) -> None:
     class TooLong(Fails):
         timeout_seconds = 0.05
         retry_policy = Watching()
@@ -176,7 +176,7 @@ async def test_a_task_that_runs_too_long_has_failed(mesh: Mesh) -> None:
     assert letter.headers["Dead-Reason"].endswith("TimeoutError: ran longer than timeout_seconds=0.05")
 
 
-async def test_a_dead_letter_keeps_an_error_in_many_scripts_as_it_is(mesh: Mesh) -> None:
+async def test_a_dead_letter_keeps_an_error_in_many_scripts_as_it_is(mesh: TaskMesh) -> None:
     class Polyglot(Fails):
         retry_policy = Watching()
 
@@ -191,7 +191,7 @@ async def test_a_dead_letter_keeps_an_error_in_many_scripts_as_it_is(mesh: Mesh)
     assert letter.headers["Dead-Errors"].isascii()
 
 
-async def test_a_message_that_the_server_forgot_to_delay_waits_for_its_retry_and_counts_on(mesh: Mesh) -> None:
+async def test_a_message_that_the_server_forgot_to_delay_waits_for_its_retry_and_counts_on(mesh: TaskMesh) -> None:
     """As after a kill of the server: the record says more than the delivery does."""
     not_before = datetime.now(UTC) + timedelta(seconds=0.7)
 
@@ -209,7 +209,7 @@ async def test_a_message_that_the_server_forgot_to_delay_waits_for_its_retry_and
     assert began[0] >= not_before.timestamp()
 
 
-async def test_a_message_that_is_exhausted_is_never_executed_again(mesh: Mesh) -> None:
+async def test_a_message_that_is_exhausted_is_never_executed_again(mesh: TaskMesh) -> None:
     mesh.register(Fails)
     await Fails(times=0).schedule()
     store = AttemptStore(mesh.attempts)
@@ -222,7 +222,7 @@ async def test_a_message_that_is_exhausted_is_never_executed_again(mesh: Mesh) -
     assert json.loads(letter.headers["Dead-Errors"])[0]["message"] == "the last"
 
 
-async def test_a_poison_message_becomes_a_dead_letter_whether_eligible_or_not(mesh: Mesh) -> None:
+async def test_a_poison_message_becomes_a_dead_letter_whether_eligible_or_not(mesh: TaskMesh) -> None:
     mesh.register(FailsUnkept)
     await FailsUnkept(times=0).schedule()
     store = AttemptStore(mesh.attempts)
@@ -236,7 +236,7 @@ async def test_a_poison_message_becomes_a_dead_letter_whether_eligible_or_not(me
 
 
 async def test_a_dead_letter_that_finds_no_room_keeps_its_task_and_is_stored_once_there_is_some(
-    mesh: Mesh, caplog: pytest.LogCaptureFixture
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     class FailsForGood(Fails):
         retry_policy = ExponentialBackoff(max_retries=0)
@@ -260,5 +260,5 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-async def _nothing_waits(mesh: Mesh) -> bool:
+async def _nothing_waits(mesh: TaskMesh) -> bool:
     return await mesh.waiting() == 0

@@ -96,7 +96,7 @@ async def test_a_held_lock_is_exit_75_and_names_who_holds_it_since_when(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     holder = with_server.start("call", "lollygag:Waits", "--args", '["door"]')
-    await with_server.noted("begin door")
+    await with_server.wait_for_line("begin door")
     refused = with_server("call", "lollygag:Waits", "--args", '["door"]')
     assert (refused.returncode, refused.stdout) == (75, "")
     line = refused.stderr.splitlines()[-1]
@@ -124,7 +124,7 @@ async def test_a_signal_cancels_the_task_and_gives_its_lock_back(
     with_server: CommandLine, on_the_server: OnTheServer, number: signal.Signals, code: int
 ) -> None:
     process = with_server.start("call", "lollygag:Waits", "--args", '["never"]')
-    await with_server.noted("begin never")
+    await with_server.wait_for_line("begin never")
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (code, ""), err
@@ -137,7 +137,7 @@ async def test_a_second_ctrl_c_breaks_off_a_task_that_blocks(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     process = with_server.start("call", "lollygag:Waits", "--args", '["never", true]')
-    await with_server.noted("begin never")
+    await with_server.wait_for_line("begin never")
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)

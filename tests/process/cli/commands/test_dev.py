@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine
-from support.processes import Dev, free_port
+from support.processes import DevProcess, free_port
 
 
 def _alive(pid: int) -> bool:
@@ -23,7 +23,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 async def test_what_is_submitted_runs_and_one_signal_ends_all(extension: CommandLine) -> None:
-    dev = Dev(extension, "--port", str(free_port()))
+    dev = DevProcess(extension, "--port", str(free_port()))
     await dev.ready()
     below = _descendants(dev.process.pid)
     extension.environment["DIRACX_TASKS_NATS_URL"] = dev.url
@@ -43,7 +43,7 @@ async def test_what_is_submitted_runs_and_one_signal_ends_all(extension: Command
 
 async def test_its_store_survives_a_restart_and_its_death_takes_all_along(extension: CommandLine) -> None:
     port = str(free_port())
-    dev = Dev(extension, "--port", port)
+    dev = DevProcess(extension, "--port", port)
     await dev.ready()
     below = _descendants(dev.process.pid)
     extension.environment["DIRACX_TASKS_NATS_URL"] = dev.url
@@ -52,7 +52,7 @@ async def test_its_store_survives_a_restart_and_its_death_takes_all_along(extens
     dev.process.kill()
     await dev.ended()
     await wait_until(lambda: not any(map(_alive, below)), description="server and workers went, too", timeout=30)
-    again = Dev(extension, "--port", port)
+    again = DevProcess(extension, "--port", port)
     await again.ready()
     await wait_until(lambda: "done: lollygag:SyncOwnersTask" in again.log, description="the task is done", timeout=20)
     again.process.send_signal(signal.SIGTERM)

@@ -73,7 +73,7 @@ async def test_a_worker_goes_on_with_what_it_has_is_well_and_takes_up_the_queue_
     worker = mesh.start(*SMALL, "--health-port", "0")
     address = health_of(worker)
     mesh("submit", "lollygag:Waits", "--args", '["a"]')
-    await mesh.noted("begin a")
+    await mesh.wait_for_line("begin a")
     assert mesh("pause", "normal-small").returncode == 0
     mesh("submit", "lollygag:SyncOwnersTask", "--args", '["alice"]')
     mesh.release("a")
@@ -86,7 +86,7 @@ async def test_a_worker_goes_on_with_what_it_has_is_well_and_takes_up_the_queue_
     assert await on_the_server.waiting() == 1
     assert "sync alice" not in mesh.journal()
     assert mesh("resume", "normal-small").stdout == "resumed normal-small\n"
-    await mesh.noted("sync alice")
+    await mesh.wait_for_line("sync alice")
 
 
 async def _waiting(on_the_server: OnTheServer, count: int) -> bool:

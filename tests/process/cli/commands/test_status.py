@@ -28,7 +28,7 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     worker = with_server.start(*SMALL, "--max-concurrent-tasks", "3")
     scheduler = with_server.start("scheduler")
     assert with_server("submit", "lollygag:Waits", "--args", '["a"]').returncode == 0
-    await with_server.noted("begin a")
+    await with_server.wait_for_line("begin a")
     documents = []
 
     def all_there() -> bool:

@@ -83,7 +83,7 @@ async def test_sigterm_in_the_middle_of_tasks_loses_none_and_counts_none_as_fail
         submit(with_server, "lollygag:Waits", "--args", f'["{name}"]')
     stopped = with_server.start("worker", "--worker-size", "small", "--grace", "0.1")
     for name in names:
-        await with_server.noted(f"begin {name}")
+        await with_server.wait_for_line(f"begin {name}")
     stopped.send_signal(signal.SIGTERM)
     _, err = stopped.communicate(timeout=30)
     assert stopped.returncode == 0, err
@@ -109,7 +109,7 @@ async def test_running_tasks_may_end_in_the_grace_period_and_nothing_new_is_begu
 ) -> None:
     submit(with_server, "lollygag:Waits", "--args", '["first"]')
     process = with_server.start("worker", "--worker-size", "small", "--max-concurrent-tasks", "1", "--grace", "600")
-    await with_server.noted("begin first")
+    await with_server.wait_for_line("begin first")
     process.send_signal(signal.SIGTERM)
     said(process, "stopping: 1 tasks have 600 s to end")
     submit(with_server, "lollygag:SyncOwnersTask", "--args", '["second"]')
@@ -125,7 +125,7 @@ async def test_a_second_signal_ends_the_grace_period_and_gives_back_what_ran(
 ) -> None:
     submit(with_server, "lollygag:Waits", "--args", '["long"]')
     process = with_server.start("worker", "--worker-size", "small", "--grace", "600")
-    await with_server.noted("begin long")
+    await with_server.wait_for_line("begin long")
     process.send_signal(signal.SIGTERM)
     said(process, "stopping")
     process.send_signal(signal.SIGTERM)
@@ -142,7 +142,7 @@ async def test_a_second_signal_ends_a_worker_whose_task_takes_no_cancellation(
 ) -> None:
     submit(with_server, "lollygag:Stubborn")
     process = with_server.start("worker", "--worker-size", "small", "--grace", "600")
-    await with_server.noted("begin stubborn")
+    await with_server.wait_for_line("begin stubborn")
     process.send_signal(signal.SIGTERM)
     said(process, "stopping")
     process.send_signal(signal.SIGTERM)
@@ -157,7 +157,7 @@ async def test_a_task_that_fails_twice_recovers_in_a_worker_that_stays(
 ) -> None:
     submit(with_server, "lollygag:Recovers", "--args", '["tabby"]')
     process = with_server.start("worker", "--worker-size", "small")
-    await with_server.noted("recovered tabby")
+    await with_server.wait_for_line("recovered tabby")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
@@ -169,7 +169,7 @@ async def test_a_task_whose_lock_a_call_holds_waits_without_using_up_a_retry(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     holder = with_server.start("call", "lollygag:Waits", "--args", '["door"]')
-    await with_server.noted("begin door")
+    await with_server.wait_for_line("begin door")
     submit(with_server, "lollygag:Waits", "--args", '["door"]')
     process = with_server.start("worker", "--worker-size", "small", "--lock-retry-delay", "0.2")
     line = said(process, "waits")
@@ -177,7 +177,7 @@ async def test_a_task_whose_lock_a_call_holds_waits_without_using_up_a_retry(
     assert f"-{holder.pid}-call since" in line
     assert await on_the_server.attempts() == 0
     with_server.release("door")
-    await with_server.noted("end door", 2)
+    await with_server.wait_for_line("end door", 2)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 0
