@@ -1,4 +1,4 @@
-"""`diracx.tasks.testing`, as an author of tasks uses it."""
+"""The `Mesh` of `diracx.tasks.testing`, as an author of tasks uses it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import Depends
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, UnableToAcquireLockError
 from diracx.tasks.plumbing.execution.job import Dead, Retry, Succeeded
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
-from diracx.tasks.testing import InMemoryLockStore, run_task
 from diracx.tasks.testing.mesh import LeakError, Mesh
 
 
@@ -57,7 +55,7 @@ class Dies(BaseTask):
 
 @dataclasses.dataclass
 class Submits(BaseTask):
-    """Of another size than what it submits, and later in the order of sizes."""
+    """Submits a task of another size, which comes earlier in the order of sizes."""
 
     size = Size.LARGE
 
@@ -78,47 +76,7 @@ def _registry() -> TaskRegistry:
     return registry
 
 
-async def test_a_task_is_executed_once_with_what_it_needs() -> None:
-    assert await run_task(Greets("alice")) == "hello alice"
-
-
-async def test_overrides_stand_in_for_dependencies() -> None:
-    assert await run_task(Greets("alice"), overrides={greeting: lambda: "hi"}) == "hi alice"
-
-
-async def test_the_very_exception_comes_out() -> None:
-    with pytest.raises(ValueError, match="no such owner"):
-        await run_task(Fails())
-
-
-async def test_fields_that_cannot_travel_are_noticed() -> None:
-    with pytest.raises(MalformedTaskError, match=r"\$\.name"):
-        await run_task(Greets(1))  # type: ignore[arg-type]
-
-
-async def test_a_class_that_cannot_work_is_refused() -> None:
-    class Takes(BaseTask):
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        async def execute(self) -> None:
-            return None
-
-    with pytest.raises(TaskDefinitionError, match="dataclass"):
-        await run_task(Takes("alice"))
-
-
-async def test_a_lock_store_that_is_shared_shows_who_excludes_whom() -> None:
-    store = InMemoryLockStore()
-    other = LockOwner.new(task="other", id="1", worker="w")
-    await MutexLock(JOB, "alice").acquire(store, other)
-    with pytest.raises(UnableToAcquireLockError, match="other"):
-        await run_task(Greets("alice"), lock_store=store)
-    assert await run_task(Greets("bob"), lock_store=store) == "hello bob"
-    assert await store.keys() == [MutexLock(JOB, "alice").key]
-
-
-async def test_a_mesh_works_off_what_is_submitted_and_shows_what_became_of_it(our_mesh: Mesh) -> None:
+async def test_a_mesh_executes_submitted_tasks_and_returns_their_outcomes(our_mesh: Mesh) -> None:
     first = await our_mesh.submit(Greets("alice"))
     second = await Greets("bob").schedule()
     delivered = await our_mesh.work(overrides={greeting: lambda: "hi"})
@@ -129,12 +87,12 @@ async def test_a_mesh_works_off_what_is_submitted_and_shows_what_became_of_it(ou
     assert await our_mesh.work() == []
 
 
-async def test_a_mesh_works_off_children_of_every_size(our_mesh: Mesh) -> None:
+async def test_a_mesh_executes_children_of_every_size(our_mesh: Mesh) -> None:
     await our_mesh.submit(Submits())
     assert [each.task for each in await our_mesh.work()] == ["test:Submits", "test:Greets"]
 
 
-async def test_dead_letters_are_at_hand(our_mesh: Mesh) -> None:
+async def test_a_mesh_returns_its_dead_letters(our_mesh: Mesh) -> None:
     task_id = await our_mesh.submit(Dies())
     (delivered,) = await our_mesh.work()
     assert isinstance(delivered.outcome, Dead)
@@ -153,7 +111,7 @@ async def test_a_message_left_unsettled_fails_the_test(server: EmbeddedServer, n
         await forgetful()
 
 
-async def test_what_a_test_means_to_leave_is_left(our_mesh: Mesh) -> None:
+async def test_a_test_may_allow_its_leftovers(our_mesh: Mesh) -> None:
     await our_mesh.submit(Fails())
     await our_mesh.work()
     our_mesh.leave_leftovers()

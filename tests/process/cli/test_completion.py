@@ -10,7 +10,7 @@ from support.terminal import on_terminal
 
 
 def completed(command_line: CommandLine, *words: str) -> list[str]:
-    """What bash is told of its words, the last of which is to be completed."""
+    """The completions that bash gets for the last of these words."""
     done = command_line(
         _DIRACX_TASK_RUN_COMPLETE="bash_complete",
         COMP_WORDS=" ".join(["diracx-task-run", *words]),

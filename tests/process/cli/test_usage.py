@@ -1,4 +1,4 @@
-"""What is bad usage, and how it is told; what the lists look like."""
+"""Bad usage and its errors; the list of tasks; `--help`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN_FIELDS = (
 
 
 def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """What it says beside warnings of what is broken."""
+    """Its lines on standard error, without warnings of broken tasks."""
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     return [line for line in done.stderr.splitlines() if not line.startswith("warning:")]
 
@@ -43,7 +43,7 @@ def test_arguments_are_converted_to_the_types_of_their_fields(with_server: Comma
         (("call", "lollygag:Dies", "--args", "[" * 5000), ["--args"]),
         (("submit", "lollygag:Dies", "--args", "[1]"), ["Expected `str`, got `int`", "`$.why`"]),
         (("submit", "lollygag:Retried", "--at", "2026-05-01T00:00:00"), ["--at", "has no time zone"]),
-        (("submit", "lollygag:Retried", "--at", "tomorrow"), ["--at", "'tomorrow' is no time"]),
+        (("submit", "lollygag:Retried", "--at", "tomorrow"), ["--at", "'tomorrow' is not a time"]),
         (("submit", "lollygag:Retried", "--delay", "-1"), ["--delay", "-1"]),
         (("submit", "lollygag:Retried", "--delay", "1", "--at", "2026-05-01T00:00:00Z"), ["exclude each other"]),
         (("submit", "lollygag:Retried", "--label", "urgent"), ["--label", "'urgent' is not NAME=VALUE"]),
@@ -66,7 +66,7 @@ def test_bad_usage_is_one_line_on_standard_error(
     assert "secret" not in line
 
 
-def test_an_unknown_task_is_told_with_near_names_and_what_there_is(extension: CommandLine) -> None:
+def test_an_unknown_task_is_refused_with_near_names_and_the_installed_tasks(extension: CommandLine) -> None:
     for command in ("call", "submit"):
         first, second, *names = errors(extension(command, "lollygag:SyncOwnerTask"))
         assert "unknown task 'lollygag:SyncOwnerTask'; did you mean lollygag:SyncOwnersTask" in first
@@ -74,7 +74,7 @@ def test_an_unknown_task_is_told_with_near_names_and_what_there_is(extension: Co
         assert "  lollygag:SyncOwnersTask" in names
 
 
-def test_an_unknown_task_where_nothing_is_installed_says_how_to_install_some(bare: CommandLine) -> None:
+def test_without_installed_tasks_an_unknown_task_is_refused_with_the_way_to_install_some(bare: CommandLine) -> None:
     bare.environment["PYTHONPATH"] = ""
     # The repository's own environment may have tasks installed; an isolated look at entry points has none.
     done = subprocess.run(
@@ -116,7 +116,7 @@ def test_no_server_is_exit_69_and_a_line(extension: CommandLine, arguments: tupl
     assert "secret" not in done.stderr
 
 
-def test_tasks_lists_what_is_installed_as_one_document(extension: CommandLine) -> None:
+def test_tasks_lists_the_installed_tasks_as_one_document(extension: CommandLine) -> None:
     tasks = {task["name"]: task for task in extension.json("tasks") if task["name"].startswith("lollygag:")}
     assert tasks["lollygag:SyncOwnersTask"] == {
         "name": "lollygag:SyncOwnersTask",
@@ -133,7 +133,7 @@ def test_tasks_lists_what_is_installed_as_one_document(extension: CommandLine) -
     assert "lollygag:Gone" not in tasks
 
 
-def test_tasks_warns_of_what_is_broken_and_prints_a_plain_table_when_piped(extension: CommandLine) -> None:
+def test_tasks_warns_of_broken_tasks_and_prints_a_plain_table_when_piped(extension: CommandLine) -> None:
     done = extension("tasks", FORCE_COLOR="")
     assert done.returncode == 0
     assert "\x1b" not in done.stdout

@@ -1,4 +1,4 @@
-"""How a mistake on the command line is told: a sentence, and where to read on."""
+"""The errors of the command line: one line, and the place to read on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diracx.tasks.cli.exit_codes import ExitCode, explain
 from diracx.tasks.plumbing.exceptions import UnknownTaskError
 
 
-def told(error: Exception) -> str:
+def usage_error(error: Exception) -> str:
     explained = explain(error)
     assert explained is not None
     code, text = explained
@@ -45,7 +45,7 @@ HELP = "`diracx-task-run submit --help`"
     ],
 )
 def test_one_line_with_one_hint(context: click.Context, message: str, line: str) -> None:
-    assert told(click.UsageError(message, context)) == line
+    assert usage_error(click.UsageError(message, context)) == line
 
 
 KNOWN = ["acme:CleanUpTask", "acme:ReportOwnersTask", "acme:SyncOwnersTask", "site:SyncOwnersTask", "site:Transfer"]
@@ -67,7 +67,7 @@ def test_near_names_are_those_that_may_be_meant(typed: str, near: list[str]) -> 
 
 
 def test_of_many_tasks_only_the_first_are_listed_below_the_error() -> None:
-    error, heading, *names, more = told(
+    error, heading, *names, more = usage_error(
         UnknownTaskError("x", [f"acme:T{number:03}" for number in range(500)])
     ).splitlines()
     assert error == "unknown task 'x'"

@@ -1,4 +1,4 @@
-"""The command line, `diracx-task-run`. One module for each command, loaded when it is run."""
+"""The command line, `diracx-task-run`: how do people run, inspect and steer tasks?"""
 
 from diracx.tasks.cli.app import main
 

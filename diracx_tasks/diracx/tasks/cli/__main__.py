@@ -1,4 +1,4 @@
-"""`python -m diracx.tasks.cli`: the console script, for who has only the interpreter at hand."""
+"""`python -m diracx.tasks.cli` runs the console script, for environments that have only the interpreter on the path."""
 
 from diracx.tasks.cli import main
 

@@ -1,24 +1,29 @@
-"""From the command line's words on the server to a connection."""
+"""Connections to the server, made from the options of the command line."""
 
 from __future__ import annotations
 
 import os
 import socket
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 import rich_click as click
 
 from diracx.tasks.cli.options import Access
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
+from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 
 
 def settings_of(access: Access) -> ConnectionSettings:
-    """The settings, checked as far as they can be without a server.
+    """Return the connection settings, checked as far as possible without a server.
 
     Raises:
-        click.UsageError: A bad URL, a missing context, a file that is not what it should be.
+        click.UsageError: A URL is malformed, a context does not exist, or a file cannot be used.
     """
     try:
         settings = ConnectionSettings.resolve(
@@ -31,10 +36,10 @@ def settings_of(access: Access) -> ConnectionSettings:
 
 
 def namespace_of(access: Access) -> Namespace:
-    """The namespace.
+    """Return the namespace.
 
     Raises:
-        click.UsageError: Its name has a wrong form.
+        click.UsageError: The name is malformed.
     """
     try:
         return Namespace(access.namespace)
@@ -43,14 +48,42 @@ def namespace_of(access: Access) -> Namespace:
 
 
 def connection_name(*roles: str) -> str:
-    """What operators read in the server's list of connections, e.g. `diracx-worker/small/<host>/<pid>`."""
+    """Return the name in the server's list of connections, e.g. `diracx-worker/small/<host>/<pid>`."""
     return "/".join([f"diracx-{roles[0]}", *roles[1:], socket.gethostname(), str(os.getpid())])
 
 
 def operator_connection(access: Access, command: str) -> AbstractAsyncContextManager[Connection]:
-    """A connection for a command that looks or repairs; nothing is created on the server."""
+    """Connect for a command that inspects or repairs. The connection creates nothing on the server."""
     return Connection.open(
         settings_of(access),
         name=connection_name("operator", command),
         inbox_prefix=namespace_of(access).inbox_prefix("operator"),
     )
+
+
+def producer(access: Access, registry: TaskRegistry, command: str) -> AbstractAsyncContextManager[JetStreamBroker]:
+    """Connect for a command that submits tasks of this registry."""
+    return JetStreamBroker.connect(
+        settings=settings_of(access),
+        namespace=namespace_of(access).name,
+        registry=registry,
+        name=connection_name("producer", command),
+    )
+
+
+@contextmanager
+def mesh_expected(namespace: Namespace) -> Iterator[None]:
+    """Explain the server's "stream not found" within the block: the namespace does not exist.
+
+    Raises:
+        ServerError: A stream or bucket of the namespace is missing.
+    """
+    try:
+        yield
+    except ApiError as error:
+        if error.err_code != STREAM_NOT_FOUND:
+            raise
+        raise ServerError(
+            f"namespace {namespace.name} does not exist on this server: start a worker or a scheduler in it, "
+            "or create it with `diracx-task-run setup`"
+        ) from None

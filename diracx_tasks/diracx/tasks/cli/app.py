@@ -7,15 +7,14 @@ import traceback
 from collections.abc import Sequence
 
 import rich_click as click
-from click.shell_completion import add_completion_class
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
-from diracx.tasks.cli.completion import ColonsInBash
 from diracx.tasks.cli.exit_codes import ExitCode, explain
 from diracx.tasks.cli.lazy import LazyCommand, LazyGroup
 
 PROGRAM = "diracx-task-run"
 
-# All commands inherit it from the group.
+# All commands inherit these settings from the group.
 HELP = {"max_width": 100, "text_paragraph_linebreaks": "\n\n", "envvar_string": "[${}]"}
 
 
@@ -23,7 +22,7 @@ HELP = {"max_width": 100, "text_paragraph_linebreaks": "\n\n", "envvar_string": 
 @click.rich_config(HELP)
 @click.version_option(package_name="diracx-tasks", prog_name=PROGRAM)
 def app() -> None:
-    """Run DiracX tasks on NATS JetStream, and look after them.
+    """Run and operate DiracX tasks on NATS JetStream.
 
     Exit codes: 0 done; 1 the task failed; 2 bad usage, unknown task or bad arguments; 69 no server; 75 a lock is held.
     """
@@ -31,61 +30,94 @@ def app() -> None:
 
 @click.group("dlq", cls=LazyGroup, panel="See and operate")
 def dead_letters() -> None:
-    """See dead tasks, put them back or remove them."""
+    """List, show, replay or purge dead letters."""
 
 
 @click.group("locks", cls=LazyGroup, panel="See and operate")
 def locks() -> None:
-    """See who holds which lock, and take one away."""
+    """List the locks that are held, or release one."""
 
 
 @click.group("schedule", cls=LazyGroup, panel="See and operate")
 def schedule() -> None:
-    """See the schedules of periodic tasks, or run one once now."""
+    """List the schedules of periodic tasks, or run a periodic task now."""
 
 
 @click.group("config", cls=LazyGroup, panel="See and operate")
 def config() -> None:
-    """See and set the configuration that workers and schedulers follow."""
+    """Show or set the configuration of workers and schedulers."""
 
 
-def _add(group: click.RichGroup, panel: str, name: str, module: str, short_help: str) -> None:
-    group.add_command(LazyCommand(name, f"{__package__}.commands.{module}", short_help, panel))
+def _add(group: click.RichGroup, panel: str, name: str, location: str, short_help: str) -> None:
+    group.add_command(LazyCommand(name, f"{__package__}.commands.{location}", short_help, panel))
 
 
-_add(app, "Run", "call", "call", "Execute a task here and now, and print its result.")
-_add(app, "Run", "submit", "submit", "Hand a task to the workers, and print its id.")
-_add(app, "Run", "cancel", "cancel", "Take back a task that was submitted for later.")
-_add(app, "Run", "worker", "worker", "Execute tasks of one size as they come.")
-_add(app, "Run", "scheduler", "scheduler", "Submit periodic tasks on their schedules.")
-_add(app, "Run", "dev", "dev", "Run a server, workers and the scheduler here, to try tasks.")
-_add(app, "See and operate", "status", "status", "Show queues, locks, scheduler and workers at a glance.")
-_add(app, "See and operate", "tasks", "tasks", "List the tasks that are installed here.")
+_add(app, "Run", "call", "call:command", "Execute a task in this process and print its result.")
+_add(app, "Run", "submit", "submit:command", "Submit a task to the workers and print its id.")
+_add(app, "Run", "cancel", "cancel:command", "Cancel a task that was submitted for later.")
+_add(app, "Run", "worker", "worker:command", "Execute submitted tasks of one size.")
+_add(app, "Run", "scheduler", "scheduler:command", "Submit periodic tasks on their schedules.")
+_add(app, "Run", "dev", "dev:command", "Run a server, workers and a scheduler on this machine.")
+_add(app, "See and operate", "status", "status:command", "Show queues, locks, scheduler and workers.")
+_add(app, "See and operate", "tasks", "tasks:command", "List the installed tasks.")
 for group in (schedule, dead_letters, locks, config):
     app.add_command(group)
-_add(app, "See and operate", "pause", "pause", "Hand out no more tasks of a queue.")
-_add(app, "See and operate", "resume", "resume", "Hand out the tasks of a paused queue again.")
-_add(app, "See and operate", "setup", "setup", "Create or update streams, consumers and buckets.")
-_add(dead_letters, "Dead letters", "list", "dlq.list", "List the dead letters.")
-_add(dead_letters, "Dead letters", "show", "dlq.show", "Show one with its whole story.")
-_add(dead_letters, "Dead letters", "replay", "dlq.replay", "Put dead tasks back into their queues.")
-_add(dead_letters, "Dead letters", "purge", "dlq.purge", "Remove dead tasks for good.")
-_add(locks, "Locks", "list", "locks.list", "List the locks that are held.")
-_add(locks, "Locks", "release", "locks.release", "Take a lock away from whoever holds it.")
-_add(schedule, "Schedules", "list", "schedule.list", "List the schedules.")
-_add(schedule, "Schedules", "run", "schedule.run", "Run a periodic task once now.")
-_add(config, "Configuration", "show", "config.show", "Show the configuration.")
-_add(config, "Configuration", "set", "config.set", "Put a file in force.")
+_add(app, "See and operate", "pause", "pause:command", "Stop the delivery of a queue's tasks.")
+_add(app, "See and operate", "resume", "pause:resume_command", "Resume the delivery of a paused queue.")
+_add(app, "See and operate", "setup", "setup:command", "Create or update streams, consumers and buckets.")
+_add(dead_letters, "Dead letters", "list", "dlq.list:command", "List the dead letters.")
+_add(dead_letters, "Dead letters", "show", "dlq.show:command", "Show one dead letter with all its errors.")
+_add(dead_letters, "Dead letters", "replay", "dlq.replay:command", "Put dead tasks back into their queues.")
+_add(dead_letters, "Dead letters", "purge", "dlq.purge:command", "Remove dead letters for good.")
+_add(locks, "Locks", "list", "locks.list:command", "List the locks that are held.")
+_add(locks, "Locks", "release", "locks.release:command", "Take a lock away from its holder.")
+_add(schedule, "Schedules", "list", "schedule.list:command", "List the schedules.")
+_add(schedule, "Schedules", "run", "schedule.run:command", "Run a periodic task once, now.")
+_add(config, "Configuration", "show", "config.show:command", "Show the configuration.")
+_add(config, "Configuration", "set", "config.set:command", "Put a configuration file in force.")
+
+
+class ColonsInBash(BashComplete):
+    """Completes words with a colon in bash, such as the names of tasks.
+
+    bash ends a word at a colon: for `call acme:Sy` it sends the words `call`, `acme`, `:` and `Sy`, and replaces only
+    the last one with the completion. So this class joins the words again, and cuts from each completion the part that
+    bash keeps.
+    """
+
+    _kept_by_bash = ""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the complete words, and the word to be completed."""
+        words, last = super().get_completion_args()
+        whole: list[str] = []
+        after_colon = False
+        for word in [*words, last]:
+            if whole and (after_colon or word == ":"):
+                self._kept_by_bash = whole[-1] if word != ":" else f"{whole[-1]}:"
+                whole[-1] += word
+            else:
+                self._kept_by_bash = ""
+                whole.append(word)
+            after_colon = word == ":"
+        return whole[:-1], whole[-1]
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        """Return the completions, each without the part that bash keeps."""
+        items = super().get_completions(args, incomplete)
+        for item in items:
+            item.value = item.value.removeprefix(self._kept_by_bash)
+        return items
 
 
 add_completion_class(ColonsInBash, "bash")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; what goes wrong is told in a line on standard error.
+    """Run one command line. An error becomes one line on standard error, and an exit code.
 
     Args:
-        arguments: Without the program's name; None: those of the process.
+        arguments: The arguments without the program's name; None takes those of the process.
 
     Returns:
         The exit code.

@@ -1,9 +1,8 @@
-"""From words on the command line to a task, a time and labels."""
+"""Tasks and labels, made from the arguments of the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -12,19 +11,18 @@ import rich_click as click
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
 from diracx.tasks.plumbing.registry import RegisteredTask
-from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 
 def task_from(registered: RegisteredTask, args: str | None, kwargs: str | None) -> BaseTask:
     """Make a task from the options `--args` and `--kwargs`.
 
     Args:
-        args: A JSON list: fields in their order.
-        kwargs: A JSON object: fields by name.
+        args: A JSON list with fields in their order.
+        kwargs: A JSON object with fields by name.
 
     Raises:
-        click.BadParameter: No JSON, or JSON of another kind.
-        MalformedTaskError: A value does not fit its field; its path is named.
+        click.BadParameter: A text is not JSON, or is JSON of another type.
+        MalformedTaskError: A value does not fit its field; the text holds the path of the field.
     """
     positional = _decoded("--args", args, list, "a list, e.g. '[\"alice\"]'")
     named = _decoded("--kwargs", kwargs, dict, 'an object, e.g. \'{"owner_name": "alice"}\'')
@@ -48,33 +46,11 @@ def _decoded(option: str, text: str | None, kind: type, wanted: str) -> Any:
     return value
 
 
-def due_time(at: str | None, delay: timedelta | None) -> datetime | None:
-    """When to run, from the options `--at` (RFC 3339) and `--delay`; None is at once.
-
-    Raises:
-        click.UsageError: Both are given, or `at` is no time.
-    """
-    if at is not None and delay is not None:
-        raise click.UsageError("--at and --delay exclude each other")
-    if delay is not None:
-        return datetime.now(UTC) + delay
-    if at is None:
-        return None
-    try:
-        datetime.fromisoformat(at)
-    except ValueError:
-        raise click.BadParameter(f"{at!r} is no time; write e.g. 2026-12-01T06:00:00Z", param_hint=["--at"]) from None
-    try:
-        return from_rfc3339(at)
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter(str(error), param_hint=["--at"]) from None
-
-
 def labels_from(pairs: Sequence[str]) -> dict[str, str]:
-    """Labels from `name=value` each.
+    """Make labels from texts of the form `name=value`.
 
     Raises:
-        click.BadParameter: One has another form.
+        click.BadParameter: A text has another form.
     """
     labels = {}
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""What the process says at its end: the one place that maps errors to exit codes and lines."""
+"""Exit codes: the only mapping from errors to exit codes and to lines on standard error."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from diracx.tasks.plumbing.exceptions import (
 
 
 class ExitCode(IntEnum):
-    """Exit codes; those from 64 on are those of `sysexits.h`, and 128 + n is the end by signal n."""
+    """Exit codes. Codes from 64 to 78 follow `sysexits.h`; 128 + n is the end by signal n."""
 
     DONE = 0
     TASK_FAILED = 1
     USAGE = 2
-    """Bad usage, an unknown or broken task, bad arguments, a bad namespace or setting."""
+    """Bad usage, an unknown or broken task, bad arguments, or a bad namespace or setting."""
     UNAVAILABLE = 69
-    """No server, or one that is too old, set up otherwise, or that refused what was asked."""
+    """No server is reachable, or it is too old, is set up differently, or refused the request."""
     BUG = 70
-    """An error that nobody foresaw; it comes with its traceback."""
+    """An unexpected error; its traceback is printed."""
     LOCKED = 75
     """A lock is held; try again later."""
     INTERRUPTED = 130
 
 
-_MANY: Final = 20
-"""Names of tasks that are listed: the error above them must stay on the screen."""
+MAX_LISTED_TASKS: Final = 20
+"""The error stands above the list, and has to stay on the screen."""
 
 NOTHING_INSTALLED = (
     "no tasks are installed here: install a package that lists some under "
@@ -44,7 +44,7 @@ NOTHING_INSTALLED = (
 
 
 def explain(error: BaseException) -> tuple[ExitCode, str] | None:
-    """The exit code of an error and what to write on standard error; None for one that nobody foresaw."""
+    """Return the exit code of an error and the text for standard error, or None for an unexpected error."""
     match error:
         case click.UsageError():
             return ExitCode.USAGE, _usage(error)
@@ -64,16 +64,17 @@ def explain(error: BaseException) -> tuple[ExitCode, str] | None:
 
 
 def _usage(error: click.UsageError) -> str:
-    # click lists choices over several lines.
+    # click writes choices on several lines.
     message = " ".join(error.format_message().split()).rstrip(".")
     if error.ctx is None or "see `" in message:
         return message
-    # A question of click's, "Did you mean ...?", ends a sentence.
+    # A message of click's may end with the question "Did you mean ...?".
     joint = " See" if message.endswith(("?", "?)")) else "; see"
     return f"{message}{joint} `{error.ctx.command_path} --help`"
 
 
 def _installed(names: Sequence[str]) -> str:
-    shown = names if len(names) <= _MANY else names[:_MANY]
-    more = [f"  and {len(names) - _MANY} more; see `diracx-task-run tasks`"] if len(names) > _MANY else []
-    return "\n".join(["installed tasks:", *(f"  {name}" for name in shown), *more])
+    lines = ["installed tasks:", *(f"  {name}" for name in names[:MAX_LISTED_TASKS])]
+    if (more := len(names) - MAX_LISTED_TASKS) > 0:
+        lines.append(f"  and {more} more; see `diracx-task-run tasks`")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The installed tasks, with what could not be loaded told on standard error; their names, for a shell to complete."""
+"""The installed tasks: loading them, with warnings about broken ones, and completing their names in a shell."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.registry.entry_points import task_entry_points
 
 
-def installed_tasks(but: str = "", tell: Callable[[str], object] | None = None) -> TaskRegistry:
-    """Load what is installed; each problem is a warning.
+def installed_tasks(without: str = "", warn: Callable[[str], object] | None = None) -> TaskRegistry:
+    """Load the installed tasks and warn of each one that cannot be loaded.
 
     Args:
-        but: A task whose own problem is not told, since `registry.get` raises it.
-        tell: Takes each warning; None writes it on standard error.
+        without: The name of a task to give no warning for, since `registry.get` raises its error.
+        warn: Takes each warning; None prints it on standard error.
     """
     registry = TaskRegistry.installed()
     for problem in registry.problems:
-        if not but or not problem.startswith((f"{but}:", f"{but} ")):
-            if tell is not None:
-                tell(problem)
+        if not without or not problem.startswith((f"{without}:", f"{without} ")):
+            if warn is not None:
+                warn(problem)
             else:
                 print(f"warning: {problem}", file=sys.stderr)
     return registry
 
 
 def installed_task(entry_point: str) -> tuple[TaskRegistry, RegisteredTask]:
-    """The registry, and the task of that name in it.
+    """Return the registry and the task with this name.
 
     Raises:
-        UnknownTaskError: None is installed.
-        TaskDefinitionError: It is installed, but cannot work.
+        UnknownTaskError: No task of this name is installed.
+        TaskDefinitionError: The task is installed, but broken.
     """
-    registry = installed_tasks(but=entry_point)
+    registry = installed_tasks(without=entry_point)
     return registry, registry.get(entry_point)
 
 
 def complete_tasks(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """The installed tasks whose name begins so; none is imported for it."""
+    """Return the names of installed tasks that begin with the typed text, without importing any task."""
     return sorted(name for name in task_entry_points() if name.startswith(typed))
 
 
 def packages_with_tasks() -> set[str]:
-    """The top level packages of their authors; none is imported for it."""
+    """Return the top-level packages with tasks, without importing them."""
     return {point.module.split(".")[0] for points in task_entry_points().values() for point in points}

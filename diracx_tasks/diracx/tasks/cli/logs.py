@@ -1,8 +1,8 @@
-"""The log of a process on standard error: a line an event, as text or as JSON.
+"""The log of a process on standard error, one line an event, as text or as JSON; and reading its JSON again.
 
-What a line is about goes with it: `task`, `id` and `attempt` of the delivery in whose course it was written, the
-author's own lines included, and `worker`, the process. As text they follow the message; as JSON they are fields, and
-so is whatever a call gives as `extra`.
+Each line names its subject: the fields `task`, `id` and `attempt` of the delivery in which it was logged (lines of the
+task's author included), and `worker`, the process. A text line appends them to the message. A JSON line has them as
+fields, like everything that a log call passes as `extra`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from diracx.tasks.plumbing.observability import log_context
 
 FORMATS: Final = ("text", "json")
 
-# What every record has; the rest came as `extra`.
-_PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# Attributes that every record has. All others were passed as `extra`.
+_STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+# The names of a JSON line that `LogLine` keeps elsewhere; `dev` shows the worker beside the line.
+_NOT_A_FIELD: Final = frozenset({"time", "level", "logger", "message", "exception", "stack", "worker"})
+_ALARMING_LEVELS: Final = ("warning", "error", "critical")
 
 _process: dict[str, object] = {}
 
@@ -31,8 +35,8 @@ def start_logging(level: str, form: str) -> None:
     """Log to standard error from now on.
 
     Args:
-        level: `debug`, `info`, `warning` or `error`. Libraries tell no more than at `info`: some write a line for each
-            call in `debug`.
+        level: `debug`, `info`, `warning` or `error`. At `debug`, libraries still log at `info`: some write a line for
+            each call. DiracX and packages with tasks log at `debug`.
         form: `text` or `json`.
     """
     handler = logging.StreamHandler(sys.stderr)
@@ -44,36 +48,36 @@ def start_logging(level: str, form: str) -> None:
 
 
 def name_worker(name: str) -> None:
-    """Say in every line from now on which worker or scheduler this process is."""
+    """Add the id of this worker or scheduler to every line from now on."""
     _process["worker"] = name
 
 
-def _facts(record: logging.LogRecord) -> dict[str, object]:
-    extra = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
     return {**log_context.delivery_fields(), **_process, **extra}
 
 
 class TextFormatter(logging.Formatter):
-    """For people: the message, then ` [task=... id=... attempt=... worker=...]`; a traceback follows."""
+    """Writes lines for people: the message, then ` [task=... id=... attempt=... worker=...]`, then any traceback."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        """Make the line."""
+        """Return the line."""
         line = super().formatMessage(record).replace("\n", "\\n")
-        facts = " ".join(f"{name}={value}" for name, value in _facts(record).items())
-        return f"{line} [{facts}]" if facts else line
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        return f"{line} [{fields}]" if fields else line
 
 
 class JsonFormatter(logging.Formatter):
-    """For machines: one object a line, a traceback in its field `exception`."""
+    """Writes lines for machines: one JSON object each, with any traceback in the field `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Make the line."""
+        """Return the line."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_facts(record),
+            **_fields(record),
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = self.formatException(record.exc_info)
@@ -86,7 +90,7 @@ def _encode(line: Mapping[str, Any]) -> str:
     try:
         return msgspec.json.encode(line, enc_hook=str).decode()
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError):
-        # Something in `extra` that JSON cannot hold must not cost the line.
+        # A value in `extra` that JSON cannot hold must not lose the line.
         return msgspec.json.encode({name: _safe(value) for name, value in line.items()}).decode()
 
 
@@ -96,3 +100,45 @@ def _safe(value: object) -> object:
         if value is None or isinstance(value, bool | int | float)
         else str(value).encode(errors="replace").decode()
     )
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """One line of another process's log, as `JsonFormatter` wrote it."""
+
+    time: datetime
+    level: str
+    logger: str
+    message: str
+    fields: dict[str, Any]
+    """`task`, `id`, `attempt` and `extra`; without `worker`."""
+    traceback: str
+    """The traceback and the stack, or an empty text."""
+
+    @classmethod
+    def read(cls, line: str) -> LogLine | None:
+        """Read a line; return None for anything else, such as text that a task prints."""
+        try:
+            read = msgspec.json.decode(line, type=dict[str, Any])
+            time = datetime.fromisoformat(read["time"])
+            level, logger, message = (str(read[name]) for name in ("level", "logger", "message"))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, KeyError, TypeError, ValueError):
+            return None
+        traceback = "\n".join(str(read[name]) for name in ("exception", "stack") if name in read)
+        fields = {name: value for name, value in read.items() if name not in _NOT_A_FIELD}
+        return cls(time, level, logger, message, fields, traceback)
+
+    def __str__(self) -> str:
+        """The line for people: the local time, warnings and errors by their level, and fields that are news."""
+        known = {"task"} if str(self.fields.get("task")) in self.message else set()
+        known |= {"attempt"} if self.fields.get("attempt") == 1 else set()
+        fields = " ".join(f"{name}={value}" for name, value in self.fields.items() if name not in known)
+        return "".join(
+            [
+                f"{self.time.astimezone():%T} ",
+                f"{self.level.upper()} " if self.level in _ALARMING_LEVELS else "",
+                "" if self.logger.startswith("diracx.tasks") else f"{self.logger}: ",
+                self.message,
+                f" [{fields}]" if fields else "",
+                f"\n{self.traceback}" if self.traceback else "",
+            ]
+        )

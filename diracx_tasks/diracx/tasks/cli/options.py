@@ -1,11 +1,10 @@
-"""The options that several commands share."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Final, cast
 
 import rich_click as click
@@ -16,45 +15,26 @@ from diracx.tasks.cli.logs import FORMATS, start_logging
 Command = Callable[..., Any]
 
 _SERVER_PANEL: Final = "Server"
-_LONGEST_SECONDS: Final = 10 * 365 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the command line says of the server; `access` turns it into settings."""
+    """The options that name the server. The module `access` turns them into settings."""
 
     namespace: str
     url: str | None = field(repr=False)
     context: str | None
     credentials: Mapping[str, str | None] = field(repr=False)
-    """The other arguments of `ConnectionSettings.resolve`."""
+    """Further arguments of `ConnectionSettings.resolve`, by name."""
 
 
-# Generic in some versions of click only.
-class Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """A duration: a number of seconds, 0 or more and up to ten years."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Turn the text into a duration, or fail with a line."""
-        if isinstance(value, timedelta):
-            return value
-        try:
-            seconds = float(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
-        if not 0 <= seconds <= _LONGEST_SECONDS:
-            self.fail(f"{value} must be a number of seconds from 0 to {_LONGEST_SECONDS}", param, ctx)
-        return timedelta(seconds=seconds)
-
-
+# ParamType is generic in some versions of click only.
 class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """A whole number.
+    """A whole number within bounds.
 
     Args:
-        least: The least that is allowed.
-        most: The most; None: there is no end.
+        least: The smallest allowed number.
+        most: The largest allowed number; None sets no bound.
     """
 
     name = "number"
@@ -64,11 +44,11 @@ class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Turn the text into a number, or fail with a line."""
+        """Return the number, or fail with one line."""
         try:
             number = int(value)
         except ValueError:
-            self.fail(f"{value!r} is no whole number", param, ctx)
+            self.fail(f"{value!r} is not a whole number", param, ctx)
         if number < self._least or (self._most is not None and number > self._most):
             allowed = f"{self._least} or more" if self._most is None else f"from {self._least} to {self._most}"
             self.fail(f"{number} must be {allowed}", param, ctx)
@@ -76,9 +56,9 @@ class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 
 class _ShownVariable(click.RichOption):
-    """Names its variable in the help but does not read it.
+    """Shows its variable in the help, but does not read it.
 
-    `ConnectionSettings.resolve` does: which credentials count depends on where they come from.
+    `ConnectionSettings.resolve` reads the variables: an option beats a variable, whichever credentials they carry.
     """
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
@@ -99,18 +79,20 @@ def _server_option(flag: str, name: str, variable: str, metavar: str, text: str)
 
 
 _url_option: Final = _server_option(
-    "--nats-url", "url", "NATS_URL", "URL[,URL]", "Servers; nats://127.0.0.1:4222 by default."
+    "--nats-url", "url", "NATS_URL", "URL[,URL]", "The URLs of the servers; nats://127.0.0.1:4222 by default."
 )
 _context_option: Final = _server_option("--context", "context", "CONTEXT", "NAME", "A context of the nats command.")
 _CREDENTIAL_OPTIONS: Final = {
-    "creds": _server_option("--creds", "creds", "CREDS", "FILE", "A .creds file: user JWT and seed."),
+    "creds": _server_option("--creds", "creds", "CREDS", "FILE", "A .creds file with user JWT and seed."),
     "nkey": _server_option("--nkey", "nkey", "NKEY", "FILE", "A file with an nkey seed."),
-    "user": _server_option("--user", "user", "USER", "NAME", "User; its password is better left to the variable."),
-    "password": _server_option("--password", "password", "PASSWORD", "TEXT", "Password; others may see the option."),
-    "token": _server_option("--token", "token", "TOKEN", "TEXT", "Token; others may see the option."),
-    "tls_ca": _server_option("--tls-ca", "tls_ca", "TLS_CA", "FILE", "Certificates that the server's is signed by."),
-    "tls_cert": _server_option("--tls-cert", "tls_cert", "TLS_CERT", "FILE", "The client's certificate."),
-    "tls_key": _server_option("--tls-key", "tls_key", "TLS_KEY", "FILE", "Its key."),
+    "user": _server_option("--user", "user", "USER", "NAME", "The user name. Set the password by its variable."),
+    "password": _server_option(
+        "--password", "password", "PASSWORD", "TEXT", "The password; other users may see the option."
+    ),
+    "token": _server_option("--token", "token", "TOKEN", "TEXT", "The token; other users may see the option."),
+    "tls_ca": _server_option("--tls-ca", "tls_ca", "TLS_CA", "FILE", "The CA certificates that verify the server."),
+    "tls_cert": _server_option("--tls-cert", "tls_cert", "TLS_CERT", "FILE", "The client certificate."),
+    "tls_key": _server_option("--tls-key", "tls_key", "TLS_KEY", "FILE", "The key of the client certificate."),
 }
 
 namespace_option: Final = click.option(
@@ -121,12 +103,12 @@ namespace_option: Final = click.option(
     envvar="DIRACX_TASKS_NAMESPACE",
     show_envvar=True,
     panel=_SERVER_PANEL,
-    help="Whose streams: lower case letters, digits and _.",
+    help="The namespace of the streams: lower case letters, digits and _.",
 )
 
 
 def server_options(command: Command) -> Command:
-    """Give a command the options of the server, as its argument `access`."""
+    """Add the options of the server to a command, which receives them as `access`."""
 
     @functools.wraps(command)
     def with_access(*, namespace: str, url: str | None, context: str | None, **values: Any) -> Any:
@@ -140,21 +122,21 @@ def server_options(command: Command) -> Command:
 
 
 def panels(command: Command) -> Command:
-    """Frame the help of a command: what it takes, its own options, those of the server."""
+    """Lay out the help of a command in panels: arguments, options, server."""
     decorated = click.option_panel("Options")(click.option_panel(_SERVER_PANEL)(command))
-    # Beside the name of an argument there would be its type, or the name again.
+    # The default columns would show the type of an argument, or its name a second time.
     return click.option_panel("Arguments", column_types=["required", "opt_long", "help"])(decorated)
 
 
 def task_arguments(command: Command) -> Command:
-    """Give a command the arguments `entry_point`, `args` and `kwargs`; see `arguments.task_from`."""
+    """Add the arguments `entry_point`, `args` and `kwargs` to a command; see `arguments.task_from`."""
     for option in (
         click.option("--kwargs", metavar="JSON", help='Fields by name, e.g. \'{"owner_name": "alice"}\'.'),
         click.option("--args", metavar="JSON", help="Fields in their order, e.g. '[\"alice\"]'."),
         click.argument(
             "entry_point",
             metavar="ENTRY_POINT",
-            help="<category>:<ClassName>; see `tasks`.",
+            help="The task, <category>:<ClassName>; `tasks` lists them.",
             shell_complete=complete_tasks,
         ),
     ):
@@ -163,43 +145,40 @@ def task_arguments(command: Command) -> Command:
 
 
 def log_option(default: str) -> Callable[[Command], Command]:
-    """`--log-level` and `--log-format`: what is told on standard error, and how."""
+    """Return a decorator that adds `--log-level` and `--log-format`, and starts the log.
+
+    Args:
+        default: The default level.
+    """
 
     def start(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-        # Whichever is read last finds both; a mistake between the two is told without a log.
-        told = ctx.meta.setdefault(__name__, {})
-        told[parameter.name] = value
-        if len(told) == 2:
-            start_logging(told["log_level"], told["log_format"])
+        # click reads the two options in the order of the command line. The second one finds both values.
+        given = ctx.meta.setdefault(__name__, {})
+        given[parameter.name] = value
+        if len(given) == 2:
+            start_logging(given["log_level"], given["log_format"])
         return value
 
-    level = click.option(
+    def option(flag: str, **settings: Any) -> Callable[[Command], Command]:
+        variable = "DIRACX_TASKS_" + flag.removeprefix("--").replace("-", "_").upper()
+        shared: dict[str, Any] = {"show_default": True, "show_envvar": True, "expose_value": False, "is_eager": True}
+        return click.option(flag, envvar=variable, callback=start, **shared, **settings)
+
+    level = option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
         metavar="LEVEL",
         default=default,
-        show_default=True,
-        envvar="DIRACX_TASKS_LOG_LEVEL",
-        show_envvar=True,
-        expose_value=False,
-        is_eager=True,
-        callback=start,
-        help="What is told on standard error: debug, info, warning or error.",
+        help="The lowest level that is logged to standard error: debug, info, warning or error.",
     )
-    form = click.option(
+    form = option(
         "--log-format",
         type=click.Choice(FORMATS, case_sensitive=False),
         metavar="FORMAT",
         default=FORMATS[0],
-        show_default=True,
-        envvar="DIRACX_TASKS_LOG_FORMAT",
-        show_envvar=True,
-        expose_value=False,
-        is_eager=True,
-        callback=start,
-        help="How: text, or json with one object a line.",
+        help="The format of the log: text, or json with one object a line.",
     )
     return lambda command: level(form(command))
 
 
-json_option: Final = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")

@@ -1,8 +1,7 @@
-"""Which queues a command is about."""
+"""The queues that a command acts on."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,11 +12,10 @@ from typing import Any, Final
 
 import rich_click as click
 
-from diracx.tasks.cli.access import namespace_of, operator_connection
-from diracx.tasks.cli.missing import mesh_expected
+from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.options import Access
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.exceptions import ServerError, near_names
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
 from diracx.tasks.plumbing.jetstream.errors import CONSUMER_NOT_FOUND, ApiError
@@ -33,47 +31,47 @@ _SUBJECT: Final = re.compile(r"([a-z][a-z0-9_]*)\.tasks\.(.*)")
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue as it stood a moment ago."""
+    """The state of a queue at one moment."""
 
     name: str
     stream: str
     paused_until: datetime | None
     seen: datetime
-    """When, by the server's clock."""
+    """That moment, by the server's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """Which queues were asked for; exactly one of the two."""
+    """The queues that a user names: either some texts, or everything."""
 
     texts: tuple[str, ...]
     everything: bool
 
     def __post_init__(self) -> None:
         if bool(self.texts) == self.everything:
-            raise click.UsageError("say which: either QUEUE..., or --all")
+            raise click.UsageError("give either QUEUE... or --all")
 
     def names(self, namespace: Namespace) -> list[str]:
-        """The names of their consumers, each once.
+        """Return the names of their consumers, each once.
 
         Raises:
-            click.UsageError: There is no such queue.
+            click.UsageError: A queue does not exist.
         """
         return list(NAMES) if self.everything else list(dict.fromkeys(_named(text, namespace) for text in self.texts))
 
     @asynccontextmanager
     async def opened(self, access: Access, command: str) -> AsyncIterator[tuple[Connection, list[Queue]]]:
-        """Connect, and look at each of them, for the block.
+        """Connect and read the state of each queue.
 
         Raises:
-            click.UsageError: There is no such queue.
-            ServerError: The mesh or one of its queues does not exist, or there is no server.
+            click.UsageError: A queue does not exist.
+            ServerError: No server is reachable, or the namespace or one of the queues is missing on it.
         """
         namespace = namespace_of(access)
         names = self.names(namespace)
         async with operator_connection(access, command) as connection:
             with mesh_expected(namespace):
-                yield connection, [await _look(connection, namespace, name) for name in names]
+                yield connection, [await _read(connection, namespace, name) for name in names]
 
 
 def _named(text: str, namespace: Namespace) -> str:
@@ -83,12 +81,12 @@ def _named(text: str, namespace: Namespace) -> str:
         if subject and subject[1] != namespace.name:
             raise click.UsageError(f"{text} is not of namespace {namespace.name}; add --namespace {subject[1]}")
         return name
-    near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.5)
+    near = near_names(name, NAMES)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(NAMES)}"
     raise click.UsageError(f"unknown queue {text!r}; {hint}")
 
 
-async def _look(connection: Connection, namespace: Namespace, name: str) -> Queue:
+async def _read(connection: Connection, namespace: Namespace, name: str) -> Queue:
     with _queue_expected(namespace, name):
         info = await connection.api(f"CONSUMER.INFO.{namespace.tasks_stream}.{name}")
     return Queue(name, namespace.tasks_stream, paused_until(info), from_rfc3339(info["ts"]))
@@ -107,7 +105,7 @@ def _queue_expected(namespace: Namespace, name: str) -> Iterator[None]:
 
 
 def queue_arguments(command: Command) -> Command:
-    """Give a command the argument `queues`."""
+    """Add the arguments of the queues to a command, which receives them as `queues`."""
 
     @functools.wraps(command)
     def with_queues(*, queues: tuple[str, ...], everything: bool, **values: Any) -> Any:
@@ -118,13 +116,13 @@ def queue_arguments(command: Command) -> Command:
 
     decorated: Command = with_queues
     for option in (
-        click.option("--all", "everything", is_flag=True, help="All nine."),
+        click.option("--all", "everything", is_flag=True, help="All nine queues."),
         click.argument(
             "queues",
             metavar="[QUEUE]...",
             nargs=-1,
             shell_complete=complete,
-            help="<priority>-<size>, e.g. normal-small; or its subject.",
+            help="A queue, <priority>-<size>, e.g. normal-small; or its subject.",
         ),
     ):
         decorated = option(decorated)

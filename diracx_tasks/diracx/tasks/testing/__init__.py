@@ -1,17 +1,17 @@
-"""For those who test tasks of their own.
+"""How do authors of extensions test their tasks?
 
-Fixtures, which come with the pytest plugin of this distribution, so there is nothing to import for them:
+Fixtures of the pytest plugin, which pytest loads by itself:
 
-    nats_server     a real nats-server for the whole session
-    mesh            a `Mesh`: submit, work, look at outcomes, in a namespace of the test's own
+    nats_server         a real nats-server for the whole session
+    mesh                a `Mesh` in a namespace of the test's own: submits tasks, executes them, returns the outcomes
 
-Functions and classes, imported from here:
+Functions and classes of this package:
 
-    run_task        executes one task once, without queue or worker
-    wait_until      waits for a fact, in place of a sleep
-    sqlite_database     an empty database of a class on diracx-db's `BaseSQLDB`, where tasks find it
-    InMemoryLockStore   where `run_task` keeps locks; share one between calls to see them exclude each other
-    Succeeded, Retry, LockBusy, Dead, Discarded, Interrupted    what became of a delivery
+    run_task            executes one task once, without a queue or a worker
+    wait_until          waits for a fact, in place of a sleep
+    sqlite_database     makes an empty database for tasks, from a subclass of diracx-db's `BaseSQLDB`
+    InMemoryLockStore   keeps locks for `run_task`; calls that share one exclude each other
+    Succeeded, Retry, LockBusy, Dead, Discarded, Interrupted    the outcomes of a delivery
 """
 
 from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, LockBusy, Retry, Succeeded

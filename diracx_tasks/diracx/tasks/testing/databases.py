@@ -1,4 +1,4 @@
-"""A database for a test, found by tasks as they find it in production."""
+"""A database for a test, which tasks find by its variable, as in production."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 
 class _SQLDatabase(Protocol):
-    """What is asked of diracx-db's `BaseSQLDB`."""
+    """The part of diracx-db's `BaseSQLDB` that this module needs."""
 
     @property
     def metadata(self) -> Any: ...
@@ -27,20 +27,20 @@ D = TypeVar("D", bound=_SQLDatabase)
 async def sqlite_database(
     database_class: Callable[[str], D], folder: Path, name: str | None = None
 ) -> AsyncIterator[D]:
-    """An empty SQLite database of a class on diracx-db's `BaseSQLDB`, with its tables made.
+    """Create an empty SQLite database with its tables, and set `DIRACX_DB_URL_<NAME>` to its URL within the block.
 
-    Within the block `DIRACX_DB_URL_<NAME>` names it, so `run_task` and the workers of a mesh find it. What is given
-    is for the test to look inside: `async with database:` is a transaction.
+    So `run_task` and the workers of a mesh find the database. The yielded object gives the test access to it:
+    `async with database:` is a transaction.
 
     Args:
-        database_class: The class.
-        folder: Where the file is made, e.g. pytest's `tmp_path`.
-        name: Of the entry point in `diracx.dbs.sql`; None: the name of the class.
+        database_class: A subclass of diracx-db's `BaseSQLDB`.
+        folder: The folder for the file, e.g. pytest's `tmp_path`.
+        name: The name of the entry point in `diracx.dbs.sql`; None takes the name of the class.
     """
-    known = name or str(getattr(database_class, "__name__", database_class))
-    url = f"sqlite+aiosqlite:///{folder / known.lower()}.db"
+    entry_point = name or str(getattr(database_class, "__name__", database_class))
+    url = f"sqlite+aiosqlite:///{folder / entry_point.lower()}.db"
     database = database_class(url)
-    with _environment(f"DIRACX_DB_URL_{known.upper()}", url):
+    with _environment(f"DIRACX_DB_URL_{entry_point.upper()}", url):
         async with database.engine_context():
             async with database.engine.begin() as connection:
                 await connection.run_sync(database.metadata.create_all)

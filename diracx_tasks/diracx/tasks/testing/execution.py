@@ -1,4 +1,4 @@
-"""One execution of one task, without queue or worker."""
+"""One execution of one task, without a queue or a worker."""
 
 from __future__ import annotations
 
@@ -23,30 +23,32 @@ async def run_task(
     overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
     lock_store: LockStore | None = None,
 ) -> Any:
-    """Execute a task once, here: its fields go through the wire format, its locks are held, its needs injected.
+    """Execute a task once in this process, with its dependencies injected and its locks held.
+
+    The fields of the task go through the wire format first, as in production.
 
     Args:
-        overrides: What to call in place of a dependency, e.g. `{LollygagDB.transaction: fake_transaction}`.
-        lock_store: Where locks are; None: in memory, for this execution only. Share one between calls to see
-            them exclude each other.
+        overrides: Callables that replace dependencies, e.g. `{LollygagDB.transaction: fake_transaction}`.
+        lock_store: The store for the locks; None uses memory, for this execution only. Calls that share a store
+            exclude each other.
 
     Returns:
-        What `execute()` returned, after its dependencies have closed.
+        The value that `execute()` returned, after all dependencies have closed.
 
     Raises:
-        TaskDefinitionError: The class cannot work as a task.
-        ResourceError: A database or setting that it needs is not set.
-        UnableToAcquireLockError: One of its locks is held.
-        Exception: The very exception that `execute()` or a dependency raised; no policy is asked.
+        TaskDefinitionError: The class is not a valid task.
+        ResourceError: A database or setting that the task needs is not configured.
+        UnableToAcquireLockError: One of the task's locks is held.
+        Exception: The very exception that `execute()` or a dependency raised. The retry policy is not asked.
     """
     check_definition(type(task))
     codec = FieldsCodec(type(task))
-    travelled = codec.decode(codec.encode(task))
+    decoded = codec.decode(codec.encode(task))
     resources = Resources(overrides)
     invocation = resources.prepare(type(task))
     store = lock_store if lock_store is not None else InMemoryLockStore()
-    async with resources.opened(), _locked(travelled, store) as held:
-        value = await invocation(travelled)
+    async with resources.opened(), _locked(decoded, store) as held:
+        value = await invocation(decoded)
     if held.lost is not None:
         raise held.lost
     return value

@@ -10,9 +10,13 @@ from diracx.tasks.plumbing.locks import Entry, RevisionConflictError, StoredKey
 
 
 class InMemoryLockStore:
-    """A `LockStore` of one process: revisions rise across all keys, and keys expire by a clock that can be given.
+    """A `LockStore` in the memory of one process.
 
-    Like the server's, a time to live is whole seconds, rounded up.
+    It behaves like a bucket on the server: revisions rise across all keys, and a time to live is rounded up to whole
+    seconds.
+
+    Args:
+        clock: The clock by which keys expire.
     """
 
     def __init__(self, clock: Clock = boottime) -> None:
@@ -21,11 +25,19 @@ class InMemoryLockStore:
         self._entries: dict[str, tuple[Entry, float]] = {}
 
     async def create(self, key: str, value: bytes, ttl: timedelta) -> int:
-        """Store a new key; `RevisionConflictError` if it exists."""
+        """Store a new key and return its revision.
+
+        Raises:
+            RevisionConflictError: The key exists.
+        """
         return await self.replace(key, value, ttl, 0)
 
     async def replace(self, key: str, value: bytes, ttl: timedelta, revision: int) -> int:
-        """Store over `revision` (0: none); `RevisionConflictError` if the key is elsewhere."""
+        """Replace the value of a key at this revision (0 for a new key); return its new revision.
+
+        Raises:
+            RevisionConflictError: The key has another revision.
+        """
         entry = await self.read(key)
         if (entry.revision if entry else 0) != revision:
             raise RevisionConflictError(key)
@@ -35,7 +47,7 @@ class InMemoryLockStore:
         return self._last_revision
 
     async def read(self, key: str) -> Entry | None:
-        """The entry, or None."""
+        """Return the entry, or None."""
         entry, expires = self._entries.get(key, (None, 0.0))
         if entry is not None and self._clock() >= expires:
             del self._entries[key]
@@ -43,16 +55,16 @@ class InMemoryLockStore:
         return entry
 
     async def delete(self, key: str, revision: int) -> None:
-        """Delete exactly this revision."""
+        """Delete the key if it has exactly this revision."""
         if (entry := await self.read(key)) is not None and entry.revision == revision:
             del self._entries[key]
 
     async def keys(self, below: str | None = None) -> list[str]:
-        """The keys that are held: all, or those `<below>.<one more token>`."""
+        """Return the keys: all, or those of the form `<below>.<one token>`."""
         return [stored.key for stored in await self._stored_keys(below)]
 
     async def oldest(self, below: str | None = None) -> StoredKey | None:
-        """Of those keys, the one that was stored first."""
+        """Return the one of those keys that was stored first, or None."""
         return min(await self._stored_keys(below), key=lambda stored: stored.revision, default=None)
 
     async def _stored_keys(self, below: str | None) -> list[StoredKey]:

@@ -1,4 +1,4 @@
-"""A whole mesh for one test: a namespace of its own on a real server, and workers in this process."""
+"""A whole mesh for one test: a namespace of its own on a real server, with workers in this process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.testing.waiting import wait_until
 
-_SETTLING_SECONDS: Final = 3.0
+SETTLING_SECONDS: Final = 3.0
 
 Overrides = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """One delivery that a worker of the mesh carried to its end."""
+    """The outcome of one delivery to a worker of the mesh."""
 
     task: str
     """The name of the task, `<category>:<ClassName>`."""
@@ -44,54 +44,54 @@ class LeakError(AssertionError):
 
 
 class Mesh:
-    """Submit, work, look. Made by the fixture `mesh`."""
+    """Submits tasks, executes them and returns the outcomes. The fixture `mesh` makes one for each test."""
 
     def __init__(self, broker: JetStreamBroker) -> None:
         self.broker = broker
         self.outcomes: list[Delivered] = []
-        """What became of each delivery, in order."""
+        """The outcome of each delivery, in order."""
         self.locks = Bucket(broker.connection, broker.namespace.locks_bucket)
-        """The store of locks, to hold one against a task."""
-        self._tolerated = False
+        """The store of locks; a test can hold a lock in it against a task."""
+        self._leaks_allowed = False
 
     @classmethod
     @asynccontextmanager
     async def on(cls, url: str, namespace: str, registry: TaskRegistry | None = None) -> AsyncIterator[Mesh]:
-        """A mesh in a namespace of its own; at the end nothing may be left in hand.
+        """Open a mesh in this namespace. Its end checks for leaks and removes the namespace.
 
         Raises:
-            LeakError: At the end, unless `leave_leftovers` was called.
+            LeakError: The test left locks or unsettled messages, and did not call `leave_leftovers`.
         """
         async with JetStreamBroker.connect(url, namespace=namespace, registry=registry) as broker:
             mesh = cls(broker)
             try:
                 yield mesh
-                if not mesh._tolerated:
+                if not mesh._leaks_allowed:
                     await mesh.check_for_leaks()
             finally:
                 await mesh._remove()
 
     @property
     def registry(self) -> TaskRegistry:
-        """The tasks that are known here; `add` to it what is not installed."""
+        """The tasks that the mesh knows. A test can `add` a task that is not installed."""
         return self.broker.registry
 
     async def submit(
         self, task: BaseTask, *, at_time: datetime | None = None, labels: Mapping[str, str] | None = None
     ) -> str:
-        """Submit a task, as `task.schedule()` does; return its id."""
+        """Submit a task as `task.schedule()` does, and return its id."""
         return await self.broker.submit(task, at_time=at_time, labels=labels)
 
     async def work(self, *, overrides: Overrides | None = None, max_concurrent_tasks: int = 10) -> list[Delivered]:
-        """Execute what is due, of all sizes, until nothing is left that is due; return what became of it.
+        """Execute the due tasks of all sizes until none is left, and return their outcomes.
 
         Args:
-            overrides: What to call in place of a dependency.
-            max_concurrent_tasks: How many at once.
+            overrides: Callables that replace dependencies.
+            max_concurrent_tasks: The number of tasks at once.
         """
         before = len(self.outcomes)
         progress = -1
-        # A task of one size may submit one of another: go round until a whole round brings nothing.
+        # A task of one size may submit a task of another size, so this repeats until a whole round executes nothing.
         while progress != len(self.outcomes):
             progress = len(self.outcomes)
             for size in Size:
@@ -101,10 +101,10 @@ class Mesh:
     async def drain(
         self, *, overrides: Overrides | None = None, max_concurrent_tasks: int = 10, timeout: float = 30
     ) -> list[Delivered]:
-        """Like `work`, and go on until no task is left: what waits for a retry or a lock is waited for.
+        """Execute tasks as `work` does until no task is left, and wait for those that wait for a retry or a lock.
 
         Args:
-            timeout: How long, in seconds.
+            timeout: The longest wait, in seconds.
 
         Raises:
             AssertionError: Tasks are left after that time.
@@ -119,30 +119,30 @@ class Mesh:
         return self.outcomes[before:]
 
     async def waiting(self) -> int:
-        """How many tasks are not settled: those that wait for their turn, for a retry or for a lock."""
+        """Return the number of unsettled tasks: those that wait for a worker, a retry or a lock."""
         info = await self.broker.connection.api(f"STREAM.INFO.{self.broker.namespace.tasks_stream}")
         return int(info["state"]["messages"])
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """The tasks that will not run again."""
+        """Return the dead letters."""
         return await DeadLetterReader(self.broker.connection, self.broker.namespace).all()
 
     async def held_locks(self) -> list[str]:
-        """The keys of the locks that are held."""
+        """Return the keys of the locks that are held."""
         return await self.locks.keys()
 
     def leave_leftovers(self) -> None:
-        """Say that this test means to end with tasks that wait for a retry, or with locks held."""
-        self._tolerated = True
+        """Allow this test to end with unsettled messages, e.g. of tasks that wait for a retry, or with locks held."""
+        self._leaks_allowed = True
 
     async def check_for_leaks(self) -> None:
-        """Look for what a test forgot.
+        """Check that no lock is held and no message is unsettled.
 
         Raises:
-            LeakError: Names the locks that are held and how many messages are not settled.
+            LeakError: A lock is held or a message is unsettled; the text names the locks and the number of messages.
         """
-        # The server takes acks in a queue of its own, a moment after they were sent.
-        deadline = time.monotonic() + _SETTLING_SECONDS
+        # The server queues acks and processes them a moment later.
+        deadline = time.monotonic() + SETTLING_SECONDS
         while leaks := await self._leaks():
             if time.monotonic() >= deadline:
                 raise LeakError(f"{'; '.join(leaks)}. If the test means it, call mesh.leave_leftovers()")
@@ -158,7 +158,7 @@ class Mesh:
         return leaks
 
     async def _remove(self) -> None:
-        """Remove the namespace: many tests share one server, and its disk."""
+        """Remove the namespace, since many tests share one server and its disk."""
         for asset in assets(self.broker.namespace):
             if asset.kind != "consumer":
                 await self.broker.connection.api(f"STREAM.DELETE.{asset.stream}")
@@ -173,22 +173,22 @@ class Mesh:
                 self.registry,
                 injector,
                 settings,
-                on_outcome=self._note,
+                on_outcome=self._record,
             )
             await worker.run()
 
     def _resources(self, size: Size, overrides: Overrides | None) -> Resources:
-        """What the tasks of a size need. One that lacks something fails when it is executed: no other test minds."""
+        """Prepare the tasks of a size. A task that lacks a resource is left out, and fails only if it is executed."""
         resources = Resources(overrides)
         for task in self.registry:
             if task.task_class.size is not size:
                 continue
-            alone = Resources(overrides)
+            trial = Resources(overrides)
             with suppress(TaskDefinitionError):
-                alone.prepare(task.task_class, task.name)
-                alone.check()
+                trial.prepare(task.task_class, task.name)
+                trial.check()
                 resources.prepare(task.task_class, task.name)
         return resources
 
-    def _note(self, task: str, task_id: str, outcome: Outcome) -> None:
+    def _record(self, task: str, task_id: str, outcome: Outcome) -> None:
         self.outcomes.append(Delivered(task, task_id, outcome))

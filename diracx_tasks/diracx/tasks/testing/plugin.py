@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures `nats_server` and `mesh` for whoever tests tasks."""
+"""The pytest plugin with the fixtures `nats_server` and `mesh`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from diracx.tasks.testing.mesh import Mesh
 
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[EmbeddedServer]:
-    """A real nats-server on a free port of the loopback, for the whole session; see its `url`.
+    """A real nats-server on a free port of the loopback interface, for the whole session. Its attribute `url` names it.
 
-    Without the program the test fails, in one line that says what to install; nothing is skipped.
+    If the program `nats-server` is not installed, the test fails with one line that names the package; it is not
+    skipped.
     """
     try:
         find_nats_server()
@@ -27,9 +28,9 @@ def nats_server() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 async def mesh(nats_server: EmbeddedServer) -> AsyncIterator[Mesh]:
-    """A mesh in a namespace of this test's own, with the installed tasks; needs pytest-asyncio in auto mode.
+    """A mesh in a namespace of this test's own, with the installed tasks. It needs pytest-asyncio in auto mode.
 
-    `task.schedule()` is bound to it. The test fails if it leaves locks held or messages unsettled.
+    `task.schedule()` submits to this mesh. The test fails if it leaves locks held or messages unsettled.
     """
     async with Mesh.on(nats_server.url, f"test_{secrets.token_hex(6)}") as mesh:
         yield mesh

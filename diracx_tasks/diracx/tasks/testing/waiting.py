@@ -1,4 +1,4 @@
-"""Waiting on facts: what a test does instead of sleeping."""
+"""Waiting for facts, in place of sleeping."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-_POLL_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.02
 
 
 async def wait_until(
     predicate: Callable[[], object | Awaitable[object]], *, description: str, timeout: float = 10
 ) -> None:
-    """Return once `predicate`, sync or async, gives something true.
+    """Return once the predicate, sync or async, returns a true value.
 
-    What the predicate raises ends the wait at once. It is asked once more after the time is up, so that a
-    machine which stalls in between fails no test whose fact has come true.
+    An exception of the predicate ends the wait at once. The predicate is called once more after the timeout, so that a
+    stalled machine does not fail a test whose fact has come true.
 
     Args:
-        description: What is waited for, in the words of the failure.
-        timeout: How long, in seconds.
+        description: The awaited fact, for the text of the error.
+        timeout: The longest wait, in seconds.
 
     Raises:
-        AssertionError: It did not come true in time.
+        AssertionError: The fact did not come true in time.
     """
     __tracebackhide__ = True
     deadline = time.monotonic() + timeout
@@ -37,4 +37,4 @@ async def wait_until(
             return
         if last_try:
             raise AssertionError(f"not within {timeout:g} s: {description}")
-        await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)

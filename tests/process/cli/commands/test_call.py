@@ -53,7 +53,9 @@ def test_a_failure_is_exit_1_with_the_traceback_from_the_authors_code_on(with_se
         ("AsksForRetry", "TaskRetryRequestedError: upstream not ready", "a worker would drop it"),
     ],
 )
-def test_a_failure_tells_what_a_worker_would_do(with_server: CommandLine, task: str, error: str, verdict: str) -> None:
+def test_a_failure_names_the_next_step_of_a_worker(
+    with_server: CommandLine, task: str, error: str, verdict: str
+) -> None:
     done = with_server("call", f"lollygag:{task}")
     assert done.returncode == 1
     *_, said, would = done.stderr.splitlines()
@@ -77,7 +79,7 @@ def test_submitting_from_within_is_an_error_where_the_server_is_embedded(extensi
     assert "would run nowhere" in done.stderr
 
 
-def test_without_server_and_without_the_extra_it_says_what_to_install(extension: CommandLine) -> None:
+def test_without_server_and_without_the_extra_it_names_the_package_to_install(extension: CommandLine) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_NATS_SERVER, "call", "lollygag:SyncOwnersTask", "--args", '["alice"]'],
         env=extension.environment,
@@ -92,7 +94,7 @@ def test_without_server_and_without_the_extra_it_says_what_to_install(extension:
     assert "Traceback" not in done.stderr
 
 
-async def test_a_held_lock_is_exit_75_and_names_who_holds_it_since_when(
+async def test_a_held_lock_is_exit_75_and_names_its_holder_and_time(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     holder = with_server.start("call", "lollygag:Waits", "--args", '["door"]')
@@ -143,3 +145,10 @@ async def test_a_second_ctrl_c_breaks_off_a_task_that_blocks(
     out, err = process.communicate(timeout=30)
     assert (process.returncode > 128, out) == (True, ""), err
     assert await on_the_server.locks() == 0
+
+
+def test_a_server_that_refuses_the_client_is_exit_69_and_none_is_embedded(restricted: CommandLine) -> None:
+    done = restricted("call", "lollygag:SyncOwnersTask", "--args", '["alice"]', DIRACX_TASKS_PASSWORD="wrong")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "authorization refused" in done.stderr
+    assert "wrong" not in done.stderr

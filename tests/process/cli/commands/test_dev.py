@@ -22,7 +22,7 @@ def _descendants(pid: int) -> list[int]:
     return [*children, *(below for child in children for below in _descendants(child))]
 
 
-async def test_what_is_submitted_runs_and_one_signal_ends_all(extension: CommandLine) -> None:
+async def test_a_submitted_task_runs_and_one_signal_ends_all_processes(extension: CommandLine) -> None:
     dev = DevProcess(extension, "--port", str(free_port()))
     await dev.ready()
     below = _descendants(dev.process.pid)
@@ -41,7 +41,7 @@ async def test_what_is_submitted_runs_and_one_signal_ends_all(extension: Command
     await wait_until(lambda: not any(map(_alive, below)), description="nothing is left running")
 
 
-async def test_its_store_survives_a_restart_and_its_death_takes_all_along(extension: CommandLine) -> None:
+async def test_its_store_survives_a_restart_and_its_death_ends_all_processes(extension: CommandLine) -> None:
     port = str(free_port())
     dev = DevProcess(extension, "--port", port)
     await dev.ready()

@@ -85,7 +85,7 @@ async def test_nothing_held_is_an_empty_list(bucket: Bucket, environment: dict[s
     assert "no locks are held" in (await run(environment, "list")).stderr
 
 
-async def test_a_server_where_nothing_ran_is_told(environment: dict[str, str], namespace: str) -> None:
+async def test_a_server_without_the_bucket_is_a_warning(environment: dict[str, str], namespace: str) -> None:
     listed = await run(environment, "list", "--json")
     assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
     assert f"there is no bucket {namespace}_locks" in listed.stderr
@@ -106,14 +106,14 @@ async def test_a_lock_is_released_after_a_yes_and_all_its_keys_go(bucket: Bucket
     await (await ExclusiveRWLock(JOB, 7).acquire(bucket, new_owner())).release()
 
 
-async def test_with_yes_nobody_is_asked(bucket: Bucket, environment: dict[str, str]) -> None:
+async def test_yes_skips_the_question(bucket: Bucket, environment: dict[str, str]) -> None:
     await MutexLock(JOB, 8).acquire(bucket, new_owner())
     done = await run(environment, "release", "mutex.job.8", "--yes")
     assert (done.returncode, done.stdout) == (0, "")
     assert await bucket.keys() == []
 
 
-async def test_a_lock_that_nobody_holds_is_a_usage_error(bucket: Bucket, environment: dict[str, str]) -> None:
+async def test_releasing_a_lock_that_is_not_held_is_a_usage_error(bucket: Bucket, environment: dict[str, str]) -> None:
     refused = await run(environment, "release", "mutex.job.9", "--yes")
     assert refused.returncode == 2
     assert "no lock mutex.job.9 is held" in refused.stderr

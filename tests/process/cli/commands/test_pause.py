@@ -67,7 +67,7 @@ def test_all_are_paused_for_a_time_and_paused_again_for_another(mesh: CommandLin
     assert paused(mesh) == {}
 
 
-async def test_a_worker_goes_on_with_what_it_has_is_well_and_takes_up_the_queue_when_it_is_resumed(
+async def test_a_worker_ends_its_running_tasks_stays_healthy_and_serves_the_queue_once_it_is_resumed(
     mesh: CommandLine, on_the_server: OnTheServer
 ) -> None:
     worker = mesh.start(*SMALL, "--health-port", "0")
@@ -99,16 +99,16 @@ def test_an_unknown_queue_is_exit_2_and_a_line_with_near_names_and_nothing_is_do
 ) -> None:
     done = mesh(command, "normal-large", "normal-smal")
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: unknown queue 'normal-smal'; did you mean normal-small or .*\n", done.stderr)
+    assert re.fullmatch(r"error: unknown queue 'normal-smal'; did you mean normal-small\? See .*\n", done.stderr)
     assert paused(mesh) == {}
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("pause",), "say which: either QUEUE..., or --all"),
-        (("resume", "normal-small", "--all"), "say which: either QUEUE..., or --all"),
-        (("pause", "normal-small", "--for", "soon"), "'soon' is no duration, e.g. 90s, 15m, 2h, 7d"),
+        (("pause",), "give either QUEUE... or --all"),
+        (("resume", "normal-small", "--all"), "give either QUEUE... or --all"),
+        (("pause", "normal-small", "--for", "soon"), "'soon' is not a duration, e.g. 90s, 15m, 2h, 7d"),
         (("pause", "normal-small", "--for", "0"), "0 is not from 1s to 3650d"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`diracx-task-run scheduler` and what steers it, as processes, with the tasks of the reference extension."""
+"""`diracx-task-run scheduler` and the commands that control it, as processes, with the reference extension."""
 
 from __future__ import annotations
 
@@ -183,7 +183,9 @@ async def _waiting(mesh: SchedulingMesh, count: int) -> bool:
     return await mesh.waiting() >= count
 
 
-async def test_schedules_are_listed_with_what_comes_next_and_why_not(mesh: SchedulingMesh, programs: Programs) -> None:
+async def test_schedules_are_listed_with_the_next_occurrence_or_the_reason_for_none(
+    mesh: SchedulingMesh, programs: Programs
+) -> None:
     await mesh.configuration.write(f"vos: [lhcb, my vo.org]\ntasks: {{'{CLEANUP}': {{enabled: false}}}}")
     before = programs.json("schedule", "list")
     assert {each["why_not"] for each in before} == {"disabled by the configuration", "no scheduler has taken it up yet"}
@@ -239,7 +241,7 @@ def test_the_configuration_is_shown_as_it_was_written_and_a_bad_one_is_refused(b
     assert bare.json("config", "show")["text"] == text
 
 
-def test_without_a_mesh_it_says_what_to_do(bare: Programs) -> None:
+def test_without_a_mesh_the_error_names_the_remedy(bare: Programs) -> None:
     for command in (("schedule", "list"), ("config", "show"), ("cancel", "x")):
         assert "create it with `diracx-task-run setup`" in bare.run(*command, code=69)
 

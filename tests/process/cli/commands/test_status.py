@@ -1,4 +1,4 @@
-"""`status`, health and logs of real processes."""
+"""`status`, health, logs and telemetry of real processes."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     with_server.release("a")
 
 
-def test_a_namespace_without_a_mesh_is_told_in_a_line(with_server: CommandLine) -> None:
+def test_a_namespace_without_a_mesh_is_one_line(with_server: CommandLine) -> None:
     done = with_server("status")
     assert (done.returncode, done.stdout) == (69, "")
     assert re.fullmatch(r"error: namespace \w+ does not exist on this server: .*\n", done.stderr)
 
 
-def test_no_server_is_told_in_a_line(extension: CommandLine) -> None:
+def test_no_server_is_one_line(extension: CommandLine) -> None:
     done = extension("status", "--json")
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr.count("\n") == 1
@@ -130,13 +130,13 @@ async def test_a_worker_is_live_and_ready_and_not_ready_without_its_server(
     await wait_until(lambda: get(f"{address}/ready") == (200, "ok\n"), description="it is ready again", timeout=30)
 
 
-async def test_a_scheduler_has_the_same_door(with_server: CommandLine) -> None:
+async def test_a_scheduler_has_the_same_health_endpoint(with_server: CommandLine) -> None:
     address = health_of(with_server.start("scheduler", DIRACX_TASKS_HEALTH_PORT="0"))
     assert get(f"{address}/live") == (200, "ok\n")
     assert get(f"{address}/ready") == (200, "ok\n")
 
 
-def test_a_health_port_in_use_is_told_in_a_line(with_server: CommandLine) -> None:
+def test_a_health_port_in_use_is_one_line(with_server: CommandLine) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -182,13 +182,13 @@ def test_telemetry_is_set_up_by_the_standard_variables(with_server: CommandLine)
     assert '"diracx.tasks.outcome": "succeeded"' in worked.stdout
 
 
-def test_an_exporter_that_is_not_installed_is_told_in_a_line(with_server: CommandLine) -> None:
+def test_an_exporter_that_is_not_installed_is_one_line(with_server: CommandLine) -> None:
     done = with_server(*SMALL, "--log-level", "error", OTEL_TRACES_EXPORTER="zipkin9")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: OTEL_TRACES_EXPORTER: 'zipkin9' is not installed here")
 
 
-def test_without_the_extra_everything_works_and_says_that_nothing_is_measured(with_server: CommandLine) -> None:
+def test_without_the_extra_everything_works_and_a_warning_names_the_extra(with_server: CommandLine) -> None:
     # Stands before the installed packages on the path, and cannot be imported.
     absent = with_server.folder / "site" / "opentelemetry"
     absent.mkdir()

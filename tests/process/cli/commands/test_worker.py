@@ -29,7 +29,7 @@ def submit(command_line: CommandLine, *arguments: str) -> str:
     return task_id
 
 
-async def test_what_is_submitted_is_executed_once_and_the_stream_is_empty(
+async def test_a_submitted_task_is_executed_once_and_the_stream_is_empty(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     submit(with_server, "lollygag:SyncOwnersTask", "--args", '["alice"]')
@@ -120,7 +120,7 @@ async def test_running_tasks_may_end_in_the_grace_period_and_nothing_new_is_begu
     assert await on_the_server.waiting() == 1
 
 
-async def test_a_second_signal_ends_the_grace_period_and_gives_back_what_ran(
+async def test_a_second_signal_ends_the_grace_period_and_gives_running_tasks_back(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     submit(with_server, "lollygag:Waits", "--args", '["long"]')
@@ -137,7 +137,7 @@ async def test_a_second_signal_ends_the_grace_period_and_gives_back_what_ran(
     assert await on_the_server.locks() == 0
 
 
-async def test_a_second_signal_ends_a_worker_whose_task_takes_no_cancellation(
+async def test_a_second_signal_ends_a_worker_whose_task_refuses_cancellation(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     submit(with_server, "lollygag:Stubborn")

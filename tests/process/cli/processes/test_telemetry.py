@@ -1,4 +1,4 @@
-"""What telemetry costs a process that was not asked to measure: nothing, not even an import."""
+"""Telemetry costs nothing unless it is turned on, not even an import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BURST = ("worker", "--worker-size", "small", "--burst")
 
 
 def imported(command_line: CommandLine, *arguments: str, **environment: str) -> set[str]:
-    """What the interpreter says that it has imported, by the end of the command."""
+    """The modules that the interpreter has imported by the end of the command."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "diracx.tasks.cli", *arguments],
         env=command_line.environment | environment,

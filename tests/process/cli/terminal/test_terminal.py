@@ -1,4 +1,4 @@
-"""What a person sees on terminals of 80 and 140 columns."""
+"""The output on terminals of 80 and 140 columns."""
 
 from __future__ import annotations
 

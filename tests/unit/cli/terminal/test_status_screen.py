@@ -1,4 +1,4 @@
-"""How a status looks: on terminals of several sizes, and as plain text."""
+"""The status on terminals of several sizes, and as plain text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from rich.console import Console
 
 from diracx.tasks.cli.terminal.status_screen import Screen, duration, plain
 from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
 from diracx.tasks.plumbing.operations.status import QueueStatus, SchedulerStatus, Status, StatusSnapshot, WorkerStatus
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 
 
-def a_glance(workers: int = 2, **changes: Any) -> StatusSnapshot:
+def a_snapshot(workers: int = 2, **changes: Any) -> StatusSnapshot:
     queues = [
         QueueStatus(
             subject=f"diracx.tasks.{priority}.{size}",
@@ -64,8 +65,8 @@ def drawn(screen: Screen, width: int, height: int) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_every_figure_is_readable_at_both_widths(width: int) -> None:
-    lines = drawn(Screen(a_glance()), width, 24)
+def test_every_number_is_readable_at_both_widths(width: int) -> None:
+    lines = drawn(Screen(a_snapshot()), width, 24)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     for words in (
@@ -81,8 +82,8 @@ def test_every_figure_is_readable_at_both_widths(width: int) -> None:
 
 
 @pytest.mark.parametrize("height", [24, 40])
-def test_a_watched_screen_is_no_higher_than_the_terminal_and_says_what_it_leaves_out(height: int) -> None:
-    lines = drawn(Screen(a_glance(workers=50), "the server is away", watching=True), 80, height)
+def test_a_watched_screen_fits_the_terminal_and_counts_the_workers_that_it_leaves_out(height: int) -> None:
+    lines = drawn(Screen(a_snapshot(workers=50), "the server is away", watching=True), 80, height)
     assert len(lines) <= height
     shown = sum(" 7/100 " in line for line in lines)
     assert shown >= 2
@@ -92,8 +93,8 @@ def test_a_watched_screen_is_no_higher_than_the_terminal_and_says_what_it_leaves
 
 @pytest.mark.parametrize("height", [24, 40])
 def test_long_names_are_not_cut_but_the_head_takes_two_lines(height: int) -> None:
-    status = msgspec.structs.replace(a_glance().status, namespace="lhcb_production_reprocessing_2026")
-    lines = drawn(Screen(a_glance(status=status), watching=True), 80, height)
+    status = msgspec.structs.replace(a_snapshot().status, namespace="lhcb_production_reprocessing_2026")
+    lines = drawn(Screen(a_snapshot(status=status), watching=True), 80, height)
     assert lines[:2] == [
         "lhcb_production_reprocessing_2026 on nats://nats.example.org:4222",
         "2026-12-01 06:00:00 UTC",
@@ -103,14 +104,14 @@ def test_long_names_are_not_cut_but_the_head_takes_two_lines(height: int) -> Non
 
 
 def test_on_a_low_terminal_idle_queues_give_way_to_workers() -> None:
-    queues = a_glance().status.queues
+    queues = a_snapshot().status.queues
     idle = [msgspec.structs.replace(queue, waiting=0, in_hand=0, redelivered=0) for queue in queues[:8]]
-    status = msgspec.structs.replace(a_glance().status, queues=[*idle, queues[8]])
-    text = "\n".join(drawn(Screen(a_glance(status=status), watching=True), 80, 16))
+    status = msgspec.structs.replace(a_snapshot().status, queues=[*idle, queues[8]])
+    text = "\n".join(drawn(Screen(a_snapshot(status=status), watching=True), 80, 16))
     assert "background large" in text
     assert "realtime" not in text
     assert text.count(" 7/100 ") == 2
-    assert "realtime" in "\n".join(drawn(Screen(a_glance(status=status), watching=True), 80, 24))
+    assert "realtime" in "\n".join(drawn(Screen(a_snapshot(status=status), watching=True), 80, 24))
 
 
 def test_a_problem_takes_one_line_however_long_it_is() -> None:
@@ -120,14 +121,14 @@ def test_a_problem_takes_one_line_however_long_it_is() -> None:
 
 
 def test_plain_text_has_every_worker_and_neither_colours_nor_frames() -> None:
-    text = plain(a_glance(workers=50))
+    text = plain(a_snapshot(workers=50))
     assert text.count("7/100") == 50
     assert text.isascii()
     assert text.isprintable() or "\x1b" not in text
 
 
-def test_what_is_not_known_is_not_claimed() -> None:
-    lines = plain(a_glance(workers=0, parked=None, next_occurrence=None)).splitlines()
+def test_unknown_values_are_shown_as_unknown() -> None:
+    lines = plain(a_snapshot(workers=0, parked=None, next_occurrence=None)).splitlines()
     assert "no workers" in lines
     assert "next          none known" in lines
     assert "realtime   small   1234567  100      ?       7            1 d 1 h" in lines
@@ -137,5 +138,56 @@ def test_what_is_not_known_is_not_claimed() -> None:
     ("seconds", "words"),
     [(0, "0.0 s"), (9.96, "10.0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3_725, "1 h 2 min"), (90_061, "1 d 1 h")],
 )
-def test_a_duration_is_told_in_its_two_largest_units(seconds: float, words: str) -> None:
+def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def paused(*untils: datetime | None) -> StatusSnapshot:
+    """The queues in their order, each paused until one of these times; their numbers are as wide as they get."""
+    queues = [
+        msgspec.structs.replace(
+            queue,
+            in_hand=1_000_000,
+            oldest_seconds=3_599,
+            paused_until=untils[number] if number < len(untils) else None,
+        )
+        for number, queue in enumerate(a_snapshot().status.queues)
+    ]
+    status = msgspec.structs.replace(a_snapshot().status, queues=queues)
+    return a_snapshot(status=status, parked={queue.subject: 100_000 for queue in queues})
+
+
+def last_words(lines: list[str], after: str) -> list[str]:
+    """The text beside the age of the oldest task, for each queue."""
+    return [line.partition(after)[2].strip() for line in lines if after in line]
+
+
+UNTILS = (
+    NOW + timedelta(seconds=90),
+    NOW + timedelta(days=7),
+    NOW + timedelta(days=400),
+    UNTIL_RESUMED,
+)
+
+
+def test_a_wide_terminal_and_a_pipe_show_the_times_of_pauses_in_full() -> None:
+    shown = ["2026-12-01 06:01:30 UTC", "2026-12-08 06:00:00 UTC", "2028-01-05 06:00:00 UTC", "resumed"]
+    for lines in (drawn(Screen(paused(*UNTILS)), 94, 40), plain(paused(*UNTILS)).splitlines()):
+        assert last_words(lines, "59 min 59 s") == [*shown, "", "", "", "", ""]
+        (head,) = (line for line in lines if line.startswith("queue "))
+        assert head.endswith("paused until")
+        assert not any("…" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 93])
+def test_a_narrow_terminal_shortens_the_times_of_pauses(width: int) -> None:
+    lines = drawn(Screen(paused(*UNTILS)), width, 40)
+    assert last_words(lines, "59 min 59 s") == ["06:01:30", "8 Dec", "Jan 2028", "resumed", "", "", "", "", ""]
+    assert any(line.endswith("paused to") for line in lines)
+    assert max(map(len, lines)) <= width
+    assert not any("…" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_without_a_paused_queue_there_is_no_column_of_pauses(width: int) -> None:
+    assert "paused" not in "\n".join(drawn(Screen(paused()), width, 40)) + plain(paused())

@@ -1,1 +1,1 @@
-"""What `call` needs: the task runs here, in this process."""
+"""How does `call` execute a task in this process?"""

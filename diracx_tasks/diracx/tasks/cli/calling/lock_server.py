@@ -1,4 +1,4 @@
-"""Where the locks of a `call` are: on the server that is reachable, else on one of its own."""
+"""The server for the locks of a `call`: a reachable one, or else an embedded one for this call alone."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from diracx.tasks.plumbing.wire.names import Namespace
 
 
 class NowhereToRun:
-    """The submitter beside an embedded server: what it took would run nowhere, so it takes nothing."""
+    """The submitter beside an embedded server. It refuses every task, since no worker would ever run it."""
 
     async def submit(
         self, task: Any, *, at_time: datetime | None = None, labels: Mapping[str, str] | None = None
     ) -> str:
-        """Refuse.
+        """Refuse the task.
 
         Raises:
             SendTaskError: Always.
@@ -43,10 +43,10 @@ class NowhereToRun:
 async def lock_server(
     settings: ConnectionSettings, namespace: Namespace, registry: TaskRegistry
 ) -> AsyncIterator[Connection]:
-    """A connection to a server with the bucket of locks, and a submitter bound for the process.
+    """Connect to a server with a bucket of locks, and bind a submitter for the process.
 
     Raises:
-        ServerUnavailableError: A server is there but lets us not in; or none is, and none could be started.
+        ServerUnavailableError: The server refuses this client, or none is reachable and none can be started.
     """
     name = connection_name("call")
     async with AsyncExitStack() as stack:

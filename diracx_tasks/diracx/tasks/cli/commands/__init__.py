@@ -1,1 +1,1 @@
-"""The commands, a file each; a group of commands is a folder."""
+"""Which commands are there? One file each; a group of commands is a folder."""

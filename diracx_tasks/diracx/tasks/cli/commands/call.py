@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from datetime import UTC, datetime
 
@@ -10,12 +11,11 @@ import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, settings_of
 from diracx.tasks.cli.arguments import task_from
-from diracx.tasks.cli.calling.calling import Call
-from diracx.tasks.cli.calling.debugger import Debugger
+from diracx.tasks.cli.calling.execution import Call, Debugger
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_task
 from diracx.tasks.cli.options import Access, log_option, server_options, task_arguments
-from diracx.tasks.cli.processes.interrupts import Interrupts
+from diracx.tasks.cli.processes.signals import StopSignals, interrupt_main_thread
 from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
@@ -36,20 +36,20 @@ from diracx.tasks.plumbing.injection.resources import Resources
     default=Debugger.NONE.value,
     show_default=True,
     metavar="WHEN",
-    help="When to open pdb: before, at the first line of execute(); exception, where one was raised; or none. Locks "
-    "are kept meanwhile, and timeout_seconds is not applied.",
+    help="When pdb opens: before opens it at the first line of execute(), exception where an exception was raised. "
+    "The task keeps its locks meanwhile, and its timeout_seconds does not apply.",
 )
 @log_option("warning")
 @server_options
 def command(*, entry_point: str, args: str | None, kwargs: str | None, debugger: str, access: Access) -> int:
-    """Execute a task here and now, and print its result.
+    """Execute a task once in this process, and print its result.
 
-    One execution, with its dependencies and under its locks, but without rate and concurrency limiters. A failure is
-    told with its traceback and what a worker would do about it, and is not retried. `Result:` is followed by the
-    str() of what execute() returned.
+    The task gets its dependencies and holds its locks, but takes no rate or concurrency limiter. `Result:` is followed
+    by the str() of the value that execute() returns. A failed task is not retried. Its traceback is printed, and then
+    the next step that a worker would take.
 
-    Where no server is reachable, one is started for this call alone. Its locks bind nobody else, and tasks cannot be
-    submitted from within.
+    If no server is reachable, the command starts one for this call alone. Its locks do not exclude other processes,
+    and the task cannot submit tasks.
     """
     registry, registered = installed_task(entry_point)
     task = task_from(registered, args, kwargs)
@@ -57,28 +57,30 @@ def command(*, entry_point: str, args: str | None, kwargs: str | None, debugger:
     resources.prepare(registered.task_class, registered.name)
     resources.check()
     call = Call(registry, registered, resources.injector, Debugger(debugger))
-    interrupts = Interrupts(at_once=call.debugger is not Debugger.NONE)
+    # The prompt of the debugger handles Ctrl-C itself.
+    at_once = () if call.debugger is Debugger.NONE else (signal.SIGINT,)
+    signals = StopSignals(interrupt_main_thread, at_once=at_once)
     settings, namespace = settings_of(access), namespace_of(access)
 
     async def run() -> Outcome:
-        interrupts.cancel_this_task()
+        signals.cancel_this_task()
         async with resources.opened():
             return await call.run(task, settings, namespace)
 
-    with interrupts.handled():
+    with signals.handled():
         try:
             outcome = asyncio.run(run())
         except (asyncio.CancelledError, KeyboardInterrupt):
-            if interrupts.received is None:
+            if signals.received is None:
                 raise
-    if interrupts.received is not None:
-        print(f"\ninterrupted by {interrupts.received.name}", file=sys.stderr)
-        return 128 + interrupts.received
+    if signals.received is not None:
+        print(f"\ninterrupted by {signals.received.name}", file=sys.stderr)
+        return 128 + signals.received
     return report(outcome, call)
 
 
 def report(outcome: Outcome, call: Call) -> int:
-    """Tell what became of a call; return the exit code."""
+    """Print the outcome of a call; return the exit code."""
     match outcome:
         case Succeeded():
             print(f"Result: {outcome.value}")
@@ -89,12 +91,12 @@ def report(outcome: Outcome, call: Call) -> int:
             print(f"error: {outcome.reason}", file=sys.stderr)
             return ExitCode.TASK_FAILED if call.begun else ExitCode.UNAVAILABLE
         case Retry() | Dead() | Discarded():
-            print(call.story(outcome).rstrip(), file=sys.stderr)
-            print(_what_a_worker_would_do(outcome), file=sys.stderr)
+            print(call.describe_failure(outcome).rstrip(), file=sys.stderr)
+            print(_next_step_of_a_worker(outcome), file=sys.stderr)
     return ExitCode.TASK_FAILED
 
 
-def _what_a_worker_would_do(outcome: Retry | Dead | Discarded) -> str:
+def _next_step_of_a_worker(outcome: Retry | Dead | Discarded) -> str:
     match outcome:
         case Retry():
             delay = max(0.0, (outcome.at - datetime.now(UTC)).total_seconds())

@@ -7,28 +7,27 @@ import sys
 
 import rich_click as click
 
-from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.missing import mesh_expected
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 
 @click.command("cancel")
-@click.argument("id", metavar="ID", help="As `submit` printed it.")
+@click.argument("id", metavar="ID", help="The id that `submit` printed.")
 @log_option("warning")
 @server_options
-def command(*, id: str, access: Access) -> int:  # noqa: A002 - its name in the help
-    """Take back a task that was submitted with --at or --delay.
+def command(*, id: str, access: Access) -> int:  # noqa: A002 - the name that the help shows
+    """Cancel a task that was submitted with --at or --delay and has not fallen due.
 
-    Exit code 1: it is not there; it has fallen due, was taken back before, or never was.
+    The exit code is 1 if no such task is waiting: it has fallen due, was cancelled before, or was never submitted.
     """
     if asyncio.run(_cancel(access, id)):
         print(f"cancelled {id}")
         return ExitCode.DONE
     print(
-        f"{id} is not waiting: it has fallen due, was taken back before, or never was submitted for later",
+        f"{id} is not waiting: it has fallen due, was cancelled before, or was never submitted for later",
         file=sys.stderr,
     )
     return ExitCode.TASK_FAILED

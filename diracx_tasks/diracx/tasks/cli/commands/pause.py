@@ -1,4 +1,4 @@
-"""`diracx-task-run pause`."""
+"""`diracx-task-run pause` and `resume`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import rich_click as click
 
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.queues import Queues, queue_arguments
-from diracx.tasks.cli.terminal.durations import Duration
-from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, pause_end_text
+from diracx.tasks.cli.times import Duration
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, pause_end_text, resume
 
-_SECOND: Final = timedelta(seconds=1)
-_LONGEST: Final = timedelta(days=3_650)
+SHORTEST_PAUSE: Final = timedelta(seconds=1)
+LONGEST_PAUSE: Final = timedelta(days=3_650)
 
 
 @click.command("pause")
@@ -22,20 +22,20 @@ _LONGEST: Final = timedelta(days=3_650)
 @click.option(
     "--for",
     "duration",
-    type=Duration(_SECOND, _LONGEST),
+    type=Duration(SHORTEST_PAUSE, LONGEST_PAUSE),
     metavar="DURATION",
-    help="How long: 90 (seconds), 90s, 15m, 2h, 7d, 1w. Without it: until it is resumed.",
+    help="The length of the pause: 90 (seconds), 90s, 15m, 2h, 7d, 1w. Without it, the pause lasts until `resume`.",
 )
 @log_option("warning")
 @server_options
 def command(*, queues: Queues, duration: timedelta | None, access: Access) -> None:
-    """Hand out no more tasks of a queue, to any worker.
+    """Stop the delivery of a queue's tasks to all workers.
 
-    Tasks that are running go on and end as usual. All others stay in the queue, those that wait for a retry or a lock
-    as well, and more can be submitted, as long as there is room. Other queues are served as before. A worker with
-    --burst ends without what is paused.
+    Running tasks continue and end as usual. All other tasks stay in the queue, including those that wait for a retry or
+    a lock. Producers can still submit tasks, as long as the queue has room. Other queues are not affected. A worker
+    with --burst ends and leaves the paused tasks.
 
-    A queue that is paused already is paused until the new time.
+    If a queue is already paused, the new time replaces the old one.
     """
     asyncio.run(_pause(queues, duration, access))
 
@@ -51,5 +51,24 @@ async def _pause(queues: Queues, duration: timedelta | None, access: Access) -> 
 
 
 def _whole_second(moment: datetime) -> datetime:
-    """The next one: what is told is what holds, and no less than was asked for."""
-    return moment if moment.microsecond == 0 else moment.replace(microsecond=0) + _SECOND
+    """Round up, so that the printed time is exact and the pause is not shorter than requested."""
+    return moment if moment.microsecond == 0 else moment.replace(microsecond=0) + timedelta(seconds=1)
+
+
+@click.command("resume")
+@queue_arguments
+@log_option("warning")
+@server_options
+def resume_command(*, queues: Queues, access: Access) -> None:
+    """Resume the delivery of a paused queue.
+
+    Idle workers receive its tasks within 5 seconds, busy workers with their next pull.
+    """
+    asyncio.run(_resume(queues, access))
+
+
+async def _resume(queues: Queues, access: Access) -> None:
+    async with queues.opened(access, "resume") as (connection, found):
+        for queue in found:
+            await resume(connection, queue.stream, queue.name)
+            print(f"{queue.name} was not paused" if queue.paused_until is None else f"resumed {queue.name}", flush=True)

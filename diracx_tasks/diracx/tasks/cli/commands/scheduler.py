@@ -13,11 +13,12 @@ import rich_click as click
 from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
-from diracx.tasks.cli.options import Access, Seconds, log_option, server_options
+from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
-from diracx.tasks.cli.processes.health import health_door, health_options
-from diracx.tasks.cli.processes.stop_signals import StopSignals
+from diracx.tasks.cli.processes.health import health_endpoint, health_options
+from diracx.tasks.cli.processes.signals import StopSignals, end_process_soon
 from diracx.tasks.cli.processes.telemetry import telemetry_from
+from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.operations.scheduler_service import SchedulerHealth, advertised
@@ -37,7 +38,7 @@ logger = logging.getLogger("diracx.tasks.scheduler")
     "vos",
     metavar="NAME",
     multiple=True,
-    help="A virtual organisation; repeatable. In place of those of the configuration and of DiracX.",
+    help="A virtual organisation; repeatable. These VOs replace those of the configuration and of DiracX.",
 )
 @click.option(
     "--takeover",
@@ -45,8 +46,8 @@ logger = logging.getLogger("diracx.tasks.scheduler")
     default=f"{DEFAULT_TAKEOVER.total_seconds():g}",
     show_default=True,
     metavar="SECONDS",
-    help="Within which a leader that vanished is replaced; 5 or more. Occurrences are with the server for at least "
-    "twice that time ahead.",
+    help="A standby replaces a vanished leader within this time; 5 or more. The server holds the occurrences of at "
+    "least twice this time ahead.",
 )
 @health_options
 @click.option("--stop-with-input", is_flag=True, hidden=True, help="Stop when standard input ends.")
@@ -57,17 +58,16 @@ def command(
     vos: Sequence[str],
     takeover: timedelta,
     stop_with_input: bool,
-    health_host: str,
-    health_port: int | None,
+    health_address: tuple[str, int] | None,
     access: Access,
 ) -> None:
     """Submit periodic tasks on their schedules.
 
-    Run as many as you like, with the same options: one leads, the others stand by. SIGTERM and Ctrl-C make it give
-    up the leadership and end.
+    Any number of schedulers may run, with the same options: one leads, the others stand by. On SIGTERM or Ctrl-C a
+    scheduler gives up the leadership and ends.
 
-    Tasks that run per VO get an instance for each VO: of --vo; else of `vos:` in the configuration; else of the DiracX
-    configuration (DIRACX_CONFIG_BACKEND_URL).
+    A task that runs per VO gets a schedule for each VO. The VOs are those of --vo, or else those of `vos:` in the
+    configuration, or else those of the DiracX configuration (DIRACX_CONFIG_BACKEND_URL).
     """
     if stop_with_input:
         stop_when_input_ends()
@@ -77,15 +77,14 @@ def command(
         raise click.BadParameter(str(error), param_hint=["--takeover"]) from None
     if "" in vos:
         raise click.BadParameter("the name of a VO is empty", param_hint=["--vo"])
-    door = None if health_port is None else (health_host, health_port)
     asyncio.run(
         _serve(
             settings_of(access),
             namespace_of(access),
-            installed_tasks(tell=logger.warning),
+            installed_tasks(warn=logger.warning),
             VirtualOrganisations(vos),
             settings,
-            door,
+            health_address,
         )
     )
 
@@ -96,9 +95,10 @@ async def _serve(
     registry: TaskRegistry,
     vos: VirtualOrganisations,
     settings: SchedulerSettings,
-    door: tuple[str, int] | None,
+    health_address: tuple[str, int] | None,
 ) -> None:
-    signals = StopSignals()
+    signals = StopSignals(end_process_soon)
+    signals.cancel_this_task()
     with signals.handled(), telemetry_from(os.environ, f"{namespace.name}-scheduler", scheduler_id()):
         try:
             async with JetStreamBroker.connect(
@@ -111,15 +111,15 @@ async def _serve(
                 scheduler = Scheduler(broker.connection, namespace, registry, vos, settings)
                 periodic = sum(task.periodic for task in registry)
                 logger.info("%s: %d periodic tasks known, namespace %s", scheduler.id, periodic, namespace.name)
-                signals.stop_worker(scheduler)
+                signals.on_signal(scheduler.stop, scheduler.stop_now)
                 name_worker(scheduler.id)
                 async with (
-                    health_door(SchedulerHealth(broker.connection), door),
+                    health_endpoint(SchedulerHealth(broker.connection), health_address),
                     advertised(scheduler, broker.connection, namespace),
                 ):
                     await scheduler.run()
                 logger.info("%s: ended after %d occurrences", scheduler.id, scheduler.published)
         except asyncio.CancelledError:
-            # Stopped while it still connected: nothing is held.
-            if not signals.count:
+            # A signal came before the connection was up; nothing is held.
+            if signals.received is None:
                 raise

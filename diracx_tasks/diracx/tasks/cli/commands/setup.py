@@ -17,22 +17,23 @@ from diracx.tasks.plumbing.wire.names import Namespace
 
 
 @click.command("setup")
-@click.option("--replicas", type=Number(1, 5), metavar="N", help="Copies of every stream, 1 to 5.")
+@click.option("--replicas", type=Number(1, 5), metavar="N", help="The number of replicas of each stream, 1 to 5.")
 @click.option(
     "--export",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Write them as JSON for the nats command, and accounts for nats-server, instead; no server is needed.",
+    help="Write JSON files for the nats command and accounts for nats-server into this folder instead. No server is "
+    "needed.",
 )
 @log_option("warning")
 @server_options
 def command(*, replicas: int | None, folder: Path | None, access: Access) -> None:
     """Create or update the streams, consumers and buckets.
 
-    Workers do the same at their start, where their user may. Equal is left alone, a safe difference is updated, an
-    unsafe one is an error. How much a stream keeps belongs to the operator once it stands; so do its replicas, unless
-    --replicas says otherwise.
+    A worker does the same at its start if its user has the permission. The command leaves equal assets alone, updates
+    safe differences, and reports an unsafe difference as an error. It does not change the limits of an existing stream,
+    nor its replicas unless --replicas is given: these belong to the operator.
     """
     namespace = namespace_of(access)
     if folder is not None:
@@ -40,21 +41,21 @@ def command(*, replicas: int | None, folder: Path | None, access: Access) -> Non
             print(f"wrote {path}")
         return
     done = asyncio.run(_ensure(access, wanted(namespace, replicas)))
-    print("\n".join(done) or f"everything stands as needed in namespace {namespace.name}")
+    print("\n".join(done) or f"namespace {namespace.name} is up to date")
 
 
 def wanted(namespace: Namespace, replicas: int | None) -> list[Asset]:
-    """The assets; with `replicas` given, their number is compared and updated like the rest."""
+    """Return the assets. If `replicas` is given, a different number on the server is a difference like any other."""
     if replicas is None:
         return assets(namespace)
     return [with_replicas(asset, replicas) for asset in assets(namespace, replicas)]
 
 
 def export(namespace: Namespace, replicas: int, folder: Path) -> list[Path]:
-    """Write `streams/<NAME>.json`, `consumers/<NAME>.json` and `accounts.conf`; a bucket is a stream.
+    """Write `streams/<NAME>.json`, `consumers/<NAME>.json` and `accounts.conf`. A bucket is written as its stream.
 
     Returns:
-        The paths.
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "accounts.conf"]

@@ -15,39 +15,39 @@ import rich_click as click
 from rich.console import Console
 from rich.live import Live
 
-from diracx.tasks.cli.access import namespace_of, operator_connection
-from diracx.tasks.cli.missing import mesh_expected
-from diracx.tasks.cli.options import Access, Seconds, json_option, log_option, server_options
+from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
+from diracx.tasks.cli.options import Access, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import print_document
 from diracx.tasks.cli.terminal.status_screen import Screen, plain
+from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 
 
 @click.command("status")
-@click.option("--watch", is_flag=True, help="Go on looking until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show the status again and again until Ctrl-C.")
 @click.option(
     "--interval",
     type=Seconds(),
     default="2",
     show_default=True,
     metavar="SECONDS",
-    help="How long between two looks of --watch.",
+    help="The time between two updates of --watch.",
 )
 @json_option
 @log_option("error")
 @server_options
 def command(*, watch: bool, interval: timedelta, as_json: bool, access: Access) -> None:
-    """Show queues, locks, scheduler and workers at a glance.
+    """Show the queues, locks, scheduler and workers.
 
-    Waiting tasks were never delivered; parked ones wait for a retry or a lock; `oldest` is how long the first of the
-    waiting ones has waited. A worker that does not answer within two seconds is not listed.
+    Waiting tasks have not been delivered yet. Tasks in hand are running. Parked tasks wait for a retry or a lock.
+    `oldest` is the age of the oldest waiting task. A worker that does not answer within two seconds is not listed.
 
-    With --watch and --json: one document a line.
+    With --watch, --json prints one document a line.
     """
-    looking = _watch(access, interval, as_json) if watch else _once(access, as_json)
+    showing = _watch(access, interval, as_json) if watch else _once(access, as_json)
     try:
-        asyncio.run(looking)
+        asyncio.run(showing)
     except KeyboardInterrupt:
         if not watch:
             raise
@@ -57,40 +57,41 @@ async def _once(access: Access, as_json: bool) -> None:
     namespace = namespace_of(access)
     async with operator_connection(access, "status") as connection:
         with mesh_expected(namespace):
-            glance = await StatusReader(connection, namespace).read()
+            snapshot = await StatusReader(connection, namespace).read()
     console = Console()
     if as_json:
-        print_document(glance.status)
+        print_document(snapshot.status)
     elif sys.stdout.isatty():
-        console.print(Screen(glance))
+        console.print(Screen(snapshot))
     else:
-        print(plain(glance))
+        print(plain(snapshot))
 
 
 async def _watch(access: Access, interval: timedelta, as_json: bool) -> None:
     console = Console()
     if as_json:
-        async for glance in _glances(access, interval):
-            if isinstance(glance, StatusSnapshot):
-                sys.stdout.buffer.write(msgspec.json.encode(glance.status) + b"\n")
+        async for snapshot in _snapshots(access, interval):
+            if isinstance(snapshot, StatusSnapshot):
+                sys.stdout.buffer.write(msgspec.json.encode(snapshot.status) + b"\n")
                 sys.stdout.buffer.flush()
             else:
-                print(f"warning: {glance}", file=sys.stderr)
+                print(f"warning: {snapshot}", file=sys.stderr)
     elif not sys.stdout.isatty() or console.is_dumb_terminal:
-        async for glance in _glances(access, interval):
-            print(plain(glance) if isinstance(glance, StatusSnapshot) else f"warning: {glance}", end="\n\n", flush=True)
+        async for snapshot in _snapshots(access, interval):
+            text = plain(snapshot) if isinstance(snapshot, StatusSnapshot) else f"warning: {snapshot}"
+            print(text, end="\n\n", flush=True)
     else:
         last = None
-        with _drawn_alone(console) as live:
-            async for glance in _glances(access, interval):
-                last = glance if isinstance(glance, StatusSnapshot) else last
-                problem = None if isinstance(glance, StatusSnapshot) else str(glance)
+        with _full_screen(console) as live:
+            async for snapshot in _snapshots(access, interval):
+                last = snapshot if isinstance(snapshot, StatusSnapshot) else last
+                problem = None if isinstance(snapshot, StatusSnapshot) else str(snapshot)
                 live.update(Screen(last, problem, watching=True), refresh=True)
 
 
 @contextmanager
-def _drawn_alone(console: Console) -> Iterator[Live]:
-    """A screen that is drawn anew when its size changes, and into which no log is written."""
+def _full_screen(console: Console) -> Iterator[Live]:
+    """Take the whole terminal within the block: redraw when its size changes, and keep the log out."""
     loop = asyncio.get_running_loop()
     with Live(console=console, screen=True, auto_refresh=False) as live:
         loop.add_signal_handler(signal.SIGWINCH, live.refresh)
@@ -103,8 +104,8 @@ def _drawn_alone(console: Console) -> Iterator[Live]:
             loop.remove_signal_handler(signal.SIGWINCH)
 
 
-async def _glances(access: Access, interval: timedelta) -> AsyncIterator[StatusSnapshot | ServerUnavailableError]:
-    """One after another for ever; an outage is one of them, since the connection comes back."""
+async def _snapshots(access: Access, interval: timedelta) -> AsyncIterator[StatusSnapshot | ServerUnavailableError]:
+    """Yield snapshots for ever. An outage is yielded as its error, since the connection comes back."""
     namespace = namespace_of(access)
     async with operator_connection(access, "status") as connection:
         reader = StatusReader(connection, namespace)

@@ -9,21 +9,25 @@ from datetime import datetime, timedelta
 
 import rich_click as click
 
-from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
-from diracx.tasks.cli.arguments import due_time, labels_from, task_from
+from diracx.tasks.cli.access import connection_name, producer
+from diracx.tasks.cli.arguments import labels_from, task_from
 from diracx.tasks.cli.installed import installed_task
-from diracx.tasks.cli.options import Access, Seconds, log_option, server_options, task_arguments
+from diracx.tasks.cli.options import Access, log_option, server_options, task_arguments
 from diracx.tasks.cli.processes.telemetry import telemetry_from
+from diracx.tasks.cli.times import Seconds, due_time
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 
 @click.command("submit")
 @task_arguments
-@click.option("--at", metavar="TIME", help="When to run it: RFC 3339 with an offset or Z. A past time runs at once.")
-@click.option("--delay", metavar="SECONDS", type=Seconds(), help="Run it in so many seconds.")
-@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Free text to go along; repeatable.")
+@click.option(
+    "--at", metavar="TIME", help="The time to run the task, RFC 3339 with an offset or Z. A past time means now."
+)
+@click.option("--delay", metavar="SECONDS", type=Seconds(), help="Run the task after this many seconds.")
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, help="A label to store with the task; repeatable."
+)
 @log_option("warning")
 @server_options
 def command(
@@ -36,9 +40,9 @@ def command(
     labels: Sequence[str],
     access: Access,
 ) -> None:
-    """Hand a task to the workers, and print its id.
+    """Submit a task to the workers, and print its id.
 
-    The id is all there is on standard output, once the server has stored the task.
+    The command prints the id, and nothing else on standard output, after the server has stored the task.
     """
     registry, registered = installed_task(entry_point)
     task = task_from(registered, args, kwargs)
@@ -49,10 +53,5 @@ def command(
 async def _submit(
     access: Access, registry: TaskRegistry, task: BaseTask, at: datetime | None, labels: Mapping[str, str]
 ) -> str:
-    async with JetStreamBroker.connect(
-        settings=settings_of(access),
-        namespace=namespace_of(access).name,
-        registry=registry,
-        name=connection_name("producer", "submit"),
-    ) as broker:
+    async with producer(access, registry, "submit") as broker:
         return await broker.submit(task, at_time=at, labels=labels)

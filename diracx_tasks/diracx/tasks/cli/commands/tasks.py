@@ -10,8 +10,7 @@ import rich_click as click
 from diracx.tasks.cli.exit_codes import NOTHING_INSTALLED
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import json_option, log_option
-from diracx.tasks.cli.terminal.output import print_document, print_table
-from diracx.tasks.cli.terminal.tables import Columns, Prose
+from diracx.tasks.cli.terminal.output import Columns, Prose, print_document, print_table
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.resources import Resources
@@ -22,9 +21,9 @@ from diracx.tasks.plumbing.registry import RegisteredTask
 @json_option
 @log_option("warning")
 def command(*, as_json: bool) -> None:
-    """List the tasks that are installed here.
+    """List the installed tasks.
 
-    What could not be loaded, and what asks for something that cannot be injected, is a warning on standard error.
+    A task that cannot be loaded, or needs a dependency that cannot be injected, is a warning on standard error.
     """
     registry, resources = installed_tasks(), Resources()
     described = [_describe(task) for task in registry if _works(task, resources)]
@@ -65,15 +64,15 @@ def _describe(task: RegisteredTask) -> dict[str, Any]:
         "priority": kind.priority,
         "size": kind.size,
         "periodic": task.periodic,
-        "schedule": _in_words(kind.default_schedule) if issubclass(kind, PeriodicBaseTask) else None,
-        "retry_policy": _in_words(kind.retry_policy),
+        "schedule": _text(kind.default_schedule) if issubclass(kind, PeriodicBaseTask) else None,
+        "retry_policy": _text(kind.retry_policy),
         "dlq_eligible": kind.dlq_eligible,
         "distribution": task.distribution,
     }
 
 
-def _in_words(value: object) -> str:
-    """Its own words; the name of the class for one that has none, in place of an address in memory."""
+def _text(value: object) -> str:
+    """Return the text of a value, or the name of its class if it would be an address in memory."""
     kind = type(value)
-    has_words = kind.__str__ is not object.__str__ or kind.__repr__ is not object.__repr__
-    return str(value) if has_words else kind.__qualname__
+    has_text = kind.__str__ is not object.__str__ or kind.__repr__ is not object.__repr__
+    return str(value) if has_text else kind.__qualname__

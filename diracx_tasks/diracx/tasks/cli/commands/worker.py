@@ -13,11 +13,12 @@ import rich_click as click
 from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
-from diracx.tasks.cli.options import Access, Number, Seconds, log_option, server_options
+from diracx.tasks.cli.options import Access, Number, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
-from diracx.tasks.cli.processes.health import health_door, health_options
-from diracx.tasks.cli.processes.stop_signals import StopSignals
+from diracx.tasks.cli.processes.health import health_endpoint, health_options
+from diracx.tasks.cli.processes.signals import StopSignals, end_process_soon
 from diracx.tasks.cli.processes.telemetry import telemetry_from
+from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.execution.thread import EXIT_CODE, end_process, executing
@@ -32,7 +33,7 @@ from diracx.tasks.plumbing.worker.settings import DEFAULT_SLOTS, worker_id
 from diracx.tasks.plumbing.worker.snapshot import Counters
 
 try:
-    # The extra `uvloop`: less CPU for each task.
+    # The extra `uvloop` saves CPU on each task.
     import uvloop
 except ImportError:
     _new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
@@ -49,23 +50,23 @@ logger = logging.getLogger("diracx.tasks.worker")
     type=click.Choice([size.value for size in Size]),
     required=True,
     metavar="SIZE",
-    help="Which tasks: small, medium or large.",
+    help="The size of the tasks to execute: small, medium or large.",
 )
 @click.option(
     "--max-concurrent-tasks",
     "slots",
     type=Number(1),
     metavar="N",
-    help=f"How many at once; {', '.join(f'{slots} for {size}' for size, slots in DEFAULT_SLOTS.items())}.",
+    help=f"The number of tasks at once; {', '.join(f'{slots} for {size}' for size, slots in DEFAULT_SLOTS.items())}.",
 )
-@click.option("--burst", is_flag=True, help="End when nothing is left that is due.")
+@click.option("--burst", is_flag=True, help="End when no due task is left.")
 @click.option(
     "--grace",
     type=Seconds(),
     default="30",
     show_default=True,
     metavar="SECONDS",
-    help="How long running tasks may go on after a stop was asked for.",
+    help="The time that running tasks have to end after a signal.",
 )
 @click.option(
     "--lock-retry-delay",
@@ -73,7 +74,7 @@ logger = logging.getLogger("diracx.tasks.worker")
     default="5",
     show_default=True,
     metavar="SECONDS",
-    help="How long a task waits whose lock is held, give or take a quarter.",
+    help="The delay after which a task whose lock is held is tried again, give or take a quarter.",
 )
 @health_options
 @click.option("--stop-with-input", is_flag=True, hidden=True, help="Stop when standard input ends.")
@@ -87,18 +88,18 @@ def command(
     grace: timedelta,
     lock_retry_delay: timedelta,
     stop_with_input: bool,
-    health_host: str,
-    health_port: int | None,
+    health_address: tuple[str, int] | None,
     access: Access,
 ) -> None:
-    """Execute tasks of one size as they come.
+    """Execute submitted tasks of one size.
 
-    SIGTERM and Ctrl-C stop it: nothing new is begun, running tasks get their grace period, and what is not done by
-    then is given back to other workers, uncounted. A second signal ends the grace period at once.
+    SIGTERM and Ctrl-C stop the worker: it begins no more tasks and gives running tasks the grace period. Tasks that
+    have not ended by then are cancelled and given back to other workers, which does not count as a retry. A second
+    signal ends the grace period at once.
     """
     if stop_with_input:
         stop_when_input_ends()
-    registry, resources = installed_tasks(tell=logger.warning), Resources()
+    registry, resources = installed_tasks(warn=logger.warning), Resources()
     _prepare(registry, resources, Size(size))
     resources.check()
     settings = WorkerSettings(
@@ -108,14 +109,13 @@ def command(
         grace=grace,
         busy_delay=lock_retry_delay,
     )
-    door = None if health_port is None else (health_host, health_port)
-    serving = _serve(settings_of(access), namespace_of(access), registry, resources, settings, door)
+    serving = _serve(settings_of(access), namespace_of(access), registry, resources, settings, health_address)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         runner.run(serving)
 
 
 def _prepare(registry: TaskRegistry, resources: Resources, size: Size) -> None:
-    """Find out before the first task which classes of this size cannot work; they are reported and not served."""
+    """Check the task classes of this size before the first task runs. Broken ones are logged and not served."""
     for task in list(registry):
         if task.task_class.size is not size:
             continue
@@ -132,9 +132,10 @@ async def _serve(
     registry: TaskRegistry,
     resources: Resources,
     settings: WorkerSettings,
-    door: tuple[str, int] | None,
+    health_address: tuple[str, int] | None,
 ) -> None:
-    signals = StopSignals()
+    signals = StopSignals(end_process_soon)
+    signals.cancel_this_task()
     measured = telemetry_from(os.environ, f"{namespace.name}-worker", worker_id(settings.size))
     with signals.handled(), measured:
         try:
@@ -148,23 +149,25 @@ async def _serve(
                 ) as broker,
                 executing(settings.size, resources, _new_loop) as thread,
             ):
-                tally = Counters()
+                counters = Counters()
                 invoke = thread.invoke if thread else None
                 worker = Worker(
-                    broker.connection, namespace, registry, resources.injector, settings, invoke, tally.record
+                    broker.connection, namespace, registry, resources.injector, settings, invoke, counters.record
                 )
                 if thread is not None:
                     thread.before_end = worker.abandon
-                    thread.end = lambda: end_process(0 if signals.count else EXIT_CODE)
-                signals.stop_worker(worker)
-                await _run(worker, tally, broker, door)
+                    thread.end = lambda: end_process(0 if signals.received else EXIT_CODE)
+                signals.on_signal(worker.stop, worker.stop_now)
+                await _run(worker, counters, broker, health_address)
         except asyncio.CancelledError:
-            # Stopped while it still connected: nothing is in hand.
-            if not signals.count:
+            # A signal came before the connection was up; nothing is in flight.
+            if signals.received is None:
                 raise
 
 
-async def _run(worker: Worker, tally: Counters, broker: JetStreamBroker, door: tuple[str, int] | None) -> None:
+async def _run(
+    worker: Worker, counters: Counters, broker: JetStreamBroker, health_address: tuple[str, int] | None
+) -> None:
     name_worker(worker.id)
     slots = worker.settings.max_concurrent_tasks
     logger.info(
@@ -176,8 +179,8 @@ async def _run(worker: Worker, tally: Counters, broker: JetStreamBroker, door: t
         broker.namespace.name,
     )
     async with (
-        health_door(WorkerHealth(worker, broker.connection), door),
-        advertised(worker, tally, broker.connection, broker.namespace),
+        health_endpoint(WorkerHealth(worker, broker.connection), health_address),
+        advertised(worker, counters, broker.connection, broker.namespace),
     ):
         await worker.run()
     logger.info("%s: ended after %d deliveries", worker.id, worker.processed)

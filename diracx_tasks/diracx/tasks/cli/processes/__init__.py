@@ -1,1 +1,1 @@
-"""What runs until it is stopped: children, signals, health, telemetry."""
+"""How do long-running commands start, stop, report their health, and run as children of `dev`?"""

@@ -1,8 +1,9 @@
 """Commands of this program as child processes: one log, restarts, one end for all.
 
-A child leads a session of its own, so that the terminal's Ctrl-C reaches this process alone, which then stops its
-children in order. It also holds the reading end of a pipe, its standard input, and stops at its end: so it does not
-outlive this process, however that ends.
+* A child leads a session of its own. So Ctrl-C on the terminal reaches only the parent, which stops its children in
+  order.
+* A child stops when its standard input ends. The parent holds the other end of that pipe, so no child survives the
+  parent, however the parent ends.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.terminal.log_lines import LogLine
+from diracx.tasks.cli.logs import LogLine
 from diracx.tasks.plumbing.clock import wait_for_event
 
-_LONGEST_LINE: Final = 1 << 24
-_WHAT_A_FAILURE_SAYS: Final = 1_000
-"""Lines; no more are kept of a run that goes well."""
+MAX_LINE_BYTES: Final = 1 << 24
+MAX_REMEMBERED_LINES: Final = 1_000
+"""A run that fails at once prints fewer lines; of a run that goes well, no more are kept."""
 
-Tell = Callable[[str, LogLine | str], None]
-"""Takes the name of a child and a line of its log, or of what it printed otherwise."""
+ShowLine = Callable[[str, LogLine | str], None]
+"""Takes the name of a child, and a line of its log or another line that it printed."""
 
 
 def stop_when_input_ends() -> None:
-    """Send this process SIGTERM when its standard input ends: its parent is gone."""
+    """Send this process SIGTERM when its standard input ends, which means that its parent has ended."""
 
     def watch() -> None:
         # Not through sys.stdin: a thread that waits in it is fatal to an interpreter that ends.
@@ -42,16 +43,17 @@ def stop_when_input_ends() -> None:
 
 @dataclass
 class Child:
-    """One command, run again when it ends by itself: after a pause that doubles as long as it ends soon.
+    """One command, which is started again whenever it ends by itself.
 
-    After bad usage, which nothing but a change of code mends, the pause is long, and what was told is not told again.
+    The pause before a restart doubles while runs stay short. After bad usage, which only a change of code mends, the
+    pause is the longest one, and lines that the failed run before printed are not shown again.
 
     Args:
-        name: In the log.
-        arguments: Of `diracx-task-run`.
-        environment: Of the process; with JSON as the format of its log.
-        shortest_pause: In seconds.
-        longest_pause: In seconds, too; who ran longer than that has worked, and begins with the shortest again.
+        name: The name in the log.
+        arguments: The arguments of `diracx-task-run`.
+        environment: The environment of the process. It sets JSON as the format of the log.
+        shortest_pause: The first pause, in seconds.
+        longest_pause: The longest pause, in seconds. A run that lasts longer than this resets the pause.
     """
 
     name: str
@@ -61,29 +63,30 @@ class Child:
     longest_pause: float = 30.0
     _process: asyncio.subprocess.Process | None = field(default=None, init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    _told: set[str] = field(default_factory=set, init=False)
-    """What it said before it ended for bad usage; it had begun no task then."""
-    _saying: set[str] = field(default_factory=set, init=False)
+    _shown_before: set[str] = field(default_factory=set, init=False)
+    """The lines of earlier runs that ended for bad usage. Such a run begins no task."""
+    _printed: set[str] = field(default_factory=set, init=False)
+    """The lines of this run."""
 
-    async def run(self, tell: Tell) -> None:
+    async def run(self, show: ShowLine) -> None:
         """Keep the command running until `stop`."""
         loop, pause = asyncio.get_running_loop(), self.shortest_pause
         while not self._stopping.is_set():
             begun = loop.time()
-            code = await self._run_once(tell)
+            code = await self._run_once(show)
             when = "every" if code == ExitCode.USAGE else "in"
             if code == ExitCode.USAGE:
                 pause = self.longest_pause
             elif loop.time() - begun > self.longest_pause:
                 pause = self.shortest_pause
             if not self._stopping.is_set():
-                self._tell_once(tell, f"ended with exit code {code}; it is started again {when} {pause:g} s")
-            self._told = self._told | self._saying if code == ExitCode.USAGE else set()
-            self._saying.clear()
+                self._show_once(show, f"ended with exit code {code}; it is started again {when} {pause:g} s")
+            self._shown_before = self._shown_before | self._printed if code == ExitCode.USAGE else set()
+            self._printed.clear()
             await wait_for_event(self._stopping, pause)
             pause = min(2 * pause, self.longest_pause)
 
-    async def _run_once(self, tell: Tell) -> int:
+    async def _run_once(self, show: ShowLine) -> int:
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -94,25 +97,25 @@ class Child:
             stderr=asyncio.subprocess.STDOUT,
             env=self.environment,
             start_new_session=True,
-            limit=_LONGEST_LINE,
+            limit=MAX_LINE_BYTES,
         )
         if self._stopping.is_set():
             self.stop()
         assert process.stdout is not None
         async for line in process.stdout:
-            self._tell_once(tell, line.decode(errors="replace").rstrip())
+            self._show_once(show, line.decode(errors="replace").rstrip())
         return await process.wait()
 
-    def _tell_once(self, tell: Tell, line: str) -> None:
+    def _show_once(self, show: ShowLine, line: str) -> None:
         read = LogLine.read(line)
-        said = line if read is None else read.message
-        if said not in self._told:
-            tell(self.name, read or line)
-        if len(self._saying) < _WHAT_A_FAILURE_SAYS:
-            self._saying.add(said)
+        message = line if read is None else read.message
+        if message not in self._shown_before:
+            show(self.name, read or line)
+        if len(self._printed) < MAX_REMEMBERED_LINES:
+            self._printed.add(message)
 
     def stop(self) -> None:
-        """Ask it to end; asked a second time it ends at once, see `worker`."""
+        """Ask the command to end. A second call ends it at once; see `signals`."""
         self._stopping.set()
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)

@@ -1,7 +1,8 @@
-"""The options `--health-port` and `--health-host` of what runs for long."""
+"""Health over HTTP: the options `--health-port` and `--health-host`, and serving them."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +17,13 @@ Command = Callable[..., Any]
 
 
 def health_options(command: Command) -> Command:
-    """Give a command the arguments `health_host` and `health_port`."""
+    """Add the health options to a command, which receives them as `health_address`: host and port, or None."""
+
+    @functools.wraps(command)
+    def with_address(*, health_host: str, health_port: int | None, **values: Any) -> Any:
+        return command(health_address=None if health_port is None else (health_host, health_port), **values)
+
+    decorated: Command = with_address
     for option in (
         click.option(
             "--health-host",
@@ -25,7 +32,7 @@ def health_options(command: Command) -> Command:
             metavar="HOST",
             envvar="DIRACX_TASKS_HEALTH_HOST",
             show_envvar=True,
-            help="Where --health-port listens.",
+            help="The address on which --health-port listens.",
         ),
         click.option(
             "--health-port",
@@ -33,29 +40,29 @@ def health_options(command: Command) -> Command:
             metavar="PORT",
             envvar="DIRACX_TASKS_HEALTH_PORT",
             show_envvar=True,
-            help="Serve /live and /ready over HTTP; 0 is a free port, which the log tells.",
+            help="Serve /live and /ready over HTTP. 0 takes a free port; the log names it.",
         ),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 @asynccontextmanager
-async def health_door(health: Health, door: tuple[str, int] | None) -> AsyncIterator[None]:
-    """Serve it until the end of the block, if wanted.
+async def health_endpoint(health: Health, address: tuple[str, int] | None) -> AsyncIterator[None]:
+    """Serve the health within the block; None as the address serves nothing.
 
     Raises:
-        click.BadParameter: It cannot listen there.
+        click.BadParameter: The address cannot be bound.
     """
-    if door is None:
+    if address is None:
         yield
         return
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(serve_health(health, *door))
+            await stack.enter_async_context(serve_health(health, *address))
         except OSError as error:
-            # The loop puts a sentence of its own around it.
+            # asyncio wraps the system's words in a sentence of its own.
             cause = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
-            why = f"{door[0]}:{door[1]}: {cause}"
+            why = f"{address[0]}:{address[1]}: {cause}"
             raise click.BadParameter(why, param_hint=["--health-port"]) from None
         yield

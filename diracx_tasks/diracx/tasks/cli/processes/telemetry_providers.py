@@ -1,8 +1,8 @@
-"""Providers of OpenTelemetry for a process of the command line. Loaded by `telemetry` where measuring was asked for."""
+"""Providers of OpenTelemetry for a process of the command line. `telemetry` loads this module on demand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import entry_points
 from typing import Any
@@ -21,48 +21,50 @@ from diracx.tasks.plumbing.observability.otel import OpenTelemetry
 
 @contextmanager
 def measured(
-    environ: Mapping[str, str], service: str, instance: str, traces: Sequence[str], figures: Sequence[str]
+    environ: Mapping[str, str],
+    service: str,
+    instance: str,
+    trace_exporters: Sequence[str],
+    metric_exporters: Sequence[str],
 ) -> Iterator[None]:
-    """Measure until the end of the block, by the providers of this process, or those that are asked for.
+    """Measure within the block, with the providers of this process, or else with new ones for these exporters.
 
     Args:
-        service: The name of the service where `OTEL_SERVICE_NAME` says nothing.
-        instance: Of this process.
-        traces: Names of exporters.
-        figures: Names of exporters.
+        service: The name of the service, unless `OTEL_SERVICE_NAME` sets it.
+        instance: The id of this process.
 
     Raises:
         click.UsageError: An exporter is not installed.
     """
     with ExitStack() as stack:
-        if (traces or figures) and not _provided():
+        if (trace_exporters or metric_exporters) and not _provided():
             resource = _resource(environ, service, instance)
-            stack.callback(_provide(resource, traces, figures))
+            stack.callback(_provide(resource, trace_exporters, metric_exporters))
         if _provided():
             stack.enter_context(telemetry.bound(OpenTelemetry()))
         yield
 
 
 def _provided() -> bool:
-    """Whether this process has providers that do something."""
+    """Return whether this process has providers other than the placeholders of the API."""
     return isinstance(trace.get_tracer_provider(), TracerProvider) or isinstance(
         metrics.get_meter_provider(), MeterProvider
     )
 
 
 def _resource(environ: Mapping[str, str], service: str, instance: str) -> Resource:
-    ours = {"service.instance.id": instance}
+    attributes = {"service.instance.id": instance}
     if not environ.get("OTEL_SERVICE_NAME"):
-        ours["service.name"] = service
-    return Resource.create(ours)
+        attributes["service.name"] = service
+    return Resource.create(attributes)
 
 
-def _provide(resource: Resource, traces: Sequence[str], figures: Sequence[str]) -> Any:
-    """Set up the providers of this process; return what ends them."""
-    readers = [PeriodicExportingMetricReader(_exporter("metrics", name)()) for name in figures]
+def _provide(resource: Resource, trace_exporters: Sequence[str], metric_exporters: Sequence[str]) -> Callable[[], None]:
+    """Set up the providers of this process; return a function that sends the rest and ends them."""
+    readers = [PeriodicExportingMetricReader(_exporter("metrics", name)()) for name in metric_exporters]
     meters = MeterProvider(readers, resource)
     tracers = TracerProvider(resource=resource)
-    for name in traces:
+    for name in trace_exporters:
         tracers.add_span_processor(BatchSpanProcessor(_exporter("traces", name)()))
     trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(meters)
@@ -75,7 +77,7 @@ def _provide(resource: Resource, traces: Sequence[str], figures: Sequence[str]) 
 
 
 def _exporter(signal: str, name: str) -> Any:
-    # `otlp` is a choice of protocols, of which one may be installed.
+    # `otlp` stands for two protocols, each a package of its own.
     for candidate in (name, "otlp_proto_http", "otlp_proto_grpc") if name == "otlp" else (name,):
         for point in entry_points(group=f"opentelemetry_{signal}_exporter", name=candidate):
             return point.load()

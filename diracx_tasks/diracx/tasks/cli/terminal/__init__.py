@@ -1,1 +1,1 @@
-"""What is shown on a terminal, and how."""
+"""What does a command show on a terminal, and in a pipe?"""

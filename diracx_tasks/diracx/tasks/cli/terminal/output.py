@@ -1,61 +1,120 @@
-"""What commands that list write on standard output: a table for people, or one JSON document.
+"""Lists on standard output: a table for people, or one JSON document.
 
-On a terminal the table is laid out for its width, see `tables`. Piped, it is aligned text without colours, one row a
-line.
+A terminal that is wide enough shows a table, in which only prose is broken. A narrower one shows each row as its first
+cell with named cells below. So an identifier, which an operator types or copies next, is whole at every width: one that
+is wider than the terminal itself is left to the terminal, which wraps it without a line break in the copied text.
+
+A pipe gets aligned text without colours, one row a line.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import msgspec
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from diracx.tasks.cli.terminal.tables import Columns, laid_out, names_of
+from diracx.tasks.plumbing.wire.times import readable_time
+
+MIN_PROSE_WIDTH: Final = 24
+GAP: Final = 2
+INDENT: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Prose:
+    """A column of prose, which may be broken. A column that is given as a plain name never is."""
+
+    name: str
+
+
+Columns = Sequence[str | Prose]
 
 
 def print_document(value: object) -> None:
-    """Write one JSON document; times become RFC 3339."""
+    """Print one JSON document; times become RFC 3339."""
     document = msgspec.json.format(msgspec.json.encode(value), indent=2)
     sys.stdout.buffer.write(document + b"\n")
     sys.stdout.buffer.flush()
 
 
 def print_table(columns: Columns, rows: Sequence[Sequence[object]]) -> None:
-    """Write a table of at least one row; None is an empty cell, a time is shown to the second."""
+    """Print a table of at least one row. None is an empty cell; a time is shown to the second.
+
+    Args:
+        columns: The columns; the first one identifies a row.
+    """
+    names = [column.name if isinstance(column, Prose) else column for column in columns]
+    prose = [isinstance(column, Prose) for column in columns]
     cells = [[_cell(each) for each in row] for row in rows]
     if not sys.stdout.isatty():
-        print("\n".join(aligned([names_of(columns), *cells])))
+        print("\n".join(aligned([names, *cells])))
         return
     console = Console(highlight=False)
-    for line in laid_out(columns, cells, console.width):
-        console.print(line, soft_wrap=True)
+    if _least_width([names, *cells], prose) <= console.width:
+        console.print(_table(names, prose, cells))
+    else:
+        for row in cells:
+            for line in _stacked(names, row, console):
+                console.print(line, soft_wrap=True)
+
+
+def _least_width(rows: Sequence[Sequence[str]], prose: Sequence[bool]) -> int:
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    least = [min(width, MIN_PROSE_WIDTH) if is_prose else width for width, is_prose in zip(widths, prose, strict=True)]
+    return sum(least) + GAP * (len(least) - 1)
+
+
+def _table(names: Sequence[str], prose: Sequence[bool], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    for name, is_prose in zip(names, prose, strict=True):
+        table.add_column(name, no_wrap=not is_prose, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _stacked(names: Sequence[str], row: Sequence[str], console: Console) -> Iterator[Text]:
+    """Yield the first cell of a row, then indented lines with its other cells, each behind its name."""
+    yield Text(row[0], style="bold")
+    room = max(MIN_PROSE_WIDTH, console.width - INDENT)
+    lines: list[Text] = []
+    for name, cell in zip(names[1:], row[1:], strict=True):
+        if cell:
+            # "ignore" keeps a word whole that is wider than the terminal.
+            named = Text.assemble((f"{name}: ", "dim"), cell, overflow="ignore")
+            if lines and lines[-1].cell_len + GAP + named.cell_len <= room:
+                lines[-1].append(" " * GAP).append(named)
+            else:
+                lines.append(named)
+    for line in lines:
+        for part in line.wrap(console, room):
+            yield Text.assemble(" " * INDENT, part)
 
 
 def _cell(value: object) -> str:
-    """One line of text."""
+    """Return one line of text."""
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return seconds(value)
+        return readable_time(value)
     return printable(str(value)).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def seconds(moment: datetime) -> str:
-    """RFC 3339, to the second."""
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 def printable(text: str) -> str:
-    """The text with control characters escaped, but for line breaks and tabs: no task's words steer a terminal."""
+    """Escape control characters other than line breaks and tabs, so that no text of a task controls the terminal."""
     return "".join(each if each in "\n\t" or each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines whose cells stand below each other; at least one row."""
+    """Return lines with the cells of at least one row aligned in columns."""
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()

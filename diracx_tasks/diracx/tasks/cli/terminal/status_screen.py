@@ -1,10 +1,10 @@
-"""How a status looks: one screen on a terminal, aligned text without frames and colours elsewhere."""
+"""The output of `status`: one screen on a terminal, aligned text without colours elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -12,18 +12,24 @@ from rich.table import Table
 from rich.text import Text
 
 from diracx.tasks.cli.terminal.output import aligned, printable
-from diracx.tasks.cli.terminal.status_pauses import ROOMY, with_pauses
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusSnapshot, WorkerStatus
+from diracx.tasks.plumbing.wire.times import readable_time
 
 _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
 _WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
-_LINES_BESIDE: Final = 10
-"""Of the screen: blank ones, headings and the summary; not those of its head, queues and workers."""
-_FEWEST_WORKERS: Final = 3
+FIXED_LINES: Final = 10
+"""The lines of a screen other than those of its head, queues and workers: blank lines, headings, summary."""
+MIN_WORKERS: Final = 3
+"""Idle queues are left out before fewer workers are shown."""
+MIN_WIDTH_FOR_TIMES: Final = 94
+"""The columns of a terminal that has room for whole times of pauses."""
+TIME_IS_ENOUGH: Final = timedelta(days=1)
+DAY_IS_ENOUGH: Final = timedelta(days=330)
 
 
 def duration(seconds: float) -> str:
-    """A duration in its two largest units, e.g. `2 h 5 min`."""
+    """Return a duration in its two largest units, e.g. `2 h 5 min`."""
     whole = int(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -34,38 +40,38 @@ def duration(seconds: float) -> str:
 
 
 def _clock(moment: datetime) -> str:
-    return moment.isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
+    return readable_time(moment).replace("T", " ").replace("Z", " UTC")
 
 
-def _queue_cells(glance: StatusSnapshot, queue: QueueStatus) -> list[str]:
-    parked = "?" if glance.parked is None else str(glance.parked.get(queue.subject, 0))
+def _queue_cells(snapshot: StatusSnapshot, queue: QueueStatus) -> list[str]:
+    parked = "?" if snapshot.parked is None else str(snapshot.parked.get(queue.subject, 0))
     oldest = "" if queue.oldest_seconds is None else duration(queue.oldest_seconds)
     name = f"{queue.priority:<10} {queue.size}"
     return [name, str(queue.waiting), str(queue.in_hand), parked, str(queue.redelivered), oldest]
 
 
-def _worker_cells(glance: StatusSnapshot, worker: WorkerStatus) -> list[str]:
-    pull = glance.last_pull.get(worker.id)
+def _worker_cells(snapshot: StatusSnapshot, worker: WorkerStatus) -> list[str]:
+    pull = snapshot.last_pull.get(worker.id)
     return [
         printable(f"{worker.host} {worker.pid}"),
         str(worker.size),
         f"{worker.busy}/{worker.slots}",
-        f"{glance.per_second.get(worker.id, 0.0):.1f}",
+        f"{snapshot.per_second.get(worker.id, 0.0):.1f}",
         "never" if pull is None else f"{duration(pull)} ago",
-        duration(max(0.0, (glance.at - worker.since).total_seconds())),
+        duration(max(0.0, (snapshot.at - worker.since).total_seconds())),
     ]
 
 
-def _summary(glance: StatusSnapshot) -> list[tuple[str, str]]:
-    """What there is besides queues and workers, as names and values."""
-    status = glance.status
+def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
+    """Return names and values other than those of queues and workers."""
+    status = snapshot.status
     scheduler = status.scheduler
     standbys = len(scheduler.standbys)
     lead = f"{printable(scheduler.leader)} leads" if scheduler.leader else "nobody leads"
     coming = "none known"
-    if glance.next_occurrence is not None:
-        ahead = max(0.0, (glance.next_occurrence - glance.at).total_seconds())
-        coming = f"{_clock(glance.next_occurrence)}, in {duration(ahead)}"
+    if snapshot.next_occurrence is not None:
+        ahead = max(0.0, (snapshot.next_occurrence - snapshot.at).total_seconds())
+        coming = f"{_clock(snapshot.next_occurrence)}, in {duration(ahead)}"
     return [
         ("delayed", str(status.delayed)),
         ("dead letters", str(status.dead_letters)),
@@ -75,104 +81,128 @@ def _summary(glance: StatusSnapshot) -> list[tuple[str, str]]:
     ]
 
 
-def plain(glance: StatusSnapshot) -> str:
-    """As text, for pipes and files; every worker is in it."""
-    status = glance.status
-    workers = [list(_WORKERS), *(_worker_cells(glance, worker) for worker in status.workers)]
+def plain(snapshot: StatusSnapshot) -> str:
+    """Return the status as text for pipes and files, with every worker."""
+    status = snapshot.status
+    workers = [list(_WORKERS), *(_worker_cells(snapshot, worker) for worker in status.workers)]
     parts = [
-        [f"namespace {status.namespace} on {status.server} at {_clock(glance.at)}"],
-        aligned(_queue_rows(glance, status.queues, roomy=True)),
-        aligned(_summary(glance)),
+        [f"namespace {status.namespace} on {status.server} at {_clock(snapshot.at)}"],
+        aligned(_queue_rows(snapshot, status.queues, roomy=True)),
+        aligned(_summary(snapshot)),
         aligned(workers) if status.workers else ["no workers"],
     ]
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def _queue_rows(glance: StatusSnapshot, queues: Sequence[QueueStatus], *, roomy: bool) -> list[list[str]]:
-    """The names of the columns, then the queues."""
-    rows = [list(_QUEUES), *(_queue_cells(glance, queue) for queue in queues)]
-    return with_pauses(rows, queues, glance.at, roomy=roomy)
+def _queue_rows(snapshot: StatusSnapshot, queues: Sequence[QueueStatus], *, roomy: bool) -> list[list[str]]:
+    """Return the names of the columns, then the queues. The column of pauses is there only if a queue is paused.
+
+    Args:
+        roomy: True shows whole times of pauses; False shortens them to nine characters.
+    """
+    rows = [list(_QUEUES), *(_queue_cells(snapshot, queue) for queue in queues)]
+    if any(queue.paused_until for queue in queues):
+        pauses = ["paused until" if roomy else "paused to"]
+        pauses += [_pause_cell(queue.paused_until, snapshot.at, roomy) for queue in queues]
+        rows = [[*row, pause] for row, pause in zip(rows, pauses, strict=True)]
+    return rows
+
+
+def _pause_cell(until: datetime | None, now: datetime, roomy: bool) -> str:
+    if until is None:
+        return ""
+    if until >= UNTIL_RESUMED:
+        return "resumed"
+    if roomy:
+        return _clock(until)
+    if until - now < TIME_IS_ENOUGH:
+        return f"{until:%T}"
+    return f"{until.day} {until:%b}" if until - now < DAY_IS_ENOUGH else f"{until:%b %Y}"
 
 
 @dataclass(frozen=True)
 class Screen:
-    """On a terminal; what is watched is no higher than it: workers beyond are counted only, then idle queues go.
+    """The status on a terminal.
+
+    A watched screen is never higher than the terminal: first idle queues are left out, then surplus workers are only
+    counted.
 
     Args:
-        glance: None: nothing was read yet.
-        problem: Why this is not how it is now.
+        snapshot: The snapshot to show; None before the first one is read.
+        problem: The reason why no newer snapshot could be read.
+        watching: True fits the screen to the height of the terminal.
     """
 
-    glance: StatusSnapshot | None
+    snapshot: StatusSnapshot | None
     problem: str | None = None
     watching: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """Draw it."""
-        told = self.problem and (f"no news since then: {self.problem}" if self.glance else self.problem)
-        problem = [Text(told, style="bold red", no_wrap=True, overflow="ellipsis")] if told else []
-        if self.glance is None:
+        """Draw the screen."""
+        text = self.problem and (f"no news since then: {self.problem}" if self.snapshot else self.problem)
+        problem = [Text(text, style="bold red", no_wrap=True, overflow="ellipsis")] if text else []
+        if self.snapshot is None:
             yield from problem
             return
-        head = _head(self.glance, options.max_width) + problem
-        queues = self.glance.status.queues
+        head = _head(self.snapshot, options.max_width) + problem
+        queues = self.snapshot.status.queues
         room = None
         if self.watching:
-            spare = console.size.height - _LINES_BESIDE - len(head)
-            if spare - len(queues) < min(_FEWEST_WORKERS, len(self.glance.status.workers)):
-                queues = [queue for queue in queues if _is_news(queue)]
+            spare = console.size.height - FIXED_LINES - len(head)
+            if spare - len(queues) < min(MIN_WORKERS, len(self.snapshot.status.workers)):
+                queues = [queue for queue in queues if _is_busy(queue)]
             room = max(1, spare - len(queues))
         yield from head
         yield ""
-        yield _queue_table(self.glance, queues, roomy=options.max_width >= ROOMY)
+        yield _queue_table(self.snapshot, queues, roomy=options.max_width >= MIN_WIDTH_FOR_TIMES)
         yield ""
-        yield _summary_table(self.glance)
+        yield _summary_table(self.snapshot)
         yield ""
-        yield _worker_table(self.glance, room)
+        yield _worker_table(self.snapshot, room)
 
 
-def _head(glance: StatusSnapshot, width: int) -> list[Text]:
-    """What and when, on one line if they fit: it is what tells two screens apart."""
-    title = Text.assemble((glance.status.namespace, "bold"), f" on {glance.status.server}")
-    clock = Text(_clock(glance.at), style="dim")
+def _head(snapshot: StatusSnapshot, width: int) -> list[Text]:
+    """Return the title and the time, on one line if they fit."""
+    title = Text.assemble((snapshot.status.namespace, "bold"), f" on {snapshot.status.server}")
+    clock = Text(_clock(snapshot.at), style="dim")
     room = width - title.cell_len - clock.cell_len
     return [Text.assemble(title, " " * room, clock)] if room > 1 else [title, clock]
 
 
 def _cell(text: str, style: str) -> Text:
-    """Zeros stand back."""
+    """Return a cell in its style; zeros are dim."""
     return Text(text, style="dim" if text in ("0", "0.0", "") else style)
 
 
-def _is_news(queue: QueueStatus) -> bool:
+def _is_busy(queue: QueueStatus) -> bool:
     return bool(queue.waiting or queue.in_hand or queue.redelivered or queue.paused_until)
 
 
-def _queue_table(glance: StatusSnapshot, queues: Sequence[QueueStatus], *, roomy: bool) -> RenderableType:
+def _queue_table(snapshot: StatusSnapshot, queues: Sequence[QueueStatus], *, roomy: bool) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    (first, *others), *rows = _queue_rows(glance, queues, roomy=roomy)
+    (first, *others), *rows = _queue_rows(snapshot, queues, roomy=roomy)
     table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     styles = ("bold yellow", "bold green", "magenta", "", "yellow", "bold red")
     for name, *cells in rows:
-        # The last one is for a column that is there only when a queue is paused.
+        # The last style belongs to the column of pauses, which is not always there.
         table.add_row(name, *(_cell(cell, style) for cell, style in zip(cells, styles, strict=False)))
     return table
 
 
-def _summary_table(glance: StatusSnapshot) -> RenderableType:
+def _summary_table(snapshot: StatusSnapshot) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="ellipsis", no_wrap=True)
-    for name, value in _summary(glance):
+    for name, value in _summary(snapshot):
         alarming = (name == "dead letters" and value != "0") or value.startswith("nobody")
         table.add_row(name, _cell(value, "bold red" if alarming else ""))
     return table
 
 
-def _worker_table(glance: StatusSnapshot, room: int | None) -> RenderableType:
-    workers = glance.status.workers
+def _worker_table(snapshot: StatusSnapshot, room: int | None) -> RenderableType:
+    workers = snapshot.status.workers
     if not workers:
         return Text("no workers", style="bold red")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -182,7 +212,7 @@ def _worker_table(glance: StatusSnapshot, room: int | None) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     shown = workers if room is None or len(workers) <= room else workers[: room - 1]
     for worker in shown:
-        name, *cells = _worker_cells(glance, worker)
+        name, *cells = _worker_cells(snapshot, worker)
         table.add_row(Text(name), *(_cell(cell, "") for cell in cells))
     if len(shown) < len(workers):
         more = workers[len(shown) :]

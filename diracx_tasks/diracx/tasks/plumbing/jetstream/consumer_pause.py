@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
+from diracx.tasks.plumbing.wire.times import from_rfc3339, readable_time, to_rfc3339
 
 _TIMEOUT_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.01
@@ -42,7 +42,7 @@ def pause_end_text(until: datetime) -> str:
     """The text to show after "paused until", in whole seconds."""
     if until >= UNTIL_RESUMED:
         return "it is resumed"
-    return until.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return readable_time(until)
 
 
 async def pause(connection: Connection, stream: str, consumer: str, until: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Times on the wire: RFC 3339 in UTC with microseconds, e.g. `2026-12-01T06:00:00.000000Z`."""
+"""Times as RFC 3339: on the wire in UTC, with microseconds and `Z`; for people to the second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ def to_rfc3339(moment: datetime) -> str:
     """
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no time zone; use e.g. datetime.now(UTC)")
-    return _in_utc(moment).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return readable_time(_in_utc(moment), "microseconds")
+
+
+def readable_time(moment: datetime, timespec: str = "seconds") -> str:
+    """Write a time for people, e.g. `2026-12-01T06:00:00Z`.
+
+    Args:
+        timespec: The precision, as `datetime.isoformat` takes it.
+    """
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def from_rfc3339(text: str) -> datetime:

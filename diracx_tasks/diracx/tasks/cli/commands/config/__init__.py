@@ -1,1 +1,1 @@
-"""The commands of `config`."""
+"""Which commands operate on the configuration?"""

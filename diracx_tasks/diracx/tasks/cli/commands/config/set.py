@@ -23,12 +23,12 @@ from diracx.tasks.plumbing.registry import TaskRegistry
     type=click.File("r", encoding="utf-8"),
     metavar="FILE",
     envvar="DIRACX_TASKS_CONFIG",
-    help="YAML; `-` is standard input.",
+    help="The YAML file; `-` reads standard input.",
 )
 @log_option("warning")
 @server_options
 def command(*, file: TextIO, access: Access) -> None:
-    """Put a YAML file in force; `-` is standard input. Workers and schedulers follow within 2 seconds.
+    """Put a YAML file in force. Workers and schedulers follow it within 2 seconds.
 
     \b
     vos: [lhcb, atlas]
@@ -40,8 +40,8 @@ def command(*, file: TextIO, access: Access) -> None:
         vos:
           atlas: {enabled: false}
 
-    A schedule is one of cron, interval (seconds) and rrule. An unknown key or a bad value is refused, and what was in
-    force stays.
+    A schedule is one of cron, interval (seconds) and rrule. A file with an unknown key or a bad value is refused, and
+    the current configuration stays in force.
     """
     try:
         text = file.read()

@@ -7,8 +7,7 @@ import sys
 
 import rich_click as click
 
-from diracx.tasks.cli.access import namespace_of, operator_connection
-from diracx.tasks.cli.missing import mesh_expected
+from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import print_document
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
@@ -19,9 +18,9 @@ from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 @log_option("warning")
 @server_options
 def command(*, as_json: bool, access: Access) -> None:
-    """Show the configuration in force, as it was written.
+    """Show the text of the configuration that is in force.
 
-    With --json its revision, too: {"revision", "text"}; revision 0: none was set.
+    --json adds the revision: {"revision", "text"}. Revision 0 means that no configuration is set.
     """
     text, revision = asyncio.run(_read(access))
     if as_json:

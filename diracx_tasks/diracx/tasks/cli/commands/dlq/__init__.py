@@ -1,1 +1,1 @@
-"""The commands of `dlq`."""
+"""Which commands operate on dead letters?"""

@@ -8,42 +8,47 @@ from datetime import UTC, datetime
 
 import rich_click as click
 
-from diracx.tasks.cli.commands.dlq.reading import Letters
-from diracx.tasks.cli.commands.dlq.selection import task_option
-from diracx.tasks.cli.commands.dlq.since import since_from, since_option
+from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, task_option
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import print_document, print_table
-from diracx.tasks.cli.terminal.tables import Prose
+from diracx.tasks.cli.terminal.output import Prose, print_document, print_table
+from diracx.tasks.cli.times import since_from
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
+from diracx.tasks.plumbing.wire.times import readable_time
 
 
 @click.command("list")
 @task_option
-@since_option
+@click.option(
+    "--since",
+    metavar="TIME|DURATION",
+    help="The dead letters since a time, RFC 3339 with an offset or Z, or since a duration ago, as 90 (seconds), 90s, "
+    "15m, 2h, 7d, 1w.",
+)
 @json_option
 @log_option("warning")
 @server_options
 def command(*, task: str | None, since: str | None, as_json: bool, access: Access) -> None:
     """List the dead letters, the oldest first.
 
-    With --json also their arguments and the whole story of their failures.
+    --json adds their arguments, their labels and all their errors.
     """
     earliest = None if since is None else since_from(since, datetime.now(UTC))
-    letters = [
-        letter
-        for letter in asyncio.run(_letters(access))
-        if (task is None or letter.task == task) and (earliest is None or letter.died >= earliest)
+    dead_letters = [
+        each
+        for each in asyncio.run(_read(access))
+        if (task is None or each.task == task) and (earliest is None or each.died >= earliest)
     ]
     if as_json:
-        print_document(letters)
-    elif letters:
-        rows = [[letter.seq, letter.died, letter.task, letter.id, letter.attempts, letter.reason] for letter in letters]
+        print_document(dead_letters)
+    elif dead_letters:
+        rows = [[each.seq, each.died, each.task, each.id, each.attempts, each.reason] for each in dead_letters]
         print_table(["seq", "died", "task", "id", "attempts", Prose("reason")], rows)
     else:
-        asked = [f" of {task}" if task is not None else "", f" since {earliest:%FT%TZ}" if earliest is not None else ""]
-        print(f"no dead letters{''.join(asked)}", file=sys.stderr)
+        of_task = "" if task is None else f" of {task}"
+        since_then = "" if earliest is None else f" since {readable_time(earliest)}"
+        print(f"no dead letters{of_task}{since_then}", file=sys.stderr)
 
 
-async def _letters(access: Access) -> list[DeadLetter]:
-    async with Letters.open(access) as letters:
-        return await letters.all()
+async def _read(access: Access) -> list[DeadLetter]:
+    async with DeadLetters.open(access) as dead_letters:
+        return await dead_letters.all()

@@ -7,11 +7,10 @@ import sys
 
 import rich_click as click
 
-from diracx.tasks.cli.commands.dlq.reading import Letters
-from diracx.tasks.cli.commands.dlq.selection import Selection, selection_options
+from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, selection_options
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
-from diracx.tasks.cli.terminal.progress import work_through
+from diracx.tasks.cli.terminal.interaction import work_through
 from diracx.tasks.plumbing.dead_letters.reader import DeadTask
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 
@@ -21,20 +20,20 @@ from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replay
 @log_option("warning")
 @server_options
 def command(*, selection: Selection, access: Access) -> int:
-    """Put dead tasks back into their queues, with all their retries before them.
+    """Put dead tasks back into their queues, with all their retries.
 
-    Each is enqueued once, also when this command is killed and run again. The task keeps its id. One whose message is
-    gone is left out, and told on standard error; where it was named by its SEQ, the exit code is 2.
+    Each task keeps its id and is enqueued once, even if this command is killed and run again. A task whose message is
+    gone is reported on standard error; if its SEQ was given, the exit code is 2.
     """
     return asyncio.run(_replay(access, selection))
 
 
 async def _replay(access: Access, selection: Selection) -> ExitCode:
-    async with Letters.open(access) as letters:
-        replayer = Replayer(letters.connection, letters.namespace)
+    async with DeadLetters.open(access) as dead_letters:
+        replayer = Replayer(dead_letters.connection, dead_letters.namespace)
         finished = await replayer.finish_earlier()
-        remains = await letters.remains()
-        chosen = selection.of(remains)
+        dead_tasks = await dead_letters.dead_tasks()
+        chosen = selection.of(dead_tasks)
         left_out: list[NotReplayableError] = []
 
         async def replay(each: DeadTask) -> None:
@@ -44,7 +43,7 @@ async def _replay(access: Access, selection: Selection) -> ExitCode:
                 left_out.append(error)
 
         await work_through("replaying", chosen, replay)
-    missing = [seq for seq in selection.missing(remains) if seq not in finished]
+    missing = [seq for seq in selection.missing(dead_tasks) if seq not in finished]
     for line in [f"there is no dead letter {seq}" for seq in missing] + list(map(str, left_out)):
         print(f"error: {line}", file=sys.stderr)
     if finished:

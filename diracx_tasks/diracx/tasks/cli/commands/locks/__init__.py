@@ -1,1 +1,1 @@
-"""The commands of `locks`."""
+"""Which commands operate on locks?"""

@@ -18,9 +18,9 @@ from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
 @log_option("warning")
 @server_options
 def command(*, as_json: bool, access: Access) -> None:
-    """List the locks that are held, and the admissions of rate limiters in their present windows.
+    """List the locks that are held, and the admissions of rate limiters in their current windows.
 
-    A lock whose holder died goes when it expires; that of a live holder is renewed before.
+    A live holder renews its lock before the lock expires. The lock of a dead holder expires by itself.
     """
     locks = asyncio.run(_locks(access))
     if as_json:
@@ -47,7 +47,7 @@ async def _locks(access: Access) -> list[HeldLock]:
 
 
 def _rows(lock: HeldLock) -> list[list[object]]:
-    """One line for each holder."""
+    """Return one row for each holder."""
     expires = None if lock.expires_in is None else f"{lock.expires_in:.0f} s"
     if not lock.holders:
         return [[lock.key, expires, None, None, None, None]]

@@ -10,26 +10,26 @@ import rich_click as click
 from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
-from diracx.tasks.cli.terminal.confirm import confirmed
-from diracx.tasks.cli.terminal.output import seconds
+from diracx.tasks.cli.terminal.interaction import confirmed
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
+from diracx.tasks.plumbing.wire.times import readable_time
 
 
 @click.command("release")
-@click.argument("key", metavar="KEY", help="As `locks list` shows it.")
+@click.argument("key", metavar="KEY", help="The key, as `locks list` shows it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @log_option("warning")
 @server_options
 def command(*, key: str, yes: bool, access: Access) -> int:
-    """Take a lock away from whoever holds it.
+    """Take a lock away from its holder.
 
-    A holder that died needs none of this: its lock expires by itself. One that is alive goes on until its next
-    renewal, up to a third of the lock's life, and meanwhile another may have taken the lock.
+    The lock of a dead holder expires by itself. A live holder runs on until it next renews the lock, up to a third of
+    the lock's time to live; meanwhile another task may acquire the lock.
     """
     lock = asyncio.run(_held(access, key))
     if lock is None:
         raise click.UsageError(f"no lock {key} is held; see `diracx-task-run locks list`")
-    # With no loop around it, which would keep Ctrl-C from it.
+    # Not inside an event loop, which would swallow Ctrl-C.
     if not yes and not confirmed(_question(lock), "nothing was released"):
         print("nothing was released", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -54,5 +54,5 @@ def _question(lock: HeldLock) -> str:
         return f"Release {lock.key}, which nobody holds?"
     first = lock.holders[0]
     others = f" and {len(lock.holders) - 1} more" if len(lock.holders) > 1 else ""
-    holder = f"{first.task} {first.id} on {first.worker} since {seconds(first.since)}"
+    holder = f"{first.task} {first.id} on {first.worker} since {readable_time(first.since)}"
     return f"Release {lock.key}, held by {holder}{others}?"

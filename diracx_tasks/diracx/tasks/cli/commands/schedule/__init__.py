@@ -1,1 +1,1 @@
-"""The commands of `schedule`."""
+"""Which commands operate on the schedules of periodic tasks?"""

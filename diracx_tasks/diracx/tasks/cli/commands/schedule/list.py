@@ -9,12 +9,10 @@ from datetime import UTC, datetime
 
 import rich_click as click
 
-from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.missing import mesh_expected
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import print_document, print_table
-from diracx.tasks.cli.terminal.tables import Prose
+from diracx.tasks.cli.terminal.output import Prose, print_document, print_table
 from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -23,14 +21,16 @@ from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 
 
 @click.command("list")
-@click.option("--vo", "vos", metavar="NAME", multiple=True, help="As told to the scheduler; repeatable.")
+@click.option(
+    "--vo", "vos", metavar="NAME", multiple=True, help="A virtual organisation, as given to the scheduler; repeatable."
+)
 @json_option
 @log_option("warning")
 @server_options
 def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
-    """List the schedules of the periodic tasks that are installed here.
+    """List the schedules of the installed periodic tasks.
 
-    When each ran last and runs next, or why it does not.
+    The list shows the last and the next run of each task, or the reason why it does not run.
     """
     listed = asyncio.run(_schedules(access, installed_tasks(), VirtualOrganisations(vos)))
     if as_json:

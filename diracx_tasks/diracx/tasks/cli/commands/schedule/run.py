@@ -6,26 +6,28 @@ import asyncio
 
 import rich_click as click
 
-from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
+from diracx.tasks.cli.access import producer
 from diracx.tasks.cli.installed import complete_tasks, installed_task
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
-from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 
 
 @click.command("run")
 @click.argument(
-    "task", metavar="TASK", help="<category>:<ClassName>; see `schedule list`.", shell_complete=complete_tasks
+    "task",
+    metavar="TASK",
+    help="The task, <category>:<ClassName>; `schedule list` lists them.",
+    shell_complete=complete_tasks,
 )
-@click.option("--vo", metavar="NAME", help="For which virtual organisation; for tasks that run per VO.")
+@click.option("--vo", metavar="NAME", help="The virtual organisation, for a task that runs per VO.")
 @log_option("warning")
 @server_options
 def command(*, task: str, vo: str | None, access: Access) -> None:
-    """Run a periodic task once now, beside its schedule, and print the id of the task.
+    """Submit a periodic task once, now, in addition to its schedule, and print its id.
 
-    It waits for its locks as an occurrence does. It makes no difference whether the schedule is enabled.
+    The task waits for its locks like any occurrence. It runs even if its schedule is disabled.
     """
     registry, registered = installed_task(task)
     print(asyncio.run(_submit(access, registry, _task(registered, vo))))
@@ -46,10 +48,5 @@ def _task(registered: RegisteredTask, vo: str | None) -> BaseTask:
 
 
 async def _submit(access: Access, registry: TaskRegistry, task: BaseTask) -> str:
-    async with JetStreamBroker.connect(
-        settings=settings_of(access),
-        namespace=namespace_of(access).name,
-        registry=registry,
-        name=connection_name("producer", "schedule"),
-    ) as broker:
+    async with producer(access, registry, "schedule") as broker:
         return await broker.submit(task)

@@ -1,4 +1,4 @@
-"""What `dev` proposes to try."""
+"""The command that `dev` proposes to try."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shlex
 
-from diracx.tasks.cli.examples import example
+from diracx.tasks.cli.commands.dev import example
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.schedules import IntervalSeconds
@@ -58,7 +58,7 @@ def installed(*classes: type[BaseTask]) -> TaskRegistry:
     return registry
 
 
-def test_a_task_that_a_person_submits_comes_before_a_periodic_one_with_fields_that_fit() -> None:
+def test_a_task_that_is_submitted_by_hand_comes_before_a_periodic_one_with_fields_that_fit() -> None:
     registry = installed(Hourly, Plain)
     proposed = example(registry)
     assert proposed is not None
@@ -71,14 +71,14 @@ def test_a_task_without_fields_needs_no_option() -> None:
     assert example(installed(Bare, Plain)) == "submit acme:Bare"
 
 
-def test_one_whose_fields_can_be_filled_in_comes_before_others() -> None:
+def test_a_task_whose_fields_can_be_filled_in_comes_before_others() -> None:
     proposed = example(installed(Choosy, Plain))
     assert proposed is not None
     assert proposed.startswith("submit acme:Plain ")
     assert example(installed(Choosy)) == "submit acme:Choosy --kwargs '{...}'"
 
 
-def test_where_all_are_periodic_one_is_run_once() -> None:
+def test_where_all_tasks_are_periodic_one_is_run_once() -> None:
     assert example(installed(Hourly)) == "schedule run acme:Hourly"
     assert example(installed(PerVo)) == "schedule run acme:PerVo --vo NAME"
 

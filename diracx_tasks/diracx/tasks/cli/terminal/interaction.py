@@ -1,25 +1,47 @@
-"""Working through many things, with a bar on a terminal while that takes its time."""
+"""Questions and progress bars on standard error."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+import rich_click as click
 from rich.console import Console
 from rich.progress import Progress
 
 T = TypeVar("T")
 
-_IN_FLIGHT: Final = 16
+CONCURRENCY: Final = 16
+
+
+def confirmed(question: str, undone: str) -> bool:
+    """Ask a yes-or-no question.
+
+    Args:
+        undone: The words for the error that nothing was done, e.g. "nothing was purged".
+
+    Raises:
+        click.UsageError: Standard input ends without an answer.
+        click.Abort: The user pressed Ctrl-C.
+    """
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        # The cursor is still behind the question.
+        print(file=sys.stderr)
+        if sys.stdin.isatty():
+            raise
+        raise click.UsageError(f"standard input gives no answer, and {undone}; use --yes") from None
 
 
 @contextmanager
 def progress(doing: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error until the end of the block; the function that it gives moves it on by one.
+    """Show a progress bar within the block; the function that it yields advances the bar by one.
 
-    Off a terminal there is none.
+    Where standard error is no terminal, there is no bar.
     """
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -28,10 +50,10 @@ def progress(doing: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 async def work_through(doing: str, items: Sequence[T], work: Callable[[T], Awaitable[object]]) -> None:
-    """Do the work for each item, 16 of them at a time; the first error ends it.
+    """Do the work for each item, 16 at a time, behind a progress bar. The first error ends it.
 
     Args:
-        doing: What the bar says.
+        doing: The label of the bar.
     """
     queue = iter(items)
 
@@ -41,7 +63,7 @@ async def work_through(doing: str, items: Sequence[T], work: Callable[[T], Await
             advance()
 
     with progress(doing, len(items)) as advance:
-        workers = [asyncio.create_task(take_from_queue(advance), name=doing) for _ in range(_IN_FLIGHT)]
+        workers = [asyncio.create_task(take_from_queue(advance), name=doing) for _ in range(CONCURRENCY)]
         try:
             await asyncio.gather(*workers)
         finally:

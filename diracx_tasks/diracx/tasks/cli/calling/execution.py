@@ -1,23 +1,29 @@
-"""One execution in this process: the task on the main thread, locks and NATS on another.
+"""One execution in this process, on two threads.
 
-The executor, its locks and the connection live on the other thread's loop. Only the invocation itself hops to the
-main thread, so that a task that blocks, or a debugger that waits for its user, keeps no lock from being renewed. A
-cancellation crosses both ways and is awaited: locks are given back when the task has ended, never before.
+    main thread     the task, and pdb around it
+    other thread    the executor, the locks, the connection to NATS
+
+* Only the invocation of the task hops to the main thread. So a task that blocks, or a debugger that waits for its user,
+  does not delay the renewal of locks.
+* A cancellation crosses both ways and is awaited: the locks are released after the task has ended, never before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
+import pdb
 import socket
+import sys
 import traceback
 from bdb import BdbQuit
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from diracx.tasks.cli.calling.debugger import Debugger, run_debugged
 from diracx.tasks.cli.calling.lock_server import lock_server
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError
@@ -35,11 +41,21 @@ from diracx.tasks.plumbing.wire.names import Namespace
 _OUR_CODE: Final = str(Path(__file__).parents[2])
 
 
+class Debugger(StrEnum):
+    """When pdb opens."""
+
+    NONE = "none"
+    BEFORE = "before"
+    """At the first line of `execute()`, after its dependencies are injected."""
+    EXCEPTION = "exception"
+    """At the line that raised an exception, after the dependencies are closed and while the locks are held."""
+
+
 class Call:
     """One execution of a task.
 
     Args:
-        injector: Has prepared the task's class.
+        injector: An injector that has prepared the task's class.
     """
 
     def __init__(
@@ -47,18 +63,18 @@ class Call:
     ) -> None:
         self.debugger = debugger
         self.begun = False
-        """Whether the locks were taken and the task was begun."""
+        """True once the locks are held and the task has begun."""
         self._registry = registry
         self._registered = registered
         self._injector = injector
         self._raised: BaseException | None = None
 
     async def run(self, task: BaseTask, settings: ConnectionSettings, namespace: Namespace) -> Outcome:
-        """Execute on this loop, the main thread's, under locks that are kept by another.
+        """Execute the task on the loop of the main thread, which runs this method.
 
         Raises:
-            ServerUnavailableError: No server lets us in, or none could be started.
-            asyncio.CancelledError: Cancelled; the task has ended and its locks are given back.
+            ServerUnavailableError: The server refuses this client, or none is reachable and none can be started.
+            asyncio.CancelledError: The call was cancelled; the task has ended and its locks are released.
         """
         main_loop = asyncio.get_running_loop()
 
@@ -85,10 +101,10 @@ class Call:
             return await run_on(loop, execute())
 
     async def _attempt(self, invocation: TaskCall, task: BaseTask) -> tuple[Any, BaseException | None]:
-        """Run it, and return what it raised: a SystemExit must not end the loop."""
+        """Run the task and return its value and its exception. A SystemExit that is raised here would end the loop."""
         self.begun = True
         try:
-            return await run_debugged(invocation, task, self.debugger), None
+            return await _run_debugged(invocation, task, self.debugger), None
         except asyncio.CancelledError:
             raise
         except KeyboardInterrupt:
@@ -96,8 +112,8 @@ class Call:
         except BaseException as error:
             return None, error
 
-    def story(self, outcome: Retry | Dead | Discarded) -> str:
-        """What a person needs to see of a failure: the traceback from the author's code on, and the error."""
+    def describe_failure(self, outcome: Retry | Dead | Discarded) -> str:
+        """Return the error of a failure, with the traceback from the author's code on."""
         failure = outcome.failure
         assert failure is not None
         raised = self._raised
@@ -111,3 +127,43 @@ class Call:
         while trace is not None and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(_OUR_CODE):
             trace = trace.tb_next
         return "".join(traceback.format_exception(type(raised), raised, trace))
+
+
+async def _run_debugged(invocation: TaskCall, task: BaseTask, debugger: Debugger) -> Any:
+    """Run an invocation under pdb, on the main thread.
+
+    Raises:
+        bdb.BdbQuit: The user left the debugger before the task ended.
+    """
+    if debugger is Debugger.BEFORE:
+        _stop_in_execute(type(task))
+    try:
+        return await invocation(task)
+    except (BdbQuit, asyncio.CancelledError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if debugger is Debugger.EXCEPTION:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            pdb.post_mortem(error.__traceback__)
+        raise
+    finally:
+        if debugger is Debugger.BEFORE:
+            sys.settrace(None)
+
+
+def _stop_in_execute(task_class: type[BaseTask]) -> None:
+    """Open the prompt at the first line of `execute()`."""
+    debugger = pdb.Pdb(nosigint=True)
+    code = getattr(inspect.unwrap(task_class.execute), "__code__", None)
+    problem: str | None = "it has no Python code"
+    if code is not None:
+        problem = debugger.set_break(code.co_filename, code.co_firstlineno, temporary=True, funcname=code.co_name)
+    if problem:
+        print(f"no breakpoint in execute(): {problem}; step into it from here", file=sys.stderr)
+        debugger.set_trace(sys._getframe(1))
+        return
+    # `set_trace` would stop here; this runs on to the breakpoint.
+    debugger.reset()
+    debugger.botframe = sys._getframe()
+    debugger.set_continue()
+    sys.settrace(debugger.trace_dispatch)

@@ -1,0 +1,148 @@
+"""`dlq list`, and `dlq show` of messages that the server gave up."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
+from support.command_line import CommandLine, OnTheServer
+from support.dead_letters import HEADERS, DeadLetterBox
+
+NAME = HEADERS["Task-Name"]
+OTHER = HEADERS | {"Task-Name": "lollygag:Other", "Task-Id": "other"}
+BURST = ("worker", "--worker-size", "small", "--burst")
+ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED"
+
+
+async def test_a_dead_letter_is_listed_with_arguments_labels_and_all_errors(with_server: CommandLine) -> None:
+    task_id = with_server(
+        "submit", "lollygag:Dies", "--args", '["mice"]', "--label", "vo=lhcb", "--label", "x=a=b"
+    ).stdout.strip()
+    assert with_server(*BURST).returncode == 0
+    (letter,) = with_server.json("dlq", "list")
+    (error,) = letter.pop("errors")
+    submitted, died = (datetime.fromisoformat(letter.pop(name)) for name in ("submitted", "died"))
+    assert submitted.tzinfo is not None
+    assert submitted <= died
+    assert letter == {
+        "seq": 1,
+        "task": "lollygag:Dies",
+        "id": task_id,
+        "args": {"why": "mice"},
+        "labels": {"vo": "lhcb", "x": "a=b"},
+        "reason": "no retry is left after 1 executions: ValueError: mice",
+        "attempts": 1,
+    }
+    assert list(error) == ["type", "message", "traceback", "worker", "at"]
+    assert (error["type"], error["message"]) == ("ValueError", "mice")
+    assert "raise ValueError(self.why)" in error["traceback"]
+    assert error["worker"].endswith("-small")
+
+
+async def test_the_fields_of_a_dead_letter_stand_in_the_order_of_the_contract(with_server: CommandLine) -> None:
+    with_server("submit", "lollygag:Dies", "--args", '["mice"]')
+    with_server(*BURST)
+    (letter,) = with_server.json("dlq", "list")
+    assert list(letter) == ["seq", "task", "id", "args", "labels", "reason", "attempts", "errors", "submitted", "died"]
+
+
+async def test_malformed_and_nameless_messages_are_listed_with_the_known_fields(
+    with_server: CommandLine, on_the_server: OnTheServer
+) -> None:
+    assert with_server("setup").returncode == 0
+    subject = f"{on_the_server.names.name}.tasks.normal.small"
+    connection = on_the_server.connection
+    await connection.request(subject, b'{"why":', headers={"Task-Name": "lollygag:Dies"})
+    await connection.request(subject, b"\xff\xfe")
+    await connection.request(subject, b'{"why": 1}', headers={"Task-Name": "lollygag:Dies", "Task-Id": "mine"})
+    assert with_server(*BURST).returncode == 0
+    letters = with_server.json("dlq", "list")
+    assert [(each["task"], each["id"], each["args"], each["attempts"]) for each in letters] == [
+        ("lollygag:Dies", "1", None, 0),
+        (None, "2", None, 0),
+        ("lollygag:Dies", "mine", {"why": 1}, 0),
+    ]
+    assert all(each["reason"].startswith("malformed: ") and each["submitted"] for each in letters)
+    assert "$.why" in letters[2]["reason"]
+    table = with_server("dlq", "list").stdout.splitlines()
+    assert len(table) == 4
+    assert table[0].split() == ["seq", "died", "task", "id", "attempts", "reason"]
+
+
+async def test_an_advisory_without_a_dead_letter_is_listed_once_and_others_are_hidden(
+    with_server: CommandLine, on_the_server: OnTheServer
+) -> None:
+    with_server("submit", "lollygag:Dies", "--args", '["mice"]')
+    with_server(*BURST)
+    stream = on_the_server.names.tasks_stream
+    advisory = {
+        "type": "io.nats.jetstream.advisory.v1.terminated",
+        "id": "a",
+        "timestamp": "2026-05-01T00:00:00.5Z",
+        "stream": stream,
+        "consumer": "normal-small",
+        "consumer_seq": 7,
+        "stream_seq": 7,
+        "deliveries": 3,
+        "reason": "by hand",
+    }
+    for _ in range(2):
+        await on_the_server.connection.request(f"{ADVISORY}.{stream}.normal-small", json.dumps(advisory).encode())
+    died, by_hand = with_server.json("dlq", "list")
+    assert died["task"] == "lollygag:Dies"
+    assert by_hand["reason"] == (
+        "terminated on normal-small after 3 deliveries, message 7: by hand (the message is gone)"
+    )
+    assert by_hand["died"] == "2026-05-01T00:00:00.5Z" or by_hand["died"] == "2026-05-01T00:00:00.500000Z"
+    assert [by_hand[name] for name in ("task", "id", "args", "attempts", "errors", "labels")] == [
+        None,
+        None,
+        None,
+        None,
+        [],
+        {},
+    ]
+
+
+def test_where_nothing_is_set_up_there_are_no_dead_letters_and_nothing_is_created(
+    with_server: CommandLine, namespace: str
+) -> None:
+    for _ in range(2):
+        done = with_server("dlq", "list", "--json")
+        assert (done.returncode, json.loads(done.stdout)) == (0, [])
+        assert f"there is no stream {namespace.upper()}_DLQ" in done.stderr
+
+
+async def test_list_selects_by_task_and_by_time(with_server: CommandLine, box: DeadLetterBox) -> None:
+    await box.add()
+    await box.add(headers=OTHER)
+    await box.advise(7, at=(datetime.now(UTC) - timedelta(days=3)).isoformat())
+
+    def seqs(*options: str) -> list[int]:
+        return [letter["seq"] for letter in with_server.json("dlq", "list", *options)]
+
+    assert seqs("--task", "lollygag:Other") == [2]
+    assert seqs("--since", "2h") == [1, 2]
+    assert seqs("--since", (datetime.now(UTC) - timedelta(days=4)).isoformat()) == [1, 2, 3]
+    none = with_server("dlq", "list", "--task", "a:B", "--since", "2100-01-01T00:00:00Z")
+    assert (none.returncode, none.stdout) == (0, "")
+    assert none.stderr == "no dead letters of a:B since 2100-01-01T00:00:00Z\n"
+
+
+async def test_a_message_that_the_server_gave_up_is_shown_until_it_is_gone(
+    with_server: CommandLine, box: DeadLetterBox
+) -> None:
+    given_up = await box.put()
+    await box.advise(given_up)
+    (letter,) = with_server.json("dlq", "list")
+    assert (letter["task"], letter["id"], letter["args"]) == (NAME, "abc", {"owner_name": "alice"})
+    assert f"given up on normal-small after 3 deliveries, message {given_up}" in with_server("dlq", "list").stdout
+    assert '             "owner_name": "alice"' in with_server("dlq", "show", "1").stdout.splitlines()
+    await delete_message(box.connection, box.names.tasks_stream, given_up)
+    (letter,) = with_server.json("dlq", "list")
+    assert (letter["task"], letter["id"], letter["args"], letter["errors"]) == (None, None, None, [])
+    assert letter["reason"].endswith("(the message is gone)")
+    shown = with_server("dlq", "show", "1")
+    assert shown.returncode == 0
+    assert "the message is gone" in " ".join(shown.stdout.split())

@@ -1,0 +1,77 @@
+"""`run_task` of `diracx.tasks.testing`, as an author of tasks uses it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import pytest
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.depends import Depends
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, UnableToAcquireLockError
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
+from diracx.tasks.testing import InMemoryLockStore, run_task
+
+
+async def greeting() -> str:
+    return "hello"
+
+
+@dataclasses.dataclass
+class Greets(BaseTask):
+    name: str
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [MutexLock(JOB, self.name)]
+
+    async def execute(self, word: Annotated[str, Depends(greeting)], **kwargs: Any) -> str:
+        return f"{word} {self.name}"
+
+
+@dataclasses.dataclass
+class Fails(BaseTask):
+    async def execute(self) -> None:
+        raise ValueError("no such owner")
+
+
+async def test_a_task_is_executed_once_with_its_dependencies() -> None:
+    assert await run_task(Greets("alice")) == "hello alice"
+
+
+async def test_overrides_replace_dependencies() -> None:
+    assert await run_task(Greets("alice"), overrides={greeting: lambda: "hi"}) == "hi alice"
+
+
+async def test_the_exception_of_the_task_is_raised_unchanged() -> None:
+    with pytest.raises(ValueError, match="no such owner"):
+        await run_task(Fails())
+
+
+async def test_fields_that_do_not_fit_the_wire_format_are_refused() -> None:
+    with pytest.raises(MalformedTaskError, match=r"\$\.name"):
+        await run_task(Greets(1))  # type: ignore[arg-type]
+
+
+async def test_a_class_that_is_not_a_valid_task_is_refused() -> None:
+    class Takes(BaseTask):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def execute(self) -> None:
+            return None
+
+    with pytest.raises(TaskDefinitionError, match="dataclass"):
+        await run_task(Takes("alice"))
+
+
+async def test_calls_that_share_a_lock_store_exclude_each_other() -> None:
+    store = InMemoryLockStore()
+    other = LockOwner.new(task="other", id="1", worker="w")
+    await MutexLock(JOB, "alice").acquire(store, other)
+    with pytest.raises(UnableToAcquireLockError, match="other"):
+        await run_task(Greets("alice"), lock_store=store)
+    assert await run_task(Greets("bob"), lock_store=store) == "hello bob"
+    assert await store.keys() == [MutexLock(JOB, "alice").key]
