@@ -20,7 +20,7 @@ from support.queues import remove_mesh
 
 @asynccontextmanager
 async def lock_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
-    """A mesh that knows the tasks of `lock_tasks`, removed at the end."""
+    """A mesh whose streams are deleted at the end."""
     async with JetStreamBroker.connect(url, namespace=namespace, registry=lock_tasks.registry()) as broker:
         yield broker
         await remove_mesh(broker.connection, broker.namespace)
@@ -30,11 +30,11 @@ async def lock_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
 async def worker_process(
     url: str, namespace: str, journal: Path, *, slots: int, busy_delay: float
 ) -> AsyncIterator[LoggedProcess]:
-    """A worker of the tasks of `lock_tasks` that has started; unless it was killed, it stops gracefully at the end.
+    """A worker process that is ready. At the end of the block it is stopped and must exit with 0, unless it was killed.
 
     Args:
         journal: The file that the tasks write to, in a folder of the test.
-        busy_delay: How long a task whose lock is held waits, in seconds.
+        busy_delay: The delay after which a task whose lock is held is delivered again, in seconds.
     """
     site = journal.parent / "site"
     if not site.exists():

@@ -1,4 +1,4 @@
-"""Owners of locks, and a clock that only the test moves."""
+"""Owners of locks."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from diracx.tasks.plumbing.scheduler import Scheduler
+from diracx.tasks.plumbing.scheduler.scheduler import Scheduler
 from diracx.tasks.plumbing.schedules import RRuleSchedule, TaskScheduleBase
 from diracx.tasks.testing import wait_until
 from support.scheduling import Hourly, Report, SchedulingMesh, Ticks, more_than_once
