@@ -87,7 +87,7 @@ async def test_a_worker_that_stops_gives_back_what_runs_and_counts_it_as_no_atte
         await wait_until(lambda: len(running) == 3, description="all three run")
     assert not running
     assert not ran
-    assert await mesh.residue() == {"tasks": 3, "in hand": 3}, "nothing was recorded"
+    assert await mesh.residue() == {"tasks": 3, "in flight": 3}, "nothing was recorded"
     recording_tasks.go.set()
     async with mesh.working(slots=3):
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="failed for good")
