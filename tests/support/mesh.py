@@ -28,8 +28,8 @@ END_SECONDS = 30.0
 class TaskMesh:
     """A broker with an empty registry, and a view of the streams, consumers and buckets behind it.
 
-    `register` names every task class `test:<ClassName>`. Extension authors use `diracx.tasks.testing.Mesh` instead,
-    which shows outcomes and hides the server.
+    `register` names every task class `test:<ClassName>`. Extension authors use `diracx.tasks.testing.Mesh`, which
+    shows outcomes and hides the server.
     """
 
     binds: ClassVar[bool] = True
