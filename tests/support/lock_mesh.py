@@ -28,13 +28,13 @@ async def lock_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
 
 @asynccontextmanager
 async def worker_process(
-    url: str, namespace: str, journal: Path, *, slots: int, busy_delay: float
+    url: str, namespace: str, journal: Path, *, slots: int, lock_retry_delay: float
 ) -> AsyncIterator[LoggedProcess]:
     """A worker process that is ready. At the end of the block it is stopped and must exit with 0, unless it was killed.
 
     Args:
         journal: The file that the tasks write to, in a folder of the test.
-        busy_delay: The delay after which a task whose lock is held is delivered again, in seconds.
+        lock_retry_delay: The delay after which a task whose lock is held is delivered again, in seconds.
     """
     site = journal.parent / "site"
     if not site.exists():
@@ -44,7 +44,7 @@ async def worker_process(
         "PYTHONPATH": os.pathsep.join((str(site), str(TESTS))),
         lock_tasks.JOURNAL_VARIABLE: str(journal),
     }
-    options = ("--max-concurrent-tasks", str(slots), "--lock-retry-delay", str(busy_delay))
+    options = ("--max-concurrent-tasks", str(slots), "--lock-retry-delay", str(lock_retry_delay))
     with process_of_a_worker(CommandLine(environment, journal.parent), Size.SMALL, *options) as worker:
         await worker.logs("tasks known")
         yield worker

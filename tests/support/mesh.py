@@ -63,7 +63,7 @@ class TaskMesh:
         defaults: dict[str, Any] = {
             "size": Size.SMALL,
             "max_concurrent_tasks": slots,
-            "busy_delay": timedelta(seconds=0.1),
+            "lock_retry_delay": timedelta(seconds=0.1),
             "unknown_delay": timedelta(seconds=0.05),
             "grace": timedelta(seconds=END_SECONDS),
         }

@@ -129,7 +129,7 @@ async def test_running_tasks_are_in_flight_and_tasks_that_wait_for_a_retry_or_a_
     mesh.allows_residue = True
     reader = StatusReader(mesh.connection, mesh.namespace)
     async with (
-        mesh.working(slots=4, busy_delay=timedelta(hours=1)) as worker,
+        mesh.working(slots=4, lock_retry_delay=timedelta(hours=1)) as worker,
         advertised(worker, Counters(), mesh.connection, mesh.namespace),
     ):
         await Locked(7).schedule()

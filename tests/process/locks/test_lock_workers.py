@@ -45,7 +45,9 @@ async def run_and_kill_one(broker: JetStreamBroker, url: str, journal: Path, tas
 
     async with AsyncExitStack() as workers:
         unlucky, *_ = [
-            await workers.enter_async_context(worker_process(url, names.name, journal, slots=SLOTS, busy_delay=0.2))
+            await workers.enter_async_context(
+                worker_process(url, names.name, journal, slots=SLOTS, lock_retry_delay=0.2)
+            )
             for _ in range(WORKERS)
         ]
         # Only now: on a slow machine the first worker would be done before the last one has started.

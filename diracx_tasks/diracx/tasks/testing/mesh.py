@@ -164,7 +164,9 @@ class Mesh:
                 await self.broker.connection.api(f"STREAM.DELETE.{asset.stream}")
 
     async def _burst(self, size: Size, overrides: Overrides | None, slots: int) -> None:
-        settings = WorkerSettings(size=size, max_concurrent_tasks=slots, burst=True, busy_delay=timedelta(seconds=0.2))
+        settings = WorkerSettings(
+            size=size, max_concurrent_tasks=slots, burst=True, lock_retry_delay=timedelta(seconds=0.2)
+        )
         resources = self._resources(size, overrides)
         async with resources.opened() as injector:
             worker = Worker(

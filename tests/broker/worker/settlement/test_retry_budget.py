@@ -79,7 +79,7 @@ async def test_contention_between_failures_leaves_exactly_the_retries_of_the_pol
     other = LockOwner.new(task="a test", id="me", worker="here")
     holds = [await MutexLock(JOB, failures).acquire(mesh.locks, other) for failures in range(RETRIES + 1)]
     await FailsUnderLock().schedule()
-    async with mesh.working(busy_delay=timedelta(seconds=0.02)):
+    async with mesh.working(lock_retry_delay=timedelta(seconds=0.02)):
         for failures, hold in enumerate(holds):
             busy = f"mutex.job.{failures} is held by a test me"
             await wait_until(

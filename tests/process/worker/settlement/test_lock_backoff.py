@@ -57,7 +57,7 @@ async def crowded_worker(broker: JetStreamBroker, url: str, journal: Path, kind:
         info = await broker.connection.api(f"CONSUMER.INFO.{names.tasks_stream}.normal-small")
         return bool(info["num_pending"] == 0)
 
-    async with lock_requests(broker) as asked, worker_process(url, names.name, journal, slots=100, busy_delay=5):
+    async with lock_requests(broker) as asked, worker_process(url, names.name, journal, slots=100, lock_retry_delay=5):
         await wait_until(all_looked_at, description="each of the crowd was looked at", timeout=60)
         assert 0 < len(asked) < CROWD / 5, "a key known to be busy is answered from memory"
         await broker.schedule_many([Free(number) for number in range(OTHERS)])

@@ -107,7 +107,7 @@ def command(
         max_concurrent_tasks=slots or DEFAULT_SLOTS[Size(size)],
         burst=burst,
         grace=grace,
-        busy_delay=lock_retry_delay,
+        lock_retry_delay=lock_retry_delay,
     )
     serving = _serve(settings_of(access), namespace_of(access), registry, resources, settings, health_address)
     with asyncio.Runner(loop_factory=_new_loop) as runner:

@@ -1,6 +1,10 @@
-"""How does a worker process run tasks?
+"""A worker process takes messages from the three queues of one size and runs their tasks.
 
-The way of one delivery is `Processor.process` in processing.py, six verbs from the message to its settlement:
+Words: a *queue* is one pull consumer, `<priority>-<size>`, of the task stream. A message is *in flight* from its
+arrival until its slot is free again. An *answer* is an ack, a nak or a term. A message is *settled* once it was acked
+or termed; a nak returns it to its queue.
+
+A delivery passes through `Processor.process` in processing.py, in six verbs from the message to its settlement:
 
     Intake.receive       intake.py, slots.py, isolation.py   may this message come in?
      └─ InFlight.start   in_flight.py                        one asyncio task for each message
@@ -12,33 +16,42 @@ The way of one delivery is `Processor.process` in processing.py, six verbs from 
              settle          settlement/settlement.py        outcome -> attempt record, dead letter, ack, nak or term
              report          processing.py                   tell `on_outcome`
 
-Which file answers which question:
+Each file answers one question:
 
     worker.py        how does a worker start, stop, and tell its state?
     settings.py      what can be set?
     intake.py        when does a worker pull, and which messages does it take?
-    slots.py         how many tasks run at once, and when is it worth pulling?
-    isolation.py     which task must run isolated, and when is a message poison?
+    slots.py         how many messages are in flight at once, and when is it worth pulling?
+    isolation.py     how does a task run as the only one of its worker, and when is a message poison?
     in_flight.py     what runs now, and what happens to it when the worker stops?
-    leases.py        how long may this worker settle a message? (heartbeats, deadlines)
-    attempts.py      what does the mesh remember of failed, crashed and interrupted executions?
+    leases.py        how long may this worker settle a message? (heartbeats, deadlines; keeps the messages in flight)
+    attempts.py      what does the bucket remember of failed, crashed and interrupted executions?
     processing.py    what happens to one delivery, in order?
     settlement/      what is written and sent for each outcome, and in which order?
     snapshot.py, observation.py, loop_lag.py    what do operators, telemetry and logs see?
 
-**A retry is decided** in execution/executor.py: it asks the task's `retry_policy` and returns `Retry` or, when no retry
-is left, `Dead` or `Discarded`. The settlement only carries that out.
+**A retry** is decided in execution/executor.py: it asks the task's `retry_policy` and returns `Retry` or, when no retry
+is left, `Dead` or `Discarded`. `Settlement` writes the time of the retry into the attempt record and naks with that
+delay. `screen` enforces the time at the next delivery.
 
-**A lease is checked** in two ways. `Lease.ensure_held` raises right before each ack, nak and term of a settlement;
-nak_batcher.py and ack_replay.py check the deadline once more before they send. `LeaseKeeper.run` cancels the task of a
-message whose lease lapsed.
+**A lease** is taken in `LeaseKeeper.take` and extended by each answered heartbeat. `LeaseKeeper.run` cancels the task
+of a message whose lease lapsed. No ack, nak or term of an outcome is sent without a check: `Lease.ensure_held` in the
+settlement, and once more in nak_batcher.py and ack_replay.py, which send later. A message whose lease lapsed is left
+unsettled, and the server redelivers it.
 
-**A crash leaves**, by the step that it interrupts:
+**The asyncio task of a delivery is cancelled** by `Lease.interrupt` alone, which keeps the reason: the lease lapsed, or
+the worker stops. One more canceller works inside `Executor.execute` and never shows outside: a lock that was lost.
 
-    received, first delivery       nothing; the message is redelivered when `ack_wait` is over
-    executing, first delivery      nothing: only later deliveries write `begun`, so this crash is not counted
-    executing, later delivery      a record with `begun` ahead of `ended`: one crash
-    between two writes of settle   see settlement/settlement.py
+**A crash (kill -9) leaves**, besides locks that stand until their time to live is over:
+
+    received, loaded, screened           nothing; the message is redelivered when `ack_wait` is over
+    executing, first delivery            nothing: only later deliveries write `begun`, so this crash is not counted
+    executing, later delivery            a record with `begun` ahead of `ended`: one counted crash
+    executed, ack not sent yet           as while executing: the task runs again (at least once)
+    between two writes of a settlement   see settlement/settlement.py
+    acked, record not deleted yet        an orphaned record, see attempts.py
+
+**A killed server** forgets up to a tenth of a second of answers. ack_replay.py sends them again.
 """
 
 from diracx.tasks.plumbing.worker.settings import WorkerSettings

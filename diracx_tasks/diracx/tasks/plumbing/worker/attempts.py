@@ -2,7 +2,7 @@
 
 The number of deliveries on the server cannot serve instead: it counts lock waits and shutdowns too, and the server
 writes it to disk only about ten times a second. After a kill of the server a message may come back with the count 1
-and before the delay of its nak. So the record is trusted, never the count.
+and before the delay of its nak. So the count only hints that a record may exist (2 or more); the record tells the rest.
 
 Invariants:
 
@@ -12,14 +12,15 @@ Invariants:
   delivery of one of them reads the record, even at the count 1.
 - Each write is a compare-and-set on the revision that was read. A conflict means that another worker has the message
   (`StaleAttemptError`), unless the stored value is our own write whose answer was lost (`AttemptRecord.writer`).
-- `stored_ns` ties a record to its message: in a stream that was made anew the sequences start at 1 again.
+- `stored_ns` ties a record to its message: in a stream that was created anew the sequences start at 1 again.
 
 Crash points:
 
-    while executing                       `begun` stays ahead of `ended`: one crash
+    executing, first delivery             nothing is stored, and nothing is counted
+    executing, from the second on         `begun` stays ahead of `ended`: one counted crash
     between the record and the nak        redelivered when the lease lapses; `not_before` and the count still hold
     between the ack and the deletion      the record is orphaned; `run` deletes it after a later `load_known`, once the
-                                          stream has moved past its sequence
+                                          stream has moved past its sequence (one old parked message delays that)
 
 An operator who purges a queue of parked tasks leaves thousands of orphaned records, so no worker waits for their
 deletion.

@@ -1,4 +1,7 @@
-"""The messages in flight in one worker: from the first step of each to the moment at which its slot is free again."""
+"""The messages in flight in one worker, from the first step of each until its slot is free again.
+
+`LeaseKeeper` keeps them, each by its lease. Here each one gets an asyncio task, and a stop of the worker ends them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from diracx.tasks.plumbing.worker.slots import Slots
 
 logger = logging.getLogger("diracx.tasks.worker")
 
-# By then this process has ended, so it cannot run beside the worker that gets the message next.
+# `abandon` naks with this delay, longer than the process needs to exit, so that no task runs twice at a time.
 EXIT_DELAY: Final = timedelta(seconds=3)
 CLEAN_UP_SECONDS: Final = 30.0
 LAST_CLEAN_UP_SECONDS: Final = 5.0
@@ -48,14 +51,15 @@ class InFlight:
                 self.give_back(lease.delivery)  # not cancelled by its own worker: the loop ends
             raise
         finally:
-            # Here, not in a done callback, which runs a turn of the loop later: so the next pull leaves with the ack.
+            # In `finally`, not in a done callback, which runs one turn of the loop later: so the slot is free at once,
+            # and the ack and the next pull leave in one write.
             self.processed += 1
             self._leases.drop(lease)
             self._slots.release()
             self._gate.message_ended()
 
     def give_back(self, delivery: Delivery) -> None:
-        """Nak a message that was not begun. Nothing is counted."""
+        """Nak a message and leave its attempt record as it is."""
         try:
             delivery.nak()
         except ServerUnavailableError as error:
@@ -74,12 +78,15 @@ class InFlight:
         return None
 
     def interrupt(self, reason: str) -> None:
-        """Cancel every task that still executes. Their messages are given back, and nothing is counted."""
+        """Cancel every task that still executes. Their messages are given back, without a failure in their records."""
         for lease in self._leases.all:
             lease.interrupt(reason)
 
     async def wind_down(self, grace: timedelta) -> None:
-        """Wait up to `grace` for running tasks to end, then cancel the rest and give their messages back."""
+        """Wait up to `grace` for running tasks to end, then cancel the rest and give their messages back.
+
+        Returns 35 s after the grace period at the latest, also when tasks ignore their cancellation.
+        """
         if running := self.running():
             logger.info("stopping: %d tasks have %.0f s to end", len(running), grace.total_seconds())
             await asyncio.wait(running, timeout=grace.total_seconds())
@@ -94,7 +101,7 @@ class InFlight:
             )
 
     async def abandon(self, attempts: AttemptStore) -> None:
-        """Give back every message whose lease holds, and count nothing: the process ends without them."""
+        """Give back every message whose lease holds, without a failure in its record: the process ends without them."""
         for lease in self._leases.all:
             if lease.settling or lease.remaining <= 0:
                 continue

@@ -1,6 +1,7 @@
 """May this message come in? The pull loop, and the check that each message passes when it arrives.
 
-The loop repeats four steps until it is stopped. Each of them can wait, and `stop` ends each wait:
+The loop repeats four steps until it is stopped. `stop` ends the waits of 1, 2 and 4 at once; a request to the server
+that is under way ends within 5 s:
 
 1. wait until the isolation gate is open;
 2. wait until enough slots are free;
@@ -88,7 +89,8 @@ class Intake:
 
     def receive(self, delivery: Delivery) -> None:
         """Take a message that was just read, or give it back."""
-        # The lease comes first: a stale message, or one in flight already, must not even be given back.
+        # The lease comes first. A stale message, or one that is in flight here already, must not be given back: the nak
+        # would return the delivery that is executed now.
         lease = self._leases.take(delivery)
         if lease is None:
             return
@@ -99,13 +101,13 @@ class Intake:
         self._in_flight.start(lease)
 
     async def inspect_queues(self) -> timedelta:
-        """Log which of the three queues are paused: a worker without work needs an explanation.
+        """Read the three consumers, and log which of them are paused: a worker without work needs an explanation.
 
         Returns:
-            The shortest `ack_wait` of the consumers on the server: an operator may have changed it.
+            The shortest `ack_wait` of the consumers, as the server has it now: an operator may have changed it.
 
         Raises:
-            ServerError: A queue cannot be used, e.g. because it is missing and may not be created.
+            ServerError: A queue cannot be used, e.g. because it is missing.
         """
         infos = [await self._connection.api(f"CONSUMER.INFO.{self._stream}.{consumer}") for consumer in self._consumers]
         for info in infos:
@@ -141,8 +143,11 @@ class Intake:
         count, problem = await self._pull.probe(self._slots.free)
         if problem is None and not count:
             if self._burst:
-                # A task that ended during the probe may have submitted another behind it: only an idle one is over.
-                return not idle and await self._wait_for_running()
+                # A burst ends only if nothing was in flight before the probe: a task that ended during the probe may
+                # have submitted another behind it.
+                if not idle:
+                    await self._wait_for_running()
+                return not idle
             if self._slots.free and not self._stopping.is_set():
                 problem = await self._pull.wait(self._slots.free)
         if problem and not self._stopping.is_set() and problem != "reconnected":
@@ -156,11 +161,10 @@ class Intake:
             await self._attempts.load_known(info["state"]["first_seq"])
             self._loaded_generation = generation
 
-    async def _wait_for_running(self) -> bool:
-        """In a burst with empty queues, wait for one running task: it may submit another or come back. Returns True."""
+    async def _wait_for_running(self) -> None:
+        """In a burst with empty queues, wait for one running task to end: it may submit another, or come back."""
         if not (running := self._in_flight.running()):
-            return True
+            return
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([*running, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        return True

@@ -1,7 +1,9 @@
 """Isolation: a task that may be killing its workers runs as the only task of its worker.
 
-A crash is an execution that began and never ended, because its process ended first. When a process dies, every task
-that ran in it counts one crash, and only one of them may be guilty. So the number of crashes of a task decides:
+A counted crash is an execution with a `begun` in its attempt record and no `ended`: its process died, or its lease
+lapsed before the end could be written. A first delivery writes no `begun`, so its crash is not counted. When a process
+dies, every other task that ran in it counts one crash, and only one of them may be guilty. So the count of a task
+decides:
 
     0 to 1    it runs beside other tasks
     2 to 4    it runs isolated
@@ -14,8 +16,9 @@ Invariants:
 - An isolated task begins only after all tasks that need no isolation have ended. Several run one after another.
 - So a crash while a task runs isolated counts for this task alone. An innocent task runs isolated once, succeeds, and
   its record is deleted.
-- The wait has a limit (`WorkerSettings.isolation_timeout`). When other tasks do not end in time, the message goes back
-  to the queue and nothing is counted, so that another worker can isolate it.
+- The wait for tasks that need no isolation has a limit (`WorkerSettings.isolation_timeout`). When they do not end in
+  time, the message goes back to the queue and its record stays as it is, so that another worker can isolate it. The
+  wait for an isolated task before it has no limit.
 
 A crash at any point here leaves the attempt record, and nothing else: the gate is in memory.
 """
@@ -69,7 +72,7 @@ class IsolationGate:
         self._open.set()
 
     def message_ended(self) -> None:
-        """A message is no longer in flight: an isolated task may be able to begin."""
+        """Look again whether an isolated task can begin. Call it after the lease of a message was dropped."""
         self._changed.set()
 
     @asynccontextmanager

@@ -1,24 +1,27 @@
 """Leases: how long this worker may settle a message, and the one loop that sends the heartbeats for all messages.
 
-The server redelivers a message `ack_wait` after the last contact: the delivery, or a heartbeat (`+WPI`). A lease holds
-until
+The server starts a timer of `ack_wait` with the delivery of a message, and again with each heartbeat (`+WPI`). When it
+runs out, the server redelivers the message. A lease holds until
 
-    deadline = last_contact + ack_wait - margin         margin = a tenth of `ack_wait`, 1 s at the most
+    deadline = timer_start + ack_wait - margin          margin = a tenth of `ack_wait`, 1 s at the most
 
 Invariants:
 
-- `last_contact` is never later than the moment at which the server started its timer.
-  - For a delivery it is the later of two times: when its pull request was sent, and the last tick but one of this
-    loop. The tick matters for a process that was stopped (SIGSTOP, a suspended machine): messages that lay in its
-    buffers meanwhile look fresh, but the tick before the pause bounds their age. The last tick itself is not enough,
-    because after a pause the timer may fire before the buffer is read.
+- `timer_start` is never later than the moment at which the server started its timer, but for time in the network.
+  - For a delivery it is the later of two times: when its pull request was sent, and the second to last tick of the loop
+    of heartbeats. The tick matters for a process that was stopped (SIGSTOP, a suspended machine):
+
+        tick 1 ... tick 2 ... [stopped; messages arrive in its buffers] ... tick 3 ... the buffer is read
+
+    A message that is read after the pause looks fresh, and may be as old as the pause. The last tick may have come
+    after the pause and before the buffer was read; the one before it did not.
   - For a heartbeat it is when the `+WPI` was sent, and it counts only once the server has answered: a request that
     vanishes in a dead connection proves nothing.
-- A heartbeat is due a third of `ack_wait` after the *request* of a delivery, because no tick can see the time that a
-  message spends in the network. A message that a long poll brought mostly gets one at once.
+- Time that a message spends in the network is seen by no tick. So the first heartbeat is due a third of `ack_wait`
+  after the *request* of the delivery; a message that a long poll brought mostly gets one at once.
 - Past its deadline a message gets no heartbeat and is never settled, and its task is cancelled. Ack, nak and term are
   not fenced, and another worker may have the message.
-- A settled message gets no heartbeat: it would shorten the delay of a nak.
+- A message that was given back gets no heartbeat: it would shorten the delay of the nak.
 - The clock is `CLOCK_BOOTTIME`, which runs on while a machine sleeps.
 
 Crash points: none. A crash leaves nothing behind; the server's timer runs out and the message is redelivered.
@@ -66,14 +69,17 @@ class Lease:
         self._clock = clock
         self.delivery = delivery
         self.last_contact = last_contact
+        """The next heartbeat is due a third of `ack_wait` after this: the request of the delivery, or the last answered
+        heartbeat."""
         self.deadline = deadline
         self.heartbeat_pending = False
         self.task: asyncio.Task[None] | None = None
         """The asyncio task that processes the message."""
         self.not_begun = False
-        """Whether that task has yet to call `begin`. Cancelled before, it could not even nak the message."""
+        """Whether that task has yet to call `begin`. An asyncio task that is cancelled before its first step never
+        enters its coroutine, so nothing would nak the message and free the slot."""
         self.interrupt_reason: str | None = None
-        """Why this worker cancelled the task; None while it did not."""
+        """The reason of `interrupt`; None while it was not called."""
         self.settling = False
         """Whether the outcome is known: it is too late to interrupt the task."""
         self.attempts: Attempts | None = None
@@ -122,7 +128,7 @@ class LeaseKeeper:
     def __init__(self, ack_wait: timedelta, clock: Clock = boottime) -> None:
         self._clock = clock
         self.set_ack_wait(ack_wait)
-        self._last_tick = self._tick_before = clock()
+        self._last_tick = self._previous_tick = clock()
         self._leases: dict[int, Lease] = {}
         self._heartbeats: set[asyncio.Task[None]] = set()
 
@@ -146,18 +152,17 @@ class LeaseKeeper:
 
         - it is too old to be trusted, or
         - it is in flight here already: a server that was killed may forget that it delivered the message. The lease
-          that stands speaks for both deliveries, because the server goes by the sequence.
+          in flight covers both deliveries, because an ack of either one settles the sequence.
         """
         held = self._leases.get(delivery.sequence)
         if held is not None and held.delivery.stored_ns == delivery.stored_ns and held.remaining > 0:
             logger.info("message %d was delivered twice to this worker; it is executed once", delivery.sequence)
             return None
-        last_contact = max(delivery.requested, self._tick_before)
-        deadline = last_contact + self._held_seconds
+        timer_start = max(delivery.requested, self._previous_tick)
+        deadline = timer_start + self._held_seconds
         if self._clock() >= deadline:
             logger.warning("dropped message %d unsettled: it lay too long in a stopped process", delivery.sequence)
             return None
-        # The first heartbeat is due by the request, see above.
         lease = Lease(delivery, delivery.requested, deadline, self._clock)
         self._leases[delivery.sequence] = lease
         return lease
@@ -174,7 +179,7 @@ class LeaseKeeper:
         """Send heartbeats and interrupt tasks whose lease lapsed, until cancelled."""
         try:
             while True:
-                self._tick_before, self._last_tick = self._last_tick, self._clock()
+                self._previous_tick, self._last_tick = self._last_tick, self._clock()
                 self._check_all(self._last_tick)
                 await asyncio.sleep(self._tick_seconds)
         finally:

@@ -1,7 +1,7 @@
 """A warning that names the task which holds up the event loop that all small tasks of a worker share.
 
 While the loop is held up, no code on it can notice. So a thread watches: the loop sets a mark four times a second, and
-when the mark is more than a second old, the thread logs the task that runs and the line that it executes.
+when the mark is more than 1.25 s old, the thread logs the task that runs and the line that it executes.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ logger = logging.getLogger("diracx.tasks.worker")
 ISOLATION_RETRY_DELAY: Final = timedelta(seconds=5)
 
 OnOutcome: TypeAlias = Callable[[str, str, Outcome], object]
-"""Called with the name of a task, its id, and the outcome of one delivery."""
+"""Called with the name of a task, its id, and the outcome of a delivery that was screened and settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Processor:
     """Processes the deliveries of one worker.
 
     Args:
-        on_outcome: Called with the outcome of each delivery, once it is settled.
+        on_outcome: See `OnOutcome`.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Processor:
         """Carry one delivery to its end. An error is logged, not raised: the message stays unsettled.
 
         Raises:
-            asyncio.CancelledError: The asyncio task was cancelled by someone other than this worker.
+            asyncio.CancelledError: The asyncio task was cancelled, and not by `Lease.interrupt`: the event loop ends.
         """
         delivery = lease.delivery
         name = (delivery.headers or {}).get(TASK_NAME, "a message without a name")
@@ -174,7 +174,7 @@ class Processor:
         try:
             if not isinstance(screened, Job):
                 if isinstance(screened, NotKnownHere):
-                    return await self._wait_for_newer_worker(attempts, screened.reason)
+                    return await self._postpone_unknown(attempts, screened.reason)
                 return screened
             on_start = None
             if lease.delivery.delivered > 1 or attempts.revision:
@@ -192,7 +192,7 @@ class Processor:
             task.uncancel()
             return Interrupted(lease.interrupt_reason)
 
-    async def _wait_for_newer_worker(self, attempts: Attempts, reason: str) -> Outcome:
+    async def _postpone_unknown(self, attempts: Attempts, reason: str) -> Outcome:
         tries = attempts.record.unknown + 1
         if tries >= self._settings.unknown_tries:
             return Dead(reason)

@@ -12,7 +12,7 @@ import msgspec
 from diracx.tasks.plumbing.enums import Size
 
 DEFAULT_SLOTS: Final = {Size.SMALL: 100, Size.MEDIUM: 10, Size.LARGE: 1}
-"""How many tasks of a size a worker executes at once by default."""
+"""How many messages of a size a worker has in flight at once by default."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,17 +21,17 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     size: Size
     """The worker takes tasks of this size only."""
     max_concurrent_tasks: int
-    """Slots: how many tasks execute at once."""
+    """Slots: how many messages are in flight at once."""
     burst: bool = False
-    """End when no task is left that is due."""
+    """End when no task is left that is due; tasks that wait for a retry are left in their queues."""
     grace: timedelta = timedelta(seconds=30)
-    """How long running tasks may go on after a stop was requested."""
-    busy_delay: timedelta = timedelta(seconds=5)
+    """How long running tasks may go on after a stop was requested. The stop itself may take 35 s longer."""
+    lock_retry_delay: timedelta = timedelta(seconds=5)
     """How long a task waits when its lock is held, give or take a quarter."""
     isolation_timeout: timedelta = timedelta(seconds=60)
     """How long a task that must run isolated waits for the other tasks to end."""
     unknown_tries: int = 10
-    """After this many deliveries a task that no worker knows becomes a dead letter."""
+    """After this many deliveries to workers that do not know the task it becomes a dead letter."""
     unknown_delay: timedelta = timedelta(seconds=5)
     """The time between two of these deliveries."""
 

@@ -13,8 +13,9 @@ REFILL_DELAY_SECONDS: Final = 0.01
 class Slots:
     """The slots of one worker.
 
-    A refill of one slot at a time would cost a round trip for each task; a refill of half of the slots costs one round
-    trip for half of them. But a slot must not stay empty behind a long task, so after 10 ms any free slot is enough.
+    It is worth pulling when half of the slots are free: a pull for each free slot would cost a round trip for each
+    task. But a slot must not stay empty behind a long task, so 10 ms after the first one was freed any free slot is
+    enough.
     """
 
     def __init__(self, total: int, clock: Clock = boottime) -> None:
@@ -45,7 +46,7 @@ class Slots:
         return True
 
     def release(self) -> None:
-        """Free a slot."""
+        """Free a slot, and end a `wait_for_room` in progress: at once if half of them are free, else within 10 ms."""
         self._account()
         self.free += 1
         if self._room is None:

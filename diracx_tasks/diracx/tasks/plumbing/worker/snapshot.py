@@ -28,7 +28,7 @@ class WorkerSnapshot:
     in_flight: Mapping[str, int]
     """Messages in flight, by subject."""
     processed: int
-    """Deliveries carried to an end."""
+    """Deliveries processed to their end, settled or left unsettled."""
     pulls: bool
     """Whether it asks for messages: not while all slots are in use, a task needs isolation, or it stops."""
     last_pull: float | None
@@ -44,7 +44,7 @@ class Counters:
         self.deliveries = 0
         """Deliveries that were settled."""
         self.failures = 0
-        """Deliveries whose execution failed, retried or not."""
+        """Deliveries that ended as `Retry`, `Dead` or `Discarded`."""
         self.last_error = ""
         """The last failure: task, id and error in one line."""
         self._samples: deque[tuple[float, int]] = deque()

@@ -5,6 +5,8 @@ Life of a worker:
 1. Start: read the settings of the queues, start the heartbeats, the lock renewal and the configuration follower.
 2. Run: take messages (`Intake`) and process them (`InFlight`) until `stop`, or in a burst until nothing is left.
 3. Stop: take nothing more, let running tasks end within the grace period, cancel the rest and give it back uncounted.
+   Cancelled tasks get 30 s to clean up, are cancelled once more, and get 5 s: so a stop takes the grace period and 35 s
+   at the most.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Worker:
         registry: The tasks that this worker knows.
         injector: Prepares the dependencies of `execute()`.
         invoke: Runs a task elsewhere, e.g. on the execution thread; None: on this loop.
-        on_outcome: Called with the outcome of each delivery, once it is settled.
+        on_outcome: See `processing.OnOutcome`.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Worker:
         limits = _configured_limits(self._configuration)
         executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits)
         dead_letters = DeadLetterStore(connection, namespace)
-        self._settlement = Settlement(connection, self._attempts, dead_letters, settings.busy_delay)
+        self._settlement = Settlement(connection, self._attempts, dead_letters, settings.lock_retry_delay)
         self._leases = LeaseKeeper(DEFAULT_ACK_WAIT)
         self._slots = Slots(settings.max_concurrent_tasks)
         gate = IsolationGate(lambda: len(self._leases), settings.isolation_timeout)
@@ -111,7 +113,8 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Take nothing more. `run` returns once the tasks in flight have ended, or the grace period is over."""
+        """Take nothing more. `run` returns once the tasks in flight have ended, 35 s after the grace period at the
+        latest."""
         self._intake.stop()
 
     def stop_now(self) -> None:

@@ -11,7 +11,8 @@ Answers are not fenced, and another worker may have the message by now. Resendin
 - An ack or a term says that the message need never be executed again, which stays true whoever has it.
 - A nak is resent only before its `not_before`, and only when the attempt record holds that time: until then no worker
   executes the message, and a worker that receives it gives it back for the same time.
-- No answer is resent once the lease has lapsed: a stream that was lost and made anew counts its messages from 1 again.
+- No answer is resent once the lease has lapsed: a stream that was lost and created anew counts its messages from 1
+  again.
 - That a message is settled is remembered for longer, because an outage may outlast a lease. `stored_ns` tells the
   message from another one of its sequence.
 
@@ -46,7 +47,7 @@ class _Answer(msgspec.Struct, frozen=True, gc=False):  # thousands live for long
     reason: str | None
     """The reason of a term; None: an ack or a nak."""
     not_before: datetime | None
-    """For a nak, whose delay gets shorter; None: an ack or a term."""
+    """Set for a nak: its remaining delay is computed when it is sent again. None: an ack or a term."""
 
 
 class AckReplay:
@@ -62,11 +63,11 @@ class AckReplay:
         self._answers: OrderedDict[int, _Answer] = OrderedDict()
 
     def record_ack(self, lease: Lease) -> None:
-        """Remember an ack."""
+        """Remember an ack, to send it again and to recognise the message."""
         self._record(lease)
 
     def record_term(self, lease: Lease, reason: str) -> None:
-        """Remember a term."""
+        """Remember a term, to send it again and to recognise the message."""
         self._record(lease, reason=reason)
 
     def record_nak(self, lease: Lease, not_before: datetime) -> None:
@@ -79,22 +80,23 @@ class AckReplay:
         return known is not None and known.not_before is None and known.stored_ns == lease.delivery.stored_ns
 
     def resend(self) -> None:
-        """Send each answer again whose lease holds. Without a connection it stops, and the next call sends all."""
-        now, today = self._clock(), datetime.now(UTC)
+        """Send each answer again whose lease holds. Without a connection it stops; the next reconnect sends all
+        again."""
+        now, utc_now = self._clock(), datetime.now(UTC)
         for sequence, known in list(self._answers.items()):
-            if known.not_before is not None and (known.deadline <= now or known.not_before <= today):
+            if known.not_before is not None and (known.deadline <= now or known.not_before <= utc_now):
                 del self._answers[sequence]
                 continue
             if known.deadline > now:
                 try:
-                    self._send(known, today)
+                    self._send(known, utc_now)
                 except ServerUnavailableError:
                     return
 
-    def _send(self, known: _Answer, today: datetime) -> None:
+    def _send(self, known: _Answer, utc_now: datetime) -> None:
         subject = ReplySubject(self._connection, known.reply)
         if known.not_before is not None:
-            subject.nak(known.not_before - today)
+            subject.nak(known.not_before - utc_now)
         elif known.reason is not None:
             subject.term(known.reason)
         else:

@@ -2,15 +2,15 @@
 
 Each return of a task costs the worker 1 to 2 ms of CPU when it comes back alone, most of it for pulling from all three
 queues, whether or not it gets its lock. Ten thousand tasks that come back every 5 s would keep a core busy with
-nothing. So the tasks of one key come back one at a time:
+nothing. So the tasks of one worker that wait for one key come back one at a time:
 
     due = max(now + delay, due of the task before + spacing)
 
-`spacing` is the time from one success to the next where the lock knows it (a rate limiter does), or 50 ms. That is 20
-tries a second, a few per cent of a core, and finds a released lock within about 50 ms. With up to 100 waiting tasks
-the delay of 5 s rules, as if each task were alone.
+`spacing` is two thirds of the time from one success to the next where the lock knows that time (a rate limiter does),
+or 50 ms. 50 ms are 20 tries a second, a few per cent of a core, and finds a released lock within about 50 ms. With up
+to 100 waiting tasks the delay of 5 s rules, as if each task were alone.
 
-The estimate belongs to this process, and a crash loses it. That is harmless: the first round of tries makes it anew.
+The times are kept in memory. A crash loses them, which is harmless: the first round of tries makes them anew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 
 SPACING_SECONDS: Final = 0.05
 LIMITER_SPEEDUP: Final = 1.5
-"""Tasks that come exactly as fast as a limiter admits them leave its slots idle for as long as they take to come."""
+"""Tasks that return exactly as fast as a limiter admits them leave each permit unused for one round trip."""
 MAX_KEYS: Final = 1_000
 LOG_INTERVAL_SECONDS: Final = 1.0
 
@@ -44,7 +44,7 @@ class LockBackoff:
         self._max_keys = MAX_KEYS
 
     def delay(self, error: UnableToAcquireLockError) -> timedelta:
-        """How long a task waits whose lock refused it with `error`."""
+        """How long a task waits whose lock refused it with `error`. The next task of that key waits for longer."""
         now = self._clock()
         if error.retry_after is not None:
             due = now + error.retry_after.total_seconds()

@@ -8,8 +8,8 @@ is room for ten scans a second, however many naks there are.
 
 Invariants:
 
-- The flush follows the wall clock, so all workers flush together without a word. Clocks some milliseconds apart
-  widen the batch by as much; a clock that is wrong altogether costs its worker nothing.
+- The flush follows the wall clock, so all workers flush together without talking to each other. Clocks some
+  milliseconds apart make the batch that much longer; a clock that is wrong altogether costs its worker nothing.
 - A delay counts from the call of `send`, so waiting for the flush makes no retry later. A delay shorter than the
   flush interval does not wait.
 - The lease is checked again at the flush. A message that waits here is no longer in flight and gets no heartbeat.

@@ -1,4 +1,6 @@
-"""From an outcome to writes and an answer to the server. All of a processed delivery's answers are sent from here.
+"""From an outcome to writes and an answer (ack, nak, term) to the server.
+
+A delivery without an outcome, interrupted before it began or when the event loop ends, is given back in in_flight.py.
 
     Succeeded      ack
     Discarded      ack, with a warning
@@ -10,21 +12,22 @@
 
 Invariants:
 
-- Order of writes: the attempt record, then the dead letter or the copy, then the answer. Each is awaited before the
-  next. If one fails, the message is not settled: its lease lapses, it is redelivered, and the record shows how far it
-  got. So each step can be done twice.
-- The lease is checked before the first write, and again right before the answer.
+- Order of writes: the attempt record, then the dead letter or the copy, then the answer. Each write is awaited before
+  the next. If one fails, the message is not settled: its lease lapses, it is redelivered, and the record shows how far
+  it got. So each step can be done twice. The answer itself has no answer; one connection keeps it in order.
+- The lease is checked before the first write, and right before the answer if anything was awaited in between.
 - After the answer, the record is deleted, and the copy in the stream of later tasks for a task that fell due.
 
 Crash points:
 
-    record written, no nak yet           `not_before` and the count hold: the retry comes no earlier and no oftener
+    record written, no nak yet           `not_before` and the count hold: the retry keeps its time and its number
     exhausted, no dead letter yet        never executed again; the next delivery stores the dead letter
     dead letter stored, no term yet      the next delivery stores it again, which changes nothing, and terms
     copy stored, no ack yet              the next delivery stores it again; the stream drops the duplicate by its id,
                                          within its duplicate window
     acked, record not deleted yet        the record is orphaned, see attempts.py
-    answered, and the server is killed   the answer is sent again after the reconnect, see ack_replay.py
+    answered, and the server is killed   the answer is sent again after the reconnect, see ack_replay.py; a task that
+                                         another worker gets before that may be executed once more
     delayed nak not sent yet             the message is redelivered when its lease lapses, see nak_batcher.py
 """
 
@@ -65,8 +68,7 @@ class Settlement:
     """Settles the messages of one worker.
 
     Args:
-        busy_delay: How long a task waits when its lock is held, give or take a quarter; longer behind many others, see
-            `LockBackoff`.
+        lock_retry_delay: How long a task waits when its lock is held, see `LockBackoff`.
     """
 
     def __init__(
@@ -74,12 +76,12 @@ class Settlement:
         connection: Connection,
         attempts: AttemptStore,
         dead_letters: DeadLetterStore,
-        busy_delay: timedelta = timedelta(seconds=5),
+        lock_retry_delay: timedelta = timedelta(seconds=5),
     ) -> None:
         self._connection = connection
         self._attempts = attempts
         self._dead_letters = dead_letters
-        self._lock_backoff = LockBackoff(busy_delay)
+        self._lock_backoff = LockBackoff(lock_retry_delay)
         self.ack_replay = AckReplay(connection)
         """To be resent after each reconnect."""
         self.naks = NakBatcher()
@@ -119,7 +121,7 @@ class Settlement:
             case Retry():
                 return self._retry(lease, name, attempts, outcome)
             case LockBusy():
-                return self._wait_for_lock(lease, name, outcome)
+                return self._postpone_for_lock(lease, name, outcome)
             case Dead():
                 return self._dead_letter(lease, name, attempts, outcome)
             case Discarded():
@@ -130,7 +132,8 @@ class Settlement:
                 return self._interrupt(lease, name, attempts, outcome)
 
     async def give_back(self, lease: Lease, name: str) -> None:
-        """Nak a message that was interrupted without an outcome. Nothing is counted; an error is only logged."""
+        """Nak a message that was interrupted without an outcome, and leave its record as it is. An error is only
+        logged."""
         lease.settling = True
         try:
             lease.ensure_held()
@@ -173,7 +176,7 @@ class Settlement:
             outcome.failure.message,
         )
 
-    async def _wait_for_lock(self, lease: Lease, name: str, outcome: LockBusy) -> None:
+    async def _postpone_for_lock(self, lease: Lease, name: str, outcome: LockBusy) -> None:
         delay = self._lock_backoff.delay(outcome.error)
         self.naks.send(lease, delay)
         level = logging.INFO if self._lock_backoff.should_log() else logging.DEBUG
@@ -184,7 +187,7 @@ class Settlement:
         lease.ensure_held()
         self.naks.send(lease, outcome.delay)
         logger.info("gave back %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
-        if outcome.delay and attempts.record.not_before is not None:
+        if outcome.delay and attempts.record.not_before is not None:  # the record enforces that time
             self.ack_replay.record_nak(lease, attempts.record.not_before)
 
     async def _dead_letter(self, lease: Lease, name: str, attempts: Attempts, outcome: Dead) -> None:
@@ -217,8 +220,8 @@ class Settlement:
     async def _forget(self, lease: Lease, attempts: Attempts) -> None:
         """Delete the attempt record of a settled message, and its copy in the stream of later tasks.
 
-        A task stream that was removed and made anew sources that stream again. So it gets only tasks that are not
-        settled. A copy that cannot be deleted expires by itself.
+        A task stream that is created anew sources the stream of later tasks again. With its copy deleted, a settled
+        task does not return. A copy that cannot be deleted expires by itself.
         """
         await self._attempts.forget(attempts)
         if (origin := lease.delivery.origin) is None:
