@@ -156,7 +156,7 @@ def _dead_letters(namespace: Namespace) -> Asset:
     advisory = "$JS.EVENT.ADVISORY.CONSUMER"
     config = {
         "name": name,
-        "description": "Tasks that will not run again, with payload and story, and the server's advisories of them",
+        "description": "Tasks that will not run again, with payload and errors, and the server's advisories of them",
         "metadata": {"diracx.tasks": "dead letters"},
         "subjects": [
             f"{namespace.name}.dlq.>",

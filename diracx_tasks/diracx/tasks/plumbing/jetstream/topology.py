@@ -76,7 +76,7 @@ def _log_refusal(refusal: PermissionDeniedError) -> None:
         logger.debug("not looking at streams, consumers and buckets: %s", refusal)
     else:
         logger.warning(
-            "a stream, consumer or bucket is missing or not as needed, and this user may not mend it (%s): "
+            "a stream, consumer or bucket is missing or not as needed, and this user may not repair it (%s): "
             "let an operator run `diracx-task-run setup`",
             refusal.subject,
         )
