@@ -109,6 +109,22 @@ class TaskMesh:
         finally:
             await client.close()
 
+    async def publish_raw(self, headers: bytes, body: bytes = b"{}", *, size: Size = Size.SMALL) -> None:
+        """Publish header lines as they are, as a client could that does not check their names."""
+        url = self.connection.client.connected_url
+        assert url is not None
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        try:
+            head = b"NATS/1.0\r\n" + headers + b"\r\n\r\n"
+            subject = self.namespace.task_subject(Priority.NORMAL, size).encode()
+            writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+            writer.write(b"HPUB %b %d %d\r\n%b\r\nPING\r\n" % (subject, len(head), len(head + body), head + body))
+            while await reader.readline() != b"PONG\r\n":
+                pass
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
     async def state(self, stream: str | None = None) -> dict[str, Any]:
         """The `state` of a stream as the server reports it; of the task stream if none is named."""
         info = await self.connection.api(f"STREAM.INFO.{stream or self.namespace.tasks_stream}")

@@ -191,3 +191,17 @@ async def test_a_replayed_task_has_all_its_retries_and_dies_with_its_old_id(mesh
     assert (letter.headers["Task-Id"], letter.headers["Task-Labels"]) == (task_id, '{"vo":"lhcb"}')
     assert letter.headers["Dead-Executions"] == "2"
     assert letter.headers["Dead-Queue"].endswith(".tasks.background.small")
+
+
+async def test_a_message_with_header_names_that_nats_py_refuses_dies_and_is_replayed_without_them(
+    mesh: TaskMesh,
+) -> None:
+    box = DeadLetterBox(mesh.connection, mesh.namespace)
+    await mesh.publish_raw(b"Task-Name: nobody:Knows\r\nX-Kept: 1\r\na/b: 2\r\n(c): 3")
+    async with mesh.working(unknown_tries=1):
+        await dead(mesh, 1)
+        await box.replay_all()
+        await dead(mesh, 1)
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["X-Kept"] == "1"
+    assert not {"a/b", "(c)"} & letter.headers.keys()

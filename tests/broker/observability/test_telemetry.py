@@ -19,6 +19,7 @@ from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.observability import log_context
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from support.deliveries import leave_crashes
 from support.measuring import Measured, context_of, links_of, measuring, parent_of
 from support.mesh import TaskMesh
 
@@ -143,6 +144,18 @@ async def test_a_submission_its_retry_and_its_children_are_one_trace(
     assert failed.attributes["diracx.tasks.outcome"] == "retry"
     assert failed.attributes["error.type"] == "ValueError"
     assert failed.attributes["messaging.consumer.group.name"] == "normal-small"
+
+
+async def test_the_error_type_of_a_poison_message_is_poison(measured: Measured, measured_mesh: TaskMesh) -> None:
+    measured_mesh.register(Child)
+    await Child().schedule()
+    await leave_crashes(measured_mesh, 1, times=5)
+    await measured_mesh.burst()
+    (process,) = measured.named("process")
+    assert process.attributes is not None
+    assert (process.attributes["diracx.tasks.outcome"], process.attributes["error.type"]) == ("dead", "poison")
+    _, points = measured.metric("messaging.process.duration")
+    assert [point.attributes["error.type"] for point in points] == ["poison"]
 
 
 async def test_a_message_by_hand_joins_the_trace_in_its_headers_or_starts_one(

@@ -167,5 +167,16 @@ async def test_a_message_in_the_queue_of_another_size_is_requeued_and_runs_where
     assert ran == [1]
 
 
+async def test_a_message_with_header_names_that_nats_py_refuses_is_requeued_without_them(mesh: TaskMesh) -> None:
+    class Elsewhere(Record):
+        size = Size.LARGE
+
+    mesh.register(Elsewhere)
+    await mesh.publish_raw(b"Task-Name: test:Elsewhere\r\na/b: 2", b'{"n": 1}')
+    await mesh.burst()
+    await mesh.burst(size=Size.LARGE)
+    assert ran == [1]
+
+
 async def _equals(coroutine: Any, expected: object) -> bool:
     return bool(await coroutine == expected)

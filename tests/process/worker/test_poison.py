@@ -70,7 +70,7 @@ async def test_a_task_that_kills_its_worker_ends_as_a_dead_letter_and_all_others
     assert {line for line in journal if line.startswith("end")} == {f"end Bystander {n}" for n in range(BYSTANDERS)}
     (letter,) = deadly.json("dlq", "list")
     assert letter["task"] == "deadly:Kills"
-    assert letter["reason"] == "poison message: 5 executions began and never ended"
+    assert letter["reason"] == "poison: 5 executions began and never ended"
 
 
 async def submit(on_the_server: OnTheServer, tasks: list[str]) -> None:

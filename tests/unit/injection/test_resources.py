@@ -25,6 +25,7 @@ from support.acme import (
     LollygagDB,
     UnlistedDB,
 )
+from support.distributions import install_metadata
 from support.injected_tasks import missing, run, task_with
 
 pytestmark = pytest.mark.usefixtures("acme_installed")
@@ -93,6 +94,34 @@ class TestMissingResources:
         (line,) = missing(execute)
         assert line.startswith("acme:SomeTask needs UnlistedDB: no extension of DiracX lists it")
         assert '[project.entry-points."diracx.dbs.sql"]' in line
+
+    @pytest.mark.parametrize(
+        ("group", "name", "value"), [("diracx", "extension", "my-ext"), ("diracx.dbs.sql", "ThirdDB", "my-mod:T")]
+    )
+    def test_a_malformed_entry_point_by_which_diracx_finds_nothing_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, name: str, value: str
+    ) -> None:
+        install_metadata(tmp_path / "broken", "broken", {group: {name: value}})
+        monkeypatch.syspath_prepend(tmp_path / "broken")
+
+        async def execute(self: Any, db: Lollygag) -> None: ...
+
+        with pytest.raises(TaskDefinitionError) as caught:
+            Resources().prepare(type(task_with(execute)))
+        assert str(caught.value) == (
+            f"DiracX finds no database: the entry point `{name} = {value}` in {group} is malformed"
+        )
+
+    def test_of_several_extensions_diracx_finds_no_database(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        install_metadata(tmp_path / "second", "second", {"diracx": {"extension": "second"}})
+        monkeypatch.syspath_prepend(tmp_path / "second")
+
+        async def execute(self: Any, db: Lollygag) -> None: ...
+
+        with pytest.raises(TaskDefinitionError, match="DiracX finds no database: NotImplementedError: "):
+            Resources().prepare(type(task_with(execute)))
 
     def test_settings_are_a_line_for_each_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ACME_GARAGE_DOORS", "many secrets")

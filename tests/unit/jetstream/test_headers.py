@@ -32,6 +32,11 @@ def test_the_servers_headers_are_left_out_in_any_case_of_letters() -> None:
     assert without_server_headers(None) == {}
 
 
+@pytest.mark.parametrize("name", ["a/b", "a b", "a(b)", 'a"b', "a,b", "a@b", "a=b", "a[b]", "a{b}", "\u00e4", ""])
+def test_a_name_that_cannot_be_published_is_left_out(name: str) -> None:
+    assert without_server_headers({"X.y_z-1!#$%&'*+^`|~": "kept", name: "x"}) == {"X.y_z-1!#$%&'*+^`|~": "kept"}
+
+
 def test_only_a_message_of_the_server_has_a_status() -> None:
     def message(headers: dict[str, str] | None) -> Any:
         return SimpleNamespace(headers=headers)

@@ -60,6 +60,22 @@ def test_two_locks_share_a_key_only_if_their_parts_are_equal(first: tuple[str, .
     assert (MutexLock(JOB, *first).key == MutexLock(JOB, *second).key) == (first == second)
 
 
+@pytest.mark.parametrize(("old", "new"), [("gives_back", "frees_on_release"), ("contention", "contention_key")])
+@pytest.mark.parametrize("base", [MutexLock, RateLimiter])
+def test_a_lock_that_sets_an_attribute_by_its_earlier_name_is_refused(base: type, old: str, new: str) -> None:
+    with pytest.raises(TaskDefinitionError) as caught:
+        type("Licence", (base,), {"__module__": "garage", old: False})
+    assert str(caught.value) == f"garage.Licence sets {old}, which is {new} now; rename it"
+
+
+def test_a_lock_that_inherits_an_attribute_by_its_earlier_name_is_refused() -> None:
+    class Mixin:
+        gives_back = False
+
+    with pytest.raises(TaskDefinitionError, match="Licence sets gives_back, which is frees_on_release now"):
+        type("Licence", (Mixin, MutexLock), {})
+
+
 def test_a_number_and_its_text_are_one_key() -> None:
     assert MutexLock(JOB, 7).key == MutexLock(JOB, "7").key == "mutex.job.7"
 

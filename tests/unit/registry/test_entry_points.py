@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from diracx.tasks.cli.installed import packages_with_tasks
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
@@ -104,6 +105,51 @@ def test_a_broken_entry_point_is_named_and_stops_no_other(site: Site, source: st
     with pytest.raises(TaskDefinitionError) as caught:
         registry.get(f"{site.category}:Broken")
     assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize("value", ["my-mod:T", "some module", ":T", "a:b:c"])
+def test_a_malformed_entry_point_is_named_and_stops_no_other(site: Site, value: str) -> None:
+    site.install("broken", entry_points=f"[diracx.tasks.{{category}}]\nBroken = {value}\n")
+    site.install("nolocks", entry_points=f"[diracx.lock_object_types]\nbroken = {value}\n")
+    site.install("lollygag")
+    registry = site.load()
+    assert site.task(registry).__name__ == "Sync"
+    of_locks, of_task = site.problems(registry)
+    cause = f"cannot be loaded from {value}: it is neither `module` nor `module:name`"
+    assert of_locks == (
+        f"diracx.lock_object_types broken ({site.name('nolocks')}) {cause}; "
+        f"correct the entry point in pyproject.toml and install {site.name('nolocks')} again"
+    )
+    assert of_task.startswith(f"{site.category}:Broken ({site.name('broken')}) {cause}; ")
+    with pytest.raises(TaskDefinitionError) as caught:
+        registry.get(f"{site.category}:Broken")
+    assert str(caught.value) == of_task
+    assert {"lollygag" + site.unique} <= packages_with_tasks()
+
+
+def test_a_malformed_entry_point_of_a_replaced_task_is_named_and_the_replaced_class_does_not_run(site: Site) -> None:
+    site.install("base")
+    site.install("broken", entry_points="[diracx.tasks.{category}]\nSync = my-mod:T\n", requires=(site.name("base"),))
+    registry = site.load()
+    (problem,) = site.problems(registry)
+    assert problem.startswith(f"{site.category}:Sync ({site.name('broken')}) cannot be loaded from my-mod:T: ")
+    with pytest.raises(TaskDefinitionError):
+        site.task(registry)
+
+
+@pytest.mark.parametrize("tasks", ["Other = {module}:Sync", "Sync = {module}:Sync"])
+def test_a_malformed_extension_is_named_and_stops_nothing(site: Site, tasks: str) -> None:
+    """Also where two distributions give one name, and the list of extensions decides which of them wins."""
+    site.install("lollygag")
+    points = f"[diracx]\nextension = my-ext\n[diracx.tasks.{{category}}]\n{tasks}\n"
+    site.install("broken", entry_points=points, requires=(site.name("lollygag"),))
+    registry = site.load()
+    assert site.task(registry).__name__ == "Sync"
+    (problem,) = site.problems(registry)
+    assert problem == (
+        f"the DiracX extension 'my-ext' ({site.name('broken')}) is not the name of a package; "
+        f"correct the entry point in pyproject.toml and install {site.name('broken')} again"
+    )
 
 
 def test_a_class_that_cannot_work_is_named_and_stops_no_other(site: Site) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import rich_click as click
 
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
-from diracx.tasks.plumbing.registry.entry_points import task_entry_points
+from diracx.tasks.plumbing.registry.entry_points import module_of, task_entry_points
 
 
 def installed_tasks(without: str = "", warn: Callable[[str], object] | None = None) -> TaskRegistry:
@@ -46,4 +46,5 @@ def complete_tasks(ctx: click.Context, parameter: click.Parameter, typed: str) -
 
 def packages_with_tasks() -> set[str]:
     """Return the top-level packages with tasks, without importing them."""
-    return {point.module.split(".")[0] for points in task_entry_points().values() for point in points}
+    modules = (module_of(point) for points in task_entry_points().values() for point in points)
+    return {module.split(".")[0] for module in modules if module}

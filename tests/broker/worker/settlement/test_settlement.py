@@ -231,7 +231,7 @@ async def test_a_poison_message_becomes_a_dead_letter_whether_eligible_or_not(me
     await mesh.burst()
     assert not began
     (letter,) = await mesh.dead_letters()
-    assert letter.headers["Dead-Reason"] == "poison message: 5 executions began and never ended"
+    assert letter.headers["Dead-Reason"] == "poison: 5 executions began and never ended"
     assert letter.headers["Dead-Executions"] == "5"
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.logs import LogLine
-from diracx.tasks.plumbing.clock import wait_for_event
+from diracx.tasks.plumbing.background import wait_for_event
 
 MAX_LINE_BYTES: Final = 1 << 24
 MAX_REMEMBERED_LINES: Final = 1_000

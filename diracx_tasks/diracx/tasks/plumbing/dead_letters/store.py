@@ -2,7 +2,7 @@
 
 A dead letter is the original message, its body untouched, on a subject of its own:
 `<namespace>.dlq.<category>.<Task>.<sequence>`, with the sequence in the task stream. Its headers are those of the task
-plus `Dead-*`: why, when and where it died, and its errors.
+plus `Dead-*`: why, when and where it died, and its errors. Names that cannot be published, such as `a/b`, are left out.
 
 Invariants:
 

@@ -11,8 +11,10 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Final
 
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.diracx_classes import DiracxClass
 from diracx.tasks.plumbing.injection.resource import Resource, one_line
 
@@ -144,7 +146,12 @@ class OpenSearchDatabase(Database):
 
 
 def name_of_database(database: type[Database], base: Any, requested: type) -> str | None:
-    """Return the name whose implementations include a class; None: no entry point names the class."""
+    """Return the name whose implementations include a class; None: no entry point names the class.
+
+    Raises:
+        TaskDefinitionError: DiracX finds no database at all, since an entry point is malformed, or since several
+            extensions are installed.
+    """
     # The name of the class first: loading a name imports all of its implementations.
     for name in sorted(_names(database.group), key=lambda name: name != requested.__name__):
         with suppress(Exception):  # another extension's entry point is broken; the tasks that need it report that
@@ -154,4 +161,12 @@ def name_of_database(database: type[Database], base: Any, requested: type) -> st
 
 
 def _names(group: str) -> Iterable[str]:
-    return {point.name for point in import_module(_EXTENSIONS).select_from_extension(group=group)}
+    try:
+        return {point.name for point in import_module(_EXTENSIONS).select_from_extension(group=group)}
+    except Exception as error:
+        causes = [
+            f"the entry point `{point.name} = {point.value}` in {point.group} is malformed"
+            for point in (*entry_points(group="diracx", name="extension"), *entry_points(group=group))
+            if EntryPoint.pattern.match(point.value) is None
+        ]
+        raise TaskDefinitionError(f"DiracX finds no database: {'; '.join(causes) or one_line(error)}") from error

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
@@ -43,6 +44,8 @@ NO_MESSAGES: Final = "404"
 TIMED_OUT: Final = "408"
 NO_RESPONDERS: Final = "503"
 
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
 DUE_TTL: Final = "720h"
 """A task that fell due waits this long for room in a full work queue. A settled task is removed at once."""
 
@@ -57,14 +60,21 @@ def schedule_headers(due: datetime, target: str) -> dict[str, str]:
 
 
 def without_server_headers(headers: Mapping[str, str] | None, *more: str) -> dict[str, str]:
-    """The headers of a message without those of the server (`Nats-*`), for a message that is stored anew.
+    """The headers of a message that can be published again: without those of the server (`Nats-*`).
+
+    A name that is no token (RFC 9110, 5.6.2), such as `a/b`, is left out, too. The server stores any name, but nats-py
+    refuses to publish such a one, so the message could be neither dead-lettered nor requeued.
 
     Args:
         headers: As received; None when the message has none.
         more: Further prefixes to leave out, in lower case.
     """
     prefixes = ("nats-", *more)
-    return {name: value for name, value in (headers or {}).items() if not name.lower().startswith(prefixes)}
+    return {
+        name: value
+        for name, value in (headers or {}).items()
+        if _TOKEN.fullmatch(name) and not name.lower().startswith(prefixes)
+    }
 
 
 def status_of(message: Msg) -> str:

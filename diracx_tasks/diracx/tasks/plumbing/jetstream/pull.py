@@ -45,6 +45,7 @@ from typing import Any, Final
 
 from nats.aio.msg import Msg
 
+from diracx.tasks.plumbing.background import wait_for_event
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -291,13 +292,9 @@ class StrictPriorityPull:
         try:
             for index, (poll, subject) in enumerate(zip(polls, self._subjects, strict=True)):
                 await poll.open(subject, share + rest if index == 0 else share)
-            while not self._wake.is_set():
-                try:
-                    async with asyncio.timeout(_HEARTBEAT_SECONDS):
-                        await self._wake.wait()
-                except TimeoutError:
-                    if self._clock() - min(poll.last_contact for poll in polls) > 2 * _HEARTBEAT_SECONDS:
-                        self.wake("missed heartbeats")
+            while not await wait_for_event(self._wake, _HEARTBEAT_SECONDS):
+                if self._clock() - min(poll.last_contact for poll in polls) > 2 * _HEARTBEAT_SECONDS:
+                    self.wake("missed heartbeats")
         finally:
             await asyncio.gather(*(poll.close() for poll in polls))
         if _is_empty(self._why) or not self._why:

@@ -29,9 +29,10 @@ from abc import ABC, abstractmethod
 from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 from diracx.tasks.plumbing.clock import Clock, boottime
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.locks.acquired import SAFETY_MARGIN, AcquiredKey, AcquiredLock, LockOwner
@@ -39,6 +40,9 @@ from diracx.tasks.plumbing.wire.names import lock_key
 
 DEFAULT_TTL_MS = 30_000
 """The default life of a lock after its owner died, in milliseconds."""
+
+# Under its earlier name, an attribute of an author's lock would have no effect.
+_RENAMED: Final = {"gives_back": "frees_on_release", "contention": "contention_key"}
 
 
 class Capacity(StrEnum):
@@ -78,6 +82,14 @@ class BaseLock(ABC):
 
     frees_on_release: ClassVar[bool] = True
     """Whether `release` frees the lock for others. False: only time does."""
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        for old, new in _RENAMED.items():
+            if hasattr(cls, old):
+                raise TaskDefinitionError(
+                    f"{cls.__module__}.{cls.__qualname__} sets {old}, which is {new} now; rename it"
+                )
 
     def __init__(
         self,

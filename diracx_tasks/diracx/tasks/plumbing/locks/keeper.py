@@ -25,10 +25,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from types import TracebackType
 from typing import Any, Self
 
+from diracx.tasks.plumbing.background import in_background
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError
 from diracx.tasks.plumbing.locks import (
@@ -107,20 +109,20 @@ class LockKeeper:
         self._clock = clock
         self._watchdog = Watchdog(clock)
         self._arbiter = LocalLockArbiter(clock)
-        self._watching: asyncio.Task[None] | None = None
+        self._renewing: AbstractAsyncContextManager[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._watching = asyncio.create_task(self._watchdog.run(), name="locks")
+        self._renewing = in_background(locks=self._watchdog.run())
+        await self._renewing.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        """Stop the watchdog. An error that ended it before is raised here."""
-        watching, self._watching = self._watching, None
-        assert watching is not None
-        watching.cancel()
-        await asyncio.wait([watching])
-        if not watching.cancelled() and (error := watching.exception()) is not None:
-            raise error
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the watchdog. An error that ended it before is raised or logged, as `in_background` says."""
+        renewing, self._renewing = self._renewing, None
+        assert renewing is not None
+        await renewing.__aexit__(kind, error, traceback)
 
     @asynccontextmanager
     async def hold(self, locks: Iterable[BaseLock], owner: LockOwner, on_lost: OnLost) -> AsyncIterator[HeldLocks]:

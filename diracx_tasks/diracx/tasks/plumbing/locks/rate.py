@@ -155,6 +155,9 @@ class RateLimiter(CountingLimiter):
 
     async def _refusal(self, store: LockStore, *, collided: bool) -> UnableToAcquireLockError:
         assert self.limit is not None
+        reason = f"{self.key} has admitted its {self.limit} in {self.window.total_seconds():.0f} s"
+        if collided:
+            reason = f"other contenders took the free slots of {self.key} first"
         oldest = None if collided else await store.oldest(slots_of(self.key))
         if oldest is None or oldest.expires_in is None:
             seconds = _COLLISION_RETRY_SECONDS * random.uniform(0.5, 1.5)
@@ -164,5 +167,5 @@ class RateLimiter(CountingLimiter):
             self.key,
             retry_after=timedelta(seconds=seconds),
             pace=self.window * self.n_items / self.limit,
-            reason=f"{self.key} has admitted its {self.limit} in {self.window.total_seconds():.0f} s",
+            reason=reason,
         )

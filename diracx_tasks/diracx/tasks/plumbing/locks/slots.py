@@ -31,10 +31,10 @@ S = TypeVar("S", bound=Slot)
 
 
 class SlotsFullError(Exception):
-    """Fewer slots are free than were asked for.
+    """Too few slots are free, or other contenders took the free ones first, several times in a row.
 
     Args:
-        free: The number of free slots. 0 if other contenders took the free ones first, several times in a row.
+        free: The number of free slots. As many as were asked for, or more: other contenders were quicker.
     """
 
     def __init__(self, free: int) -> None:
@@ -60,22 +60,25 @@ async def take_slots(
         claim: Takes the slot with this key, or returns None if it is taken already.
 
     Raises:
-        SlotsFullError: Too few slots are free; none was taken.
+        SlotsFullError: Too few slots are free, or others were quicker; none was taken.
     """
     below = slots_of(key)
     taken: list[S] = []
     try:
         if count == 1 and (lucky := await claim(f"{below}.{random.randrange(limit)}")) is not None:
             return [lucky]
+        available = 0
         for _ in range(_MAX_ROUNDS):
             busy = set(await store.keys(below))
             free = [name for number in range(limit) if (name := f"{below}.{number}") not in busy]
-            if len(taken) + len(free) < count:
-                raise SlotsFullError(len(free))
+            # Slots of this contender are free again when it gives up.
+            available = len(taken) + len(free)
+            if available < count:
+                break
             await _claim_all(random.sample(free, count - len(taken)), claim, taken)
             if len(taken) == count:
                 return taken
-        raise SlotsFullError(0)
+        raise SlotsFullError(available)
     except BaseException:
         for slot in taken:
             await slot.abandon()

@@ -18,6 +18,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from typing import Final
 
+from diracx.tasks.plumbing.background import in_background
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
@@ -73,12 +74,8 @@ async def advertised(
     worker: Worker, tally: Counters, connection: Connection, namespace: Namespace
 ) -> AsyncIterator[None]:
     """Answer the requests of `nats micro` for a worker during the block."""
-    sampling = asyncio.create_task(_sample(tally), name="tally")
-    try:
-        async with serving(connection, _service(worker, tally, namespace)):
-            yield
-    finally:
-        sampling.cancel()
+    async with in_background(tally=_sample(tally)), serving(connection, _service(worker, tally, namespace)):
+        yield
 
 
 def _service(worker: Worker, tally: Counters, namespace: Namespace) -> Service:

@@ -49,16 +49,30 @@ def load(entry_point: EntryPoint, name: str | None = None) -> Any:
         name: The name of the task; None for lock types.
 
     Raises:
-        TaskDefinitionError: The import failed. The text names the entry point, the distribution, the cause and the fix.
+        TaskDefinitionError: The entry point is malformed, or the import failed. The text names the entry point, the
+            distribution, the cause and the fix.
     """
+    subject = (
+        f"{name or f'{entry_point.group} {entry_point.name}'} ({distribution_name(entry_point)}) cannot be loaded "
+        f"from {entry_point.value}"
+    )
+    if not module_of(entry_point):
+        raise TaskDefinitionError(f"{subject}: it is neither `module` nor `module:name`; {_correct_it(entry_point)}")
     try:
         return entry_point.load()
     except (Exception, SystemExit) as error:  # the module of an extension may raise anything
         raise TaskDefinitionError(
-            f"{name or f'{entry_point.group} {entry_point.name}'} ({distribution_name(entry_point)}) cannot be loaded "
-            f"from {entry_point.value}: {type(error).__name__}: {' '.join(str(error).split())}; "
-            f"{_fix_of_import(error, entry_point)}"
+            f"{subject}: {type(error).__name__}: {' '.join(str(error).split())}; {_fix_of_import(error, entry_point)}"
         ) from error
+
+
+def module_of(entry_point: EntryPoint) -> str:
+    """Return the module that an entry point names; empty if its value is malformed.
+
+    `EntryPoint.module` raises `AttributeError` for a malformed value.
+    """
+    match = EntryPoint.pattern.match(entry_point.value)
+    return match.group("module") if match is not None else ""
 
 
 def extended_first(entry_points: Sequence[EntryPoint]) -> list[EntryPoint]:
@@ -92,18 +106,24 @@ def conflict(name: str, ordered: Sequence[EntryPoint]) -> str | None:
     )
 
 
-def extension_problem() -> str | None:
-    """Describe, in one line, several DiracX extensions in this environment; None if there is at most one.
+def extension_problems() -> list[str]:
+    """Describe the malformed DiracX extensions of this environment, and several of them, in one line each.
 
     DiracX lists itself in the same way, and does not count.
     """
+    problems = [
+        f"the DiracX extension {point.value!r} ({distribution_name(point)}) is not the name of a package; "
+        f"{_correct_it(point)}"
+        for point in _extension_entry_points()
+        if not module_of(point)
+    ]
     extensions = _extension_packages()
-    if len(extensions) < 2:
-        return None
-    return (
-        f"DiracX allows one extension in an environment, and {' and '.join(sorted(extensions))} are installed; "
-        "uninstall all but one, or give each a virtual environment of its own"
-    )
+    if len(extensions) > 1:
+        problems.append(
+            f"DiracX allows one extension in an environment, and {' and '.join(sorted(extensions))} are installed; "
+            "uninstall all but one, or give each a virtual environment of its own"
+        )
+    return problems
 
 
 def distribution_name(entry_point: EntryPoint) -> str:
@@ -111,14 +131,17 @@ def distribution_name(entry_point: EntryPoint) -> str:
     return entry_point.dist.name if entry_point.dist is not None else ""
 
 
+def _extension_entry_points() -> Iterable[EntryPoint]:
+    return importlib.metadata.entry_points().select(group=_EXTENSION_GROUP, name=_EXTENSION_NAME)
+
+
 def _extension_packages() -> set[str]:
-    listed = importlib.metadata.entry_points().select(group=_EXTENSION_GROUP, name=_EXTENSION_NAME)
-    return {entry_point.module for entry_point in listed} - {"diracx"}
+    return {module_of(entry_point) for entry_point in _extension_entry_points()} - {"diracx", ""}
 
 
 def _extends(one: EntryPoint, other: EntryPoint) -> bool:
     extensions = _extension_packages()
-    one_listed, other_listed = (point.module.split(".")[0] in extensions for point in (one, other))
+    one_listed, other_listed = (module_of(point).split(".")[0] in extensions for point in (one, other))
     if one_listed != other_listed:
         return one_listed
     one_name, other_name = (_normalized(distribution_name(point)) for point in (one, other))
@@ -150,5 +173,9 @@ def _fix_of_import(error: BaseException, entry_point: EntryPoint) -> str:
     if isinstance(error, TaskDefinitionError):
         return "correct it there"
     if isinstance(error, AttributeError) or str(getattr(error, "name", "")) == entry_point.module:
-        return f"correct the entry point in pyproject.toml and install {distribution_name(entry_point)} again"
+        return _correct_it(entry_point)
     return f"see `python -c 'import {entry_point.module}'` for the traceback"
+
+
+def _correct_it(entry_point: EntryPoint) -> str:
+    return f"correct the entry point in pyproject.toml and install {distribution_name(entry_point)} again"

@@ -14,7 +14,7 @@ from diracx.tasks.plumbing.registry.entry_points import (
     conflict,
     distribution_name,
     extended_first,
-    extension_problem,
+    extension_problems,
     load,
     lock_type_entry_points,
     task_entry_points,
@@ -70,8 +70,8 @@ class TaskRegistry:
             except TaskDefinitionError as error:
                 registry.problems.append(str(error))
         found = task_entry_points()
-        if found and (problem := extension_problem()):
-            registry.problems.append(problem)
+        if found:
+            registry.problems += extension_problems()
         for name, entry_points in found.items():
             ordered = extended_first(entry_points)
             if problem := conflict(name, ordered):

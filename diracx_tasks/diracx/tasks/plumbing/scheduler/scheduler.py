@@ -13,14 +13,12 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from diracx.tasks.plumbing.clock import wait_for_event
+from diracx.tasks.plumbing.background import in_background, wait_for_event
 from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
@@ -133,7 +131,7 @@ class Scheduler:
         except ServerError as error:
             logger.warning("the configuration cannot be read yet: %s", error)
         last_error = ""
-        async with self._locks, _running(self._configuration.run()):
+        async with self._locks, in_background(configuration=self._configuration.run()):
             while not self._stopping:
                 try:
                     await self._try_to_lead()
@@ -213,18 +211,3 @@ class Scheduler:
             await wait_for_event(self._wake_event, seconds)
         finally:
             self._wake_event.clear()
-
-
-@asynccontextmanager
-async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `coroutines` during the block, and cancel them at its end; an error of one of them is raised then."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        for task in tasks:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error

@@ -16,7 +16,7 @@ import logging
 from datetime import timedelta
 from typing import Final
 
-from diracx.tasks.plumbing.clock import wait_for_event
+from diracx.tasks.plumbing.background import wait_for_event
 from diracx.tasks.plumbing.enums import Priority
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS

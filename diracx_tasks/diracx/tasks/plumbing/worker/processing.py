@@ -146,7 +146,7 @@ class Processor:
         if record.exhausted is not None:
             return Dead(record.exhausted)
         if record.crashes >= POISON_AFTER_CRASHES:
-            return Dead(f"poison message: {record.crashes} executions began and never ended")
+            return Dead(f"poison: {record.crashes} executions began and never ended")
         if record.not_before is not None and (rest := record.not_before - datetime.now(UTC)) > timedelta(0):
             return Interrupted("its retry is not due yet", rest)
         try:

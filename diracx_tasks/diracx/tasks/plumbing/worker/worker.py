@@ -11,13 +11,13 @@ Life of a worker:
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
+from diracx.tasks.plumbing.background import in_background
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.execution.executor import Executor, Invoke, Limits
 from diracx.tasks.plumbing.execution.job import Job
@@ -144,24 +144,18 @@ class Worker:
 
     @asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:
-        watchers = [
-            asyncio.create_task(self._leases.run(), name="leases"),
-            asyncio.create_task(self._attempts.run(), name="orphaned attempt records"),
-            asyncio.create_task(self._configuration.run(), name="configuration"),
-        ]
         resend = self._settlement.ack_replay.resend
-        self._connection.on_reconnect(resend)
-        try:
-            with LoopLag(self._in_flight.name_of).watching():
-                yield
-        finally:
-            self._connection.remove_on_reconnect(resend)
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.wait(watchers)
-            for watcher in watchers:
-                if not watcher.cancelled() and (error := watcher.exception()) is not None:
-                    raise error
+        async with in_background(
+            leases=self._leases.run(),
+            orphaned_attempt_records=self._attempts.run(),
+            configuration=self._configuration.run(),
+        ):
+            self._connection.on_reconnect(resend)
+            try:
+                with LoopLag(self._in_flight.name_of).watching():
+                    yield
+            finally:
+                self._connection.remove_on_reconnect(resend)
 
 
 def _configured_limits(follower: ConfigurationFollower) -> Limits:

@@ -1,0 +1,94 @@
+"""Slots, and the refusal of a rate limiter whose slots are full or were taken by quicker contenders."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from diracx.tasks.plumbing.clock import boottime
+from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import AcquiredKey, RateLimiter
+from diracx.tasks.plumbing.locks.slots import SlotsFullError, slots_of, take_slots
+from support.lock_store import RecordingStore
+from support.locking import new_owner
+
+WINDOW = timedelta(seconds=60)
+KEY = "rate.job.1"
+
+
+class QuickerContenders(RecordingStore):
+    """Other contenders take the slots between a listing and the claim: the listing shows them as free."""
+
+    def __init__(self, listings: int) -> None:
+        super().__init__()
+        self.listings = listings
+        """So many listings show every slot that this test has not taken as free."""
+
+    async def keys(self, below: str | None = None) -> list[str]:
+        found = await super().keys(below)
+        self.listings -= 1
+        return found if self.listings < 0 else []
+
+
+async def fill(store: RecordingStore, *numbers: int) -> None:
+    for number in numbers:
+        await store.create(f"{slots_of(KEY)}.{number}", b"another", WINDOW)
+
+
+async def take(store: RecordingStore, count: int) -> list[AcquiredKey]:
+    owner = new_owner()
+
+    async def claim(slot: str) -> AcquiredKey | None:
+        return await AcquiredKey.claim(store, slot, owner, WINDOW, boottime)
+
+    return await take_slots(store, KEY, 4, count, claim)
+
+
+async def test_too_few_free_slots_are_counted_and_none_is_kept() -> None:
+    store = RecordingStore()
+    await fill(store, 0, 1)
+    with pytest.raises(SlotsFullError) as caught:
+        await take(store, 3)
+    assert caught.value.free == 2
+    assert len(store.entries) == 2
+
+
+async def test_slots_that_quicker_contenders_took_count_as_free_after_three_rounds() -> None:
+    store = QuickerContenders(listings=3)
+    await fill(store, 0, 1, 2, 3)
+    with pytest.raises(SlotsFullError) as caught:
+        await take(store, 1)
+    assert caught.value.free == 4
+    assert len(store.requested("keys")) == 3
+    assert len(store.entries) == 4
+
+
+async def test_after_one_collision_the_slots_are_full_if_the_next_listing_says_so() -> None:
+    store = QuickerContenders(listings=1)
+    await fill(store, 0, 1, 2, 3)
+    with pytest.raises(SlotsFullError) as caught:
+        await take(store, 1)
+    assert caught.value.free == 0
+
+
+@pytest.mark.parametrize("items", [1, 2])
+async def test_a_rate_limiter_whose_free_slots_others_took_first_is_tried_again_at_once(items: int) -> None:
+    store = QuickerContenders(listings=3)
+    await fill(store, 0, 1, 2, 3)
+    with pytest.raises(UnableToAcquireLockError) as caught:
+        await RateLimiter(JOB, 1, n_items=items, limit=4, window_seconds=60).acquire(store, new_owner())
+    assert caught.value.retry_after is not None
+    assert timedelta(seconds=0.05) <= caught.value.retry_after <= timedelta(seconds=0.15)
+    assert "took the free slots" in str(caught.value)
+
+
+async def test_a_full_rate_limiter_is_tried_again_when_its_oldest_admission_ends() -> None:
+    store = RecordingStore()
+    await fill(store, 0, 1, 2, 3)
+    with pytest.raises(UnableToAcquireLockError) as caught:
+        await RateLimiter(JOB, 1, limit=4, window_seconds=60).acquire(store, new_owner())
+    assert caught.value.retry_after is not None
+    assert timedelta(seconds=55) < caught.value.retry_after <= WINDOW
+    assert "has admitted its 4 in 60 s" in str(caught.value)
