@@ -71,14 +71,14 @@ class WorkerHealth:
 
 @asynccontextmanager
 async def advertised(
-    worker: Worker, tally: Counters, connection: Connection, namespace: Namespace
+    worker: Worker, counters: Counters, connection: Connection, namespace: Namespace
 ) -> AsyncIterator[None]:
     """Answer the requests of `nats micro` for a worker during the block."""
-    async with in_background(tally=_sample(tally)), serving(connection, _service(worker, tally, namespace)):
+    async with in_background(counters=_sample(counters)), serving(connection, _service(worker, counters, namespace)):
         yield
 
 
-def _service(worker: Worker, tally: Counters, namespace: Namespace) -> Service:
+def _service(worker: Worker, counters: Counters, namespace: Namespace) -> Service:
     size = worker.settings.size
     return Service(
         name=worker_service(namespace),
@@ -96,28 +96,28 @@ def _service(worker: Worker, tally: Counters, namespace: Namespace) -> Service:
         endpoint="execute",
         subject=f"{namespace.name}.tasks.*.{size}",
         queue_group=str(size),
-        stats=lambda: _stats(worker.snapshot, tally),
+        stats=lambda: _stats(worker.snapshot, counters),
     )
 
 
-def _stats(facts: WorkerSnapshot, tally: Counters) -> ServiceStats:
+def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:
     return ServiceStats(
         requests=facts.processed,
-        errors=tally.failures,
-        last_error=tally.last_error,
+        errors=counters.failures,
+        last_error=counters.last_error,
         processing_ns=int(facts.busy_seconds * _NANOSECONDS_PER_SECOND),
         data={
             "slots": facts.slots,
             "busy": facts.busy,
             "in_hand": facts.in_flight,
-            "per_second": round(tally.per_second, 3),
+            "per_second": round(counters.per_second, 3),
             "last_pull_seconds": None if facts.last_pull is None else round(boottime() - facts.last_pull, 3),
             "stopping": facts.stopping,
         },
     )
 
 
-async def _sample(tally: Counters) -> None:
+async def _sample(counters: Counters) -> None:
     while True:
-        tally.sample()
+        counters.sample()
         await asyncio.sleep(_SAMPLE_SECONDS)
