@@ -123,21 +123,21 @@ def test_a_settled_message_is_known_even_when_an_outage_outlasted_its_lease(
     replay.record_term(lease(2, clock), "dead")
     clock.now = 10 * DEADLINE
     replay.resend()
-    assert replay.was_settled(lease(1, clock))
-    assert replay.was_settled(lease(2, clock))
-    assert not replay.was_settled(lease(3, clock))
+    assert replay.was_finished(lease(1, clock))
+    assert replay.was_finished(lease(2, clock))
+    assert not replay.was_finished(lease(3, clock))
 
 
 def test_a_message_of_the_same_sequence_in_a_stream_made_anew_is_another(replay: AckReplay, clock: ManualClock) -> None:
     replay.record_ack(lease(1, clock, stored_ns=1000))
-    assert not replay.was_settled(lease(1, clock, stored_ns=1001))
+    assert not replay.was_finished(lease(1, clock, stored_ns=1001))
 
 
 def test_the_last_answer_counts(replay: AckReplay, told: Told, clock: ManualClock) -> None:
     replay.record_nak(lease(1, clock), in_seconds(60))
-    assert not replay.was_settled(lease(1, clock)), "given back, it is to be executed again"
+    assert not replay.was_finished(lease(1, clock)), "given back, it is to be executed again"
     replay.record_ack(lease(1, clock))
-    assert replay.was_settled(lease(1, clock))
+    assert replay.was_finished(lease(1, clock))
     replay.resend()
     assert told.answers == [(reply(1), b"+ACK")]
 
@@ -149,7 +149,7 @@ def test_the_oldest_answers_make_room_for_new_ones(replay: AckReplay, told: Told
     kept = len(told.answers)
     assert 1000 <= kept < 10_000
     assert told.answers == [(reply(sequence), b"+ACK") for sequence in range(10_001 - kept, 10_001)]
-    assert not replay.was_settled(lease(10_000 - kept, clock))
+    assert not replay.was_finished(lease(10_000 - kept, clock))
 
 
 def test_nothing_of_the_message_is_kept(replay: AckReplay, clock: ManualClock) -> None:

@@ -80,7 +80,7 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class WrongQueue:
-    """The queue is that of a size or priority that the class no longer has. The message moves, and nothing counts."""
+    """The queue is that of a size that the class no longer has. The message moves, and nothing counts."""
 
     subject: str
     """The subject of the right queue."""

@@ -33,5 +33,5 @@ class AttemptRecord(msgspec.Struct, frozen=True):
 
     @property
     def crashes(self) -> int:
-        """Executions that began and never ended: their process ended first."""
+        """Executions that began and whose end was never written: the process died, or the lease lapsed."""
         return self.begun - self.ended

@@ -1,15 +1,15 @@
 """A worker process takes messages from the three queues of one size and runs their tasks.
 
 Words: a *queue* is one pull consumer, `<priority>-<size>`, of the task stream. A message is *in flight* from its
-arrival until its slot is free again. An *answer* is an ack, a nak or a term. A message is *settled* once it was acked
-or termed; a nak returns it to its queue.
+arrival until its slot is free again. An *answer* is an ack, a nak or a term. To *settle* is to write the outcome of
+a delivery and to send the answer. A message is *finished* once it was acked or termed: it is gone.
 
 A delivery passes through `Processor.process` in processing.py, in six verbs from the message to its settlement:
 
     Intake.receive       intake.py, slots.py, isolation.py   may this message come in?
      └─ InFlight.start   in_flight.py                        one asyncio task for each message
          └─ process      processing.py
-             admit           processing.py                   interrupted before it began, or settled before?
+             admit           processing.py                   interrupted before it began, or finished before?
              load_attempts   attempts.py                     what has been tried of this message?
              screen          processing.py                   decode; dead, expired, early, unknown, wrong queue?
              run             execution/executor.py           locks, injection, `execute()`, retry policy
@@ -37,10 +37,11 @@ delay. `screen` enforces the time at the next delivery.
 **A lease** is taken in `LeaseKeeper.take` and extended by each answered heartbeat. `LeaseKeeper.run` cancels the task
 of a message whose lease lapsed. No ack, nak or term of an outcome is sent without a check: `Lease.ensure_held` in the
 settlement, and once more in nak_batcher.py and ack_replay.py, which send later. A message whose lease lapsed is left
-unsettled, and the server redelivers it.
+unsettled, and the server redelivers it. If it had written `begun`, that counts as a crash, see isolation.py.
 
-**The asyncio task of a delivery is cancelled** by `Lease.interrupt` alone, which keeps the reason: the lease lapsed, or
-the worker stops. One more canceller works inside `Executor.execute` and never shows outside: a lock that was lost.
+**The asyncio task of a delivery is cancelled** by its worker through `Lease.interrupt` only, which keeps the reason:
+the lease lapsed, or the worker stops. Two more cancellers exist: a lost lock, inside `Executor.execute`, and the end of
+the event loop, see `InFlight`.
 
 **A crash (kill -9) leaves**, besides locks that stand until their time to live is over:
 
@@ -51,8 +52,9 @@ the worker stops. One more canceller works inside `Executor.execute` and never s
     between two writes of a settlement   see settlement/settlement.py
     acked, record not deleted yet        an orphaned record, see attempts.py
 
-**A killed server** forgets up to a tenth of a second of answers. ack_replay.py sends them again.
-"""
+**A killed server** forgets up to a tenth of a second of answers. ack_replay.py sends acks, terms and the naks of
+retries again; any other forgotten nak brings its message back when `ack_wait` is over. A task that runs meanwhile goes
+on as long as its lease holds, and its outcome waits for the reconnect until then."""
 
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.worker import Worker

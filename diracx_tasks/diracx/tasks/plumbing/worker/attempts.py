@@ -6,8 +6,9 @@ and before the delay of its nak. So the count only hints that a record may exist
 
 Invariants:
 
-- A first delivery that succeeds neither reads nor writes here. A record appears with the first failure, or when a
-  message is executed from its second delivery on. It is deleted when the message is settled.
+- A first delivery that succeeds neither reads nor writes here. A record appears with the first failure, with a
+  delivery to a worker that does not know the task, with the decision that the message is dead, or with an execution
+  from the second delivery on. It is deleted when the message is finished.
 - After each (re)connect, before the first pull, the worker learns which sequences have a record (`load_known`). A
   delivery of one of them reads the record, even at the count 1.
 - Each write is a compare-and-set on the revision that was read. A conflict means that another worker has the message
@@ -171,7 +172,7 @@ class AttemptStore:
         await self._write(attempts, unknown=attempts.record.unknown + 1)
 
     async def forget(self, attempts: Attempts) -> None:
-        """Delete the record: the message is settled. Without a stored record it sends nothing."""
+        """Delete the record: the message is finished. Without a stored record it sends nothing."""
         if attempts.revision:
             await self._bucket.delete(str(attempts.sequence), attempts.revision)
         self._known.discard(attempts.sequence)

@@ -2,8 +2,8 @@
 
 A counted crash is an execution with a `begun` in its attempt record and no `ended`: its process died, or its lease
 lapsed before the end could be written. A first delivery writes no `begun`, so its crash is not counted. When a process
-dies, every other task that ran in it counts one crash, and only one of them may be guilty. So the count of a task
-decides:
+dies, every task in it that had written `begun` counts one crash, and only one of them may be guilty. So the count of a
+task decides:
 
     0 to 1    it runs beside other tasks
     2 to 4    it runs isolated

@@ -20,7 +20,8 @@ Invariants:
 - Time that a message spends in the network is seen by no tick. So the first heartbeat is due a third of `ack_wait`
   after the *request* of the delivery; a message that a long poll brought mostly gets one at once.
 - Past its deadline a message gets no heartbeat and is never settled, and its task is cancelled. Ack, nak and term are
-  not fenced, and another worker may have the message.
+  not fenced, and another worker may have the message. One exception: a message that this worker finished before is
+  acked once more, which is right whoever has it (`Settlement.ack_again`).
 - A message that was given back gets no heartbeat: it would shorten the delay of the nak.
 - The clock is `CLOCK_BOOTTIME`, which runs on while a machine sleeps.
 

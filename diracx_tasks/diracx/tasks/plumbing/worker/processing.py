@@ -2,7 +2,7 @@
 
     admit -> load_attempts -> screen -> run -> settle -> report
 
-    admit           was the message interrupted before it began, or settled here before?
+    admit           was the message interrupted before it began, or finished here before?
     load_attempts   the attempt record: what has been tried of it
     screen          may the task execute now, here? The answer is a `Job`, or the outcome when it may not
     run             execute the job (execution/executor.py), isolated where it must be; gives the outcome
@@ -124,14 +124,14 @@ class Processor:
             logger.exception("left %s (message %d) unsettled: an error in the worker", name, delivery.sequence)
 
     def _admit(self, lease: Lease) -> bool:
-        """Whether the message is to be processed: not interrupted before it began, and not settled here before."""
-        return lease.begin() and not self._settlement.ack_replay.was_settled(lease)
+        """Whether the message is to be processed: not interrupted before it began, and not finished here before."""
+        return lease.begin() and not self._settlement.ack_replay.was_finished(lease)
 
     async def _turn_away(self, lease: Lease, name: str) -> None:
         if lease.interrupt_reason is not None:
             await self._settlement.give_back(lease, name)
         else:
-            await self._settlement.settle_again(lease, name)
+            await self._settlement.ack_again(lease, name)
 
     async def _load_attempts(self, lease: Lease) -> Attempts:
         """The attempt record. Costs no request for a first delivery; from here on, log lines name the task."""
@@ -141,7 +141,11 @@ class Processor:
         return attempts
 
     def _screen(self, delivery: Delivery, attempts: Attempts) -> Screened:
-        """Decode the message and look up its task. Returns an outcome when it must not execute now."""
+        """Decode the message and look up its task.
+
+        Returns:
+            The `Job`; or the outcome when it must not execute now; or `NotKnownHere`.
+        """
         record = attempts.record
         if record.exhausted is not None:
             return Dead(record.exhausted)

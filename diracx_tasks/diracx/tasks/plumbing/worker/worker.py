@@ -5,8 +5,8 @@ Life of a worker:
 1. Start: read the settings of the queues, start the heartbeats, the lock renewal and the configuration follower.
 2. Run: take messages (`Intake`) and process them (`InFlight`) until `stop`, or in a burst until nothing is left.
 3. Stop: take nothing more, let running tasks end within the grace period, cancel the rest and give it back uncounted.
-   Cancelled tasks get 30 s to clean up, are cancelled once more, and get 5 s: so a stop takes the grace period and 35 s
-   at the most.
+   Cancelled tasks get 30 s to clean up, are cancelled once more, and get 5 s: so a stop takes the grace period
+   and 35 s at the most, after up to 5 s for a request that is under way.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The latest answers of a worker, sent again after an outage of the server.
 
 The server writes the state of its consumers to disk about ten times a second, so a kill makes it forget the latest
-answers. A forgotten ack lets a finished task be executed once more. A forgotten nak lets a retry come only when
-`ack_wait` is over, up to that much too late. So after each reconnect the latest answers are sent again. Where the
-server has forgotten the delivery too, it ignores them and delivers the message anew; if that is to this worker,
-`was_settled` recognises it.
+answers. A forgotten ack lets a finished task be executed once more. After a forgotten nak the message comes when
+`ack_wait` is over: too late for a short delay; for a long one too early, and `screen` sends it back. So after each
+reconnect the latest answers are sent again. Where the server has forgotten the delivery too, it ignores them and
+delivers the message anew; if that is to this worker, `was_finished` recognises it.
 
 Answers are not fenced, and another worker may have the message by now. Resending is safe nevertheless:
 
@@ -13,7 +13,7 @@ Answers are not fenced, and another worker may have the message by now. Resendin
   executes the message, and a worker that receives it gives it back for the same time.
 - No answer is resent once the lease has lapsed: a stream that was lost and created anew counts its messages from 1
   again.
-- That a message is settled is remembered for longer, because an outage may outlast a lease. `stored_ns` tells the
+- That a message is finished is remembered for longer, because an outage may outlast a lease. `stored_ns` tells the
   message from another one of its sequence.
 
 Crash points: none. The memory is lost with the process, and so is the reason to resend.
@@ -74,8 +74,8 @@ class AckReplay:
         """Remember a nak whose time the attempt record holds."""
         self._record(lease, not_before=not_before)
 
-    def was_settled(self, lease: Lease) -> bool:
-        """Whether this worker acked or termed the message before, on an earlier lease."""
+    def was_finished(self, lease: Lease) -> bool:
+        """Whether this worker acked or termed the message on an earlier lease."""
         known = self._answers.get(lease.delivery.sequence)
         return known is not None and known.not_before is None and known.stored_ns == lease.delivery.stored_ns
 

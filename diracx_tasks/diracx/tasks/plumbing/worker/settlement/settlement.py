@@ -1,6 +1,7 @@
 """From an outcome to writes and an answer (ack, nak, term) to the server.
 
-A delivery without an outcome, interrupted before it began or when the event loop ends, is given back in in_flight.py.
+A delivery that was interrupted without an outcome is given back by `give_back` here. One whose event loop ends, or that
+finds no room, is given back by `InFlight.give_back`.
 
     Succeeded      ack
     Discarded      ack, with a warning
@@ -14,9 +15,10 @@ Invariants:
 
 - Order of writes: the attempt record, then the dead letter or the copy, then the answer. Each write is awaited before
   the next. If one fails, the message is not settled: its lease lapses, it is redelivered, and the record shows how far
-  it got. So each step can be done twice. The answer itself has no answer; one connection keeps it in order.
+  it got. So each step can be done twice. The server does not confirm an answer; all leave on one connection, in order.
 - The lease is checked before the first write, and right before the answer if anything was awaited in between.
-- After the answer, the record is deleted, and the copy in the stream of later tasks for a task that fell due.
+- After an ack or a term the record is deleted, and for a task that fell due its copy in the stream of later tasks.
+  After a nak the record stays.
 
 Crash points:
 
@@ -141,8 +143,8 @@ class Settlement:
         except (LeaseLapsedError, ServerError) as error:
             logger.warning("left %s unsettled: %s", name, error)
 
-    async def settle_again(self, lease: Lease, name: str) -> None:
-        """Ack a message that the `ack_replay` knows as settled: the server was killed and forgot the first answer.
+    async def ack_again(self, lease: Lease, name: str) -> None:
+        """Ack a message that the `ack_replay` knows as finished: the server was killed and forgot the first answer.
 
         The lease is not checked: whoever has the message, it need never be executed again.
 
