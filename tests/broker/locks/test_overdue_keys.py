@@ -16,7 +16,14 @@ from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, ExclusiveRWLock, MutexLock, SharedRWLock
+from diracx.tasks.plumbing.locks import (
+    BaseLock,
+    ConcurrencyLimiter,
+    ExclusiveRWLock,
+    MutexLock,
+    RateLimiter,
+    SharedRWLock,
+)
 from diracx.tasks.plumbing.locks.slots import slots_of
 from diracx.tasks.testing import wait_until
 from support.connecting import connect
@@ -67,11 +74,12 @@ async def revive(connection: Connection, namespace: str) -> AsyncIterator[Revive
     [
         (MutexLock(JOB, 1), MutexLock(JOB, 1).key),
         (ConcurrencyLimiter(JOB, 1, limit=1), f"{slots_of(ConcurrencyLimiter(JOB, 1, limit=1).key)}.0"),
+        (RateLimiter(JOB, 1, n_items=2, limit=2), f"{slots_of(RateLimiter(JOB, 1).key)}.0"),
         (ExclusiveRWLock(JOB, 1), ExclusiveRWLock(JOB, 1).writer_key),
         (ExclusiveRWLock(JOB, 1), f"{ExclusiveRWLock(JOB, 1).readers}.gone"),
         (SharedRWLock(JOB, 1), SharedRWLock(JOB, 1).writer_key),
     ],
-    ids=["mutex", "slot", "writer", "reader before a writer", "writer before a reader"],
+    ids=["mutex", "slot", "one of several slots", "writer", "reader before a writer", "writer before a reader"],
 )
 async def test_a_key_long_past_its_ttl_excludes_nobody_and_one_that_the_server_may_yet_drop_does(
     connection: Connection, namespace: str, revive: Revive, lock: BaseLock, key: str

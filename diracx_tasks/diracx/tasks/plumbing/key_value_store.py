@@ -63,7 +63,13 @@ class LockStore(Protocol):
         """Delete exactly this revision and leave no marker. A key at another revision stays."""
 
     async def keys(self, below: str) -> list[str]:
-        """Return the keys `<below>.<one more token>` as the stream's leader has them, in no order."""
+        """Return the keys `<below>.<one more token>` as the stream's leader has them, in no order.
+
+        Some may belong to nobody: the markers that another client left where it deleted a key. `oldest` tells.
+        """
 
     async def oldest(self, below: str) -> StoredKey | None:
-        """Return the key that was stored first of those `<below>.<one more token>`, or None."""
+        """Return the key that was stored first of those `<below>.<one more token>` as the leader has them, or None.
+
+        Keys that belong to nobody and were stored before it are removed.
+        """

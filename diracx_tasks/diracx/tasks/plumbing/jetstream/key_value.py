@@ -8,6 +8,10 @@ removed by deleting its own revision from the stream.
 nobody holds and that never ends. So a key counts as gone once it is overdue, long past its end. Only the server's
 clock decides that, asked for anew, and exactly the revision that was read is deleted: a holder that renews its key
 keeps it.
+
+**Markers.** `nats kv del` and `nats kv purge` leave a marker in place of a key, for good. It belongs to nobody: `read`,
+`oldest` and `stored` pass over it, and `create` replaces it. Only `keys` lists it, because the server lists subjects
+without their headers. A contender whose way is blocked by listed keys asks for the `oldest`, which removes markers.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -122,20 +126,35 @@ class Bucket:
         prefix = self._subject("")
         return [subject.removeprefix(prefix) for subject in subjects]
 
-    async def oldest(self, below: str | None = None, *, since: int = 1) -> StoredKey | None:
+    async def oldest(self, below: str | None = None) -> StoredKey | None:
         """The key that was stored first, of all keys or of those `<below>.<one more token>`; None when there is none.
 
-        Args:
-            since: Consider only revisions from this one on.
+        Markers and overdue keys that were stored before it are removed. Each renewal stores a key anew, so a marker is
+        soon older than every key that is held.
         """
+        async for message in self._messages(below):
+            if not _is_marker(message) and not await self._is_overdue(message):
+                return self._stored_key(message)
+            logger.warning("%s: %s belongs to nobody and is removed", self.name, self._key(message))
+            await self.delete(self._key(message), message.sequence)
+        return None
+
+    async def stored(self) -> AsyncIterator[StoredKey]:
+        """Read all keys, the oldest first, with overdue keys and without markers. Nothing is removed."""
+        async for message in self._messages():
+            if not _is_marker(message):
+                yield self._stored_key(message)
+
+    async def _messages(self, below: str | None = None) -> AsyncIterator[StoredMessage]:
         if self._clock_offset is None:
             await self._ask_clock()
-        subjects = self._subject(">" if below is None else f"{below}.*")
+        subjects, since = self._subject(">" if below is None else f"{below}.*"), 1
         while (message := await self._read(seq=since, next_by_subj=subjects)) is not None:
-            if not _is_marker(message):
-                return self._stored_key(message)
+            yield message
             since = message.sequence + 1
-        return None
+
+    def _key(self, message: StoredMessage) -> str:
+        return message.subject.removeprefix(self._subject(""))
 
     def _stored_key(self, message: StoredMessage) -> StoredKey:
         expires_in = None
@@ -143,7 +162,7 @@ class Bucket:
             age = datetime.now(UTC) + self._clock_offset - message.stored
             expires_in = (ttl - age).total_seconds()
         return StoredKey(
-            key=message.subject.removeprefix(self._subject("")),
+            key=self._key(message),
             value=message.body,
             revision=message.sequence,
             expires_in=expires_in,

@@ -32,7 +32,7 @@ from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner
 from diracx.tasks.plumbing.locks.base import CountingLimiter
-from diracx.tasks.plumbing.locks.slots import SlotsFullError, slots_of, take_slots
+from diracx.tasks.plumbing.locks.slots import SlotsFullError, free_slots, slots_of, take_slots
 
 _COLLISION_RETRY_SECONDS: Final = 0.1
 """The delay before another try when slots were free but other contenders took them first."""
@@ -156,9 +156,14 @@ class RateLimiter(CountingLimiter):
     async def _refusal(self, store: LockStore, *, collided: bool) -> UnableToAcquireLockError:
         assert self.limit is not None
         reason = f"{self.key} has admitted its {self.limit} in {self.window.total_seconds():.0f} s"
+        oldest = None
         if collided:
             reason = f"other contenders took the free slots of {self.key} first"
-        oldest = None if collided else await store.oldest(slots_of(self.key))
+        else:
+            oldest = await store.oldest(slots_of(self.key))
+            if len(await free_slots(store, self.key, self.limit)) >= self.n_items:
+                # Freed meanwhile: markers were removed, or the task of another contender never began.
+                oldest = None
         if oldest is None or oldest.expires_in is None:
             seconds = _COLLISION_RETRY_SECONDS * random.uniform(0.5, 1.5)
         else:

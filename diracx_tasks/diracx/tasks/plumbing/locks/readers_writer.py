@@ -13,6 +13,8 @@ Of two that meet, at least one sees the other:
 * The store puts writes in one order, and a read sees every write that was answered before it was sent.
 * If the reader finds no writer, the writer's key was stored after that read, hence after the reader's key. So the
   writer's own look finds the reader.
+* The list may contain markers of keys that an operator deleted. The writer asks for the oldest reader, and the store
+  removes the markers on the way. Without a reader, the writer passes.
 * A key that expired before the look is caught later: the deadline is checked after the locks are taken.
 * If both see each other, both step back: the reader removes its key, the writer waits.
 * In a cluster, the leader of the bucket's stream answers both. A deposed leader that has not noticed can answer a look
@@ -83,9 +85,9 @@ class ExclusiveRWLock(_ReadersWriterLock):
         )
         try:
             readers = await store.keys(self.readers)
-            if not readers:
+            reader = await store.oldest(self.readers) if readers else None
+            if reader is None:
                 return acquired
-            reader = await store.read(readers[0])
             mark = msgspec.json.encode(msgspec.structs.replace(owner, waiting=True))
             await store.replace(self.writer_key, mark, WAITING_TTL, acquired.revision)
         except RevisionConflictError:
@@ -94,7 +96,7 @@ class ExclusiveRWLock(_ReadersWriterLock):
             await _remove_if_possible(acquired)
             raise
         count = f"{len(readers)} readers"
-        holders = count if reader is None else f"{count}: {describe_owner(reader.value)}"
+        holders = f"{count}: {describe_owner(reader.value)}"
         retry_after = timedelta(seconds=_WRITER_RETRY_SECONDS * random.uniform(0.75, 1.25))
         raise UnableToAcquireLockError(self.writer_key, holders, retry_after, reason=f"{self.key} is held by {holders}")
 

@@ -6,6 +6,9 @@ contenders collide only when they pick the same slot:
 * For a single slot, a random one is tried at once. That is one round trip while slots are free.
 * After a miss the store lists the taken slots, and a free one is picked from the rest.
 * Of several slots a contender gets all or none. It claims no more than it needs, and frees them all if it gets too few.
+* The list may contain markers of keys that an operator deleted. A claim replaces a marker. A limiter that refuses asks
+  for the oldest owner, and the store removes the markers that are older. So a marker takes up a slot for at most one
+  TTL, or one window: by then every living owner is stored after it.
 """
 
 from __future__ import annotations
@@ -47,6 +50,13 @@ def slots_of(key: str) -> str:
     return f"{key}./slots"
 
 
+async def free_slots(store: LockStore, key: str, limit: int) -> list[str]:
+    """The keys of the slots that are free. A slot with a marker counts as taken."""
+    below = slots_of(key)
+    busy = set(await store.keys(below))
+    return [name for number in range(limit) if (name := f"{below}.{number}") not in busy]
+
+
 async def take_slots(
     store: LockStore, key: str, limit: int, count: int, claim: Callable[[str], Awaitable[S | None]]
 ) -> list[S]:
@@ -69,8 +79,7 @@ async def take_slots(
             return [lucky]
         available = 0
         for _ in range(_MAX_ROUNDS):
-            busy = set(await store.keys(below))
-            free = [name for number in range(limit) if (name := f"{below}.{number}") not in busy]
+            free = await free_slots(store, key, limit)
             # Slots of this contender are free again when it gives up.
             available = len(taken) + len(free)
             if available < count:

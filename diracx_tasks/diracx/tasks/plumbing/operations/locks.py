@@ -1,7 +1,7 @@
 """The locks of a mesh as an operator sees them, and the release of a lock.
 
 The keys of the bucket are read one by one, in the order in which they were stored. A lock that is acquired or released
-at the same time may be listed or not.
+at the same time may be listed or not. The markers that `nats kv del` leaves are no locks: they stand in nobody's way.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LockReader:
     async def exists(self) -> bool:
         """Whether the bucket exists."""
         try:
-            await self._bucket.oldest()
+            await self._bucket.read("exists")
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:
                 return False
@@ -81,10 +81,8 @@ class LockReader:
 
     async def _stored_keys(self) -> dict[str, list[StoredKey]]:
         locks: dict[str, list[StoredKey]] = {}
-        since = 1
-        while (stored := await self._bucket.oldest(since=since)) is not None:
+        async for stored in self._bucket.stored():
             locks.setdefault(stored.key.partition("./")[0], []).append(stored)
-            since = stored.revision + 1
         return locks
 
 
