@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from diracx.tasks.plumbing.exceptions import (
     UnableToAcquireLockError,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.job import Dead, Interrupted, Job, LockBusy, Outcome, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Interrupted, Job, LockBusy, Outcome, Retry, Succeeded
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
@@ -32,6 +33,7 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.worker.attempts import StaleAttemptError
+from diracx.tasks.testing import wait_until
 from support.clock import ManualClock
 from support.jobs import LATER, WORKER, Policy, forever, job, nothing, raising
 from support.lock_store import RecordingStore
@@ -115,6 +117,47 @@ async def test_a_lock_that_is_lost_interrupts_its_task(executor: Executor, store
     outcome = await executor.execute(job(body, locks=[lock], retry_policy=Policy(LATER)))
     assert isinstance(outcome, Interrupted)
     assert outcome.reason == "mutex.job.1 was lost: a thief"
+    store.clear()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_lock_that_is_lost_while_locks_are_given_back_changes_no_outcome(
+    executor: Executor, store: RecordingStore, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    first, last = (MutexLock(JOB, number, ttl_ms=2_001) for number in (1, 2))
+
+    async def body() -> str:
+        # The last lock is released first. Meanwhile the watchdog renews the first one.
+        store.stalled["delete"] = asyncio.Event()
+        store.steal(first.key)
+        if fails:
+            raise ValueError("no")
+        return "done"
+
+    executing = asyncio.create_task(executor.execute(job(body, locks=[first, last], retry_policy=Policy(LATER))))
+    await wait_until(lambda: first.key in store.requested("replace"), description="the lost lock is renewed")
+    await asyncio.sleep(0.01)
+    store.stalled.pop("delete").set()
+    outcome = await executing
+    assert isinstance(outcome, Retry) if fails else outcome == Succeeded("done")
+    assert "is cancelled" not in caplog.text
+    assert list(store.entries) == [first.key], "the thief's key"
+    store.clear()
+
+
+async def test_a_loss_that_a_renewal_under_way_reports_after_the_end_changes_no_outcome(
+    executor: Executor, store: RecordingStore
+) -> None:
+    lock = MutexLock(JOB, 1, ttl_ms=2_001)
+    store.stalled["replace"] = asyncio.Event()
+
+    async def body() -> str:
+        await wait_until(lambda: store.requested("replace"), description="a renewal is under way")
+        store.steal(lock.key)
+        asyncio.get_running_loop().call_later(0.05, store.stalled["replace"].set)
+        return "done"
+
+    assert await executor.execute(job(body, locks=[lock])) == Succeeded("done")
     store.clear()
 
 

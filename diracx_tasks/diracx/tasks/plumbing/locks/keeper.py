@@ -14,6 +14,7 @@ Deadlines are checked twice:
   - If no deadline has passed, all of its work lay within its locks, whatever happens before the settlement.
   - If a deadline has passed, the outcome is void, even if the watchdog has not noticed yet: a process that was stopped
     comes here first. A task whose lock lapsed is never settled as done.
+  - A loss that is reported later, while locks are released, is void: it neither cancels nor changes the outcome.
 
 A cancellation interrupts neither taking nor releasing: the answer under way is awaited, then the lock is released.
 
@@ -55,13 +56,15 @@ OnLost = Callable[[], object]
 class HeldLocks:
     """The locks of one execution."""
 
-    __slots__ = ("_clock", "_on_lost", "acquired", "begun", "locks", "lost")
+    __slots__ = ("_clock", "_on_lost", "acquired", "begun", "ended", "locks", "lost")
 
     def __init__(self, on_lost: OnLost, clock: Clock) -> None:
         self._clock = clock
         self._on_lost = on_lost
         self.begun = False
         """Whether the execution has begun."""
+        self.ended = False
+        """Whether the block has ended, or was never entered. A later loss is void."""
         self.locks: list[BaseLock] = []
         """The locks, in the order in which they were taken."""
         self.acquired: list[AcquiredLock] = []
@@ -83,8 +86,8 @@ class HeldLocks:
         return self.lost
 
     def lose(self, error: LockLostError) -> None:
-        """Record the first loss and cancel the execution."""
-        if self.lost is None:
+        """Record the first loss and cancel the execution, unless it has ended."""
+        if self.lost is None and not self.ended:
             self.lost = error
             logger.warning("%s; its task is cancelled", error)
             self._on_lost()
@@ -131,7 +134,7 @@ class LockKeeper:
         Args:
             locks: The locks, in any order. `in_order` sorts them and drops those that need not be taken.
             owner: The value of their keys.
-            on_lost: Called when a lock is lost. It should cancel the execution.
+            on_lost: Called when a lock is lost before the block has ended. It should cancel the execution.
 
         Raises:
             UnableToAcquireLockError: Somebody else holds one of the locks. The others are free again.
@@ -147,6 +150,7 @@ class LockKeeper:
             yield held
             held.check()
         finally:
+            held.ended = True
             if held.acquired:
                 await _uncancelled(self._release_all(held))
 
