@@ -92,3 +92,30 @@ async def test_a_full_rate_limiter_is_tried_again_when_its_oldest_admission_ends
     assert caught.value.retry_after is not None
     assert timedelta(seconds=55) < caught.value.retry_after <= WINDOW
     assert "has admitted its 4 in 60 s" in str(caught.value)
+
+
+async def test_a_contender_that_took_a_part_only_is_tried_again_at_once_since_the_other_may_free_its_part() -> None:
+    store = QuickerContenders(listings=1)
+    await fill(store, 0, 1)
+    with pytest.raises(UnableToAcquireLockError, match="took the free slots") as caught:
+        await RateLimiter(JOB, 1, n_items=3, limit=4, window_seconds=60).acquire(store, new_owner())
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after <= timedelta(seconds=0.15)
+    assert len(store.entries) == 2
+
+
+async def test_slots_that_are_freed_while_a_refusal_is_made_are_tried_again_at_once() -> None:
+    class FreedMeanwhile(RecordingStore):
+        """Another contender gives up its part after the first listing."""
+
+        async def keys(self, below: str | None = None) -> list[str]:
+            found = await super().keys(below)
+            self._entries.pop(f"{slots_of(KEY)}.0", None)
+            return found
+
+    store = FreedMeanwhile()
+    await fill(store, 0, 1)
+    with pytest.raises(UnableToAcquireLockError) as caught:
+        await RateLimiter(JOB, 1, n_items=3, limit=4, window_seconds=60).acquire(store, new_owner())
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after <= timedelta(seconds=0.15)

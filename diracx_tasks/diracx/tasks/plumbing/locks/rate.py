@@ -150,7 +150,7 @@ class RateLimiter(CountingLimiter):
         try:
             slots = await take_slots(store, self.key, self.limit, self.n_items, claim)
         except SlotsFullError as full:
-            raise await self._refusal(store, collided=full.free >= self.n_items) from None
+            raise await self._refusal(store, collided=full.collided) from None
         return Admission(self.key, slots, self.window)
 
     async def _refusal(self, store: LockStore, *, collided: bool) -> UnableToAcquireLockError:

@@ -38,10 +38,13 @@ class SlotsFullError(Exception):
 
     Args:
         free: The number of free slots. As many as were asked for, or more: other contenders were quicker.
+        collided: Whether other contenders took a slot after this attempt had listed it as free. They may have got too
+            few as well, and be about to free it.
     """
 
-    def __init__(self, free: int) -> None:
+    def __init__(self, free: int, *, collided: bool) -> None:
         self.free = free
+        self.collided = collided
         super().__init__(f"{free} free")
 
 
@@ -77,17 +80,18 @@ async def take_slots(
     try:
         if count == 1 and (lucky := await claim(f"{below}.{random.randrange(limit)}")) is not None:
             return [lucky]
-        available = 0
+        available, claims = 0, 0
         for _ in range(_MAX_ROUNDS):
             free = await free_slots(store, key, limit)
             # Slots of this contender are free again when it gives up.
             available = len(taken) + len(free)
             if available < count:
                 break
+            claims += count - len(taken)
             await _claim_all(random.sample(free, count - len(taken)), claim, taken)
             if len(taken) == count:
                 return taken
-        raise SlotsFullError(available)
+        raise SlotsFullError(available, collided=claims > len(taken))
     except BaseException:
         for slot in taken:
             await slot.abandon()
