@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from diracx.tasks.plumbing.locks import (
     AcquiredLock,
     BaseLock,
     ConcurrencyLimiter,
+    Entry,
     ExclusiveRWLock,
     LockOwner,
     LockStore,
@@ -218,6 +220,81 @@ async def test_a_release_that_fails_prevents_neither_the_other_releases_nor_the_
         store.failing.add("delete")
     assert store.requested("delete") == ["mutex.job.1", "mutex.job.0"]
     assert "releasing mutex.job.1: no answer" in caplog.text
+
+
+class Odd(MutexLock):
+    """An author's lock that fails once it is taken, outside of its `release` or inside."""
+
+    def __init__(self, key: object, failure: str) -> None:
+        super().__init__(JOB, key)
+        self.failure = failure
+
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        acquired = await super().acquire(store, owner)
+        broken: AcquiredLock = OddlyAcquired(acquired, self.failure)
+        return broken
+
+
+class OddlyAcquired:
+    """An acquired lock with a fault."""
+
+    def __init__(self, acquired: AcquiredLock, failure: str) -> None:
+        self.key, self.token, self.ttl = acquired.key, acquired.token, acquired.ttl
+        self.acquired, self.failure = acquired, failure
+
+    @property
+    def deadline(self) -> float:
+        if self.failure == "deadline":
+            raise AttributeError("no deadline")
+        return self.acquired.deadline
+
+    def __hash__(self) -> int:
+        if self.failure == "hash":
+            raise TypeError("unhashable")
+        return id(self)
+
+    async def renew(self) -> None:
+        await self.acquired.renew()
+
+    async def release(self) -> None:
+        if self.failure == "cancelled":
+            raise asyncio.CancelledError
+        await self.acquired.release()
+
+    async def abandon(self) -> None:
+        await self.release()
+
+
+@pytest.mark.parametrize("failure", ["deadline", "hash", "cancelled"])
+async def test_a_faulty_lock_of_an_author_keeps_no_other_lock_from_its_release(
+    store: RecordingStore, failure: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = LockKeeper(store)  # without a watchdog
+    with suppress(AttributeError, TypeError):
+        async with keeper.hold([MutexLock(JOB, 0), Odd(1, failure)], new_owner(), not_lost):
+            pass
+    assert "mutex.job.0" not in store.entries
+    assert "releasing mutex.job.1" in caplog.text
+
+
+class Confused(RecordingStore):
+    """A store whose looks fail like a bug, not like a server."""
+
+    async def keys(self, below: str | None = None) -> list[str]:
+        raise ValueError("confused")
+
+    async def read(self, key: str) -> Entry | None:
+        if key.endswith("/writer") and any("/readers." in stored for stored in self.entries):
+            raise ValueError("confused")
+        return await super().read(key)
+
+
+@pytest.mark.parametrize("lock", [ExclusiveRWLock(JOB, 1), SharedRWLock(JOB, 1)])
+async def test_a_look_at_the_other_side_that_fails_leaves_no_key(lock: BaseLock) -> None:
+    store = Confused()
+    with pytest.raises(ValueError, match="confused"):
+        await lock.acquire(store, new_owner())
+    assert not store.entries
 
 
 async def stall_until_cancelled(store: RecordingStore, verb: str, cancels: int, work: asyncio.Task[Any]) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from diracx.tasks.plumbing.clock import boottime
-from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError, UnableToAcquireLockError
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import AcquiredKey, RateLimiter
 from diracx.tasks.plumbing.locks.slots import SlotsFullError, slots_of, take_slots
@@ -119,3 +119,36 @@ async def test_slots_that_are_freed_while_a_refusal_is_made_are_tried_again_at_o
         await RateLimiter(JOB, 1, n_items=3, limit=4, window_seconds=60).acquire(store, new_owner())
     assert caught.value.retry_after is not None
     assert caught.value.retry_after <= timedelta(seconds=0.15)
+
+
+class FirstDeleteFails(RecordingStore):
+    """The first delete fails like a bug, not like a server."""
+
+    async def delete(self, key: str, revision: int) -> None:
+        if not self.requested("delete"):
+            self.requests.append(f"delete {key}")
+            raise ValueError("the first")
+        await super().delete(key, revision)
+
+
+async def test_slots_given_up_are_all_freed_though_one_cannot_be() -> None:
+    store = FirstDeleteFails()
+    owner = new_owner()
+
+    async def claim(slot: str) -> AcquiredKey | None:
+        if slot.endswith(".3"):
+            raise ServerUnavailableError("no answer")
+        return await AcquiredKey.claim(store, slot, owner, WINDOW, boottime)
+
+    with pytest.raises(ServerUnavailableError):
+        await take_slots(store, KEY, 4, 4, claim)
+    assert len(store.requested("delete")) == 3
+    assert len(store.entries) == 1
+
+
+async def test_an_admission_undone_frees_all_slots_though_one_cannot_be() -> None:
+    store = FirstDeleteFails()
+    admission = await RateLimiter(JOB, 1, n_items=3, limit=3, window_seconds=60).acquire(store, new_owner())
+    with pytest.raises(ValueError, match="the first"):
+        await admission.abandon()
+    assert len(store.entries) == 1

@@ -165,12 +165,13 @@ class LockKeeper:
             await self._arbiter.give_back(lock, partial(self._release, acquired, begun=held.begun))
 
     async def _release(self, acquired: AcquiredLock, *, begun: bool) -> None:
-        if not await self._watchdog.unwatch(acquired) or self._clock() >= acquired.deadline:
-            return
+        """Release one lock. Whatever fails, also in a lock of an author, keeps no other lock from its release."""
         try:
-            await (acquired.release() if begun else acquired.abandon())
-        except Exception as error:  # the key expires by itself, and the outcome of the task stands
-            logger.warning("releasing %s: %s; it expires within %s", acquired.key, error, acquired.ttl)
+            if await self._watchdog.unwatch(acquired) and self._clock() < acquired.deadline:
+                await (acquired.release() if begun else acquired.abandon())
+        except (Exception, asyncio.CancelledError) as error:  # the key expires, and the outcome of the task stands
+            reason = str(error) or repr(error)
+            logger.warning("releasing %s: %s; it expires within %s", acquired.key, reason, acquired.ttl)
 
 
 def in_order(locks: Iterable[BaseLock]) -> list[BaseLock]:

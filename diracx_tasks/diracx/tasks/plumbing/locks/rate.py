@@ -32,7 +32,7 @@ from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner
 from diracx.tasks.plumbing.locks.base import CountingLimiter
-from diracx.tasks.plumbing.locks.slots import SlotsFullError, free_slots, slots_of, take_slots
+from diracx.tasks.plumbing.locks.slots import SlotsFullError, abandon_all, free_slots, slots_of, take_slots
 
 _COLLISION_RETRY_SECONDS: Final = 0.1
 """The delay before another try when slots were free but other contenders took them first."""
@@ -58,8 +58,7 @@ class Admission:
 
     async def abandon(self) -> None:
         """Free the slots: the task never began."""
-        for slot in self._slots:
-            await slot.abandon()
+        await abandon_all(self._slots)
 
 
 class RateLimiter(CountingLimiter):

@@ -38,12 +38,13 @@ What a crash leaves behind: the key of a writer or a reader, or a mark, each unt
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from datetime import timedelta
 from typing import ClassVar, Final
 
 import msgspec
 
-from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
+from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError
 from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner, decode_owner, describe_owner
 from diracx.tasks.plumbing.locks.base import BaseLock, Capacity
@@ -92,7 +93,7 @@ class ExclusiveRWLock(_ReadersWriterLock):
             await store.replace(self.writer_key, mark, WAITING_TTL, acquired.revision)
         except RevisionConflictError:
             raise UnableToAcquireLockError(self.key) from None
-        except ServerError:
+        except Exception:
             await _remove_if_possible(acquired)
             raise
         count = f"{len(readers)} readers"
@@ -117,7 +118,7 @@ class SharedRWLock(_ReadersWriterLock):
         acquired = await AcquiredKey.create(store, key, owner, self.ttl, self.clock)
         try:
             writer = await store.read(self.writer_key)
-        except ServerError:
+        except Exception:
             await _remove_if_possible(acquired)
             raise
         if writer is None:
@@ -133,8 +134,6 @@ def _is_waiting_writer(entry: Entry) -> bool:
 
 
 async def _remove_if_possible(acquired: AcquiredKey) -> None:
-    """Remove our key after a look that the server did not answer. Without an answer to this, the key expires."""
-    try:
+    """Remove our key after a look that failed. If this fails too, the key expires."""
+    with suppress(Exception):
         await acquired.abandon()
-    except ServerError:
-        return

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from diracx.tasks.plumbing.key_value_store import LockStore
@@ -93,9 +94,14 @@ async def take_slots(
                 return taken
         raise SlotsFullError(available, collided=claims > len(taken))
     except BaseException:
-        for slot in taken:
-            await slot.abandon()
+        with suppress(Exception):  # a slot that cannot be freed expires by itself
+            await abandon_all(taken)
         raise
+
+
+async def abandon_all(slots: Iterable[Slot]) -> None:
+    """Free all slots concurrently. A failure keeps no other slot from being freed, and is raised at the end."""
+    _raise_first(await asyncio.gather(*(slot.abandon() for slot in slots), return_exceptions=True))
 
 
 async def _claim_all(keys: list[str], claim: Callable[[str], Awaitable[S | None]], taken: list[S]) -> None:
@@ -105,7 +111,10 @@ async def _claim_all(keys: list[str], claim: Callable[[str], Awaitable[S | None]
         if (got := await claim(slot)) is not None:
             taken.append(got)
 
-    results = await asyncio.gather(*map(claim_one, keys), return_exceptions=True)
+    _raise_first(await asyncio.gather(*map(claim_one, keys), return_exceptions=True))
+
+
+def _raise_first(results: list[BaseException | None]) -> None:
     failures = [error for error in results if error is not None]
     if failures:
         raise failures[0]
