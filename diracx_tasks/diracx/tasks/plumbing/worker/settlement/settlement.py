@@ -56,7 +56,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.headers import without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
-from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID
+from diracx.tasks.plumbing.wire.envelope import MSG_ID
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
 from diracx.tasks.plumbing.worker.settlement.ack_replay import AckReplay
@@ -204,10 +204,11 @@ class Settlement:
         logger.error("dead: %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
 
     async def _requeue(self, lease: Lease, name: str, attempts: Attempts, outcome: WrongQueue) -> None:
-        # The copy has an id of its own, by which the stream drops a second one; the task keeps its id.
+        # The id names the copied message, not the task: the stream drops a second copy of this message, and keeps the
+        # copy of a later move of the same task. The task keeps its id.
         delivery, subject = lease.delivery, outcome.subject
         headers = without_server_headers(delivery.headers)
-        headers[MSG_ID] = f"{headers.get(TASK_ID, delivery.sequence)}@{subject}"
+        headers[MSG_ID] = f"{delivery.sequence}.{delivery.stored_ns}@{subject}"
         await publish(self._connection, subject, delivery.body, headers)
         lease.ensure_held()
         await self._ack(lease, attempts)
