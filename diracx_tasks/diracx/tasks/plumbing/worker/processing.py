@@ -9,8 +9,8 @@
     settle          the outcome becomes writes, then an ack, nak or term (settlement/settlement.py)
     report          `on_outcome` hears of it
 
-Whatever fails on the way leaves the message unsettled. The server redelivers it when the lease lapses, and the attempt
-record shows how far it got.
+Whatever fails before the answer was sent leaves the message unsettled. The server redelivers it when the lease lapses,
+and the attempt record shows how far it got. Whatever fails after it, a deletion or `on_outcome`, is only logged.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ logger = logging.getLogger("diracx.tasks.worker")
 ISOLATION_RETRY_DELAY: Final = timedelta(seconds=5)
 
 OnOutcome: TypeAlias = Callable[[str, str, Outcome], object]
-"""Called with the name of a task, its id, and the outcome of a delivery that was screened and settled."""
+"""Called with the name of a task, its id, and the outcome of a delivery that was screened and settled.
+
+What it raises is logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,5 +206,9 @@ class Processor:
         return Interrupted(f"try {tries} of {self._settings.unknown_tries}: {reason}", self._settings.unknown_delay)
 
     def _report(self, delivery: Delivery, name: str, outcome: Outcome) -> None:
-        if self._on_outcome is not None:
+        if self._on_outcome is None:
+            return
+        try:
             self._on_outcome(name, (delivery.headers or {}).get(TASK_ID) or str(delivery.sequence), outcome)
+        except Exception:
+            logger.exception("%s (message %d) is settled, but on_outcome failed", name, delivery.sequence)
