@@ -47,7 +47,7 @@ class InFlight:
         try:
             await self._processor.process(lease)
         except asyncio.CancelledError:
-            if lease.remaining > 0:
+            if lease.remaining > 0 and not lease.withdrawn:
                 self.give_back(lease.delivery)  # not cancelled by its own worker: the loop ends
             raise
         finally:
@@ -101,10 +101,22 @@ class InFlight:
             )
 
     async def abandon(self, attempts: AttemptStore) -> None:
-        """Give back every message whose lease holds, without a failure in its record: the process ends without them."""
-        for lease in self._leases.all:
-            if lease.settling or lease.remaining <= 0:
-                continue
+        """Give back every message whose lease holds, without a failure in its record: the process ends without them.
+
+        An error is only logged, and spares the other messages. From the first step on, no task settles its message.
+        """
+        abandoned = [lease for lease in self._leases.all if not lease.settling and lease.remaining > 0]
+        for lease in abandoned:
+            lease.withdraw("the process ends")
+        await asyncio.gather(*(self._abandon(lease, attempts) for lease in abandoned))
+
+    async def _abandon(self, lease: Lease, attempts: AttemptStore) -> None:
+        try:
             if lease.attempts is not None:
                 await attempts.interrupt(lease.attempts)
+            lease.ensure_in_time()
+            self._leases.drop(lease)  # a heartbeat would shorten the delay
             lease.delivery.nak(EXIT_DELAY)
+        except Exception as error:
+            name = (lease.delivery.headers or {}).get(TASK_NAME, "a message without a name")
+            logger.warning("left %s (message %d) unsettled: %s", name, lease.delivery.sequence, error)
