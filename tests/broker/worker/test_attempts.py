@@ -204,3 +204,22 @@ async def test_loading_learns_which_messages_have_a_record_and_orphaned_records_
     await store.forget(await store.read(delivery(connection, 10)))
     await other.load_known(11)
     assert other.untried(delivery(connection, 10)) is not None
+
+
+async def test_a_record_that_is_written_while_the_known_ones_are_listed_is_known(
+    topology: Namespace, connection: Connection
+) -> None:
+    class WrittenMeanwhile(Bucket):
+        async def keys(self, below: str | None = None) -> list[str]:
+            listed = await super().keys(below)
+            await store.fail(failing, FAILURE, AT)
+            await store.forget(settled)
+            return listed
+
+    store = AttemptStore(WrittenMeanwhile(connection, topology.attempts_bucket))
+    failing = await store.read(delivery(connection, 10))
+    settled = await store.read(delivery(connection, 11))
+    await store.fail(settled, FAILURE, AT)
+    await store.load_known(1)
+    assert store.untried(delivery(connection, 10)) is None
+    assert store.untried(delivery(connection, 12)) is not None

@@ -80,17 +80,22 @@ class AttemptStore:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._known: set[int] = set()
+        self._learned: set[int] = set()
+        """The sequences that got a record here since `load_known` was last called; it may not have listed them."""
         self._orphaned: list[int] = []
         self._orphans_found = asyncio.Event()
 
     async def load_known(self, first_sequence: int) -> None:
         """Learn which sequences have a record. Call it after each (re)connect, before pulling.
 
+        Records that tasks in flight write meanwhile stay known.
+
         Args:
             first_sequence: The lowest sequence in the task stream. Older records are orphaned; `run` deletes them.
         """
+        self._learned.clear()
         sequences = [int(key) for key in await self._bucket.keys() if key.isdecimal()]
-        self._known = {sequence for sequence in sequences if sequence >= first_sequence}
+        self._known = {sequence for sequence in sequences if sequence >= first_sequence} | self._learned
         self._orphaned = [sequence for sequence in sequences if sequence < first_sequence]
         if self._orphaned:
             self._orphans_found.set()
@@ -176,6 +181,7 @@ class AttemptStore:
         if attempts.revision:
             await self._bucket.delete(str(attempts.sequence), attempts.revision)
         self._known.discard(attempts.sequence)
+        self._learned.discard(attempts.sequence)
 
     @staticmethod
     def _with(attempts: Attempts, failure: Failure | None) -> dict[str, object]:
@@ -202,5 +208,6 @@ class AttemptStore:
             revision = entry.revision  # our own write, whose answer was lost
         attempts.record, attempts.revision = record, revision
         self._known.add(attempts.sequence)
+        self._learned.add(attempts.sequence)
         if "ended" in changes:
             attempts.begun_here = False
