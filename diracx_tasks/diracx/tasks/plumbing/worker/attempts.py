@@ -67,6 +67,8 @@ class Attempts:
     """0: no record is stored."""
     begun_here: bool = field(default=False)
     """Whether `record.begun` counts this delivery."""
+    failure_written: bool = False
+    """Whether the failure of this delivery is in the record: a settlement that is tried again counts it once."""
     writer: str = ""
     """Unique to this delivery; made with its first write."""
 
@@ -148,6 +150,7 @@ class AttemptStore:
             StaleAttemptError: Another worker has the message.
         """
         await self._write(attempts, not_before=not_before, **self._with(attempts, failure))
+        attempts.failure_written = True
 
     async def exhaust(self, attempts: Attempts, failure: Failure | None, reason: str) -> None:
         """Record that the message will not be executed again. The first reason stays.

@@ -170,7 +170,7 @@ class Settlement:
         logger.warning("dropped %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
 
     async def _retry(self, lease: Lease, name: str, attempts: Attempts, outcome: Retry) -> None:
-        if attempts.record.not_before != outcome.at:  # equal: written before the connection was lost
+        if not attempts.failure_written:
             await self._attempts.fail(attempts, outcome.failure, outcome.at)
         delay = max(outcome.at - datetime.now(UTC), timedelta(0))
         lease.ensure_held()
