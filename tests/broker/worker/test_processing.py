@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from diracx.tasks.cli.logs import TextFormatter
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
@@ -136,6 +137,24 @@ async def test_an_unknown_task_is_given_back_a_few_times_and_then_becomes_a_dead
     (advisory,) = await mesh.stored(mesh.namespace.dead_letters_stream, "$JS.EVENT.ADVISORY")
     assert json.loads(advisory.body)["deliveries"] == 3
     assert json.loads(advisory.body)["reason"] == "unknown task 'test:Newer'"
+
+
+async def test_the_name_of_a_task_and_its_id_are_cut_wherever_they_are_shown(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    caplog.handler.setFormatter(TextFormatter("%(levelname)s %(message)s"))
+    reported: list[str] = []
+    name = "test:" + "N" * 3000
+    async with mesh.working(unknown_tries=3, on_outcome=lambda name, task_id, outcome: reported.append(name)):
+        await mesh.publish_by_hand(({"Task-Name": name, "Task-Id": "i" * 3000}, b'{"n": 1}'))
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
+    assert len(caplog.messages) == 3
+    assert max(map(len, caplog.text.splitlines())) < 1000
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["Dead-Reason"] == f"unknown task '{name[:200]} [cut]'"
+    assert letter.headers["Task-Name"] == name
+    assert set(reported) == {name}, "whoever works with it gets the whole name"
 
 
 async def test_a_task_that_this_worker_does_not_know_is_taken_by_a_newer_one(

@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from diracx.tasks.plumbing.exceptions import SendTaskError
+from diracx.tasks.plumbing.exceptions import SendTaskError, shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError, PayloadTooLargeError
@@ -73,16 +73,17 @@ class DeadLetterStore:
         name = (delivery.headers or {}).get(TASK_NAME, "unknown:unknown")
         subject = self._namespace.dead_letter_subject(name, delivery.sequence)
         headers = self._fitting_headers(delivery, reason, executions, failures)
+        message = f"message {delivery.sequence} ({shown(name)})"
         try:
             await self._publish_once(subject, delivery, headers)
         except PayloadTooLargeError as error:
             raise SendTaskError(
-                f"the dead letter of message {delivery.sequence} ({name}) is too large: {error}; the message stays in "
+                f"the dead letter of {message} is too large: {error}; the message stays in "
                 "its queue: raise max_payload on the server, or remove the message with `nats stream rmm`"
             ) from error
         except ApiError as error:
             raise SendTaskError(
-                f"the dead letter of message {delivery.sequence} ({name}) was refused by "
+                f"the dead letter of {message} was refused by "
                 f"{self._namespace.dead_letters_stream}: {error.description}; the message stays in its queue"
             ) from error
 

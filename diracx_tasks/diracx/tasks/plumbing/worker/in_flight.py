@@ -10,12 +10,13 @@ import logging
 from datetime import timedelta
 from typing import Any, Final
 
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError, shown
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
+from diracx.tasks.plumbing.wire.envelope import TASK_ID
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper
+from diracx.tasks.plumbing.worker.observation import shown_name
 from diracx.tasks.plumbing.worker.processing import Processor
 from diracx.tasks.plumbing.worker.slots import Slots
 
@@ -73,8 +74,8 @@ class InFlight:
         """The name and id of the message that an asyncio task processes; None when it processes none."""
         for lease in self._leases.all:
             if lease.task is task:
-                headers = lease.delivery.headers or {}
-                return f"{headers.get(TASK_NAME)} {headers.get(TASK_ID, '')}".strip()
+                task_id = (lease.delivery.headers or {}).get(TASK_ID, "")
+                return f"{shown_name(lease.delivery)} {shown(task_id)}".strip()
         return None
 
     def interrupt(self, reason: str) -> None:
@@ -118,5 +119,5 @@ class InFlight:
             self._leases.drop(lease)  # a heartbeat would shorten the delay
             lease.delivery.nak(EXIT_DELAY)
         except Exception as error:
-            name = (lease.delivery.headers or {}).get(TASK_NAME, "a message without a name")
-            logger.warning("left %s (message %d) unsettled: %s", name, lease.delivery.sequence, error)
+            delivery = lease.delivery
+            logger.warning("left %s (message %d) unsettled: %s", shown_name(delivery), delivery.sequence, error)

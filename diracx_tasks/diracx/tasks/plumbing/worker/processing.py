@@ -45,7 +45,7 @@ from diracx.tasks.plumbing.worker.isolation import (
     IsolationTimeoutError,
 )
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
-from diracx.tasks.plumbing.worker.observation import log_fields, observed
+from diracx.tasks.plumbing.worker.observation import log_fields, observed, shown_name
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 
@@ -104,7 +104,7 @@ class Processor:
             asyncio.CancelledError: The asyncio task was cancelled, and not by `Lease.interrupt`: the event loop ends.
         """
         delivery = lease.delivery
-        name = (delivery.headers or {}).get(TASK_NAME, "a message without a name")
+        name = shown_name(delivery)
         try:
             if not self._admit(lease):
                 return await self._turn_away(lease, name)
@@ -209,6 +209,7 @@ class Processor:
         if self._on_outcome is None:
             return
         try:
-            self._on_outcome(name, (delivery.headers or {}).get(TASK_ID) or str(delivery.sequence), outcome)
+            headers = delivery.headers or {}
+            self._on_outcome(headers.get(TASK_NAME, name), headers.get(TASK_ID) or str(delivery.sequence), outcome)
         except Exception:
             logger.exception("%s (message %d) is settled, but on_outcome failed", name, delivery.sequence)
