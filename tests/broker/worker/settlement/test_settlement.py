@@ -16,6 +16,7 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, TaskRetryRequestedError, UnretryableError
 from diracx.tasks.plumbing.execution.job import Retry
@@ -197,6 +198,55 @@ class Outage:
     async def wait_connected(self, timeout: float) -> bool:
         self.connected = True
         return True
+
+
+async def test_more_errors_than_a_message_of_the_server_can_hold_lose_the_oldest_tracebacks(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Loud(Fails):
+        retry_policy = ExponentialBackoff(base_delay_seconds=0, max_retries=25)
+        error = NoisyError  # type: ignore[assignment]
+
+    await run_to_the_end(mesh, Loud())
+    assert len(began) == 26
+    assert "unsettled" not in caplog.text
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["Dead-Executions"] == "26"
+
+
+async def test_ordinary_tracebacks_fit_a_server_with_a_small_max_payload(namespace: str) -> None:
+    class Ordinary(Fails):
+        retry_policy = ExponentialBackoff(base_delay_seconds=0, max_retries=9)
+
+        async def execute(self) -> None:
+            began.append(time.time())
+            deep(len(began), 40)
+
+    with EmbeddedServer(extra_config="max_payload: 64KB") as server:
+        async with TaskMesh.open(server.url, namespace) as mesh:
+            mesh.register(Ordinary)
+            await Ordinary().schedule()
+            async with mesh.working():
+                await wait_until(lambda: _nothing_waits(mesh), description="it has ended")
+            (letter,) = await mesh.dead_letters()
+    errors = json.loads(letter.headers["Dead-Errors"])
+    assert [error["message"] for error in errors] == [f"failure {n}" for n in range(1, 11)]
+    assert errors[0]["traceback"] == ""
+    assert "in deep" in errors[-1]["traceback"]
+
+
+def deep(number: int, levels: int) -> None:
+    """Fail below many frames."""
+    if levels == 0:
+        raise ValueError(f"failure {number}")
+    (lambda: deep(number, levels - 1))()
+
+
+class NoisyError(Exception):
+    """Its message takes six bytes for each character of its record."""
+
+    def __str__(self) -> str:
+        return "\0" * 20_000
 
 
 async def test_an_unretryable_error_ends_at_once(mesh: TaskMesh) -> None:

@@ -16,7 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -30,7 +30,7 @@ from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUEN
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME, TASK_VERSION
-from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.wire.failure import Failure, shrinking
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import to_rfc3339
 
@@ -117,21 +117,12 @@ class DeadLetterStore:
         room = min(self._connection.max_payload - len(delivery.body), MAX_HEADER_BYTES) - SPARE_BYTES - _size(fixed)
         if _size(own) > room:
             own = {name: own[name] for name in ESSENTIAL_HEADERS if name in own}
-        for kept in _shrinking_errors(failures):
+        for kept in shrinking(failures):
             # ASCII: not every client can read header values in other encodings.
             errors = {DEAD_ERRORS: json.dumps(msgspec.to_builtins(kept))}
             if _size(own) + _size(errors) <= room:
                 return own | fixed | errors
         return own | fixed
-
-
-def _shrinking_errors(failures: Sequence[Failure]) -> Iterator[list[Failure]]:
-    """Ever shorter lists: the oldest errors lose their tracebacks, then all do, then the oldest errors are dropped."""
-    bare = [msgspec.structs.replace(failure, traceback="") for failure in failures]
-    first = range(len(failures))
-    yield from ([*bare[:whole_from], *failures[whole_from:]] for whole_from in first)
-    yield from (bare[kept_from:] for kept_from in first)
-    yield []
 
 
 def _size(headers: Mapping[str, str]) -> int:

@@ -13,6 +13,8 @@ Invariants:
   delivery of one of them reads the record, even at the count 1.
 - Each write is a compare-and-set on the revision that was read. A conflict means that another worker has the message
   (`StaleAttemptError`), unless the stored value is our own write whose answer was lost (`AttemptRecord.writer`).
+- A record fits into one message of the server (`max_payload`). If it would not, the oldest failures lose their
+  tracebacks, then all do, then the oldest failures are dropped. The counts stay.
 - `stored_ns` ties a record to its message: in a stream that was created anew the sequences start at 1 again.
 
 Crash points:
@@ -43,7 +45,7 @@ from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
-from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.wire.failure import Failure, shrinking
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -197,10 +199,20 @@ class AttemptStore:
             changes["ended"] = record.ended + 1
         return changes
 
+    def _encode(self, record: AttemptRecord) -> tuple[AttemptRecord, bytes]:
+        """The record as it can be stored, and its JSON; its failures are shrunk until the server accepts it."""
+        value = msgspec.json.encode(record)
+        if len(value) > (limit := self._bucket.max_value_bytes):
+            for failures in shrinking(record.failures):
+                record = msgspec.structs.replace(record, failures=tuple(failures))
+                value = msgspec.json.encode(record)
+                if len(value) <= limit:
+                    break
+        return record, value
+
     async def _write(self, attempts: Attempts, **changes: object) -> None:
         attempts.writer = attempts.writer or uuid4().hex
-        record = msgspec.structs.replace(attempts.record, writer=attempts.writer, **changes)
-        value = msgspec.json.encode(record)
+        record, value = self._encode(msgspec.structs.replace(attempts.record, writer=attempts.writer, **changes))
         key = str(attempts.sequence)
         try:
             revision = await self._bucket.replace(key, value, None, attempts.revision)
