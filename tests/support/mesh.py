@@ -19,6 +19,7 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_messages
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
+from diracx.tasks.plumbing.worker.processing import OnOutcome
 from support.queues import edit_stream, set_ack_wait
 
 END_SECONDS = 30.0
@@ -58,7 +59,13 @@ class TaskMesh:
         for task_class in classes:
             self.registry.add(f"test:{task_class.__name__}", task_class)
 
-    def worker(self, slots: int = 10, registry: TaskRegistry | None = None, **settings: Any) -> Worker:
+    def worker(
+        self,
+        slots: int = 10,
+        registry: TaskRegistry | None = None,
+        on_outcome: OnOutcome | None = None,
+        **settings: Any,
+    ) -> Worker:
         """A worker of small tasks with short delays, not started."""
         defaults: dict[str, Any] = {
             "size": Size.SMALL,
@@ -73,6 +80,7 @@ class TaskMesh:
             self.registry if registry is None else registry,
             Injector(),
             WorkerSettings(**(defaults | settings)),
+            on_outcome=on_outcome,
         )
 
     @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -170,6 +171,24 @@ async def test_no_more_than_the_latest_20_failures_are_kept(bucket: Bucket, conn
     assert [failure.message for failure in attempts.record.failures] == [str(n) for n in range(5, 25)]
 
 
+async def test_a_record_that_is_too_large_loses_the_oldest_tracebacks_and_counts_on(
+    bucket: AnswerLost, connection: Connection
+) -> None:
+    store = AttemptStore(bucket)
+    attempts = await store.read(delivery(connection))
+    for n in range(5):
+        await store.fail(attempts, Failure("E", str(n), "x" * 300_000, "w", AT), AT)
+    bucket.lose = True
+    for again in range(2):
+        with nullcontext() if again else pytest.raises(ServerUnavailableError):
+            await store.fail(attempts, Failure("E", "5", "x" * 300_000, "w", AT), AT)
+    record = (await store.read(delivery(connection, delivered=2))).record
+    assert record == attempts.record
+    assert record.failed == 6
+    assert [failure.message for failure in record.failures] == ["0", "1", "2", "3", "4", "5"]
+    assert [bool(failure.traceback) for failure in record.failures] == [False, False, False, True, True, True]
+
+
 async def test_the_record_of_a_message_in_a_stream_that_was_made_anew_is_not_this_ones(
     bucket: Bucket, connection: Connection
 ) -> None:
@@ -204,3 +223,22 @@ async def test_loading_learns_which_messages_have_a_record_and_orphaned_records_
     await store.forget(await store.read(delivery(connection, 10)))
     await other.load_known(11)
     assert other.untried(delivery(connection, 10)) is not None
+
+
+async def test_a_record_that_is_written_while_the_known_ones_are_listed_is_known(
+    topology: Namespace, connection: Connection
+) -> None:
+    class WrittenMeanwhile(Bucket):
+        async def keys(self, below: str | None = None) -> list[str]:
+            listed = await super().keys(below)
+            await store.fail(failing, FAILURE, AT)
+            await store.forget(settled)
+            return listed
+
+    store = AttemptStore(WrittenMeanwhile(connection, topology.attempts_bucket))
+    failing = await store.read(delivery(connection, 10))
+    settled = await store.read(delivery(connection, 11))
+    await store.fail(settled, FAILURE, AT)
+    await store.load_known(1)
+    assert store.untried(delivery(connection, 10)) is None
+    assert store.untried(delivery(connection, 12)) is not None

@@ -10,14 +10,24 @@ from typing import Any
 
 import pytest
 
+from diracx.tasks.cli.logs import TextFormatter
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.clock import boottime
+from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.execution.job import WrongQueue
+from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
+from diracx.tasks.plumbing.worker.attempts import AttemptStore
+from diracx.tasks.plumbing.worker.leases import LeaseKeeper
+from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
+from support.deliveries import FakeMessage, first_delivery
 from support.mesh import TaskMesh
 from support.recording_tasks import Record, Soon, Wait, attempts_seen, most_at_once, ran
 
@@ -129,6 +139,24 @@ async def test_an_unknown_task_is_given_back_a_few_times_and_then_becomes_a_dead
     assert json.loads(advisory.body)["reason"] == "unknown task 'test:Newer'"
 
 
+async def test_the_name_of_a_task_and_its_id_are_cut_wherever_they_are_shown(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    caplog.handler.setFormatter(TextFormatter("%(levelname)s %(message)s"))
+    reported: list[str] = []
+    name = "test:" + "N" * 3000
+    async with mesh.working(unknown_tries=3, on_outcome=lambda name, task_id, outcome: reported.append(name)):
+        await mesh.publish_by_hand(({"Task-Name": name, "Task-Id": "i" * 3000}, b'{"n": 1}'))
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
+    assert len(caplog.messages) == 3
+    assert max(map(len, caplog.text.splitlines())) < 1000
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["Dead-Reason"] == f"unknown task '{name[:200]} [cut]'"
+    assert letter.headers["Task-Name"] == name
+    assert set(reported) == {name}, "whoever works with it gets the whole name"
+
+
 async def test_a_task_that_this_worker_does_not_know_is_taken_by_a_newer_one(
     mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,6 +191,47 @@ async def test_a_message_in_the_queue_of_another_size_is_requeued_and_runs_where
     await mesh.burst()
     assert ran == []
     assert await mesh.waiting() == 1
+    await mesh.burst(size=Size.LARGE)
+    assert ran == [1]
+
+
+async def test_a_task_whose_size_changes_again_within_the_duplicate_window_is_moved_again(mesh: TaskMesh) -> None:
+    class Elsewhere(Record):
+        size = Size.MEDIUM
+
+    older, newer = TaskRegistry(), TaskRegistry()
+    older.add("test:Flips", Record)
+    newer.add("test:Flips", Elsewhere)
+    await mesh.publish_by_hand(({"Task-Name": "test:Flips", "Task-Id": "the-same"}, b'{"n": 1}'))
+    for registry, size in ((newer, Size.SMALL), (older, Size.MEDIUM), (newer, Size.SMALL), (older, Size.MEDIUM)):
+        await mesh.burst(registry=registry, size=size)
+        assert await mesh.waiting() == 1, "it is in the other queue"
+    await mesh.burst(registry=older)
+    assert ran == [1]
+
+
+async def test_a_copy_that_is_stored_again_after_a_crash_is_dropped(mesh: TaskMesh) -> None:
+    class Elsewhere(Record):
+        size = Size.LARGE
+
+    class AckNotSent(Delivery):
+        def ack(self) -> None:
+            raise ServerUnavailableError("it crashed before")
+
+    mesh.register(Elsewhere)
+    (sequence,) = await mesh.publish_by_hand(({"Task-Name": "test:Elsewhere"}, b'{"n": 1}'))
+    stored = await first_delivery(mesh, sequence)
+    message = FakeMessage(stored.reply, headers={"Task-Name": "test:Elsewhere"}, data=b'{"n": 1}')
+    attempts = AttemptStore(mesh.attempts)
+    settlement = Settlement(mesh.connection, attempts, DeadLetterStore(mesh.connection, mesh.namespace))
+    lease = LeaseKeeper(timedelta(seconds=30)).take(AckNotSent(mesh.connection, message, boottime()))
+    assert lease is not None
+    outcome = WrongQueue(mesh.namespace.task_subject(Elsewhere.priority, Size.LARGE))
+    with pytest.raises(ServerUnavailableError):
+        await settlement.settle(lease, "test:Elsewhere", await attempts.read(lease.delivery), outcome)
+    assert await mesh.waiting() == 2
+    await mesh.burst()
+    assert await mesh.waiting() == 1, "the copy of the next delivery was a duplicate"
     await mesh.burst(size=Size.LARGE)
     assert ran == [1]
 

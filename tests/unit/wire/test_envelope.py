@@ -150,6 +150,13 @@ def test_labels_that_do_not_parse_are_malformed_and_named(text: str) -> None:
         Envelope.from_headers({"Task-Name": "a:B", "Task-Labels": text}, 7)
 
 
+@pytest.mark.parametrize("header", ["Task-Version", "Task-Due"])
+def test_a_malformed_header_is_cut_where_it_is_quoted(header: str) -> None:
+    with pytest.raises(MalformedTaskError, match=rf"^{header}: ") as raised:
+        Envelope.from_headers({"Task-Name": "a:B", header: "x" * 3_000}, 7)
+    assert len(str(raised.value)) < 300
+
+
 def test_the_label_that_is_wrong_is_named() -> None:
     with pytest.raises(MalformedTaskError, match=r"got `int` - at `\$\[\.\.\.\]`"):
         Envelope.from_headers({"Task-Name": "a:B", "Task-Labels": '{"a":1}'}, 7)

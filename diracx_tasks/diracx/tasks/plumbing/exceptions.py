@@ -27,6 +27,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+_MAX_SHOWN_CHARS: Final = 200
+"""Longer than any name or id that somebody chose."""
+
+
+def shown(text: str) -> str:
+    """A name, an id or another header of a message for logs and errors: it is cut, since anybody may publish 64 kB."""
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]} [cut]"
+
 
 class TaskError(Exception):
     """Base of every error that DiracX tasks raise on purpose."""
@@ -153,9 +161,9 @@ class UnknownTaskError(TaskError):
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         self.name = name
         self.known = sorted(known)
-        self.near = near_names(name, self.known)
+        self.near = near_names(name[:_MAX_SHOWN_CHARS], self.known)
         hint = f"; did you mean {' or '.join(self.near)}?" if self.near else ""
-        super().__init__(f"unknown task {name!r}{hint}")
+        super().__init__(f"unknown task {shown(name)!r}{hint}")
 
 
 class MalformedTaskError(TaskError):

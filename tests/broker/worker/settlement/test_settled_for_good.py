@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.execution.job import Outcome, Retry
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
 from support.mesh import TaskMesh
-from support.recording_tasks import Record, Wait, ran, running
+from support.recording_tasks import Record, Soon, Wait, ran, running
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +33,27 @@ class CleansUpBadly(Wait):
             await super().execute()
         except asyncio.CancelledError:
             raise RuntimeError("the clean-up failed") from None
+
+
+@dataclasses.dataclass
+class FailsOnce(Record):
+    retry_policy = Soon()
+
+    async def execute(self) -> None:
+        await super().execute()
+        if len(ran) == 1:
+            raise ValueError("once")
+
+
+@dataclasses.dataclass
+class FailsTwice(Record):
+    """Becomes a dead letter after two executions."""
+
+    retry_policy = Soon()
+    dlq_eligible = True
+
+    async def execute(self) -> None:
+        raise ValueError("each time")
 
 
 async def test_a_task_whose_clean_up_fails_while_it_is_stopped_is_given_back_and_not_dropped(mesh: TaskMesh) -> None:
@@ -55,6 +80,41 @@ async def test_a_delayed_task_that_is_settled_is_not_run_again_by_a_task_stream_
         await wait_until(lambda: 2 in ran, description="the stream made anew takes what falls due")
         await wait_until(lambda: _holds(mesh, 0), description="nothing is held for later")
     assert ran == [1, 2]
+
+
+@pytest.mark.parametrize(("task", "end"), [(FailsOnce(1), "done: test:"), (FailsTwice(1), "dead: test:")])
+async def test_a_record_that_cannot_be_deleted_leaves_its_task_settled_and_reported(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture, task: BaseTask, end: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "diracx.tasks.worker")
+    mesh.register(type(task))
+    mesh.allows_residue = True
+    outcomes: list[Outcome] = []
+    await task.schedule()
+    await mesh.edit_stream(f"KV_{mesh.namespace.attempts_bucket}", deny_delete=True)
+    async with mesh.working(on_outcome=lambda name, task_id, outcome: outcomes.append(outcome)):
+        await wait_until(lambda: len(outcomes) == 2, description="both outcomes were reported")
+    assert isinstance(outcomes[0], Retry)
+    assert await mesh.waiting() == 0
+    assert end in caplog.text
+    assert "unsettled" not in caplog.text
+    (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    settled = f"test:{type(task).__name__} (message 1) is settled, but its attempt record was not deleted: "
+    assert line.startswith(settled)
+
+
+async def test_an_error_in_on_outcome_is_logged_and_its_task_is_settled(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_outcome(name: str, task_id: str, outcome: Outcome) -> None:
+        raise RuntimeError("broken")
+
+    mesh.register(Record)
+    await Record(1).schedule()
+    async with mesh.working(on_outcome=on_outcome):
+        await wait_until(lambda: "broken" in caplog.text, description="it was called")
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert line == "test:Record (message 1) is settled, but on_outcome failed"
 
 
 async def test_waiting_for_a_lock_does_not_use_up_the_tries_of_an_unknown_task(mesh: TaskMesh) -> None:

@@ -9,18 +9,26 @@ import json
 import logging
 import time
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.clock import boottime
+from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError, UnretryableError
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError, TaskRetryRequestedError, UnretryableError
+from diracx.tasks.plumbing.execution.job import Retry
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
+from diracx.tasks.plumbing.worker.leases import LeaseKeeper
+from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.testing import wait_until
-from support.deliveries import first_delivery
+from support.deliveries import FakeMessage, first_delivery
 from support.mesh import TaskMesh
 
 BASE = 0.2
@@ -130,6 +138,115 @@ async def test_the_policy_sees_the_very_exception_and_the_retries_already_made(m
     await run_to_the_end(mesh, Watched())
     assert [attempt for attempt, _ in seen] == [0, 1, 2]
     assert all(given is thrown for (_, given), thrown in zip(seen, raised, strict=True))
+
+
+async def test_a_policy_that_always_gives_the_same_time_sees_each_failure_counted(mesh: TaskMesh) -> None:
+    class Fixed(RetryPolicyBase):
+        def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
+            seen.append((attempt, exception))
+            return datetime(1970, 1, 1, tzinfo=UTC) if attempt < 4 else None
+
+    class Watched(Fails):
+        retry_policy = Fixed()
+
+    await run_to_the_end(mesh, Watched())
+    assert [attempt for attempt, _ in seen] == [0, 1, 2, 3, 4]
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["Dead-Executions"] == "5"
+    errors = json.loads(letter.headers["Dead-Errors"])
+    assert [error["message"] for error in errors] == [f"failure {n}" for n in range(1, 6)]
+
+
+async def test_an_outage_between_the_record_and_the_nak_of_a_retry_counts_one_failure(mesh: TaskMesh) -> None:
+    refused: list[timedelta] = []
+
+    class NakRefusedOnce(Delivery):
+        def nak(self, delay: timedelta = timedelta(0)) -> None:
+            refused.append(delay)
+            if len(refused) == 1:
+                outage.connected = False
+                raise ServerUnavailableError("an outage")
+
+    outage = Outage(mesh.connection)
+    (sequence,) = await mesh.publish_by_hand((None, b""))
+    stored = await first_delivery(mesh, sequence)
+    lease = LeaseKeeper(timedelta(seconds=30)).take(
+        NakRefusedOnce(mesh.connection, FakeMessage(stored.reply), boottime())
+    )
+    assert lease is not None
+    store = AttemptStore(mesh.attempts)
+    settlement = Settlement(cast(Connection, outage), store, DeadLetterStore(mesh.connection, mesh.namespace))
+    attempts = await store.read(lease.delivery)
+    failure = Failure.of(ValueError("once"), "here")
+    await settlement.settle(lease, "test:Fails", attempts, Retry(datetime.now(UTC), failure))
+    assert len(refused) == 2
+    assert (await store.read(lease.delivery)).record.failed == 1
+    mesh.allows_residue = True
+
+
+@dataclasses.dataclass
+class Outage:
+    """Stands in for a connection that is down until somebody waits for it."""
+
+    connection: Connection
+    connected: bool = True
+
+    @property
+    def is_connected(self) -> bool:
+        return self.connected
+
+    async def wait_connected(self, timeout: float) -> bool:
+        self.connected = True
+        return True
+
+
+async def test_more_errors_than_a_message_of_the_server_can_hold_lose_the_oldest_tracebacks(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Loud(Fails):
+        retry_policy = ExponentialBackoff(base_delay_seconds=0, max_retries=25)
+        error = NoisyError  # type: ignore[assignment]
+
+    await run_to_the_end(mesh, Loud())
+    assert len(began) == 26
+    assert "unsettled" not in caplog.text
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["Dead-Executions"] == "26"
+
+
+async def test_ordinary_tracebacks_fit_a_server_with_a_small_max_payload(namespace: str) -> None:
+    class Ordinary(Fails):
+        retry_policy = ExponentialBackoff(base_delay_seconds=0, max_retries=9)
+
+        async def execute(self) -> None:
+            began.append(time.time())
+            deep(len(began), 40)
+
+    with EmbeddedServer(extra_config="max_payload: 64KB") as server:
+        async with TaskMesh.open(server.url, namespace) as mesh:
+            mesh.register(Ordinary)
+            await Ordinary().schedule()
+            async with mesh.working():
+                await wait_until(lambda: _nothing_waits(mesh), description="it has ended")
+            (letter,) = await mesh.dead_letters()
+    errors = json.loads(letter.headers["Dead-Errors"])
+    assert [error["message"] for error in errors] == [f"failure {n}" for n in range(1, 11)]
+    assert errors[0]["traceback"] == ""
+    assert "in deep" in errors[-1]["traceback"]
+
+
+def deep(number: int, levels: int) -> None:
+    """Fail below many frames."""
+    if levels == 0:
+        raise ValueError(f"failure {number}")
+    (lambda: deep(number, levels - 1))()
+
+
+class NoisyError(Exception):
+    """Its message takes six bytes for each character of its record."""
+
+    def __str__(self) -> str:
+        return "\0" * 20_000
 
 
 async def test_an_unretryable_error_ends_at_once(mesh: TaskMesh) -> None:

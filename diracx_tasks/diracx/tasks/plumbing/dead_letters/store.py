@@ -16,13 +16,13 @@ Invariants:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from diracx.tasks.plumbing.exceptions import SendTaskError
+from diracx.tasks.plumbing.exceptions import SendTaskError, shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError, PayloadTooLargeError
@@ -30,7 +30,7 @@ from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUEN
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME, TASK_VERSION
-from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.wire.failure import Failure, shrinking
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import to_rfc3339
 
@@ -73,16 +73,17 @@ class DeadLetterStore:
         name = (delivery.headers or {}).get(TASK_NAME, "unknown:unknown")
         subject = self._namespace.dead_letter_subject(name, delivery.sequence)
         headers = self._fitting_headers(delivery, reason, executions, failures)
+        message = f"message {delivery.sequence} ({shown(name)})"
         try:
             await self._publish_once(subject, delivery, headers)
         except PayloadTooLargeError as error:
             raise SendTaskError(
-                f"the dead letter of message {delivery.sequence} ({name}) is too large: {error}; the message stays in "
+                f"the dead letter of {message} is too large: {error}; the message stays in "
                 "its queue: raise max_payload on the server, or remove the message with `nats stream rmm`"
             ) from error
         except ApiError as error:
             raise SendTaskError(
-                f"the dead letter of message {delivery.sequence} ({name}) was refused by "
+                f"the dead letter of {message} was refused by "
                 f"{self._namespace.dead_letters_stream}: {error.description}; the message stays in its queue"
             ) from error
 
@@ -116,21 +117,12 @@ class DeadLetterStore:
         room = min(self._connection.max_payload - len(delivery.body), MAX_HEADER_BYTES) - SPARE_BYTES - _size(fixed)
         if _size(own) > room:
             own = {name: own[name] for name in ESSENTIAL_HEADERS if name in own}
-        for kept in _shrinking_errors(failures):
+        for kept in shrinking(failures):
             # ASCII: not every client can read header values in other encodings.
             errors = {DEAD_ERRORS: json.dumps(msgspec.to_builtins(kept))}
             if _size(own) + _size(errors) <= room:
                 return own | fixed | errors
         return own | fixed
-
-
-def _shrinking_errors(failures: Sequence[Failure]) -> Iterator[list[Failure]]:
-    """Ever shorter lists: the oldest errors lose their tracebacks, then all do, then the oldest errors are dropped."""
-    bare = [msgspec.structs.replace(failure, traceback="") for failure in failures]
-    first = range(len(failures))
-    yield from ([*bare[:whole_from], *failures[whole_from:]] for whole_from in first)
-    yield from (bare[kept_from:] for kept_from in first)
-    yield []
 
 
 def _size(headers: Mapping[str, str]) -> int:

@@ -36,6 +36,9 @@ logger = logging.getLogger("diracx.tasks.jetstream")
 OVERDUE_AFTER: Final = timedelta(seconds=10)
 """Longer than the server takes to drop an expired key, and than one read takes."""
 
+_HEADER_BYTES: Final = 512
+"""More than the headers of a write take."""
+
 _WHOLE_SECONDS: Final = re.compile(r"(\d+)s")
 
 
@@ -58,6 +61,11 @@ class Bucket:
         self._timeout = timeout
         self._overdue = overdue
         self._clock_offset: timedelta | None = None
+
+    @property
+    def max_value_bytes(self) -> int:
+        """The largest value that the server accepts, in bytes."""
+        return self._connection.max_payload - _HEADER_BYTES
 
     def _subject(self, key: str) -> str:
         return f"$KV.{self.name}.{key}"

@@ -23,7 +23,7 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     failed: int = 0
     """Executions that failed. The next execution is retry number `failed`."""
     failures: tuple[Failure, ...] = ()
-    """The latest failures, 20 at the most."""
+    """The latest failures, 20 at the most; fewer, or without tracebacks, if the record is too large."""
     not_before: datetime | None = None
     """The next retry begins no earlier."""
     exhausted: str | None = None

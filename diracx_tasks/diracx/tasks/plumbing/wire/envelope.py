@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, shown
 from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
 
 FORMAT_VERSION: Final = 1
@@ -96,7 +96,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         try:
             version = int(headers.get(TASK_VERSION, FORMAT_VERSION))
         except ValueError:
-            raise MalformedTaskError(f"{TASK_VERSION}: {headers[TASK_VERSION]!r} is no number") from None
+            raise MalformedTaskError(f"{TASK_VERSION}: {shown(headers[TASK_VERSION])!r} is no number") from None
         return cls(
             name=name,
             id=headers.get(TASK_ID) or str(sequence),
@@ -117,7 +117,7 @@ def _time(headers: Mapping[str, str], header: str) -> datetime | None:
     try:
         return from_rfc3339(text)
     except ValueError as error:
-        raise MalformedTaskError(f"{header}: {error}") from None
+        raise MalformedTaskError(f"{header}: {shown(str(error))}") from None
 
 
 def _write_labels(labels: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback as tracebacks
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -38,6 +39,19 @@ class Failure(msgspec.Struct, frozen=True):
             worker=worker,
             at=datetime.now(UTC),
         )
+
+
+def shrinking(failures: Sequence[Failure]) -> Iterator[list[Failure]]:
+    """Ever shorter lists of failures, the latest last, for a store with too little room. The first one is whole.
+
+    The oldest failures lose their tracebacks, then all do, then the oldest failures are dropped. The last list
+    is empty.
+    """
+    bare = [msgspec.structs.replace(failure, traceback="") for failure in failures]
+    first = range(len(failures))
+    yield from ([*bare[:whole_from], *failures[whole_from:]] for whole_from in first)
+    yield from (bare[kept_from:] for kept_from in first)
+    yield []
 
 
 def _text(exception: BaseException) -> str:

@@ -13,6 +13,8 @@ Invariants:
   delivery of one of them reads the record, even at the count 1.
 - Each write is a compare-and-set on the revision that was read. A conflict means that another worker has the message
   (`StaleAttemptError`), unless the stored value is our own write whose answer was lost (`AttemptRecord.writer`).
+- A record fits into one message of the server (`max_payload`). If it would not, the oldest failures lose their
+  tracebacks, then all do, then the oldest failures are dropped. The counts stay.
 - `stored_ns` ties a record to its message: in a stream that was created anew the sequences start at 1 again.
 
 Crash points:
@@ -43,7 +45,7 @@ from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
-from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.wire.failure import Failure, shrinking
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -67,6 +69,8 @@ class Attempts:
     """0: no record is stored."""
     begun_here: bool = field(default=False)
     """Whether `record.begun` counts this delivery."""
+    failure_written: bool = False
+    """Whether the failure of this delivery is in the record: a settlement that is tried again counts it once."""
     writer: str = ""
     """Unique to this delivery; made with its first write."""
 
@@ -80,17 +84,22 @@ class AttemptStore:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._known: set[int] = set()
+        self._learned: set[int] = set()
+        """The sequences that got a record here since `load_known` was last called; it may not have listed them."""
         self._orphaned: list[int] = []
         self._orphans_found = asyncio.Event()
 
     async def load_known(self, first_sequence: int) -> None:
         """Learn which sequences have a record. Call it after each (re)connect, before pulling.
 
+        Records that tasks in flight write meanwhile stay known.
+
         Args:
             first_sequence: The lowest sequence in the task stream. Older records are orphaned; `run` deletes them.
         """
+        self._learned.clear()
         sequences = [int(key) for key in await self._bucket.keys() if key.isdecimal()]
-        self._known = {sequence for sequence in sequences if sequence >= first_sequence}
+        self._known = {sequence for sequence in sequences if sequence >= first_sequence} | self._learned
         self._orphaned = [sequence for sequence in sequences if sequence < first_sequence]
         if self._orphaned:
             self._orphans_found.set()
@@ -143,6 +152,7 @@ class AttemptStore:
             StaleAttemptError: Another worker has the message.
         """
         await self._write(attempts, not_before=not_before, **self._with(attempts, failure))
+        attempts.failure_written = True
 
     async def exhaust(self, attempts: Attempts, failure: Failure | None, reason: str) -> None:
         """Record that the message will not be executed again. The first reason stays.
@@ -176,6 +186,7 @@ class AttemptStore:
         if attempts.revision:
             await self._bucket.delete(str(attempts.sequence), attempts.revision)
         self._known.discard(attempts.sequence)
+        self._learned.discard(attempts.sequence)
 
     @staticmethod
     def _with(attempts: Attempts, failure: Failure | None) -> dict[str, object]:
@@ -188,10 +199,20 @@ class AttemptStore:
             changes["ended"] = record.ended + 1
         return changes
 
+    def _encode(self, record: AttemptRecord) -> tuple[AttemptRecord, bytes]:
+        """The record as it can be stored, and its JSON; its failures are shrunk until the server accepts it."""
+        value = msgspec.json.encode(record)
+        if len(value) > (limit := self._bucket.max_value_bytes):
+            for failures in shrinking(record.failures):
+                record = msgspec.structs.replace(record, failures=tuple(failures))
+                value = msgspec.json.encode(record)
+                if len(value) <= limit:
+                    break
+        return record, value
+
     async def _write(self, attempts: Attempts, **changes: object) -> None:
         attempts.writer = attempts.writer or uuid4().hex
-        record = msgspec.structs.replace(attempts.record, writer=attempts.writer, **changes)
-        value = msgspec.json.encode(record)
+        record, value = self._encode(msgspec.structs.replace(attempts.record, writer=attempts.writer, **changes))
         key = str(attempts.sequence)
         try:
             revision = await self._bucket.replace(key, value, None, attempts.revision)
@@ -202,5 +223,6 @@ class AttemptStore:
             revision = entry.revision  # our own write, whose answer was lost
         attempts.record, attempts.revision = record, revision
         self._known.add(attempts.sequence)
+        self._learned.add(attempts.sequence)
         if "ended" in changes:
             attempts.begun_here = False

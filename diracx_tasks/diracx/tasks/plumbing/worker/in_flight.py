@@ -10,12 +10,13 @@ import logging
 from datetime import timedelta
 from typing import Any, Final
 
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError, shown
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
+from diracx.tasks.plumbing.wire.envelope import TASK_ID
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper
+from diracx.tasks.plumbing.worker.observation import shown_name
 from diracx.tasks.plumbing.worker.processing import Processor
 from diracx.tasks.plumbing.worker.slots import Slots
 
@@ -47,7 +48,7 @@ class InFlight:
         try:
             await self._processor.process(lease)
         except asyncio.CancelledError:
-            if lease.remaining > 0:
+            if lease.remaining > 0 and not lease.withdrawn:
                 self.give_back(lease.delivery)  # not cancelled by its own worker: the loop ends
             raise
         finally:
@@ -73,8 +74,8 @@ class InFlight:
         """The name and id of the message that an asyncio task processes; None when it processes none."""
         for lease in self._leases.all:
             if lease.task is task:
-                headers = lease.delivery.headers or {}
-                return f"{headers.get(TASK_NAME)} {headers.get(TASK_ID, '')}".strip()
+                task_id = (lease.delivery.headers or {}).get(TASK_ID, "")
+                return f"{shown_name(lease.delivery)} {shown(task_id)}".strip()
         return None
 
     def interrupt(self, reason: str) -> None:
@@ -101,10 +102,22 @@ class InFlight:
             )
 
     async def abandon(self, attempts: AttemptStore) -> None:
-        """Give back every message whose lease holds, without a failure in its record: the process ends without them."""
-        for lease in self._leases.all:
-            if lease.settling or lease.remaining <= 0:
-                continue
+        """Give back every message whose lease holds, without a failure in its record: the process ends without them.
+
+        An error is only logged, and spares the other messages. From the first step on, no task settles its message.
+        """
+        abandoned = [lease for lease in self._leases.all if not lease.settling and lease.remaining > 0]
+        for lease in abandoned:
+            lease.withdraw("the process ends")
+        await asyncio.gather(*(self._abandon(lease, attempts) for lease in abandoned))
+
+    async def _abandon(self, lease: Lease, attempts: AttemptStore) -> None:
+        try:
             if lease.attempts is not None:
                 await attempts.interrupt(lease.attempts)
+            lease.ensure_in_time()
+            self._leases.drop(lease)  # a heartbeat would shorten the delay
             lease.delivery.nak(EXIT_DELAY)
+        except Exception as error:
+            delivery = lease.delivery
+            logger.warning("left %s (message %d) unsettled: %s", shown_name(delivery), delivery.sequence, error)

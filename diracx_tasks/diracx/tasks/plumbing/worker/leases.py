@@ -47,7 +47,7 @@ MAX_MARGIN_SECONDS: Final = 1.0
 
 
 class LeaseLapsedError(TaskError):
-    """The lease lapsed: another worker may have the message, so this worker must not settle it."""
+    """The lease lapsed or was withdrawn: another worker may have the message, so this one must not settle it."""
 
 
 class Lease:
@@ -64,6 +64,7 @@ class Lease:
         "not_begun",
         "settling",
         "task",
+        "withdrawn",
     )
 
     def __init__(self, delivery: Delivery, last_contact: float, deadline: float, clock: Clock) -> None:
@@ -80,9 +81,11 @@ class Lease:
         """Whether that task has yet to call `begin`. An asyncio task that is cancelled before its first step never
         enters its coroutine, so nothing would nak the message and free the slot."""
         self.interrupt_reason: str | None = None
-        """The reason of `interrupt`; None while it was not called."""
+        """The reason of `interrupt` or `withdraw`; None while neither was called."""
         self.settling = False
         """Whether the outcome is known: it is too late to interrupt the task."""
+        self.withdrawn = False
+        """Whether `withdraw` was called."""
         self.attempts: Attempts | None = None
         """The attempt record, once it was loaded."""
 
@@ -93,6 +96,16 @@ class Lease:
 
     def ensure_held(self) -> None:
         """Check the lease right before settling: a process that was stopped gets here before any tick of the loop.
+
+        Raises:
+            LeaseLapsedError: The lease lapsed, or was withdrawn.
+        """
+        if self.withdrawn:
+            raise LeaseLapsedError(f"message {self.delivery.sequence} is given back: {self.interrupt_reason}")
+        self.ensure_in_time()
+
+    def ensure_in_time(self) -> None:
+        """Check the deadline alone, where the message of a withdrawn lease is given back.
 
         Raises:
             LeaseLapsedError: The lease lapsed.
@@ -117,6 +130,11 @@ class Lease:
             self.interrupt_reason = reason
             if not self.not_begun:
                 self.task.cancel()
+
+    def withdraw(self, reason: str) -> None:
+        """Keep the task from settling its message: the caller gives it back. The task is not cancelled."""
+        self.settling = self.withdrawn = True
+        self.interrupt_reason = reason
 
 
 class LeaseKeeper:

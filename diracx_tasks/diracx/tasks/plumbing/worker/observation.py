@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
+from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
@@ -49,6 +50,11 @@ def error_of(outcome: Outcome) -> str | None:
     return None
 
 
+def shown_name(delivery: Delivery) -> str:
+    """The name of the task for a log line."""
+    return shown((delivery.headers or {}).get(TASK_NAME, "a message without a name"))
+
+
 def log_fields(delivery: Delivery, attempt: int) -> dict[str, object]:
     """The fields that each log line of a delivery has.
 
@@ -57,8 +63,8 @@ def log_fields(delivery: Delivery, attempt: int) -> dict[str, object]:
     """
     headers = delivery.headers or {}
     return {
-        "task": headers.get(TASK_NAME, ""),
-        "id": headers.get(TASK_ID) or str(delivery.sequence),
+        "task": shown(headers.get(TASK_NAME, "")),
+        "id": shown(headers.get(TASK_ID) or str(delivery.sequence)),
         "attempt": attempt,
     }
 
@@ -74,8 +80,8 @@ async def observed(telemetry: Telemetry, delivery: Delivery, attempts: Attempts,
 def _received(delivery: Delivery, attempts: Attempts) -> Received:
     headers = delivery.headers or {}
     return Received(
-        task=headers.get(TASK_NAME, ""),
-        id=headers.get(TASK_ID) or str(delivery.sequence),
+        task=shown(headers.get(TASK_NAME, "")),
+        id=shown(headers.get(TASK_ID) or str(delivery.sequence)),
         subject=delivery.subject,
         # `<namespace>.tasks.<priority>.<size>` is what the consumer `<priority>-<size>` filters.
         consumer="-".join(delivery.subject.split(".")[-2:]),

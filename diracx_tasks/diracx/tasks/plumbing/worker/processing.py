@@ -9,8 +9,8 @@
     settle          the outcome becomes writes, then an ack, nak or term (settlement/settlement.py)
     report          `on_outcome` hears of it
 
-Whatever fails on the way leaves the message unsettled. The server redelivers it when the lease lapses, and the attempt
-record shows how far it got.
+Whatever fails before the answer was sent leaves the message unsettled. The server redelivers it when the lease lapses,
+and the attempt record shows how far it got. Whatever fails after it, a deletion or `on_outcome`, is only logged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from diracx.tasks.plumbing.worker.isolation import (
     IsolationTimeoutError,
 )
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
-from diracx.tasks.plumbing.worker.observation import log_fields, observed
+from diracx.tasks.plumbing.worker.observation import log_fields, observed, shown_name
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 
@@ -54,7 +54,9 @@ logger = logging.getLogger("diracx.tasks.worker")
 ISOLATION_RETRY_DELAY: Final = timedelta(seconds=5)
 
 OnOutcome: TypeAlias = Callable[[str, str, Outcome], object]
-"""Called with the name of a task, its id, and the outcome of a delivery that was screened and settled."""
+"""Called with the name of a task, its id, and the outcome of a delivery that was screened and settled.
+
+What it raises is logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Processor:
             asyncio.CancelledError: The asyncio task was cancelled, and not by `Lease.interrupt`: the event loop ends.
         """
         delivery = lease.delivery
-        name = (delivery.headers or {}).get(TASK_NAME, "a message without a name")
+        name = shown_name(delivery)
         try:
             if not self._admit(lease):
                 return await self._turn_away(lease, name)
@@ -204,5 +206,10 @@ class Processor:
         return Interrupted(f"try {tries} of {self._settings.unknown_tries}: {reason}", self._settings.unknown_delay)
 
     def _report(self, delivery: Delivery, name: str, outcome: Outcome) -> None:
-        if self._on_outcome is not None:
-            self._on_outcome(name, (delivery.headers or {}).get(TASK_ID) or str(delivery.sequence), outcome)
+        if self._on_outcome is None:
+            return
+        try:
+            headers = delivery.headers or {}
+            self._on_outcome(headers.get(TASK_NAME, name), headers.get(TASK_ID) or str(delivery.sequence), outcome)
+        except Exception:
+            logger.exception("%s (message %d) is settled, but on_outcome failed", name, delivery.sequence)

@@ -123,9 +123,14 @@ class Worker:
         self._in_flight.interrupt("the worker stops")
 
     async def abandon(self) -> None:
-        """Give back every message whose lease holds, uncounted: the process is about to end in the middle of them."""
-        await self._in_flight.abandon(self._attempts)
-        self._settlement.naks.close()
+        """Give back every message whose lease holds, uncounted: the process is about to end in the middle of them.
+
+        A message that cannot be given back is logged, and redelivered when its lease lapses.
+        """
+        try:
+            await self._in_flight.abandon(self._attempts)
+        finally:
+            self._settlement.naks.close()
         await self._connection.client.flush()
 
     async def run(self) -> None:

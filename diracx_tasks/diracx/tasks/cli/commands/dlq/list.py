@@ -13,6 +13,7 @@ from diracx.tasks.cli.options import Access, json_option, log_option, server_opt
 from diracx.tasks.cli.terminal.output import Prose, print_document, print_table
 from diracx.tasks.cli.times import since_from
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
+from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.wire.times import readable_time
 
 
@@ -41,12 +42,19 @@ def command(*, task: str | None, since: str | None, as_json: bool, access: Acces
     if as_json:
         print_document(dead_letters)
     elif dead_letters:
-        rows = [[each.seq, each.died, each.task, each.id, each.attempts, each.reason] for each in dead_letters]
+        rows = [
+            [each.seq, each.died, _shown(each.task), _shown(each.id), each.attempts, each.reason]
+            for each in dead_letters
+        ]
         print_table(["seq", "died", "task", "id", "attempts", Prose("reason")], rows)
     else:
         of_task = "" if task is None else f" of {task}"
         since_then = "" if earliest is None else f" since {readable_time(earliest)}"
         print(f"no dead letters{of_task}{since_then}", file=sys.stderr)
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else shown(text)
 
 
 async def _read(access: Access) -> list[DeadLetter]:

@@ -18,7 +18,7 @@ Invariants:
   it got. So each step can be done twice. The server does not confirm an answer; all leave on one connection, in order.
 - The lease is checked before the first write, and right before the answer if anything was awaited in between.
 - After an ack or a term the record is deleted, and for a task that fell due its copy in the stream of later tasks.
-  After a nak the record stays.
+  If a deletion fails, the message is settled nevertheless. After a nak the record stays.
 
 Crash points:
 
@@ -36,9 +36,9 @@ Crash points:
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -56,7 +56,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.headers import without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
-from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID
+from diracx.tasks.plumbing.wire.envelope import MSG_ID
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
 from diracx.tasks.plumbing.worker.settlement.ack_replay import AckReplay
@@ -64,6 +64,9 @@ from diracx.tasks.plumbing.worker.settlement.lock_backoff import LockBackoff
 from diracx.tasks.plumbing.worker.settlement.nak_batcher import NakBatcher
 
 logger = logging.getLogger("diracx.tasks.worker")
+
+_FINISHING: Final = (Succeeded, Discarded, Dead, WrongQueue)
+"""Outcomes that end with an ack or a term."""
 
 
 class Settlement:
@@ -93,7 +96,7 @@ class Settlement:
         """Write the outcome of a delivery, and answer the server.
 
         When the connection is lost in the middle, it is tried again after the reconnect, while the lease holds: that
-        saves a redelivery.
+        saves a redelivery. Once the answer was sent, nothing is raised any more.
 
         Args:
             name: The name of the task, for the log.
@@ -108,18 +111,22 @@ class Settlement:
         while True:
             lease.ensure_held()
             try:
-                return await self._effects_of(outcome, lease, name, attempts)
+                await self._effects_of(outcome, lease, name, attempts)
+                break
             except ServerError as error:
                 if self._connection.is_connected or lease.remaining <= 0:
                     raise
                 logger.info("%s waits for the server to be settled: %s", name, error)
                 if not await self._connection.wait_connected(lease.remaining):
                     raise
+        # Most messages have neither a record nor a copy.
+        if isinstance(outcome, _FINISHING) and (attempts.revision or lease.delivery.origin is not None):
+            await self._clean_up(lease, name, attempts)
 
     def _effects_of(self, outcome: Outcome, lease: Lease, name: str, attempts: Attempts) -> Coroutine[Any, Any, None]:
         match outcome:
             case Succeeded():
-                return self._succeed(lease, name, attempts)
+                return self._succeed(lease, name)
             case Retry():
                 return self._retry(lease, name, attempts, outcome)
             case LockBusy():
@@ -127,9 +134,9 @@ class Settlement:
             case Dead():
                 return self._dead_letter(lease, name, attempts, outcome)
             case Discarded():
-                return self._discard(lease, name, attempts, outcome)
+                return self._discard(lease, name, outcome)
             case WrongQueue():
-                return self._requeue(lease, name, attempts, outcome)
+                return self._requeue(lease, name, outcome)
             case Interrupted():
                 return self._interrupt(lease, name, attempts, outcome)
 
@@ -154,16 +161,16 @@ class Settlement:
         logger.info("%s (message %d) was settled before; the server had forgotten", name, lease.delivery.sequence)
         lease.delivery.ack()
 
-    async def _succeed(self, lease: Lease, name: str, attempts: Attempts) -> None:
-        await self._ack(lease, attempts)
+    async def _succeed(self, lease: Lease, name: str) -> None:
+        self._ack(lease)
         logger.debug("done: %s (message %d)", name, lease.delivery.sequence)
 
-    async def _discard(self, lease: Lease, name: str, attempts: Attempts, outcome: Discarded) -> None:
-        await self._ack(lease, attempts)
+    async def _discard(self, lease: Lease, name: str, outcome: Discarded) -> None:
+        self._ack(lease)
         logger.warning("dropped %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
 
     async def _retry(self, lease: Lease, name: str, attempts: Attempts, outcome: Retry) -> None:
-        if attempts.record.not_before != outcome.at:  # equal: written before the connection was lost
+        if not attempts.failure_written:
             await self._attempts.fail(attempts, outcome.failure, outcome.at)
         delay = max(outcome.at - datetime.now(UTC), timedelta(0))
         lease.ensure_held()
@@ -200,40 +207,42 @@ class Settlement:
         lease.ensure_held()
         lease.delivery.term(outcome.reason)
         self.ack_replay.record_term(lease, outcome.reason)
-        await self._forget(lease, attempts)
         logger.error("dead: %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
 
-    async def _requeue(self, lease: Lease, name: str, attempts: Attempts, outcome: WrongQueue) -> None:
-        # The copy has an id of its own, by which the stream drops a second one; the task keeps its id.
+    async def _requeue(self, lease: Lease, name: str, outcome: WrongQueue) -> None:
+        # The id names the copied message, not the task: the stream drops a second copy of this message, and keeps the
+        # copy of a later move of the same task. The task keeps its id.
         delivery, subject = lease.delivery, outcome.subject
         headers = without_server_headers(delivery.headers)
-        headers[MSG_ID] = f"{headers.get(TASK_ID, delivery.sequence)}@{subject}"
+        headers[MSG_ID] = f"{delivery.sequence}.{delivery.stored_ns}@{subject}"
         await publish(self._connection, subject, delivery.body, headers)
         lease.ensure_held()
-        await self._ack(lease, attempts)
+        self._ack(lease)
         logger.info("moved %s (message %d) to %s", name, delivery.sequence, subject)
 
-    async def _ack(self, lease: Lease, attempts: Attempts) -> None:
+    def _ack(self, lease: Lease) -> None:
         lease.delivery.ack()
         self.ack_replay.record_ack(lease)
-        if attempts.revision or lease.delivery.origin is not None:  # most messages have neither
-            await self._forget(lease, attempts)
 
-    async def _forget(self, lease: Lease, attempts: Attempts) -> None:
-        """Delete the attempt record of a settled message, and its copy in the stream of later tasks.
+    async def _clean_up(self, lease: Lease, name: str, attempts: Attempts) -> None:
+        """Delete the attempt record of a finished message, and its copy in the stream of later tasks.
 
         A task stream that is created anew sources the stream of later tasks again. With its copy deleted, a settled
         task does not return. A copy that cannot be deleted expires by itself.
         """
-        await self._attempts.forget(attempts)
-        if (origin := lease.delivery.origin) is None:
-            return
+        await self._delete(lease, name, "attempt record", lambda: self._attempts.forget(attempts))
+        if (origin := lease.delivery.origin) is not None:
+            await self._delete(lease, name, f"copy in {origin[0]}", lambda: delete_message(self._connection, *origin))
+
+    async def _delete(self, lease: Lease, name: str, what: str, delete: Callable[[], Awaitable[object]]) -> None:
+        """Delete a remnant of a finished message. An error is only logged: the message is settled, which counts."""
         try:
-            await delete_message(self._connection, *origin)
-        except ServerError as error:  # the task is settled, which is what counts
-            logger.warning(
-                "message %d is settled, but its copy in %s was not deleted: %s",
-                lease.delivery.sequence,
-                origin[0],
-                error,
-            )
+            try:
+                await delete()
+            except ServerError:
+                if self._connection.is_connected or not await self._connection.wait_connected(max(0, lease.remaining)):
+                    raise
+                await delete()
+        except Exception as error:
+            sequence = lease.delivery.sequence
+            logger.warning("%s (message %d) is settled, but its %s was not deleted: %s", name, sequence, what, error)
