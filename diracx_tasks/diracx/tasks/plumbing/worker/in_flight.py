@@ -16,8 +16,7 @@ from diracx.tasks.plumbing.wire.envelope import TASK_ID
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper
-from diracx.tasks.plumbing.worker.observation import shown_name
-from diracx.tasks.plumbing.worker.processing import Processor
+from diracx.tasks.plumbing.worker.processing import Processor, shown_name
 from diracx.tasks.plumbing.worker.slots import Slots
 
 logger = logging.getLogger("diracx.tasks.worker")

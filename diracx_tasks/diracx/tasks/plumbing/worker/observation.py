@@ -50,11 +50,6 @@ def error_of(outcome: Outcome) -> str | None:
     return None
 
 
-def shown_name(delivery: Delivery) -> str:
-    """The name of the task for a log line."""
-    return shown((delivery.headers or {}).get(TASK_NAME, "a message without a name"))
-
-
 def log_fields(delivery: Delivery, attempt: int) -> dict[str, object]:
     """The fields that each log line of a delivery has.
 

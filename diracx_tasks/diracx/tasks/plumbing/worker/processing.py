@@ -29,6 +29,7 @@ from diracx.tasks.plumbing.exceptions import (
     ServerError,
     TaskDefinitionError,
     UnknownTaskError,
+    shown,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
 from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Job, Outcome, WrongQueue
@@ -45,7 +46,7 @@ from diracx.tasks.plumbing.worker.isolation import (
     IsolationTimeoutError,
 )
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
-from diracx.tasks.plumbing.worker.observation import log_fields, observed, shown_name
+from diracx.tasks.plumbing.worker.observation import log_fields, observed
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 
@@ -67,6 +68,11 @@ class NotKnownHere:
 
 
 Screened: TypeAlias = Job | Outcome | NotKnownHere
+
+
+def shown_name(delivery: Delivery) -> str:
+    """The name of the task for a log line."""
+    return shown((delivery.headers or {}).get(TASK_NAME, "a message without a name"))
 
 
 class Processor:
