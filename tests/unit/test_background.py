@@ -24,7 +24,7 @@ async def fails(text: str = "broken") -> None:
 
 async def fails_when_cancelled() -> None:
     try:
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
     finally:
         raise BackgroundError("while ending")
 
@@ -32,7 +32,7 @@ async def fails_when_cancelled() -> None:
 async def ends_late(ended: asyncio.Event) -> None:
     """End a few turns of the loop after the cancellation."""
     try:
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
     finally:
         for _ in range(3):
             await asyncio.sleep(0)

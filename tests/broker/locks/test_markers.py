@@ -30,12 +30,13 @@ from support.nats_command import find_nats
 Mark: TypeAlias = Callable[[str], Awaitable[None]]
 
 
-@pytest.fixture(params=["DEL", "PURGE", "nats kv del", "nats kv purge"])
+BY_COMMAND = [pytest.param(command, marks=pytest.mark.nats_command) for command in ("nats kv del", "nats kv purge")]
+
+
+@pytest.fixture(params=["DEL", "PURGE", *BY_COMMAND])
 def mark(request: pytest.FixtureRequest, server: EmbeddedServer, connection: Connection, bucket: Bucket) -> Mark:
     """Leaves a marker in place of a key: by a raw publish, or by the `nats` command."""
     command, nats = request.param.split(), find_nats()
-    if command[0] == "nats" and nats is None:
-        pytest.skip("the nats command is not installed")
 
     async def marked(key: str) -> None:
         if nats is None or command[0] != "nats":

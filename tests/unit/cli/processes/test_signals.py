@@ -43,7 +43,7 @@ async def test_a_signal_cancels_the_task_that_asks_for_it(number: signal.Signals
 
     async def run() -> None:
         signals.cancel_this_task()
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
 
     with signals.handled():
         task = asyncio.create_task(run())
