@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -231,8 +231,7 @@ class Odd(MutexLock):
 
     async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
         acquired = await super().acquire(store, owner)
-        broken: AcquiredLock = OddlyAcquired(acquired, self.failure)
-        return broken
+        return cast("AcquiredLock", OddlyAcquired(acquired, self.failure))
 
 
 class OddlyAcquired:
