@@ -216,7 +216,9 @@ def attributes(owner: type) -> set[str]:
 
 def overridden() -> set[str]:
     """The names of nats-py's client that our class defines anew."""
-    return {name for name in vars(PersistentClient) if name in vars(Client) and name not in ("__doc__", "__module__")}
+    # Each Python gives a class other attributes of its own, such as `__firstlineno__` since 3.13.
+    written = [name for name in vars(PersistentClient) if name == "__init__" or not name.startswith("__")]
+    return {name for name in written if name in vars(Client)}
 
 
 def touched(tree: ast.Module) -> Iterator[tuple[int, str]]:
