@@ -37,8 +37,8 @@ What a crash leaves behind: the key of a writer or a reader, or a mark, each unt
 
 from __future__ import annotations
 
+import logging
 import random
-from contextlib import suppress
 from datetime import timedelta
 from typing import ClassVar, Final
 
@@ -48,6 +48,8 @@ from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError
 from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner, decode_owner, describe_owner
 from diracx.tasks.plumbing.locks.base import BaseLock, Capacity
+
+logger = logging.getLogger("diracx.tasks.locks")
 
 WAITING_TTL: Final = timedelta(seconds=10)
 """The life of the mark of a waiting writer, many times the delay after which the writer tries again."""
@@ -134,6 +136,8 @@ def _is_waiting_writer(entry: Entry) -> bool:
 
 
 async def _remove_if_possible(acquired: AcquiredKey) -> None:
-    """Remove our key after a look that failed. If this fails too, the key expires."""
-    with suppress(Exception):
+    """Remove our key after a look that failed. If this fails too, the key expires; the look's error is raised."""
+    try:
         await acquired.abandon()
+    except Exception as error:
+        logger.warning("%s was not removed: %s; it expires by itself", acquired.key, error)

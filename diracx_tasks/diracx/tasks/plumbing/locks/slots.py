@@ -14,12 +14,14 @@ contenders collide only when they pick the same slot:
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from diracx.tasks.plumbing.key_value_store import LockStore
+
+logger = logging.getLogger("diracx.tasks.locks")
 
 _MAX_ROUNDS: Final = 3
 
@@ -94,8 +96,10 @@ async def take_slots(
                 return taken
         raise SlotsFullError(available, collided=claims > len(taken))
     except BaseException:
-        with suppress(Exception):  # a slot that cannot be freed expires by itself
+        try:
             await abandon_all(taken)
+        except Exception as error:  # the first error is the one to raise
+            logger.warning("a slot of %s was not freed: %s; it expires by itself", key, error)
         raise
 
 
