@@ -1,22 +1,114 @@
-"""Two event loops in one process, each on its own thread.
+"""Event loops that the code on them cannot end, and two of them in one process.
 
-NATS stays on one event loop, which sends heartbeats and renews locks. Tasks that may block execute on the other. In
-`call` the task has the main thread, where Ctrl-C arrives and a debugger can stop. In a worker the task has a thread of
-its own.
+asyncio ends `run_forever` when code on the loop raises SystemExit or KeyboardInterrupt in a child task or a callback,
+or calls `loop.stop()`. One unruly task would so end a loop that others share. `keep_running` runs the loop again: the
+callbacks that were ready are still in its queue, and none is lost.
+
+NATS stays on one event loop, which sends heartbeats and renews locks. Tasks that may block execute on others. In
+`call` the task has the main thread, where Ctrl-C arrives and a debugger can stop. In a worker the tasks have threads of
+their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextvars import Context
+from typing import Any, Final, TypeVar
+
+from diracx.tasks.plumbing.exceptions import shown
+
+logger = logging.getLogger("diracx.tasks.worker")
 
 T = TypeVar("T")
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+OnEscape = Callable[[BaseException, Context | None], object]
+"""Called with a SystemExit or KeyboardInterrupt that left a child task or a callback, and the context in which that
+code ran. The context is None where the loop does not tell it (uvloop)."""
+
+CLOSE_SECONDS: Final = 5.0
+"""The time that the tasks which are left on a loop have to end before it is closed."""
+
+
+class LoopClosedError(RuntimeError):
+    """Code on the loop closed it. What was on it never ends."""
+
+
+def log_escape(error: BaseException, context: Context | None) -> None:
+    """Log an exception that would have ended the loop. An `OnEscape`."""
+    logger.error("code on the event loop raised %s; the loop goes on", shown(repr(error)), exc_info=error)
+
+
+def keep_running(
+    loop: asyncio.AbstractEventLoop, is_done: Callable[[], bool], on_escape: OnEscape = log_escape
+) -> None:
+    """Run a loop until it is stopped while `is_done` is true. Nothing else ends it.
+
+    Raises:
+        LoopClosedError: Code on the loop, or on another thread, closed it.
+    """
+    while not is_done():
+        if loop.is_closed():
+            raise LoopClosedError("the event loop was closed by the code on it")
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:
+            on_escape(error, _context_of(error))
+
+
+def _context_of(error: BaseException) -> Context | None:
+    """The context of the innermost callback of an event loop in the traceback."""
+    context, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is asyncio.Handle._run.__code__:
+            context = trace.tb_frame.f_locals["self"]._context
+        trace = trace.tb_next
+    return context
+
+
+def run(
+    main: Coroutine[Any, Any, T],
+    loop_factory: LoopFactory = asyncio.new_event_loop,
+    on_escape: OnEscape = log_escape,
+) -> T:
+    """Run `main` on a new loop that only its end ends, and close the loop.
+
+    Unlike `asyncio.run`, this waits neither for the threads of the loop's executor nor, for longer than
+    `CLOSE_SECONDS`, for tasks that ignore their cancellation.
+    """
+    loop = loop_factory()
+    try:
+        asyncio.set_event_loop(loop)
+        return _run_task(loop, loop.create_task(main), on_escape)
+    finally:
+        try:
+            _run_task(loop, loop.create_task(_end_all_tasks()), on_escape)
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _run_task(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T], on_escape: OnEscape) -> T:
+    task.add_done_callback(lambda _: loop.stop())
+    keep_running(loop, task.done, on_escape)
+    return task.result()
+
+
+async def _end_all_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, deaf = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+        for task in deaf:
+            logger.warning("left behind: %s ignores its cancellation", shown(repr(task)))
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 @contextmanager
@@ -24,21 +116,20 @@ def loop_on_a_thread(
     name: str, loop_factory: LoopFactory = asyncio.new_event_loop
 ) -> Iterator[asyncio.AbstractEventLoop]:
     """Run an event loop on a thread of its own for the block. Tasks that still run at the end are cancelled."""
-    started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+    started: concurrent.futures.Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = concurrent.futures.Future()
 
-    def run() -> None:
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            loop = runner.get_loop()
-            started.set_result(loop)
-            loop.run_forever()
+    async def serve() -> None:
+        ended = asyncio.Event()
+        started.set_result((asyncio.get_running_loop(), ended))
+        await ended.wait()
 
-    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread = threading.Thread(target=lambda: run(serve(), loop_factory), name=name, daemon=True)
     thread.start()
-    loop = started.result()
+    loop, ended = started.result()
     try:
         yield loop
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(ended.set)
         thread.join()
 
 

@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from diracx.tasks.plumbing.background import in_background
+from diracx.tasks.plumbing.background import in_background, uncancelled
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError
 from diracx.tasks.plumbing.locks import (
@@ -143,7 +143,7 @@ class LockKeeper:
         held = HeldLocks(on_lost, self._clock)
         try:
             for lock in in_order(locks):
-                await _uncancelled(self._take(lock, owner, held))
+                await uncancelled(self._take(lock, owner, held))
             if (lapsed := held.check()) is not None:
                 raise UnableToAcquireLockError(lapsed.key, reason=f"{lapsed} while others were taken")
             held.begun = True
@@ -152,7 +152,7 @@ class LockKeeper:
         finally:
             held.ended = True
             if held.acquired:
-                await _uncancelled(self._release_all(held))
+                await uncancelled(self._release_all(held))
 
     async def _take(self, lock: BaseLock, owner: LockOwner, held: HeldLocks) -> None:
         acquired = await self._arbiter.take(lock, self._store, owner)
@@ -189,20 +189,3 @@ def in_order(locks: Iterable[BaseLock]) -> list[BaseLock]:
     written = {lock.key for lock in wanted.values() if isinstance(lock, ExclusiveRWLock)}
     structural = [lock for lock in wanted.values() if not (isinstance(lock, SharedRWLock) and lock.key in written)]
     return sorted(structural + limiters, key=lambda lock: (lock.order, lock.key))
-
-
-async def _uncancelled(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run `coroutine` to its end even if this task is cancelled meanwhile. Raise the cancellation after that."""
-    work = asyncio.create_task(coroutine)
-    cancelled: asyncio.CancelledError | None = None
-    try:
-        # The fast path: `wait` costs three times as much.
-        return await asyncio.shield(work)
-    except asyncio.CancelledError as error:
-        cancelled = error
-    while not work.done():
-        try:
-            await asyncio.wait([work])
-        except asyncio.CancelledError as error:  # a stop, a lost lock and a timeout may each cancel
-            cancelled = error
-    raise cancelled from (None if work.cancelled() else work.exception())
