@@ -6,6 +6,7 @@ Annotations are live: some dependencies are local.
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from diracx.db.sql import JobDB
 from sqlalchemy.exc import IntegrityError
 
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction
+from diracx.tasks.plumbing.execution.loops import loop_on_a_thread, run_on
 from diracx.tasks.plumbing.injection.resources import Resources
 from support.acme import (
     LogsDB,
@@ -169,6 +171,78 @@ class TestSQLDatabases:
         await asyncio.to_thread(thread.join)
         assert names == ["executing"]
         assert await owners() == ["alice"]
+
+    async def test_transactions_on_two_loops_run_at_a_time_each_on_an_engine_of_its_own(self, owners: Any) -> None:
+        both, databases, names = threading.Barrier(2), [], iter(["alice", "bob"])
+
+        async def execute(self: Any, db: LollygagDB) -> None:
+            await db.owners()
+            databases.append((db, db.engine, db.conn))
+            await asyncio.to_thread(both.wait, 10)
+            await db.insert_owner(next(names))
+
+        resources, task = Resources(), task_with(execute)
+        invocation = resources.prepare(type(task))
+
+        async def open_and_execute() -> None:
+            async with resources.opened():
+                await invocation(task)
+
+        with loop_on_a_thread("one") as one, loop_on_a_thread("two") as two:
+            await asyncio.gather(run_on(one, open_and_execute()), run_on(two, open_and_execute()))
+        assert all(of_one is not of_two for of_one, of_two in zip(*databases, strict=True))
+        assert sorted(await owners()) == ["alice", "bob"]
+
+    async def test_a_failure_on_one_loop_rolls_back_nothing_of_another(self, owners: Any) -> None:
+        inserted, failed = threading.Event(), threading.Event()
+
+        async def fails(self: Any, db: LollygagDB) -> None:
+            await asyncio.to_thread(inserted.wait, 10)
+            raise ValueError("no")
+
+        async def inserts(self: Any, db: LollygagDB) -> None:
+            await db.insert_owner("alice")
+            inserted.set()
+            await asyncio.to_thread(failed.wait, 10)
+
+        resources, failing, inserting = Resources(), task_with(fails), task_with(inserts)
+        failure, insertion = resources.prepare(type(failing)), resources.prepare(type(inserting))
+
+        async def fail() -> None:
+            async with resources.opened():
+                with pytest.raises(ValueError, match="no"):
+                    await failure(failing)
+            failed.set()
+
+        async def insert() -> None:
+            async with resources.opened():
+                await insertion(inserting)
+
+        with loop_on_a_thread("one") as one, loop_on_a_thread("two") as two:
+            await asyncio.gather(run_on(one, fail()), run_on(two, insert()))
+        assert await owners() == ["alice"]
+
+    async def test_a_loop_that_closes_its_engine_leaves_those_of_other_loops_open(self, owners: Any) -> None:
+        async def execute(self: Any, db: LollygagDB) -> Any:
+            return db.engine
+
+        resources, task = Resources(), task_with(execute)
+        invocation = resources.prepare(type(task))
+        first, second, again = AsyncExitStack(), AsyncExitStack(), AsyncExitStack()
+        with loop_on_a_thread("one") as one, loop_on_a_thread("two") as two:
+            await run_on(one, first.enter_async_context(resources.opened()))
+            await run_on(two, second.enter_async_context(resources.opened()))
+            engine = await run_on(two, invocation(task))
+            await run_on(one, first.aclose())
+            with pytest.raises(RuntimeError, match=r"LollygagDB is not open: open it .* on this event loop"):
+                await run_on(one, invocation(task))
+            assert await run_on(two, invocation(task)) is engine
+            with pytest.raises(RuntimeError, match="LollygagDB is open already"):
+                await run_on(two, again.enter_async_context(resources.opened()))
+            await run_on(one, again.enter_async_context(resources.opened()))
+            assert await run_on(one, invocation(task)) is not engine
+            await run_on(two, second.aclose())
+            await run_on(one, again.aclose())
 
     async def test_the_preferred_implementation_is_given_whichever_class_is_asked_for(
         self, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,8 @@
 """The values that `execute()` gets, and overrides. Annotations are live: the dependencies are local."""
 
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -175,6 +177,34 @@ class TestInjection:
 
         injector, task_class = Injector(), type(task_with(execute))
         assert injector.prepare(task_class) is injector.prepare(task_class)
+
+    async def test_a_class_that_two_threads_prepare_at_once_is_prepared_once(self) -> None:
+        begun: list[str] = []
+        second = threading.Event()
+
+        async def inner() -> str:
+            return "inner"
+
+        async def outer(value: Annotated[str, Depends(inner)]) -> str:
+            return f"outer {value}"
+
+        async def execute(self: Any, value: Annotated[str, Depends(outer)]) -> str:
+            return value
+
+        def replacement(call: Callable[..., Any]) -> None:
+            begun.append(call.__name__)
+            if begun == ["outer", "inner"]:
+                # In the middle of the graph: a second thread that got in here would meet a half-built one.
+                second.wait(0.5)
+            elif len(begun) > 2:
+                second.set()
+
+        injector, task = Injector(replacement=replacement), task_with(execute)
+        with ThreadPoolExecutor(2) as threads:
+            first, other = threads.map(injector.prepare, [type(task), type(task)], timeout=10)
+        assert first is other
+        assert begun == ["outer", "inner"]
+        assert await first(task) == "outer inner"
 
 
 class TestOverrides:

@@ -4,7 +4,7 @@ Annotations are live: some dependencies are local.
 """
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from diracx.db.sql import JobDB
 from diracx.tasks.plumbing import depends
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction
 from diracx.tasks.plumbing.exceptions import ResourceError, TaskDefinitionError
+from diracx.tasks.plumbing.execution.loops import loop_on_a_thread, run_on
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.resources import Resources
 from support.acme import (
@@ -133,6 +134,21 @@ class TestMissingResources:
         assert doors.startswith("acme:SomeTask needs GarageSettings: set ACME_GARAGE_DOORS (Input should be")
         assert "secrets" not in doors
 
+    def test_a_task_may_be_prepared_while_others_are_checked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def late(self: Any, db: LollygagDB) -> None: ...
+
+        async def execute(self: Any, settings: GarageSettings) -> None: ...
+
+        def create(cls: Any) -> Any:
+            resources.prepare(type(task_with(late)), "acme:Late")
+            return cls(doors=5, colour="red")
+
+        monkeypatch.setattr(GarageSettings, "create", classmethod(create))
+        resources = Resources()
+        resources.prepare(type(task_with(execute)))
+        assert resources.problems() == []
+        assert resources.problems()[0].startswith("acme:Late needs LollygagDB")
+
     def test_a_configuration_without_a_source(self) -> None:
         async def execute(self: Any, config: Config) -> None: ...
 
@@ -198,6 +214,27 @@ class TestSettings:
         assert seen[0] is seen[1]
         assert GarageSettings.open_now == []
 
+    async def test_each_loop_enters_the_lifetime_of_an_instance_of_its_own(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ACME_GARAGE_DOORS", "5")
+        monkeypatch.setenv("ACME_GARAGE_COLOUR", "red")
+
+        async def execute(self: Any, settings: GarageSettings) -> Any:
+            return settings
+
+        resources, task = Resources(), task_with(execute)
+        invocation = resources.prepare(type(task))
+        opened = AsyncExitStack()
+        with loop_on_a_thread("one") as one:
+            await run_on(one, opened.enter_async_context(resources.opened()))
+            async with resources.opened():
+                assert GarageSettings.open_now == ["red", "red"]
+                assert await invocation(task) is not await run_on(one, invocation(task))
+            assert GarageSettings.open_now == ["red"]
+            await run_on(one, opened.aclose())
+        assert GarageSettings.open_now == []
+
 
 class TestConfiguration:
     @pytest.fixture
@@ -225,6 +262,29 @@ class TestConfiguration:
 
         with pytest.raises(ResourceError, match="Config cannot be read from DIRACX_CONFIG_BACKEND_URL"):
             await run(execute)
+
+    async def test_one_source_serves_all_loops_until_the_last_has_closed_it(self, repository: Path) -> None:
+        async def execute(self: Any, config: Config) -> Any:
+            return config
+
+        resources, task = Resources(), task_with(execute)
+        invocation = resources.prepare(type(task))
+        opened = AsyncExitStack()
+        with loop_on_a_thread("one") as one:
+            await run_on(one, opened.enter_async_context(resources.opened()))
+            async with resources.opened():
+                config = await invocation(task)
+                assert await run_on(one, invocation(task)) is config
+                with pytest.raises(RuntimeError, match="Config is open already"):
+                    async with resources.opened():
+                        pytest.fail("it was opened twice")
+            assert await run_on(one, invocation(task)) is config
+            await run_on(one, opened.aclose())
+        with pytest.raises(RuntimeError, match="Config is not open"):
+            await invocation(task)
+        commit(repository, CONFIGURATION.replace("acme", "emca"))
+        async with resources.opened():
+            assert list((await invocation(task)).registry) == ["emca"]
 
     async def test_security_properties_of_all_that_is_installed(self) -> None:
         properties: Any = depends.AvailableSecurityProperties

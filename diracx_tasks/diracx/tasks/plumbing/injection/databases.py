@@ -1,7 +1,9 @@
 """Databases on diracx-db's `BaseSQLDB` and `BaseOSDB`: one engine or client each, named by an environment variable.
 
+Engines and clients belong to an event loop. So each loop on which tasks execute has an instance of its own.
+
 DiracX decides which class implements a name: its entry points, in the order of extensions. A task that asks for any
-class of a name gets the one shared instance of the preferred class of that name.
+class of a name gets its loop's one instance of the preferred class of that name.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ class Database(Resource[Any]):
 class SQLDatabase(Database):
     """One SQL database and its engine. A connection is made when a transaction begins, not before.
 
-    All executions share one instance. It keeps its connection in a ContextVar, and each execution has its own context.
+    All executions on one loop share an instance. It keeps its connection in a ContextVar, and each execution has its
+    own context.
     """
 
     family = DiracxClass.SQL

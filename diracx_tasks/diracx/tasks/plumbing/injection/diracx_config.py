@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
 from typing import Any, Final
 
@@ -18,11 +19,25 @@ _SETTINGS: Final = "diracx.core.settings"
 
 
 class DiracxConfig(Resource[Any]):
-    """The source of the configuration. Each execution reads the current one, mostly from the source's cache."""
+    """The source of the configuration. Each execution reads the current one, mostly from the source's cache.
+
+    The source is bound to no event loop and may be read from any thread. So one serves all loops, from the first that
+    opens it to the last that closes it.
+    """
 
     def __init__(self) -> None:
         super().__init__("Config")
         self._source: Any = None
+        self._openers = 0
+        self._lock = threading.Lock()
+        """Guards the two above."""
+
+    @property
+    def value(self) -> Any:
+        """The source. Any thread may ask for it: it need not run an event loop."""
+        if (source := self._source) is None or not self._openers:
+            raise self._not_open()
+        return source
 
     def problems(self) -> list[str]:
         """Report a variable that is not set or names no source."""
@@ -30,7 +45,8 @@ class DiracxConfig(Resource[Any]):
         try:
             if not import_module(_SETTINGS).FactorySettings().config_backend_url:
                 return [hint]
-            self._create()
+            with self._lock:
+                self._create()
         except Exception as error:  # of pydantic, of the source's scheme, of its path
             return [f"{VARIABLE} cannot be used ({one_line(error)}); {hint}"]
         return []
@@ -46,19 +62,34 @@ class DiracxConfig(Resource[Any]):
         Raises:
             ResourceError: The configuration cannot be read.
         """
-        source = self._create()
-        try:
-            await asyncio.to_thread(source.read)
-        except Exception as error:
-            raise ResourceError([f"{self.name} cannot be read from {VARIABLE}: {one_line(error)}"]) from error
-        async with self.serving(source):
+        with self._kept() as source:
             try:
+                await asyncio.to_thread(source.read)
+            except Exception as error:
+                raise ResourceError([f"{self.name} cannot be read from {VARIABLE}: {one_line(error)}"]) from error
+            async with self.serving(source):
                 yield
-            finally:
-                source.clear_caches()
+
+    @contextmanager
+    def _kept(self) -> Iterator[Any]:
+        """Keep the source for the block. The last to leave drops it, and its cache, thread and clone go with it.
+
+        It is dropped rather than cleared: clearing waits for a fetch, which may hang, and a loop that opens the source
+        at that moment would read from a half-cleared one.
+        """
+        with self._lock:
+            source = self._create()
+            self._openers += 1
+        try:
+            yield source
+        finally:
+            with self._lock:
+                self._openers -= 1
+                if not self._openers:
+                    self._source = None
 
     def _create(self) -> Any:
-        # Once only: a remote source may have to clone its repository.
+        # Once for all openers: a remote source may have to clone its repository.
         if self._source is None:
             source: Any = DiracxClass.CONFIGURATION_SOURCE.base
             self._source = source.create()

@@ -14,6 +14,7 @@ Overrides and caching go by the original callable, at any depth. An async genera
 from __future__ import annotations
 
 import inspect
+import threading
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -107,6 +108,8 @@ class Injector:
         self._overrides = dict(overrides or {})
         self._providers = {FencingToken: fencing_token, **(providers or {})}
         self._invocations: dict[type[BaseTask], Invocation] = {}
+        self._preparing = threading.Lock()
+        """Held while a class is prepared: guards all that follows."""
         self._replacement = replacement
         self._adapters: dict[tuple[AnyCallable, bool], AnyCallable] = {}
         self._dependencies_of: dict[AnyCallable, frozenset[AnyCallable]] = {}
@@ -115,14 +118,18 @@ class Injector:
         self._solver = fast_depends.Provider()
 
     def prepare(self, task_class: type[BaseTask]) -> Invocation:
-        """Read `execute()` and all of its dependencies, once for each class.
+        """Read `execute()` and all of its dependencies, once for each class. Any thread may call this.
 
         Raises:
             TaskDefinitionError: The class cannot work as a task. The text names the class, the parameter and a remedy.
         """
-        if (known := self._invocations.get(task_class)) is None:
-            known = self._invocations[task_class] = self._prepare(task_class)
-        return known
+        if (known := self._invocations.get(task_class)) is not None:
+            return known
+        with self._preparing:
+            # Another thread may have prepared it since.
+            if (known := self._invocations.get(task_class)) is None:
+                known = self._invocations[task_class] = self._prepare(task_class)
+            return known
 
     def _prepare(self, task_class: type[BaseTask]) -> Invocation:
         where = f"{task_class.__module__}.{task_class.__qualname__}.execute()"

@@ -1,7 +1,12 @@
-"""A resource is opened once and serves any number of executions: an engine, a client, settings, the configuration."""
+"""A resource is opened once and serves any number of executions: an engine, a client, settings, the configuration.
+
+Engines and clients belong to an event loop. So a resource is opened once for each loop on which tasks execute, and an
+execution gets what its own loop opened. Loops on different threads open and close it independently.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,7 +16,7 @@ T = TypeVar("T")
 
 
 class Resource(ABC, Generic[T]):
-    """One thing that tasks need and that the process opens for them.
+    """One thing that tasks need and that the process opens for them, once for each event loop.
 
     Args:
         name: The name for people.
@@ -19,19 +24,23 @@ class Resource(ABC, Generic[T]):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._value: T | None = None
+        # Each loop changes only its own key, so the dict needs no lock.
+        self._values: dict[asyncio.AbstractEventLoop, T] = {}
 
     @property
     def value(self) -> T:
-        """The open thing.
+        """The open thing of the running event loop.
 
         Raises:
-            RuntimeError: It is not open.
+            RuntimeError: It is not open, or no loop is running.
         """
-        if self._value is None:
-            hint = "open it with `async with resources.opened()`, after the task was prepared"
-            raise RuntimeError(f"{self.name} is not open: {'; '.join(self.problems()) or hint}")
-        return self._value
+        if (value := self._values.get(asyncio.get_running_loop())) is None:
+            raise self._not_open()
+        return value
+
+    def _not_open(self) -> RuntimeError:
+        hint = "open it with `async with resources.opened()` on this event loop, after the task was prepared"
+        return RuntimeError(f"{self.name} is not open: {'; '.join(self.problems()) or hint}")
 
     @abstractmethod
     def problems(self) -> list[str]:
@@ -43,22 +52,23 @@ class Resource(ABC, Generic[T]):
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[None]:
-        """Open on this event loop for the block. It may be opened again after it was closed."""
+        """Open for this event loop and the block. It may be opened again after it was closed."""
 
     @asynccontextmanager
     async def serving(self, value: T) -> AsyncIterator[None]:
-        """Make `value` the open thing for the block.
+        """Make `value` the open thing of this event loop for the block.
 
         Raises:
-            RuntimeError: It is open already.
+            RuntimeError: It is open already on this loop.
         """
-        if self._value is not None:
+        loop = asyncio.get_running_loop()
+        if loop in self._values:
             raise RuntimeError(f"{self.name} is open already")
-        self._value = value
+        self._values[loop] = value
         try:
             yield
         finally:
-            self._value = None
+            del self._values[loop]
 
 
 def one_line(error: Exception) -> str:

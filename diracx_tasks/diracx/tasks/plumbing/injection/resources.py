@@ -1,4 +1,4 @@
-"""The resources of DiracX that tasks need: found while tasks are prepared, checked, and opened once.
+"""The resources of DiracX that tasks need: found while tasks are prepared, checked, and opened once for each loop.
 
     resources = Resources(overrides)
     for task in tasks:
@@ -7,12 +7,16 @@
     async with resources.opened():
         ...  # execute, with resources.injector
 
+`opened` may be entered on several event loops at a time, on threads of their own: each gets engines and clients of its
+own. Tasks may be prepared on any thread.
+
 An override always wins: the resource that it replaces is neither needed nor opened. Nothing here imports diracx-core or
 diracx-db: a task that needs one of their classes has imported them.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -48,6 +52,8 @@ class Resources:
         self._replacements: dict[tuple[DiracxClass, str | type], dict[str, AnyCallable]] = {}
         self._resource_of: dict[AnyCallable, Resource[Any]] = {}
         self._needed_by: dict[Resource[Any], dict[str, None]] = {}
+        self._lock = threading.Lock()
+        """Guards `_needed_by`. The injector guards what `_replacement` changes, since only its `prepare` calls that."""
 
     def prepare(self, task_class: type[BaseTask], name: str | None = None) -> Invocation:
         """Prepare a task class, and record the resources that it needs.
@@ -60,16 +66,19 @@ class Resources:
             TaskDefinitionError: The class cannot work as a task. No resource is recorded for it.
         """
         invocation = self.injector.prepare(task_class)
-        for call in invocation.dependencies:
-            if (resource := self._resource_of.get(call)) is not None:
-                self._needed_by.setdefault(resource, {})[name or task_class.__qualname__] = None
+        with self._lock:
+            for call in invocation.dependencies:
+                if (resource := self._resource_of.get(call)) is not None:
+                    self._needed_by.setdefault(resource, {})[name or task_class.__qualname__] = None
         return invocation
 
     def problems(self) -> list[str]:
         """Return a line for each missing resource: the task that needs it, the resource and a hint."""
+        with self._lock:
+            needed = [(resource, list(names)) for resource, names in self._needed_by.items()]
         return sorted(
-            f"{_needing(list(names))} {resource.name}: {problem}"
-            for resource, names in self._needed_by.items()
+            f"{_needing(names)} {resource.name}: {problem}"
+            for resource, names in needed
             for problem in resource.problems()
         )
 
@@ -84,16 +93,21 @@ class Resources:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Injector]:
-        """Open the resources of the prepared tasks for the block. The tasks must execute on this event loop.
+        """Open the resources of the prepared tasks for this event loop and the block.
+
+        A task must execute on a loop on which they are open. Other loops may open them too, at any time.
 
         Engines and clients connect when they are first used. A task that is prepared later finds its resources closed.
 
         Raises:
             ResourceError: A resource is missing, or the configuration cannot be read.
+            RuntimeError: They are open already on this loop.
         """
         self.check()
+        with self._lock:
+            needed = sorted(self._needed_by, key=lambda resource: resource.name)
         async with AsyncExitStack() as stack:
-            for resource in sorted(self._needed_by, key=lambda resource: resource.name):
+            for resource in needed:
                 await stack.enter_async_context(resource.opened())
             yield self.injector
 

@@ -1,4 +1,4 @@
-"""Settings on diracx-core's `ServiceSettingsBase`, read from the environment once."""
+"""Settings on diracx-core's `ServiceSettingsBase`, read from the environment when they are opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from diracx.tasks.plumbing.injection.resource import Resource, one_line
 
 
 class ServiceSettings(Resource[Any]):
-    """The settings of one class. Its `lifetime_function` is entered while they are open.
+    """The settings of one class, an instance for each event loop: its `lifetime_function` may open clients.
+
+    The `lifetime_function` is entered while the settings are open.
 
     Args:
         settings_class: The class. Its own `create` makes the instance; without one, its constructor does.
@@ -34,7 +36,7 @@ class ServiceSettings(Resource[Any]):
         return []
 
     def replacements(self) -> dict[str, Callable[..., Any]]:
-        """Return the one instance."""
+        """Return the instance of the running loop."""
 
         async def create() -> Any:
             return self.value
