@@ -126,11 +126,20 @@ async def test_a_lock_that_cannot_be_renewed_in_time_is_lost_and_cancels_its_tas
     assert memory.requested("delete") == []
 
 
-async def test_a_lock_whose_renewal_is_never_answered_is_lost(memory: RecordingStore) -> None:
+async def test_a_lock_whose_renewal_is_not_answered_in_time_is_lost_in_one_line(
+    memory: RecordingStore, caplog: pytest.LogCaptureFixture
+) -> None:
     async with LockKeeper(memory) as keeper:
         memory.stalled["replace"] = asyncio.Event()
         error = await lost(keeper, MutexLock(JOB, 1, ttl_ms=SHORT_MS), lambda: None)
+        memory.failing.add("replace")
+        memory.stalled["replace"].set()
+        await wait_until(
+            lambda: all(task.get_name() != "renew mutex.job.1" for task in asyncio.all_tasks()),
+            description="the renewal has failed",
+        )
     assert "deadline" in str(error)
+    assert [record.getMessage() for record in caplog.records] == [f"{error}; its task is cancelled"]
     assert memory.requested("replace") == ["mutex.job.1"]
     assert memory.requested("delete") == []
 

@@ -9,14 +9,26 @@ The deadline. An owner trusts its lock until
 * So nobody else can own the key before the deadline.
 * Past the deadline the lock is lost for good. It is neither renewed nor released.
 
+Two threads may renew one lock at a time: the worker's event loop, and a watcher with a connection of its own while that
+loop is held up. The loop may read an answer long after the watcher has renewed the lock again.
+
+* Each renewal replaces the highest revision that is known as ours. So at most one of two is stored, and the other finds
+  that it met our own write.
+* `revision` and `deadline` never go back, whichever answer is read last: a later write of ours only lengthens the life
+  of the key.
+* A renewal without an answer leaves a doubt while the revision that it wanted to replace is the highest known. A
+  release then reads first.
+
 What a crash leaves behind: a key that expires by itself.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -27,6 +39,9 @@ from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConf
 
 SAFETY_MARGIN = timedelta(seconds=1)
 """An owner stops trusting its lock this long before the key may expire."""
+
+_RENEWAL_TRIES: Final = 2
+"""The second one moves the deadline after the first has met a write of our own."""
 
 
 class LockOwner(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,15 +99,22 @@ class AcquiredLock(Protocol):
     ttl: timedelta
     """The life of the key after its last renewal."""
 
-    async def renew(self) -> None:
-        """Move the deadline on.
+    async def renew(self, store: LockStore | None = None) -> None:
+        """Move the deadline on. The thread that holds the lock and another one may call this at a time.
+
+        Args:
+            store: The store to renew through. A thread that does not hold the lock needs one of its own, since a
+                connection belongs to an event loop. None: the store that the lock was taken from.
 
         Raises:
             LockLostError: The key has another owner, or is gone.
         """
 
     async def release(self) -> None:
-        """Free the lock after the task has ended. A lock that has another owner by now is left alone."""
+        """Free the lock after the task has ended, and after every renewal has.
+
+        A lock that has another owner by now is left alone.
+        """
 
     async def abandon(self) -> None:
         """Undo the acquisition: the task never began."""
@@ -101,7 +123,7 @@ class AcquiredLock(Protocol):
 class AcquiredKey:
     """One key of one owner, changed by compare-and-set on its revision only."""
 
-    __slots__ = ("_clock", "_revision", "_store", "_unanswered", "_value", "deadline", "key", "token", "ttl")
+    __slots__ = ("_clock", "_lock", "_replacing", "_revision", "_store", "_value", "deadline", "key", "token", "ttl")
 
     def __init__(
         self,
@@ -117,7 +139,10 @@ class AcquiredKey:
         self._clock = clock
         self._value = value
         self._revision = revision
-        self._unanswered = False
+        self._replacing = 0
+        """The highest revision that a renewal wanted to replace. Equal to `_revision`: no answer is known."""
+        self._lock = threading.Lock()
+        """Guards the changes of `_revision`, `_replacing` and `deadline`."""
         self.key = key
         self.ttl = ttl
         self.token = revision
@@ -125,7 +150,7 @@ class AcquiredKey:
 
     @property
     def revision(self) -> int:
-        """The revision of our last write that was answered."""
+        """The highest revision that is known to be ours."""
         return self._revision
 
     @classmethod
@@ -184,35 +209,51 @@ class AcquiredKey:
     def _deadline_after(self, sent: float) -> float:
         return sent + (self.ttl - SAFETY_MARGIN).total_seconds()
 
-    async def renew(self) -> None:
-        """Store the key again. After a conflict, adopt our own write if only its answer was lost.
+    async def renew(self, store: LockStore | None = None) -> None:
+        """Store the key again. After a conflict with a write of our own, replace that one.
+
+        Such a write is a renewal whose answer was lost, or of another thread. Nobody knows here when it was sent, so it
+        does not move the deadline.
+
+        Args:
+            store: As for `AcquiredLock.renew`.
 
         Raises:
             LockLostError: The deadline has passed, or the key has another owner or is gone.
         """
-        sent = self._clock()
-        if sent >= self.deadline:
-            raise LockLostError(self.key, "its deadline passed before it was renewed")
-        self._unanswered = True
-        try:
-            self._revision = await self._store.replace(self.key, self._value, self.ttl, self._revision)
-        except RevisionConflictError:
-            entry = await self._store.read(self.key)
+        store = store or self._store
+        for _ in range(_RENEWAL_TRIES):
+            sent = self._clock()
+            if sent >= self.deadline:
+                raise LockLostError(self.key, "its deadline passed before it was renewed")
+            with self._lock:
+                replaced = self._replacing = self._revision
+            try:
+                self._learn(await store.replace(self.key, self._value, self.ttl, replaced), sent)
+                return
+            except RevisionConflictError:
+                entry = await store.read(self.key)
             if entry is None or entry.value != self._value:
-                raise LockLostError(self.key, "it is gone" if entry is None else describe_owner(entry.value)) from None
-            # This is our own write, sent at an unknown time: only the next renewal moves the deadline on.
-            self._revision = entry.revision
-        else:
-            self.deadline = self._deadline_after(sent)
-        self._unanswered = False
+                raise LockLostError(self.key, "it is gone" if entry is None else describe_owner(entry.value))
+            self._learn(entry.revision)
+
+    def _learn(self, revision: int, sent: float = -math.inf) -> None:
+        """Note a write of ours, and when it was sent at the earliest. What is known already may be newer."""
+        with self._lock:
+            self._revision = max(self._revision, revision)
+            self.deadline = max(self.deadline, self._deadline_after(sent))
 
     async def release(self) -> None:
-        """Delete our revision. After a renewal without an answer, read first to learn which revision is ours."""
-        if self._unanswered:
+        """Delete our revision. After a renewal without an answer, read first to learn which revision is ours.
+
+        No renewal may be under way: the one that is stored after the deletion is lost, but one that is stored right
+        before it keeps the key for its time to live.
+        """
+        if self._replacing == self._revision:
             entry = await self._store.read(self.key)
             if entry is None or entry.value != self._value:
                 return
-            self._revision = entry.revision
+            self._learn(entry.revision)
         await self._store.delete(self.key, self._revision)
 
     async def abandon(self) -> None:

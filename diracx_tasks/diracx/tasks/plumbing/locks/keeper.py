@@ -154,6 +154,13 @@ class LockKeeper:
             if held.acquired:
                 await uncancelled(self._release_all(held))
 
+    async def renew_due(self, store: LockStore) -> None:
+        """Renew the locks that are due, once, through `store`. For another thread, while the keeper's loop is held up.
+
+        A renewal that fails is logged, and is due again. A loss is reported by the keeper's own loop, once it goes on.
+        """
+        await self._watchdog.renew_due(store)
+
     async def _take(self, lock: BaseLock, owner: LockOwner, held: HeldLocks) -> None:
         acquired = await self._arbiter.take(lock, self._store, owner)
         held.locks.append(lock)

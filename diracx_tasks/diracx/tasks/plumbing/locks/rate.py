@@ -50,7 +50,7 @@ class Admission:
         self.deadline = math.inf
         self.ttl = window
 
-    async def renew(self) -> None:
+    async def renew(self, store: LockStore | None = None) -> None:
         """Do nothing: the slots last for the window."""
 
     async def release(self) -> None:

@@ -4,17 +4,23 @@
 * A lock is renewed a third of its TTL after the last renewal. Renewals that are due run concurrently.
 * A renewal that fails is tried again at each check.
 * A lock past its deadline is lost. Its `on_lost` is called, once.
+
+While the event loop of the watchdog is held up, another thread keeps the locks with `renew_due`. It only renews. The
+watchdog itself notices a loss once its loop goes on: the deadline has not moved, so it renews the lock or gives it up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
+import threading
 from collections.abc import Callable
 from typing import Final
 
 from diracx.tasks.plumbing.clock import Clock
 from diracx.tasks.plumbing.exceptions import LockLostError
+from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.locks.acquired import SAFETY_MARGIN, AcquiredLock
 
 logger = logging.getLogger("diracx.tasks.locks")
@@ -35,6 +41,10 @@ class Watchdog:
         self._clock = clock
         self._watched: dict[AcquiredLock, OnLost] = {}
         self._renewing: dict[AcquiredLock, asyncio.Task[None]] = {}
+        self._renewing_elsewhere: dict[AcquiredLock, concurrent.futures.Future[None]] = {}
+        """The renewals of `renew_due`."""
+        self._mutex = threading.Lock()
+        """No renewal of `renew_due` begins once a lock is not watched any more."""
         self._failing: set[AcquiredLock] = set()
         """Locks whose last renewal failed. Only the first failure in a row is a warning."""
         self._not_empty = asyncio.Event()
@@ -45,10 +55,42 @@ class Watchdog:
         self._not_empty.set()
 
     async def unwatch(self, acquired: AcquiredLock) -> bool:
-        """Stop watching, after a renewal under way has ended. False: the lock was lost."""
-        if acquired in self._watched and (renewal := self._renewing.get(acquired)) is not None:
-            await asyncio.wait([renewal])
-        return self._forget(acquired) is not None
+        """Stop watching, after the renewals under way have ended. False: the lock was lost."""
+        while True:
+            with self._mutex:
+                under_way = self._renewals_of(acquired) if acquired in self._watched else []
+                if not under_way:
+                    return self._forget(acquired) is not None
+            await asyncio.wait(under_way)
+
+    def _renewals_of(self, acquired: AcquiredLock) -> list[asyncio.Future[None]]:
+        here, elsewhere = self._renewing.get(acquired), self._renewing_elsewhere.get(acquired)
+        return [*([here] if here else []), *([asyncio.wrap_future(elsewhere)] if elsewhere else [])]
+
+    async def renew_due(self, store: LockStore) -> None:
+        """Renew the locks that are due, once and concurrently. May run on another thread than `run`.
+
+        A renewal that fails is logged, and is due again.
+
+        Args:
+            store: The store to renew through, of this thread.
+        """
+        await asyncio.gather(*(self._renew_elsewhere(acquired, store) for acquired in list(self._watched)))
+
+    async def _renew_elsewhere(self, acquired: AcquiredLock, store: LockStore) -> None:
+        with self._mutex:
+            due = _renewal_due(acquired) <= self._clock() < acquired.deadline
+            if not due or acquired not in self._watched or acquired in self._renewing_elsewhere:
+                return
+            ended = self._renewing_elsewhere[acquired] = concurrent.futures.Future()
+        try:
+            await acquired.renew(store)
+        except Exception as error:  # also a loss: `run` notices it
+            self._log_failure(acquired, error)
+        finally:
+            with self._mutex:
+                del self._renewing_elsewhere[acquired]
+            ended.set_result(None)
 
     async def run(self) -> None:
         """Renew until cancelled."""
@@ -75,11 +117,15 @@ class Watchdog:
         except LockLostError as error:
             self._lose(acquired, error)
         except Exception as error:  # the server may answer again before the deadline; past it, the lock is lost
+            self._log_failure(acquired, error)
+        finally:
+            del self._renewing[acquired]
+
+    def _log_failure(self, acquired: AcquiredLock, error: Exception) -> None:
+        if acquired in self._watched:  # a loss has a line of its own
             level = logging.DEBUG if acquired in self._failing else logging.WARNING
             logger.log(level, "renewing %s: %s", acquired.key, error)
             self._failing.add(acquired)
-        finally:
-            del self._renewing[acquired]
 
     def _lose(self, acquired: AcquiredLock, error: LockLostError) -> None:
         if (on_lost := self._forget(acquired)) is not None:
