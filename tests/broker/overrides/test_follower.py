@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.overrides import follower as follower_module
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.overrides.overrides import Configuration, ConfigurationError
 from diracx.tasks.testing import wait_until
@@ -73,3 +74,22 @@ async def test_a_bad_text_written_past_the_check_is_logged_once_and_the_last_goo
         await follower.refresh()
     assert follower.current.vos == ("lhcb",)
     assert len([record for record in caplog.records if "is not in force" in record.message]) == 1
+
+
+async def test_a_text_that_breaks_the_parser_is_logged_with_a_traceback_and_ends_no_follower(
+    mesh: SchedulingMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(text: str) -> Configuration:
+        raise RecursionError("too deep")
+
+    await mesh.configuration.write("vos: [lhcb]")
+    async with following(mesh) as follower:
+        await wait_until(partial(_has_vos, follower, ("lhcb",)), description="it is in force")
+        with monkeypatch.context() as patch:
+            patch.setattr(follower_module, "parse", breaks)
+            await mesh.connection.request(f"$KV.{mesh.namespace.config_bucket}.configuration", b"vos: [atlas]")
+            await wait_until(lambda: caplog.records, description="it is logged")
+        assert caplog.records[0].exc_info is not None
+        await mesh.configuration.write("vos: [cms]")
+        await wait_until(partial(_has_vos, follower, ("cms",)), description="the next text is in force")
+    assert "revision 2 of the configuration is not in force: too deep" in caplog.text

@@ -75,6 +75,7 @@ def test_each_kind_of_schedule_can_be_written() -> None:
         ("tasks: {a:B: {vos: {my vo.org: {vos: {}}}}}", "tasks.a:B.vos.my vo.org: Object contains unknown field `vos`"),
         ("tasks: {a:B: {vos: {x: {schedule: {rrule: FREQ=NEVER}}}}}", "tasks.a:B.vos.x.schedule: rrule 'FREQ=NEVER'"),
         ("vos: [", "the configuration is not YAML"),
+        ("vos: 2026-13-45", "the configuration is not YAML: month must be in 1..12"),
     ],
 )
 def test_a_bad_configuration_is_refused_with_the_path(text: str, message: str) -> None:

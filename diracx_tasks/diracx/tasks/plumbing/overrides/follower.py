@@ -91,8 +91,9 @@ class ConfigurationFollower:
         self.revision = revision
         try:
             self.current = parse(text)
-        except ConfigurationError as error:
-            logger.error("revision %d of the configuration is not in force: %s", revision, error)
+        except Exception as error:  # a text must never end all processes of the mesh, nor keep them from starting
+            unexpected = None if isinstance(error, ConfigurationError) else error
+            logger.error("revision %d of the configuration is not in force: %s", revision, error, exc_info=unexpected)
             return
         logger.info("revision %d of the configuration is in force", revision)
         for callback in self._callbacks:

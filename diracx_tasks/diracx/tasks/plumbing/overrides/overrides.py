@@ -124,7 +124,7 @@ def parse(text: bytes | str) -> Configuration:
     """
     try:
         raw = msgspec.yaml.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, ValueError) as error:  # a ValueError: bytes that are no text, a date that is none
         raise ConfigurationError(f"the configuration is not YAML: {error}") from None
     file = _convert({} if raw is None else raw, _WrittenFile, "")
     tasks: dict[str, Override] = {}
