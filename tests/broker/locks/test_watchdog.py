@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
 from diracx.tasks.plumbing.clock import boottime
-from diracx.tasks.plumbing.exceptions import LockLostError
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError, LockLostError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
@@ -169,3 +170,46 @@ async def test_a_lock_before_its_deadline_is_not_lost(memory: RecordingStore) ->
     async with LockKeeper(memory).hold(mutexes(1), new_owner(), not_lost) as held:
         pass
     assert held.lost is None
+
+
+async def test_if_the_renewal_ends_every_lock_is_lost_at_once_and_released_in_order(
+    memory: RecordingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    def break_down() -> None:
+        raise RuntimeError("boom")
+
+    async def work() -> None:
+        async with LockKeeper(memory, on_end=lambda error: told.append(str(error))) as keeper:
+            lost = asyncio.Event()
+            stolen = keeper.hold([MutexLock(JOB, "stolen", ttl_ms=SHORT_MS)], new_owner(), break_down)
+            async with keeper.hold([MutexLock(JOB, "other")], new_owner(), lost.set) as held, stolen:
+                memory.steal("mutex.job.stolen")
+                async with asyncio.timeout(10):
+                    await lost.wait()
+                assert str(held.lost) == "mutex.job.other was lost: lock renewal ended: RuntimeError: boom"
+            assert told == ["lock renewal ended: RuntimeError: boom"]
+            with pytest.raises(UnableToAcquireLockError, match=r"mutex\.job\.late was lost: lock renewal ended"):
+                async with keeper.hold([MutexLock(JOB, "late")], new_owner(), lost.set):
+                    pytest.fail("a lock that nobody renews was held")
+
+    with pytest.raises(BackgroundEndedError, match="lock renewal ended: RuntimeError: boom"):
+        await work()
+    assert sorted(memory.entries) == ["mutex.job.stolen"]
+    assert sum("the process ends" in record.getMessage() for record in caplog.records) == 1
+
+
+async def test_a_lock_whose_renewal_fails_in_an_unexpected_way_is_logged_with_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class FaultyStore(RecordingStore):
+        async def replace(self, key: str, value: bytes, ttl: timedelta, revision: int) -> int:
+            await super().replace(key, value, ttl, revision)
+            raise RuntimeError("a bug")
+
+    async with LockKeeper(FaultyStore()) as keeper:
+        await lost(keeper, MutexLock(JOB, 1, ttl_ms=SHORT_MS), lambda: None)
+    warning = caplog.records[0]
+    assert warning.getMessage() == "renewing mutex.job.1: a bug"
+    assert warning.exc_info is not None

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from diracx.tasks.cli.exit_codes import ExitCode, explain
-from diracx.tasks.plumbing.exceptions import UnknownTaskError
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError, UnknownTaskError
 
 
 def usage_error(error: Exception) -> str:
@@ -74,3 +74,10 @@ def test_of_many_tasks_only_the_first_are_listed_below_the_error() -> None:
     assert heading == "installed tasks:"
     assert len(names) == 20
     assert more == "  and 480 more; see `diracx-task-run tasks`"
+
+
+def test_a_process_that_lost_a_part_of_itself_says_which_in_one_line() -> None:
+    assert explain(BackgroundEndedError("lock renewal", RuntimeError("boom"))) == (
+        ExitCode.BUG,
+        "lock renewal ended: RuntimeError: boom; the process ended, so that it did not run on without it",
+    )

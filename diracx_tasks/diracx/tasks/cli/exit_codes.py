@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from diracx.tasks.plumbing.exceptions import (
+    BackgroundEndedError,
     MalformedTaskError,
     SendTaskError,
     ServerError,
@@ -28,7 +29,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 69
     """No server is reachable, or it is too old, is set up differently, or refused the request."""
     BUG = 70
-    """An unexpected error; its traceback is printed."""
+    """An unexpected error; its traceback is printed or logged."""
     LOCKED = 75
     """A lock is held; try again later."""
     INTERRUPTED = 130
@@ -58,6 +59,8 @@ def explain(error: BaseException) -> tuple[ExitCode, str] | None:
             return ExitCode.USAGE, str(error)
         case UnableToAcquireLockError():
             return ExitCode.LOCKED, str(error)
+        case BackgroundEndedError():
+            return ExitCode.BUG, f"{error}; the process ended, so that it did not run on without it"
         case ServerError() | SendTaskError():
             return ExitCode.UNAVAILABLE, str(error)
     return None

@@ -4,70 +4,155 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
+
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError
 
 logger = logging.getLogger("diracx.tasks.background")
 
 T = TypeVar("T")
 
+OnEnd = Callable[[BackgroundEndedError], object]
+"""Takes the first end of a coroutine that should have run on, and ends its owner in order."""
+
 
 @asynccontextmanager
-async def in_background(**coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `coroutines` beside the block. At its end, cancel those that still run, and wait until all have ended.
+async def in_background(on_end: OnEnd | None = None, /, **coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `coroutines` beside the block, which must not go on without them. Cancel and await them at its end.
 
-        async with in_background(leases=keeper.run(), configuration=follower.run()):
+        async with in_background(self._stop, lease_renewal=leases.run(), configuration=follower.run()):
             ...
 
-    A coroutine that ends early does not end the block. If it failed, its error is
+    Each runs until it is cancelled. If one ends earlier, by an error or by returning,
 
-    * raised at the end of the block, if the block itself ended without an exception;
-    * logged otherwise, so that the exception of the block stays the one that is raised.
+    * it is logged at once, with its traceback;
+    * `on_end` is called, once, with the first that ended: it lets the block end in order;
+    * a `BackgroundEndedError` with the error as its cause is raised at the end of the block.
 
-    If several failed, the first error is raised, and the others are logged. A cancellation that arrives while the
-    coroutines are ending is raised once they have ended.
+    An error that one raises while it is cancelled is raised at the end of the block as it is. Of several errors the
+    first is raised, and the others are logged. The exception of the block comes before all of them, and so does a
+    cancellation that arrives while the coroutines are ending; it is raised once they have ended.
 
     Args:
-        coroutines: What to run, by the name of its asyncio task.
+        on_end: Must not raise.
+        coroutines: What to run, by the name of its asyncio task. In texts, `lock_renewal` is "lock renewal".
+
+    Raises:
+        BackgroundEndedError: One of them ended before the block.
     """
-    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
+    background = _Background(on_end, coroutines)
     try:
         yield
     except BaseException:
-        await _end(tasks)
-        _log_failures(tasks)
+        await background.end()
+        _log_failures(background.failed_while_ending)
         raise
-    cancelled = await _end(tasks)
-    failed = [task for task in tasks if _error_of(task) is not None]
-    _log_failures(failed if cancelled else failed[1:])
+    cancelled = await background.end()
+    failed = background.failed_while_ending
+    _log_failures(failed[1:] if cancelled is None and background.first_end is None else failed)
     if cancelled is not None:
         raise cancelled
+    if background.first_end is not None:
+        raise background.first_end
     for task in failed:
         task.result()
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError | None:
-    """Cancel `tasks` and wait until all have ended. Returns the last cancellation that arrived meanwhile."""
-    cancelled = None
-    for task in tasks:
-        task.cancel()
-    while pending := [task for task in tasks if not task.done()]:
-        try:
-            await asyncio.wait(pending)
-        except asyncio.CancelledError as error:  # a stop, a lost lock and a timeout may each cancel
-            cancelled = error
-    return cancelled
+class _Background:
+    """The tasks of one `in_background`."""
 
+    def __init__(self, on_end: OnEnd | None, coroutines: Mapping[str, Coroutine[Any, Any, None]]) -> None:
+        self.first_end: BackgroundEndedError | None = None
+        """The first end of a task before the block ended."""
+        self._on_end = on_end
+        self._ending = False
+        self._ended: set[asyncio.Task[None]] = set()
+        """The tasks that ended before the block."""
+        self._tasks = [
+            asyncio.create_task(coroutine, name=name.replace("_", " ")) for name, coroutine in coroutines.items()
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._report_end)
 
-def _error_of(task: asyncio.Task[None]) -> BaseException | None:
-    return None if task.cancelled() else task.exception()
+    @property
+    def failed_while_ending(self) -> list[asyncio.Task[None]]:
+        """The tasks that failed after they were cancelled."""
+        return [task for task in self._tasks if task not in self._ended and not task.cancelled() and task.exception()]
+
+    def _report_end(self, task: asyncio.Task[None]) -> None:
+        if self._ending or task in self._ended:
+            return
+        self._ended.add(task)
+        cause = asyncio.CancelledError() if task.cancelled() else task.exception()
+        error = BackgroundEndedError(task.get_name(), cause)
+        effect = "" if self._on_end is None else "; the process ends, so that it does not run on without it"
+        logger.error("%s%s", error, effect, exc_info=cause)
+        if self.first_end is None:
+            self.first_end = error
+            if self._on_end is not None:
+                self._on_end(error)
+
+    async def end(self) -> asyncio.CancelledError | None:
+        """Cancel the tasks and wait until all have ended. Returns the last cancellation that arrived meanwhile."""
+        for task in self._tasks:
+            if task.done():
+                self._report_end(task)  # it may have ended in this turn of the loop, before its callback was called
+        self._ending = True
+        for task in self._tasks:
+            task.cancel()
+        cancelled = None
+        while pending := [task for task in self._tasks if not task.done()]:
+            try:
+                await asyncio.wait(pending)
+            except asyncio.CancelledError as error:  # a stop, a lost lock and a timeout may each cancel
+                cancelled = error
+        return cancelled
 
 
 def _log_failures(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
-        if (error := _error_of(task)) is not None:
-            logger.error("%s failed in the background: %s", task.get_name(), error, exc_info=error)
+        error = task.exception()
+        logger.error("%s failed while it ended: %s", task.get_name(), error, exc_info=error)
+
+
+class ChildTasks:
+    """Short asyncio tasks of a coroutine in the background, which starts them and does not await them.
+
+    An error of one must not be lost. So the coroutine calls `check` at each of its turns, and ends with the error of
+    the first child that failed; the errors of others are logged. A child handles the errors after which it can go on.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._error: BaseException | None = None
+
+    def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run `coroutine` as an asyncio task of that name."""
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if self._error is None:
+            self._error = error
+        else:
+            logger.error("%s failed: %s", task.get_name(), error, exc_info=error)
+
+    def check(self) -> None:
+        """Raise the error of the first child that failed, if one did."""
+        if self._error is not None:
+            raise self._error
+
+    def cancel(self) -> None:
+        """Cancel the children that still run."""
+        for task in self._tasks:
+            task.cancel()
 
 
 async def uncancelled(coroutine: Coroutine[Any, Any, T]) -> T:

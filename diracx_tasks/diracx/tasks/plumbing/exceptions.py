@@ -14,6 +14,7 @@
   x ScheduleEndedError             a schedule has no further occurrence
   x UnknownTaskError               no task of that name is installed
   x MalformedTaskError             a message or an argument does not fit its task
+  x BackgroundEndedError           a process lost what must run beside its work, e.g. its lock renewal
   x ServerError
     - ServerUnavailableError       no server could be reached, or it refused the login
     - UnsupportedServerError       the server is too old
@@ -168,6 +169,24 @@ class UnknownTaskError(TaskError):
 
 class MalformedTaskError(TaskError):
     """A message or an argument does not fit its task. The text contains the path of the bad field, e.g. `$.owner`."""
+
+
+class BackgroundEndedError(TaskError):
+    """A coroutine that must run beside the work of a process ended while the work went on. The process ends, too.
+
+    Args:
+        name: The name of the coroutine, e.g. `lock renewal`.
+        cause: The error that ended it, which becomes the `__cause__`; None if it returned.
+    """
+
+    def __init__(self, name: str, cause: BaseException | None) -> None:
+        self.name = name
+        self.__cause__ = cause
+        if cause is None:
+            why = "it returned"
+        else:
+            why = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        super().__init__(f"{name} ended: {why}")
 
 
 class ServerError(TaskError):

@@ -31,9 +31,9 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from diracx.tasks.plumbing.background import in_background, uncancelled
+from diracx.tasks.plumbing.background import OnEnd, in_background, uncancelled
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError, LockLostError, UnableToAcquireLockError
 from diracx.tasks.plumbing.locks import (
     AcquiredLock,
     BaseLimiter,
@@ -100,22 +100,25 @@ class LockKeeper:
             async with keeper.hold(task.execution_locks, owner, on_lost) as held:
                 ...
 
-    Locks are renewed within the outer block only.
+    Locks are renewed within the outer block only. If their renewal ends before it, each of them is lost at once, and a
+    `BackgroundEndedError` is raised at the end of the block.
 
     Args:
         store: Holds the keys of the locks.
         clock: Measures the deadlines.
+        on_end: Called when the renewal of the locks ends before the outer block. It should end the process in order.
     """
 
-    def __init__(self, store: LockStore, clock: Clock = boottime) -> None:
+    def __init__(self, store: LockStore, clock: Clock = boottime, *, on_end: OnEnd | None = None) -> None:
         self._store = store
+        self._on_end = on_end
         self._clock = clock
         self._watchdog = Watchdog(clock)
         self._arbiter = LocalLockArbiter(clock)
         self._renewing: AbstractAsyncContextManager[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._renewing = in_background(locks=self._watchdog.run())
+        self._renewing = in_background(self._renewal_ended, lock_renewal=self._watchdog.run())
         await self._renewing.__aenter__()
         return self
 
@@ -126,6 +129,13 @@ class LockKeeper:
         renewing, self._renewing = self._renewing, None
         assert renewing is not None
         await renewing.__aexit__(kind, error, traceback)
+
+    def _renewal_ended(self, error: BackgroundEndedError) -> None:
+        try:
+            self._watchdog.lose_all(str(error))
+        finally:
+            if self._on_end is not None:
+                self._on_end(error)
 
     @asynccontextmanager
     async def hold(self, locks: Iterable[BaseLock], owner: LockOwner, on_lost: OnLost) -> AsyncIterator[HeldLocks]:

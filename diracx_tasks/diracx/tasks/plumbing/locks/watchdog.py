@@ -4,6 +4,7 @@
 * A lock is renewed a third of its TTL after the last renewal. Renewals that are due run concurrently.
 * A renewal that fails is tried again at each check.
 * A lock past its deadline is lost. Its `on_lost` is called, once.
+* If the watchdog itself ends, `lose_all` reports every lock as lost: nobody would notice a deadline any more.
 
 While the event loop of the watchdog is held up, another thread keeps the locks with `renew_due`. It only renews. The
 watchdog itself notices a loss once its loop goes on: the deadline has not moved, so it renews the lock or gives it up.
@@ -18,8 +19,9 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from diracx.tasks.plumbing.background import ChildTasks
 from diracx.tasks.plumbing.clock import Clock
-from diracx.tasks.plumbing.exceptions import LockLostError
+from diracx.tasks.plumbing.exceptions import LockLostError, ServerError
 from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.locks.acquired import SAFETY_MARGIN, AcquiredLock
 
@@ -41,6 +43,7 @@ class Watchdog:
         self._clock = clock
         self._watched: dict[AcquiredLock, OnLost] = {}
         self._renewing: dict[AcquiredLock, asyncio.Task[None]] = {}
+        self._renewals = ChildTasks()
         self._renewing_elsewhere: dict[AcquiredLock, concurrent.futures.Future[None]] = {}
         """The renewals of `renew_due`."""
         self._mutex = threading.Lock()
@@ -48,11 +51,15 @@ class Watchdog:
         self._failing: set[AcquiredLock] = set()
         """Locks whose last renewal failed. Only the first failure in a row is a warning."""
         self._not_empty = asyncio.Event()
+        self._ended: str | None = None
+        """Why no lock is renewed any more; None while `lose_all` was not called."""
 
     def watch(self, acquired: AcquiredLock, on_lost: OnLost) -> None:
         """Renew `acquired` from now on. Call `on_lost` if that fails."""
         self._watched[acquired] = on_lost
         self._not_empty.set()
+        if self._ended is not None:
+            on_lost(LockLostError(acquired.key, self._ended))
 
     async def unwatch(self, acquired: AcquiredLock) -> bool:
         """Stop watching, after the renewals under way have ended. False: the lock was lost."""
@@ -99,16 +106,25 @@ class Watchdog:
                 await self._not_empty.wait()
                 self._check(self._clock())
                 await asyncio.sleep(_CHECK_SECONDS)
+                self._renewals.check()
         finally:
-            for renewal in self._renewing.values():
-                renewal.cancel()
+            self._renewals.cancel()
+
+    def lose_all(self, why: str) -> None:
+        """Report every lock as lost, now and from now on: `run` has ended.
+
+        Their owners may still release them, since no deadline has passed.
+        """
+        self._ended = why
+        for acquired, on_lost in list(self._watched.items()):
+            on_lost(LockLostError(acquired.key, why))
 
     def _check(self, now: float) -> None:
         for acquired in list(self._watched):
             if now >= acquired.deadline:
                 self._lose(acquired, LockLostError(acquired.key, "its deadline passed"))
             elif now >= _renewal_due(acquired) and acquired not in self._renewing:
-                self._renewing[acquired] = asyncio.create_task(self._renew(acquired), name=f"renew {acquired.key}")
+                self._renewing[acquired] = self._renewals.start(self._renew(acquired), f"renew {acquired.key}")
 
     async def _renew(self, acquired: AcquiredLock) -> None:
         try:
@@ -124,7 +140,8 @@ class Watchdog:
     def _log_failure(self, acquired: AcquiredLock, error: Exception) -> None:
         if acquired in self._watched:  # a loss has a line of its own
             level = logging.DEBUG if acquired in self._failing else logging.WARNING
-            logger.log(level, "renewing %s: %s", acquired.key, error)
+            unexpected = None if isinstance(error, ServerError) else error  # of a lock of an author
+            logger.log(level, "renewing %s: %s", acquired.key, str(error) or repr(error), exc_info=unexpected)
             self._failing.add(acquired)
 
     def _lose(self, acquired: AcquiredLock, error: LockLostError) -> None:
