@@ -92,17 +92,28 @@ class SchedulingMesh(TaskMesh):
         self.store = JetStreamScheduleStore(broker.connection, broker.namespace)
         self.configuration = ConfigurationBucket(broker.connection, broker.namespace)
 
-    @asynccontextmanager
-    async def scheduling(self, *vos: str, name: str = "one", **settings: Any) -> AsyncIterator[Scheduler]:
-        """A scheduler that runs during the block and is stopped gracefully at its end."""
-        scheduler = Scheduler(
+    def scheduler(
+        self, *options: str, name: str = "one", vos: VirtualOrganisations | None = None, **settings: Any
+    ) -> Scheduler:
+        """A scheduler, not started.
+
+        Args:
+            options: The names of its VOs.
+            vos: Where it reads its VOs, instead.
+        """
+        return Scheduler(
             self.connection,
             self.namespace,
             self.registry,
-            VirtualOrganisations(vos, environ={}),
+            vos or VirtualOrganisations(options, environ={}),
             SchedulerSettings(**({"takeover": TAKEOVER} | settings)),
             name=name,
         )
+
+    @asynccontextmanager
+    async def scheduling(self, *options: str, **settings: Any) -> AsyncIterator[Scheduler]:
+        """A scheduler that runs during the block and is stopped gracefully at its end; arguments as for `scheduler`."""
+        scheduler = self.scheduler(*options, **settings)
         running = asyncio.create_task(scheduler.run())
         try:
             yield scheduler

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
 
 import rich_click as click
 
 from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
+from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
 from diracx.tasks.cli.options import Access, log_option, server_options
@@ -30,6 +33,9 @@ from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
 
 logger = logging.getLogger("diracx.tasks.scheduler")
+
+CLOSE_SECONDS: Final = 10.0
+"""The time that a scheduler has to close its connections once it has given up the leadership."""
 
 
 @click.command("scheduler")
@@ -114,12 +120,28 @@ async def _serve(
                 signals.on_signal(scheduler.stop, scheduler.stop_now)
                 name_worker(scheduler.id)
                 async with (
-                    health_endpoint(SchedulerHealth(broker.connection), health_address),
+                    health_endpoint(SchedulerHealth(scheduler, broker.connection), health_address),
                     advertised(scheduler, broker.connection, namespace),
                 ):
-                    await scheduler.run()
+                    try:
+                        await scheduler.run()
+                    finally:
+                        _end_in_time(signals)
                 logger.info("%s: ended after %d occurrences", scheduler.id, scheduler.published)
         except asyncio.CancelledError:
             # A signal came before the connection was up; nothing is held.
             if signals.received is None:
                 raise
+
+
+def _end_in_time(signals: StopSignals) -> None:
+    """End the process after `CLOSE_SECONDS`, if it has not ended by then: a server that hangs holds up nothing."""
+
+    def end() -> None:
+        logger.error("the connections were not closed within %g s; the process ends without", CLOSE_SECONDS)
+        logging.shutdown()
+        os._exit(ExitCode.BUG if signals.received is None else ExitCode.DONE)
+
+    timer = threading.Timer(CLOSE_SECONDS, end)
+    timer.daemon = True
+    timer.start()

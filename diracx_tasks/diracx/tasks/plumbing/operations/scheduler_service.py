@@ -23,12 +23,13 @@ def scheduler_service(namespace: Namespace) -> str:
 class SchedulerHealth:
     """Implements `health.Health` for a scheduler."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, scheduler: Scheduler, connection: Connection) -> None:
+        self._scheduler = scheduler
         self._connection = connection
 
     def why_not_live(self) -> str | None:
-        """Always None: a scheduler that can answer has a running event loop, and so is alive."""
-        return None
+        """Not live if git hangs while it reads the VOs. Otherwise a scheduler that can answer is alive."""
+        return self._scheduler.why_stuck()
 
     def why_not_ready(self) -> str | None:
         """Not ready without a connection: the scheduler can then neither lead nor stand by."""

@@ -2,6 +2,10 @@
 
     standby --gets the leader lock--> leading --stopped, or lock lost--> standby
 
+A scheduler does not go on without its lock renewal or its configuration follower: if one ends, it stops as after
+`stop`, and `run` raises. A stop takes `STOP_SECONDS`, and the requests that release the leader lock, at the most: a
+round that takes longer is broken off at any point, as if the scheduler had been killed there.
+
 While it leads, it loads every state once, and then supplies the due schedules twice a second. A conflict or an error of
 the server ends that round only: the next one reads the states concerned again. See `leadership` for the horizon and the
 takeover, `planning` for the invariants of the occurrences, and `reconciler` for the crash points.
@@ -19,7 +23,7 @@ from typing import Final
 import msgspec
 
 from diracx.tasks.plumbing.background import in_background, wait_for_event
-from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks import LockOwner, RevisionConflictError
@@ -38,6 +42,8 @@ logger = logging.getLogger("diracx.tasks.scheduler")
 
 _TICK_SECONDS: Final = 0.5
 _BACKOFF_SECONDS: Final = 2.0
+STOP_SECONDS: Final = 10.0
+"""The time that the round in progress has to end after a stop."""
 
 
 class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +101,7 @@ class Scheduler:
         self._now = now
         self._vos = vos
         self._leader_lock = LeaderLock(ttl_for(settings.takeover))
-        self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket))
+        self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._store = JetStreamScheduleStore(connection, namespace)
         self._reconciler = ScheduleReconciler(self._store, settings.effective_horizon, self.id, now)
         self._configuration = ConfigurationFollower(connection, namespace)
@@ -103,6 +109,8 @@ class Scheduler:
         self._instances: list[Instance] = []
         self._instance_inputs: tuple[Configuration, tuple[str, ...] | None] | None = None
         self._stopping = False
+        self._stop_limit: asyncio.Timeout | None = None
+        """The limit on the time of the round in progress; None while `run` does not run."""
         self._wake_event = asyncio.Event()
 
     @property
@@ -112,38 +120,65 @@ class Scheduler:
         coming = (state.next_after(now) for state in self._reconciler.known.values() if self.leads)
         return min((due for due in coming if due is not None), default=None)
 
+    def why_stuck(self) -> str | None:
+        """Why only a restart of the process helps; None if it needs none."""
+        return self._vos.why_stuck(self._configuration.current)
+
     def stop(self) -> None:
-        """End `run` in order: finish the write in progress, and give up the leadership."""
+        """End `run` in order: finish the round in progress, within `STOP_SECONDS`, and give up the leadership."""
+        if self._stop_limit is not None and not self._stopping:
+            self._stop_limit.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS)
         self._stopping = True
         self._wake()
 
     def stop_now(self) -> None:
-        """Same as `stop`: no step of a scheduler takes longer than a request."""
+        """End `run` at once: break off the round in progress, and give up the leadership."""
+        self.stop()
+        if self._stop_limit is not None and not self._stop_limit.expired():
+            self._stop_limit.reschedule(asyncio.get_running_loop().time())
+
+    def _background_ended(self, error: BackgroundEndedError) -> None:
         self.stop()
 
     def _wake(self) -> None:
         self._wake_event.set()
 
     async def run(self) -> None:
-        """Lead or stand by until stopped."""
+        """Lead or stand by until stopped.
+
+        Raises:
+            BackgroundEndedError: The renewal of the leader lock, or the configuration follower, has ended. The
+                leadership was given up.
+        """
         try:
             await self._configuration.refresh()
         except ServerError as error:
             logger.warning("the configuration cannot be read yet: %s", error)
+        async with self._locks, in_background(self._background_ended, configuration_follower=self._configuration.run()):
+            try:
+                async with asyncio.timeout(None) as self._stop_limit:
+                    await self._take_part()
+            except TimeoutError:
+                if self._stop_limit is None or not self._stop_limit.expired():
+                    raise
+                logger.warning("the round in progress was broken off, since it did not end after the stop")
+            finally:
+                self._stop_limit = None
+
+    async def _take_part(self) -> None:
         last_error = ""
-        async with self._locks, in_background(configuration=self._configuration.run()):
-            while not self._stopping:
-                try:
-                    await self._try_to_lead()
-                    last_error = ""
-                except UnableToAcquireLockError as error:
-                    logger.debug("standing by: %s", error)
-                    last_error = ""
-                except ServerError as error:
-                    level = logging.DEBUG if str(error) == last_error else logging.WARNING
-                    logger.log(level, "the leader cannot be determined: %s", error)
-                    last_error = str(error)
-                await self._pause(POLL_INTERVAL.total_seconds())
+        while not self._stopping:
+            try:
+                await self._try_to_lead()
+                last_error = ""
+            except UnableToAcquireLockError as error:
+                logger.debug("standing by: %s", error)
+                last_error = ""
+            except ServerError as error:
+                level = logging.DEBUG if str(error) == last_error else logging.WARNING
+                logger.log(level, "the leader cannot be determined: %s", error)
+                last_error = str(error)
+            await self._pause(POLL_INTERVAL.total_seconds())
 
     async def _try_to_lead(self) -> None:
         lost = asyncio.Event()
@@ -183,7 +218,7 @@ class Scheduler:
     async def _advance(self) -> bool:
         """Supply the due schedules; return whether anything was published, since there may then be more to publish."""
         configuration = self._configuration.current
-        await self._vos.refresh(configuration)
+        self._vos.refresh(configuration)
         due = self._reconciler.due(self._all_instances(configuration, self._vos.current(configuration)))
         if not due:
             return False

@@ -52,6 +52,6 @@ async def _schedules(
             await follower.refresh()
             store = JetStreamScheduleStore(connection, namespace)
             states = await store.read_all()
-        await virtual_organisations.refresh(follower.current)
+        await virtual_organisations.read(follower.current)
         vos = virtual_organisations.current(follower.current) or ()
         return list_schedules(registry, follower.current, vos, states, store.unreadable, datetime.now(UTC))
