@@ -200,6 +200,25 @@ async def test_if_the_renewal_ends_every_lock_is_lost_at_once_and_released_in_or
     assert sum("the process ends" in record.getMessage() for record in caplog.records) == 1
 
 
+async def test_the_end_of_the_renewal_is_raised_though_nobody_asked_to_be_told(memory: RecordingStore) -> None:
+    broken = RuntimeError("boom")
+
+    def break_down() -> None:
+        raise broken
+
+    async def work() -> None:
+        async with LockKeeper(memory) as keeper, asyncio.timeout(10):
+            lost = asyncio.Event()
+            stolen = keeper.hold([MutexLock(JOB, "stolen", ttl_ms=SHORT_MS)], new_owner(), break_down)
+            async with keeper.hold(mutexes(1), new_owner(), lost.set), stolen:
+                memory.steal("mutex.job.stolen")
+                await lost.wait()
+
+    with pytest.raises(BackgroundEndedError) as raised:
+        await work()
+    assert raised.value.__cause__ is broken
+
+
 async def test_a_lock_whose_renewal_fails_in_an_unexpected_way_is_logged_with_a_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

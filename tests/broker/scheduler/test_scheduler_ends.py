@@ -80,6 +80,16 @@ async def test_a_round_that_does_not_end_is_broken_off_and_the_leadership_given_
     assert LEADER_KEY not in await mesh.locks.keys()
 
 
+async def test_a_scheduler_that_was_stopped_before_it_ran_never_leads(
+    mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler = mesh.scheduler()
+    scheduler.stop_now()
+    with caplog.at_level(logging.INFO, "diracx.tasks.scheduler"):
+        await scheduler.run()
+    assert "is the leader" not in caplog.text
+
+
 async def test_a_time_out_of_another_kind_is_an_error(mesh: SchedulingMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     async def times_out(store: JetStreamScheduleStore) -> Any:
         raise TimeoutError("of its own")
