@@ -23,6 +23,7 @@ from diracx.tasks.plumbing.locks import (
     SharedRWLock,
 )
 from diracx.tasks.plumbing.operations.locks import LockReader
+from diracx.tasks.plumbing.operations.status import StatusReader
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.locking import new_owner
 from support.nats_command import find_nats
@@ -145,3 +146,16 @@ async def test_markers_are_neither_listed_as_locks_nor_released(
     assert await reader.release(lock.key)
     await (await ExclusiveRWLock(JOB, 1).acquire(bucket, new_owner())).release()
     assert await bucket.keys() == []
+
+
+async def test_status_counts_locks_that_are_held_and_no_markers(
+    connection: Connection, topology: Namespace, bucket: Bucket, mark: Mark
+) -> None:
+    status, lock = StatusReader(connection, topology), SharedRWLock(JOB, 1)
+    await mark(f"{lock.readers}.gone")
+    await mark(MutexLock(JOB, 7).key)
+    assert (await status.read()).status.locks == 0
+    for _ in range(2):
+        await lock.acquire(bucket, new_owner())
+    await MutexLock(JOB, 8).acquire(bucket, new_owner())
+    assert (await status.read()).status.locks == len(await LockReader(connection, topology).all()) == 2

@@ -10,12 +10,14 @@ clock decides that, asked for anew, and exactly the revision that was read is de
 keeps it.
 
 **Markers.** `nats kv del` and `nats kv purge` leave a marker in place of a key, for good. It belongs to nobody: `read`,
-`oldest` and `stored` pass over it, and `create` replaces it. Only `keys` lists it, because the server lists subjects
-without their headers. A contender whose way is blocked by listed keys asks for the `oldest`, which removes markers.
+`oldest`, `stored` and `living_keys` pass over it, and `create` replaces it. Only `keys` lists it, because the server
+lists subjects without their headers. A contender whose way is blocked by listed keys asks for the `oldest`, which
+removes markers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -38,6 +40,8 @@ OVERDUE_AFTER: Final = timedelta(seconds=10)
 
 _HEADER_BYTES: Final = 512
 """More than the headers of a write take."""
+
+_READS_AT_ONCE: Final = 64
 
 _WHOLE_SECONDS: Final = re.compile(r"(\d+)s")
 
@@ -133,6 +137,19 @@ class Bucket:
         )
         prefix = self._subject("")
         return [subject.removeprefix(prefix) for subject in subjects]
+
+    async def living_keys(self) -> list[str]:
+        """List all keys without markers, in no order; overdue keys are listed. It asks for each key, many at a time."""
+        reads = asyncio.Semaphore(_READS_AT_ONCE)
+
+        async def lives(key: str) -> bool:
+            async with reads:
+                message = await self._last(key)
+            return message is not None and not _is_marker(message)
+
+        keys = await self.keys()
+        living = await asyncio.gather(*map(lives, keys))
+        return [key for key, is_living in zip(keys, living, strict=True) if is_living]
 
     async def oldest(self, below: str | None = None) -> StoredKey | None:
         """The key that was stored first, of all keys or of those `<below>.<one more token>`; None when there is none.

@@ -1,7 +1,7 @@
 """The locks of a mesh as an operator sees them, and the release of a lock.
 
-The keys of the bucket are read one by one, in the order in which they were stored. A lock that is acquired or released
-at the same time may be listed or not. The markers that `nats kv del` leaves are no locks: they stand in nobody's way.
+Each key of the bucket is read. A lock that is acquired or released at the same time may be listed or not. The markers
+that `nats kv del` leaves are no locks: they stand in nobody's way.
 """
 
 from __future__ import annotations
@@ -63,6 +63,10 @@ class LockReader:
         """All locks, sorted by key."""
         return [_held_lock(key, keys) for key, keys in sorted((await self._stored_keys()).items())]
 
+    async def count(self) -> int:
+        """The number of locks in `all`."""
+        return len({_lock_of(key) for key in await self._bucket.living_keys()})
+
     async def one(self, key: str) -> HeldLock | None:
         """One lock by its key; None if nobody holds it."""
         keys = (await self._stored_keys()).get(key)
@@ -82,8 +86,13 @@ class LockReader:
     async def _stored_keys(self) -> dict[str, list[StoredKey]]:
         locks: dict[str, list[StoredKey]] = {}
         async for stored in self._bucket.stored():
-            locks.setdefault(stored.key.partition("./")[0], []).append(stored)
+            locks.setdefault(_lock_of(stored.key), []).append(stored)
         return locks
+
+
+def _lock_of(key: str) -> str:
+    """The key of a lock, from one of the keys that it consists of."""
+    return key.partition("./")[0]
 
 
 def _held_lock(key: str, keys: list[StoredKey]) -> HeldLock:

@@ -23,9 +23,9 @@ import msgspec
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
-from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.micro import ask_all
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message
+from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -116,7 +116,6 @@ class StatusReader:
     def __init__(self, connection: Connection, namespace: Namespace) -> None:
         self._connection = connection
         self._namespace = namespace
-        self._locks = Bucket(connection, namespace.locks_bucket)
 
     async def read(self) -> StatusSnapshot:
         """Read the status once."""
@@ -131,7 +130,7 @@ class StatusReader:
                 self._count_subjects(names.later_stream, f"{names.name}.delayed.*"),
                 self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>"),
             ),
-            self._locks.keys(),
+            LockReader(self._connection, names).count(),
         )
         now = from_rfc3339(info["ts"])
         in_flight = None if workers is None else _in_flight(workers)
@@ -143,7 +142,7 @@ class StatusReader:
             queues=sorted((queue for queue, _ in queues), key=_queue_rank),
             delayed=delayed,
             dead_letters=dead,
-            locks=len({key.partition("./")[0] for key in locks}),
+            locks=locks,
             scheduler=_scheduler_status(schedulers or ()),
             workers=sorted(map(_worker_status, workers or ()), key=_worker_rank),
         )
