@@ -14,11 +14,12 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.operations.scheduler_service import advertised as scheduler_advertised
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
-from diracx.tasks.plumbing.operations.worker_service import advertised
+from diracx.tasks.plumbing.operations.worker_service import advertised, worker_service
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
@@ -26,6 +27,7 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
+from support.deliveries import leave_crashes
 from support.mesh import TaskMesh
 from support.recording_tasks import Record, RecordRealtime, Wait
 
@@ -158,6 +160,49 @@ async def test_running_tasks_are_in_flight_and_tasks_that_wait_for_a_retry_or_a_
     assert snapshot.status.workers[0].host in worker.id
     assert snapshot.status.workers[0].since <= datetime.now(UTC)
     assert (await reader.read()).status.workers == []
+
+
+async def test_a_worker_with_an_isolated_task_names_it_from_its_wait_to_its_end(mesh: TaskMesh) -> None:
+    mesh.register(Wait)
+    reader = StatusReader(mesh.connection, mesh.namespace)
+
+    async def isolated() -> str | None:
+        (listed,) = (await reader.read()).status.workers
+        return listed.isolated
+
+    suspect = await Wait(1).schedule()
+    await leave_crashes(mesh, 1, 2)
+    await Wait(2).schedule()
+    async with (
+        mesh.working(isolation_window=timedelta(seconds=0)) as worker,
+        advertised(worker, Counters(), mesh.connection, mesh.namespace),
+    ):
+        await wait_until(lambda: worker.snapshot.isolated, description="the suspect waits for the other one")
+        await wait_until(lambda: recording_tasks.running == [2], description="the other one runs")
+        assert await isolated() == f"test:Wait {suspect}"
+        recording_tasks.go.set()
+        await wait_until(lambda: recording_tasks.ran == [2, 1], description="both are done")
+        await wait_until(lambda: worker.processed == 2, description="both are settled")
+        assert await isolated() is None
+
+
+async def test_a_worker_of_an_earlier_version_tells_of_no_isolation(mesh: TaskMesh) -> None:
+    earlier = Service(
+        name=worker_service(mesh.namespace),
+        id="node1-412-small",
+        version="0.0.1",
+        description="Answers as a worker that does not tell of isolation",
+        metadata={"id": "node1-412-small", "size": "small", "host": "node1", "pid": "412"},
+        endpoint="execute",
+        subject=f"{mesh.namespace.name}.tasks.*.small",
+        queue_group="small",
+        stats=lambda: ServiceStats(
+            0, 0, "", 0, {"slots": 1, "busy": 0, "in_hand": {}, "per_second": 0.0, "last_pull_seconds": None}
+        ),
+    )
+    async with serving(mesh.connection, earlier):
+        (listed,) = (await StatusReader(mesh.connection, mesh.namespace).read()).status.workers
+    assert (listed.host, listed.isolated) == ("node1", None)
 
 
 async def test_the_leading_scheduler_and_the_standbys_are_distinguished(mesh: TaskMesh) -> None:

@@ -118,8 +118,18 @@ async def test_the_stats_of_a_worker_count_its_deliveries(mesh: TaskMesh) -> Non
     assert (stats["num_requests"], stats["num_errors"]) == (5, 1)
     assert stats["last_error"] == f"test:Breaks {broken}: ValueError: broken"
     assert 0 < stats["average_processing_time"] < stats["processing_time"]
+    assert list(stats["data"]) == [
+        "slots",
+        "busy",
+        "in_hand",
+        "per_second",
+        "last_pull_seconds",
+        "stopping",
+        "isolated",
+    ]
     assert stats["data"]["in_hand"] == {}
     assert (stats["data"]["slots"], stats["data"]["busy"], stats["data"]["stopping"]) == (3, 0, False)
+    assert stats["data"]["isolated"] is None
     assert stats["data"]["last_pull_seconds"] >= 0
 
 

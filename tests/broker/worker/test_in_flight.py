@@ -125,7 +125,7 @@ async def test_a_message_whose_lease_lapses_while_its_record_is_written_is_not_g
     lease = leases.take(await first_delivery(mesh, 1))
     assert lease is not None
     lease.attempts = Attempts(1, AttemptRecord(1))
-    in_flight = InFlight(leases, Slots(1), IsolationGate(lambda: 0, timedelta(0)), cast(Processor, None))
+    in_flight = InFlight(leases, Slots(1), IsolationGate(lambda: 0, timedelta(0), timedelta(0)), cast(Processor, None))
     async with answers_heard(mesh) as heard:
         await in_flight.abandon(Slow(mesh.attempts))
         await mesh.connection.client.flush()

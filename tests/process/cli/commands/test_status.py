@@ -14,10 +14,12 @@ from datetime import UTC, datetime
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
 from support.health_door import get, health_of
 from support.paths import CONSOLE_SCRIPT
+from support.queues import set_ack_wait
 
 SMALL = ("worker", "--worker-size", "small")
 
@@ -39,7 +41,7 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     document = documents[-1]
     host = socket.gethostname()
     (listed,) = document["workers"]
-    assert list(listed) == ["id", "size", "slots", "busy", "host", "pid", "since"]
+    assert list(listed) == ["id", "size", "slots", "busy", "host", "pid", "since", "isolated"]
     since = listed.pop("since")
     assert since.endswith("Z")
     assert datetime.fromisoformat(since) <= datetime.now(UTC)
@@ -50,6 +52,7 @@ async def test_the_document_names_a_running_worker_and_scheduler(
         "busy": 1,
         "host": host,
         "pid": worker.pid,
+        "isolated": None,
     }
     assert document["scheduler"] == {"leader": f"{host}-{scheduler.pid}-scheduler", "standbys": []}
     (queue,) = (each for each in document["queues"] if each["in_hand"])
@@ -60,6 +63,40 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     assert f"{host}-{scheduler.pid}-scheduler leads; 0 standing by" in shown.stdout
     assert "\x1b" not in shown.stdout
     with_server.release("a")
+
+
+async def test_a_task_that_ran_in_killed_workers_is_isolated_and_its_worker_says_so_and_is_healthy(
+    with_server: CommandLine, on_the_server: OnTheServer
+) -> None:
+    assert with_server("setup").returncode == 0
+    await set_ack_wait(on_the_server.connection, on_the_server.names, 1.5, [Size.SMALL])
+    submitted = with_server("submit", "lollygag:Waits", "--args", '["a"]')
+    worker = (*SMALL, "--lock-retry-delay", "0.1", "--log-level", "warning")
+    for execution in (1, 2, 3):
+        killed = with_server.start(*worker)
+        await with_server.wait_for_line("begin a", execution)
+        killed.kill()
+    isolating = with_server.start(*SMALL, "--lock-retry-delay", "0.1", "--health-port", "0")
+    address = health_of(isolating)
+    await with_server.wait_for_line("begin a", 4)
+    name = f"lollygag:Waits {submitted.stdout.strip()}"
+
+    def listed() -> list[tuple[int, str | None]]:
+        return [(each["pid"], each["isolated"]) for each in with_server.json("status")["workers"]]
+
+    await wait_until(lambda: listed() == [(isolating.pid, name)], description="status names the task", timeout=30)
+    assert with_server("status").stdout.splitlines()[-1].endswith(f"  {name}")
+    for page in ("live", "ready"):
+        assert get(f"{address}/{page}") == (200, "ok\n")
+    with_server.release("a")
+    await wait_until(lambda: listed() == [(isolating.pid, None)], description="the isolation is over", timeout=30)
+    isolating.terminate()
+    _, log = isolating.communicate(timeout=30)
+    told = [line for line in log.splitlines() if name in line and " WARNING " in line]
+    assert len(told) == 3, log
+    assert "waits until it is the only task of this worker: 2 executions of it began and never ended" in told[0]
+    assert " runs isolated, after " in told[1]
+    assert " ran isolated for " in told[2]
 
 
 def test_a_namespace_without_a_mesh_is_one_line(with_server: CommandLine) -> None:

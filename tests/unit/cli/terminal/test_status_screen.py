@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -191,3 +192,54 @@ def test_a_narrow_terminal_shortens_the_times_of_pauses(width: int) -> None:
 @pytest.mark.parametrize("width", [80, 140])
 def test_without_a_paused_queue_there_is_no_column_of_pauses(width: int) -> None:
     assert "paused" not in "\n".join(drawn(Screen(paused()), width, 40)) + plain(paused())
+
+
+SUSPECT = "lollygag:SyncOwnersTask 18d9b0d4e5f8474e8f4ff9a3d80d43d4"
+
+
+def isolating(task: str | None) -> StatusSnapshot:
+    """Three workers, of which the second one has an isolated task."""
+    first, second, third = a_snapshot(workers=3).status.workers
+    workers = [first, msgspec.structs.replace(second, isolated=task), third]
+    status = msgspec.structs.replace(a_snapshot().status, workers=workers)
+    return a_snapshot(status=status, last_pull={f"node-{n}": 71.5 for n in range(3)})
+
+
+def test_a_narrow_terminal_marks_a_worker_with_an_isolated_task_in_place_of_its_last_pull() -> None:
+    lines = drawn(Screen(isolating(SUSPECT)), 80, 40)
+    pulls = [re.split(" {2,}", line)[4] for line in lines if "7/100" in line]
+    assert pulls == ["1 min 11 s ago", "isolated", "1 min 11 s ago"]
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+
+
+def test_a_wide_terminal_and_a_pipe_name_the_isolated_task() -> None:
+    for lines in (drawn(Screen(isolating(SUSPECT)), 140, 40), plain(isolating(SUSPECT)).splitlines()):
+        (head,) = (line for line in lines if line.lstrip().startswith("worker "))
+        assert head.endswith("isolated")
+        (row,) = (line for line in lines if "node-1.example.org 1" in line)
+        assert row.endswith(f"  {SUSPECT}")
+        assert row.index(SUSPECT) == head.index("isolated")
+        assert "1 min 11 s ago" in row
+        assert max(map(len, lines)) <= 140
+
+
+def test_a_long_name_of_an_isolated_task_is_cut_and_the_numbers_are_not() -> None:
+    lines = drawn(Screen(isolating(f"a_long_category:{'Reprocess' * 9}Task {'7' * 32}")), 120, 40)
+    (row,) = (line for line in lines if "node-1.example.org 1" in line)
+    assert row.endswith("…")
+    assert "node-1.example.org 1  small  7/100" in row
+    assert "1 min 11 s ago" in row
+    assert "  a_long_category:Reprocess" in row
+    assert len(row) <= 120
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_without_an_isolated_task_there_is_no_column_of_them(width: int) -> None:
+    assert "isolated" not in "\n".join(drawn(Screen(isolating(None)), width, 40)) + plain(isolating(None))
+
+
+def test_the_name_of_an_isolated_task_does_not_control_the_terminal() -> None:
+    text = "\n".join(drawn(Screen(isolating("a:B \x1b[2J")), 140, 40)) + plain(isolating("a:B \x1b[2J"))
+    assert "\x1b[2J" not in text
+    assert text.count(r"a:B \x1b[2J") == 2

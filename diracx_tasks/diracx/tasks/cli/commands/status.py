@@ -42,6 +42,7 @@ def command(*, watch: bool, interval: timedelta, as_json: bool, access: Access) 
 
     Waiting tasks have not been delivered yet. Tasks in hand are running. Parked tasks wait for a retry or a lock.
     `oldest` is the age of the oldest waiting task. A worker that does not answer within two seconds is not listed.
+    An isolated task may be killing its workers: the worker runs it alone at first.
 
     With --watch, --json prints one document a line.
     """

@@ -18,12 +18,17 @@ from diracx.tasks.plumbing.wire.times import readable_time
 
 _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
 _WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
+ISOLATED: Final = "isolated"
+"""The column of isolated tasks, and the mark of a worker that has one."""
+_TEXTS: Final = ("size", ISOLATED)
 FIXED_LINES: Final = 10
 """The lines of a screen other than those of its head, queues and workers: blank lines, headings, summary."""
 MIN_WORKERS: Final = 3
 """Idle queues are left out before fewer workers are shown."""
 MIN_WIDTH_FOR_TIMES: Final = 94
 """The columns of a terminal that has room for whole times of pauses."""
+MIN_WIDTH_FOR_TASKS: Final = 120
+"""The columns of a terminal that has room for the names of isolated tasks beside their workers."""
 TIME_IS_ENOUGH: Final = timedelta(days=1)
 DAY_IS_ENOUGH: Final = timedelta(days=330)
 
@@ -48,6 +53,25 @@ def _queue_cells(snapshot: StatusSnapshot, queue: QueueStatus) -> list[str]:
     oldest = "" if queue.oldest_seconds is None else duration(queue.oldest_seconds)
     name = f"{queue.priority:<10} {queue.size}"
     return [name, str(queue.waiting), str(queue.in_hand), parked, str(queue.redelivered), oldest]
+
+
+def _worker_rows(snapshot: StatusSnapshot, workers: Sequence[WorkerStatus], *, roomy: bool) -> list[list[str]]:
+    """Return the names of the columns, then the workers.
+
+    Args:
+        roomy: True adds a column of isolated tasks, if there are any; False marks their workers in place of the time of
+            the last pull: it is long ago, because a worker that isolates a task pulls nothing.
+    """
+    rows = [list(_WORKERS), *(_worker_cells(snapshot, worker) for worker in workers)]
+    if not any(worker.isolated for worker in workers):
+        return rows
+    if roomy:
+        tasks = [ISOLATED, *(printable(worker.isolated or "") for worker in workers)]
+        return [[*row, task] for row, task in zip(rows, tasks, strict=True)]
+    for row, worker in zip(rows[1:], workers, strict=True):
+        if worker.isolated:
+            row[_WORKERS.index("last pull")] = ISOLATED
+    return rows
 
 
 def _worker_cells(snapshot: StatusSnapshot, worker: WorkerStatus) -> list[str]:
@@ -84,12 +108,11 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
 def plain(snapshot: StatusSnapshot) -> str:
     """Return the status as text for pipes and files, with every worker."""
     status = snapshot.status
-    workers = [list(_WORKERS), *(_worker_cells(snapshot, worker) for worker in status.workers)]
     parts = [
         [f"namespace {status.namespace} on {status.server} at {_clock(snapshot.at)}"],
         aligned(_queue_rows(snapshot, status.queues, roomy=True)),
         aligned(_summary(snapshot)),
-        aligned(workers) if status.workers else ["no workers"],
+        aligned(_worker_rows(snapshot, status.workers, roomy=True)) if status.workers else ["no workers"],
     ]
     return "\n\n".join("\n".join(part) for part in parts)
 
@@ -158,7 +181,7 @@ class Screen:
         yield ""
         yield _summary_table(self.snapshot)
         yield ""
-        yield _worker_table(self.snapshot, room)
+        yield _worker_table(self.snapshot, room, roomy=options.max_width >= MIN_WIDTH_FOR_TASKS)
 
 
 def _head(snapshot: StatusSnapshot, width: int) -> list[Text]:
@@ -201,19 +224,25 @@ def _summary_table(snapshot: StatusSnapshot) -> RenderableType:
     return table
 
 
-def _worker_table(snapshot: StatusSnapshot, room: int | None) -> RenderableType:
+def _worker_cell(column: str, text: str) -> Text:
+    if ISOLATED in (column, text):
+        return Text(text, style="bold yellow", no_wrap=True, overflow="ellipsis")
+    return _cell(text, "")
+
+
+def _worker_table(snapshot: StatusSnapshot, room: int | None, *, roomy: bool) -> RenderableType:
     workers = snapshot.status.workers
     if not workers:
         return Text("no workers", style="bold red")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(_WORKERS[0], overflow="ellipsis", no_wrap=True)
-    table.add_column(_WORKERS[1], no_wrap=True)
-    for name in _WORKERS[2:]:
-        table.add_column(name, justify="right", no_wrap=True)
     shown = workers if room is None or len(workers) <= room else workers[: room - 1]
-    for worker in shown:
-        name, *cells = _worker_cells(snapshot, worker)
-        table.add_row(Text(name), *(_cell(cell, "") for cell in cells))
+    (first, *others), *rows = _worker_rows(snapshot, shown, roomy=roomy)
+    table.add_column(first, overflow="ellipsis", no_wrap=True)
+    for name in others:
+        # Without `no_wrap` the column of tasks is the only one that gives way; `_worker_cell` cuts its texts.
+        table.add_column(name, justify="left" if name in _TEXTS else "right", no_wrap=name != ISOLATED)
+    for name, *cells in rows:
+        table.add_row(Text(name), *map(_worker_cell, others, cells))
     if len(shown) < len(workers):
         more = workers[len(shown) :]
         busy = f"{sum(worker.busy for worker in more)}/{sum(worker.slots for worker in more)}"

@@ -73,6 +73,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     pid: int
     since: datetime
+    isolated: str | None = None
+    """`<task> <id>` of the task that runs isolated in it, or of the next one that waits for that; None: neither."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,6 +233,7 @@ def _worker_status(answer: Mapping[str, Any]) -> WorkerStatus:
         host=metadata["host"],
         pid=int(metadata["pid"]),
         since=from_rfc3339(answer["started"]),
+        isolated=data.get("isolated"),  # earlier workers do not tell
     )
 
 

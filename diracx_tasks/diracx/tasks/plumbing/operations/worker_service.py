@@ -63,7 +63,7 @@ class WorkerHealth:
     def _why_no_pull(self, within: timedelta) -> str | None:
         facts = self._worker.snapshot
         # The time since the last change counts, too: until then the worker may have had a reason not to pull.
-        age = self._clock() - max(self._since, facts.last_pull or 0.0, facts.slots_changed_at)
+        age = self._clock() - max(self._since, facts.last_pull or 0.0, facts.changed_at)
         if not facts.pulls or age <= within.total_seconds():
             return None
         return f"no pull was answered for {age:.0f} s"
@@ -113,6 +113,7 @@ def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:
             "per_second": round(counters.per_second, 3),
             "last_pull_seconds": None if facts.last_pull is None else round(boottime() - facts.last_pull, 3),
             "stopping": facts.stopping,
+            "isolated": facts.isolated,
         },
     )
 

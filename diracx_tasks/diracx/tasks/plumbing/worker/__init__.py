@@ -22,7 +22,7 @@ Each file answers one question:
     settings.py      what can be set?
     intake.py        when does a worker pull, and which messages does it take?
     slots.py         how many messages are in flight at once, and when is it worth pulling?
-    isolation.py     how does a task run as the only one of its worker, and when is a message poison?
+    isolation.py     how does a task begin as the only one of its worker, and when is a message poison?
     in_flight.py     what runs now, and what happens to it when the worker stops?
     leases.py        how long may this worker settle a message? (heartbeats, deadlines; keeps the messages in flight)
     attempts.py      what does the bucket remember of failed, crashed and interrupted executions?

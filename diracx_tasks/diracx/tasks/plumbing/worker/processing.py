@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -193,7 +194,8 @@ class Processor:
                 on_start = partial(self._attempts.begin, attempts)
             if attempts.record.crashes < ISOLATE_AFTER_CRASHES:
                 return await self._executor.execute(screened, on_start)
-            async with self._gate.isolated():
+            async with AsyncExitStack() as isolation:
+                on_start = partial(self._begin_isolated, isolation, screened, attempts)
                 return await self._executor.execute(screened, on_start)
         except IsolationTimeoutError as error:
             return Interrupted(f"it may be killing its workers, and was not isolated: {error}", ISOLATION_RETRY_DELAY)
@@ -203,6 +205,13 @@ class Processor:
                 raise
             task.uncancel()
             return Interrupted(lease.interrupt_reason)
+
+    async def _begin_isolated(self, isolation: AsyncExitStack, job: Job, attempts: Attempts) -> None:
+        """Isolate a job that holds its locks: the worker is not held up for a task that finds its lock busy."""
+        task = f"{job.envelope.name} {shown(job.envelope.id)}"
+        reason = f"{attempts.record.crashes} executions of it began and never ended"
+        await isolation.enter_async_context(self._gate.isolated(task, reason))
+        await self._attempts.begin(attempts)
 
     async def _postpone_unknown(self, attempts: Attempts, reason: str) -> Outcome:
         tries = attempts.record.unknown + 1

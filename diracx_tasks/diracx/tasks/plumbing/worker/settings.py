@@ -29,7 +29,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     lock_retry_delay: timedelta = timedelta(seconds=5)
     """How long a task waits when its lock is held, give or take a quarter."""
     isolation_timeout: timedelta = timedelta(seconds=60)
-    """How long a task that must run isolated waits for the other tasks to end."""
+    """How long a task that must run isolated waits for that; then it goes back, and another worker may isolate it."""
+    isolation_window: timedelta = timedelta(seconds=60)
+    """How long a task runs isolated at the most; then the worker takes messages again beside it."""
     unknown_tries: int = 10
     """After this many deliveries to workers that do not know the task it becomes a dead letter."""
     unknown_delay: timedelta = timedelta(seconds=5)

@@ -23,17 +23,19 @@ class WorkerSnapshot:
     """Slots in use."""
     busy_seconds: float
     """How long slots were in use so far, summed over all slots."""
-    slots_changed_at: float
-    """When a slot was last taken or released, on the clock."""
+    changed_at: float
+    """When a slot was last taken or released, or the isolation gate last opened or closed, on the clock."""
     in_flight: Mapping[str, int]
     """Messages in flight, by subject."""
     processed: int
     """Deliveries processed to their end, settled or left unsettled."""
     pulls: bool
-    """Whether it asks for messages: not while all slots are in use, a task needs isolation, or it stops."""
+    """Whether it asks for messages: not while all slots are in use, the isolation gate is closed, or it stops."""
     last_pull: float | None
     """When the server last answered a pull, on the clock; None: never."""
     stopping: bool
+    isolated: str | None
+    """`<task> <id>` of the task that runs isolated, until it ends, or of the next one that waits. None: neither."""
 
 
 class Counters:

@@ -78,7 +78,9 @@ class Worker:
         self._settlement = Settlement(connection, self._attempts, dead_letters, settings.lock_retry_delay)
         self._leases = LeaseKeeper(DEFAULT_ACK_WAIT)
         self._slots = Slots(settings.max_concurrent_tasks)
-        gate = IsolationGate(lambda: len(self._leases), settings.isolation_timeout)
+        self._gate = gate = IsolationGate(
+            lambda: len(self._leases), settings.isolation_timeout, settings.isolation_window
+        )
         processor = Processor(
             namespace, settings, registry, self._attempts, executor, self._settlement, gate, on_outcome
         )
@@ -104,12 +106,13 @@ class Worker:
             slots=self._slots.total,
             busy=self._slots.busy,
             busy_seconds=self._slots.busy_seconds,
-            slots_changed_at=self._slots.changed_at,
+            changed_at=max(self._slots.changed_at, self._gate.changed_at),
             in_flight=Counter(lease.delivery.subject for lease in self._leases.all),
             processed=self._in_flight.processed,
             pulls=self._intake.pulls,
             last_pull=self._intake.last_pull,
             stopping=self._intake.is_stopping,
+            isolated=self._gate.isolated_task,
         )
 
     def stop(self) -> None:
