@@ -12,7 +12,9 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.testing import wait_until
+from support.deliveries import first_delivery
 from support.mesh import TaskMesh
 
 ACK_WAIT = 2.0
@@ -175,3 +177,32 @@ async def test_a_worker_goes_on_pulling_after_a_restart_of_the_server(
 
 async def _settled(mesh: TaskMesh) -> bool:
     return await mesh.waiting() == 0
+
+
+async def test_outages_longer_than_the_lease_of_a_healthy_task_are_no_crashes(
+    own_server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
+        mesh.register(Waits)
+        await mesh.set_ack_wait(1)
+        await Waits().schedule()
+        # Its first execution is not counted; the next ones are.
+        async with mesh.working():
+            for outages in range(1, 4):
+                await wait_until(lambda n=outages: len(began) == n, description="it runs")  # type: ignore[misc]
+                await asyncio.to_thread(own_server.kill)
+                await wait_until(
+                    lambda n=outages: caplog.text.count("left test:Waits unsettled: the lease") == n,  # type: ignore[misc]
+                    description="its lease lapsed",
+                )
+                await asyncio.to_thread(own_server.start)
+            await wait_until(lambda: len(began) == 4, description="it runs")
+            await wait_until(lambda: _crashes_are(mesh, 1), description="the present execution alone is unended")
+            go.set()
+            await wait_until(lambda: _settled(mesh), description="it is settled")
+        assert cancelled == ["waits"] * 3
+        assert not await mesh.residue()
+
+
+async def _crashes_are(mesh: TaskMesh, count: int) -> bool:
+    return (await AttemptStore(mesh.attempts).read(await first_delivery(mesh, 1))).record.crashes == count

@@ -7,9 +7,9 @@ import msgspec
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 
 
-def test_an_execution_that_began_and_never_ended_is_a_crash() -> None:
+def test_an_execution_that_began_and_whose_end_is_not_written_is_a_crash() -> None:
     assert AttemptRecord(1).crashes == 0
-    assert AttemptRecord(1, begun=5, ended=3, failed=2).crashes == 2
+    assert AttemptRecord(1, unended=("a", "b"), failed=2).crashes == 2
 
 
 def test_a_record_of_another_version_is_read_with_defaults_for_missing_fields_and_without_unknown_ones() -> None:

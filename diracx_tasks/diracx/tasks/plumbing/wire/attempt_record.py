@@ -14,10 +14,8 @@ class AttemptRecord(msgspec.Struct, frozen=True):
 
     stored_ns: int
     """When the stream stored the message: tells it from one of the same sequence in a stream that was made anew."""
-    begun: int = 0
-    """Executions begun, from the second delivery on."""
-    ended: int = 0
-    """Executions among `begun` that ended: they failed or were interrupted."""
+    unended: tuple[str, ...] = ()
+    """The ids of executions that began, from the second delivery on, and whose end is not written."""
     unknown: int = 0
     """Deliveries to workers that did not know the task."""
     failed: int = 0
@@ -28,10 +26,13 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     """The next retry begins no earlier."""
     exhausted: str | None = None
     """Why the message will not be executed again; None: it may be."""
+    dropped: bool = False
+    """Whether an exhausted message is dropped. False: it becomes a dead letter."""
     writer: str = ""
-    """Unique for each delivery that wrote. Tells its own write, whose answer was lost, from another worker's."""
+    """The delivery that has the message, and its latest write: `<id>.<verb>`. Whoever only writes down that an
+    execution was interrupted leaves it as it is."""
 
     @property
     def crashes(self) -> int:
-        """Executions that began and whose end was never written: the process died, or the lease lapsed."""
-        return self.begun - self.ended
+        """Executions that began and whose end was never written: the process died, or has yet to write it."""
+        return len(self.unended)

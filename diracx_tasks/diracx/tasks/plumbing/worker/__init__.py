@@ -37,7 +37,7 @@ delay. `screen` enforces the time at the next delivery.
 **A lease** is taken in `LeaseKeeper.take` and extended by each answered heartbeat. `LeaseKeeper.run` cancels the task
 of a message whose lease lapsed. No ack, nak or term of an outcome is sent without a check: `Lease.ensure_held` in the
 settlement, and once more in nak_batcher.py and ack_replay.py, which send later. A message whose lease lapsed is left
-unsettled, and the server redelivers it. If it had written `begun`, that counts as a crash, see isolation.py.
+unsettled, and the server redelivers it. A counted execution is then written down as interrupted, see attempts.py.
 
 **The asyncio task of a delivery is cancelled** by its worker through `Lease.interrupt` only, which keeps the reason:
 the lease lapsed, or the worker stops. Two more cancellers exist: a lost lock, inside `Executor.execute`, and the end of
@@ -46,8 +46,8 @@ the event loop, see `InFlight`.
 **A crash (kill -9) leaves**, besides locks that stand until their time to live is over:
 
     received, loaded, screened           nothing; the message is redelivered when `ack_wait` is over
-    executing, first delivery            nothing: only later deliveries write `begun`, so this crash is not counted
-    executing, later delivery            a record with `begun` ahead of `ended`: one counted crash
+    executing, first delivery            nothing: only later deliveries are counted, so this crash is not
+    executing, later delivery            an id in `unended` of the record: one counted crash
     executed, ack not sent yet           as while executing: the task runs again (at least once)
     between two writes of a settlement   see settlement/settlement.py
     acked, record not deleted yet        an orphaned record, see attempts.py

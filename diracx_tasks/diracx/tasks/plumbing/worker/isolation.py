@@ -1,9 +1,9 @@
 """Isolation: a task that may be killing its workers begins as the only task of its worker.
 
-A counted crash is an execution with a `begun` in its attempt record and no `ended`: its process died, or its lease
-lapsed before the end could be written. A first delivery writes no `begun`, so its crash is not counted. When a process
-dies, every task in it that had written `begun` counts one crash, and only one of them may be guilty. So the count of a
-task decides:
+A counted crash is an execution that its attempt record has as `unended`: its process died. What a living worker gives
+up is written down as interrupted, see attempts.py. A first delivery writes nothing when it begins, so its crash is not
+counted. When a process dies, every counted execution in it is a crash, and only one of them may be guilty. So the count
+of a task decides:
 
     0 to 1    it runs beside other tasks
     2 to 4    it runs isolated

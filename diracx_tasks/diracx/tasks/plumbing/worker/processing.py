@@ -10,7 +10,8 @@
     report          `on_outcome` hears of it
 
 Whatever fails before the answer was sent leaves the message unsettled. The server redelivers it when the lease lapses,
-and the attempt record shows how far it got. Whatever fails after it, a deletion or `on_outcome`, is only logged.
+and the attempt record shows how far it got. A counted execution without an outcome in the record is written down as
+interrupted, since its process lives. Whatever fails after it, a deletion or `on_outcome`, is only logged.
 """
 
 from __future__ import annotations
@@ -125,11 +126,15 @@ class Processor:
                 raise
             # Interrupted before the execution began, or in the moment in which it ended.
             await self._settlement.give_back(lease, name)
+            self._attempts.interrupt_later(lease.attempts)
         except (LeaseLapsedError, StaleAttemptError) as error:
+            self._attempts.interrupt_later(lease.attempts)
             logger.warning("left %s unsettled: %s", name, error)
         except (SendTaskError, ServerError) as error:
+            self._attempts.interrupt_later(lease.attempts)
             logger.error("left %s (message %d) unsettled: %s", name, delivery.sequence, error)
         except Exception:
+            self._attempts.interrupt_later(lease.attempts)
             logger.exception("left %s (message %d) unsettled: an error in the worker", name, delivery.sequence)
 
     def _admit(self, lease: Lease) -> bool:
