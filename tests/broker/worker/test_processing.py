@@ -8,13 +8,14 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from diracx.tasks.cli.logs import TextFormatter
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
-from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.execution.job import WrongQueue
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
@@ -22,6 +23,8 @@ from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
+from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
+from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.leases import LeaseKeeper
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
@@ -88,9 +91,7 @@ async def test_tasks_that_want_one_lock_run_one_after_another(mesh: TaskMesh) ->
     assert max(most_at_once) == 1
 
 
-async def test_an_expired_task_is_dropped_with_a_warning_on_its_first_delivery(
-    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_expired_task_is_dropped_with_a_warning(mesh: TaskMesh, caplog: pytest.LogCaptureFixture) -> None:
     mesh.register(Record)
     await mesh.publish_by_hand(
         ({"Task-Name": "test:Record", "Task-Expires": "2026-01-01T00:00:00Z"}, b'{"n": 1}'),
@@ -99,12 +100,15 @@ async def test_an_expired_task_is_dropped_with_a_warning_on_its_first_delivery(
     await mesh.burst()
     assert ran == [2]
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "dropped test:Record (message 1): expired at 2026-01-01T00:00:00+00:00 before it was begun"
+        "dropped test:Record (message 1): expired at 2026-01-01T00:00:00+00:00 before it was done"
     ]
     assert not await mesh.dead_letters()
 
 
-async def test_a_task_that_was_begun_in_time_is_retried_past_its_expiry(mesh: TaskMesh) -> None:
+@pytest.mark.parametrize("eligible", [False, True])
+async def test_a_task_that_failed_is_not_retried_past_its_expiry_and_its_failure_is_not_silent(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture, eligible: bool
+) -> None:
     expires = datetime.now(UTC) + timedelta(seconds=1)
 
     class PastExpiry(RetryPolicyBase):
@@ -113,16 +117,66 @@ async def test_a_task_that_was_begun_in_time_is_retried_past_its_expiry(mesh: Ta
 
     class Begun(Record):
         retry_policy = PastExpiry()
+        dlq_eligible = eligible
 
         async def execute(self) -> None:
-            ran.append(datetime.now(UTC) > expires)
+            ran.append(1)
             raise ValueError("no")
 
     mesh.register(Begun)
     await mesh.publish_by_hand(({"Task-Name": "test:Begun", "Task-Expires": expires.isoformat()}, b'{"n": 1}'))
     async with mesh.working():
-        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was retried")
-    assert ran == [False, True]
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
+    assert ran == [1]
+    reason = f"expired at {expires:%FT%T}+00:00 before it was done; it failed 1 times, the last with ValueError: no"
+    letters = await mesh.dead_letters()
+    if eligible:
+        assert [letter.headers["Dead-Reason"] for letter in letters] == [reason]
+        assert json.loads(letters[0].headers["Dead-Errors"])[0]["message"] == "no"
+    else:
+        assert not letters
+        assert f"dropped test:Begun (message 1): {reason}" in caplog.messages
+
+
+async def test_an_expired_task_whose_failures_found_no_room_in_its_record_is_not_silent(mesh: TaskMesh) -> None:
+    class Kept(Record):
+        dlq_eligible = True
+
+    mesh.register(Kept)
+    await mesh.publish_by_hand(({"Task-Name": "test:Kept", "Task-Expires": "2026-01-01T00:00:00Z"}, b'{"n": 1}'))
+    stored_ns = (await first_delivery(mesh, 1)).stored_ns
+    await mesh.attempts.create("1", msgspec.json.encode(AttemptRecord(stored_ns, failed=30)))
+    await mesh.burst()
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["Dead-Reason"].endswith("before it was done; it failed 30 times")
+
+
+async def test_a_task_that_was_given_back_does_not_begin_after_its_expiry(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh.register(Locked)
+    expires = datetime.now(UTC) + timedelta(seconds=1)
+    hold = await MutexLock(JOB, 1).acquire(mesh.locks, LockOwner.new(task="a test", id="me", worker="here"))
+    await mesh.publish_by_hand(({"Task-Name": "test:Locked", "Task-Expires": expires.isoformat()}, b'{"n": 1}'))
+    async with mesh.working():
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
+    await hold.release()
+    assert not ran
+    assert caplog.messages == [f"dropped test:Locked (message 1): expired at {expires:%FT%T}+00:00 before it was done"]
+
+
+async def test_a_message_that_is_exhausted_and_to_be_dropped_is_dropped(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh.register(Record)
+    await Record(1).schedule()
+    store = AttemptStore(mesh.attempts)
+    attempts = await store.read(await first_delivery(mesh, 1))
+    await store.exhaust(attempts, Failure.of(ValueError("no"), "another"), "no retry is left", dropped=True)
+    await mesh.burst()
+    assert not ran
+    assert not await mesh.dead_letters()
+    assert caplog.messages == ["dropped test:Record (message 1): no retry is left"]
 
 
 async def test_an_unknown_task_is_given_back_a_few_times_and_then_becomes_a_dead_letter(mesh: TaskMesh) -> None:
@@ -204,8 +258,34 @@ async def test_a_task_whose_size_changes_again_within_the_duplicate_window_is_mo
     newer.add("test:Flips", Elsewhere)
     await mesh.publish_by_hand(({"Task-Name": "test:Flips", "Task-Id": "the-same"}, b'{"n": 1}'))
     for registry, size in ((newer, Size.SMALL), (older, Size.MEDIUM), (newer, Size.SMALL), (older, Size.MEDIUM)):
-        await mesh.burst(registry=registry, size=size)
+        await mesh.burst(registry=registry, size=size, unknown_delay=timedelta(0))
         assert await mesh.waiting() == 1, "it is in the other queue"
+    await mesh.burst(registry=older)
+    assert ran == [1]
+
+
+async def test_a_message_that_was_moved_waits_before_it_is_moved_again(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    class Elsewhere(Record):
+        size = Size.MEDIUM
+
+    older, newer = TaskRegistry(), TaskRegistry()
+    older.add("test:Flips", Record)
+    newer.add("test:Flips", Elsewhere)
+    await mesh.publish_by_hand(({"Task-Name": "test:Flips"}, b'{"n": 1}'))
+    await mesh.burst(registry=newer)
+    await mesh.burst(registry=older, size=Size.MEDIUM)
+    assert "gave back test:Flips (message 2): it was moved before, and waits here first" in caplog.messages
+    async with mesh.working(registry=older, size=Size.MEDIUM):
+        await wait_until(lambda: _equals(mesh.state(), 3, "last_seq"), description="it is moved again")
+    (moved,) = await mesh.stored(mesh.namespace.tasks_stream)
+    assert (moved.subject, moved.headers["Task-Moved"]) == (
+        mesh.namespace.task_subject(Priority.NORMAL, Size.SMALL),
+        "2",
+    )
     await mesh.burst(registry=older)
     assert ran == [1]
 
@@ -247,5 +327,6 @@ async def test_a_message_with_header_names_that_nats_py_refuses_is_requeued_with
     assert ran == [1]
 
 
-async def _equals(coroutine: Any, expected: object) -> bool:
-    return bool(await coroutine == expected)
+async def _equals(coroutine: Any, expected: object, key: str | None = None) -> bool:
+    value = await coroutine
+    return bool((value if key is None else value[key]) == expected)

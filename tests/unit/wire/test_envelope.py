@@ -21,6 +21,7 @@ FULL = Envelope(
     group="nightly",
     labels={"vo": "lhcb", "note": 'a "b"\n'},
     traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    moved=2,
 )
 FULL_HEADERS = {
     "Task-Name": "lollygag:SyncOwnersTask",
@@ -34,6 +35,7 @@ FULL_HEADERS = {
     "Task-Group": "nightly",
     "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "Task-Labels": r'{"vo":"lhcb","note":"a \"b\"\n"}',
+    "Task-Moved": "2",
 }
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1)
@@ -86,6 +88,7 @@ def test_the_version_is_read_as_a_number() -> None:
         group=st.none() | texts,
         labels=st.dictionaries(texts, texts),
         traceparent=st.none() | texts,
+        moved=st.integers(0, 2**31),
     )
 )
 def test_headers_are_parsed_into_an_equal_envelope(envelope: Envelope) -> None:
@@ -135,10 +138,11 @@ def test_a_time_that_does_not_parse_is_malformed_and_its_header_named(header: st
         Envelope.from_headers({"Task-Name": "a:B", header: text}, 7)
 
 
+@pytest.mark.parametrize("header", ["Task-Version", "Task-Moved"])
 @pytest.mark.parametrize("text", ["", "one", "1.5", "9" * 5_000])
-def test_a_version_that_is_no_number_is_malformed_and_named(text: str) -> None:
-    with pytest.raises(MalformedTaskError, match=r"^Task-Version: "):
-        Envelope.from_headers({"Task-Name": "a:B", "Task-Version": text}, 7)
+def test_a_version_that_is_no_number_is_malformed_and_named(header: str, text: str) -> None:
+    with pytest.raises(MalformedTaskError, match=rf"^{header}: "):
+        Envelope.from_headers({"Task-Name": "a:B", header: text}, 7)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Discarded:
 
     reason: str
     failure: Failure | None = None
-    """The last failure; None: nothing was executed this time."""
+    """The last failure; None: it never failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Occurrence:
 
     due: datetime
     expires: datetime | None
-    """When the occurrence is dropped in favour of the next one if it has not begun; None: never."""
+    """When the occurrence is dropped in favour of the next one if it is not done; None: never."""
 
 
 def due_name(due: datetime) -> str:

@@ -33,6 +33,11 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     execution was interrupted leaves it as it is."""
 
     @property
+    def last_failure(self) -> Failure | None:
+        """The latest failure; None: there was none, or it found no room."""
+        return self.failures[-1] if self.failures else None
+
+    @property
     def crashes(self) -> int:
         """Executions that began and whose end was never written: the process died, or has yet to write it."""
         return len(self.unended)

@@ -28,6 +28,7 @@ TASK_EXPIRES: Final = "Task-Expires"
 TASK_PARENT: Final = "Task-Parent"
 TASK_GROUP: Final = "Task-Group"
 TASK_LABELS: Final = "Task-Labels"
+TASK_MOVED: Final = "Task-Moved"
 TRACEPARENT: Final = "traceparent"
 MSG_ID: Final = "Nats-Msg-Id"
 
@@ -47,13 +48,15 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     due: datetime | None = None
     """The time at which a delayed or periodic task is due."""
     expires: datetime | None = None
-    """A task does not start after this time. Checked on the first delivery only, so a retry may run later."""
+    """A task that is not done does not begin after this time: neither a first execution nor a retry."""
     parent: str | None = None
     """The id of the task that submitted this one."""
     group: str | None = None
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     traceparent: str | None = None
     """The trace of the submitter (W3C Trace Context)."""
+    moved: int = 0
+    """How often the message was moved to the queue of another size."""
 
     def to_headers(self) -> dict[str, str]:
         """Return the headers for a publish. The server discards duplicates by `Nats-Msg-Id`, which is the task's id.
@@ -76,6 +79,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if text is not None:
                 headers[header] = text
+        if self.moved:
+            headers[TASK_MOVED] = str(self.moved)
         if self.labels:
             headers[TASK_LABELS] = _write_labels(self.labels)
         return headers
@@ -93,14 +98,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not headers or not (name := headers.get(TASK_NAME)):
             raise MalformedTaskError(f"the header {TASK_NAME} is missing")
-        try:
-            version = int(headers.get(TASK_VERSION, FORMAT_VERSION))
-        except ValueError:
-            raise MalformedTaskError(f"{TASK_VERSION}: {shown(headers[TASK_VERSION])!r} is no number") from None
         return cls(
             name=name,
             id=headers.get(TASK_ID) or str(sequence),
-            version=version,
+            version=_number(headers, TASK_VERSION) if TASK_VERSION in headers else FORMAT_VERSION,
             submitted=_time(headers, TASK_SUBMITTED),
             due=_time(headers, TASK_DUE),
             expires=_time(headers, TASK_EXPIRES),
@@ -108,7 +109,15 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
             group=headers.get(TASK_GROUP),
             labels=_read_labels(headers) if TASK_LABELS in headers else _NO_LABELS,
             traceparent=headers.get(TRACEPARENT),
+            moved=_number(headers, TASK_MOVED) if TASK_MOVED in headers else 0,
         )
+
+
+def _number(headers: Mapping[str, str], header: str) -> int:
+    try:
+        return int(headers[header])
+    except ValueError:
+        raise MalformedTaskError(f"{header}: {shown(headers[header])!r} is no number") from None
 
 
 def _time(headers: Mapping[str, str], header: str) -> datetime | None:

@@ -38,6 +38,7 @@ from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Jo
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability import log_context, telemetry
 from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.envelope import FORMAT_VERSION, TASK_ID, TASK_NAME, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore, StaleAttemptError
@@ -75,6 +76,16 @@ Screened: TypeAlias = Job | Outcome | NotKnownHere
 def shown_name(delivery: Delivery) -> str:
     """The name of the task for a log line."""
     return shown((delivery.headers or {}).get(TASK_NAME, "a message without a name"))
+
+
+def _expired(at: datetime, record: AttemptRecord, dlq_eligible: bool) -> Dead | Discarded:
+    reason, failure = f"expired at {at.isoformat(timespec='seconds')} before it was done", record.last_failure
+    if record.failed:
+        last = "" if failure is None else f", the last with {failure.type}: {failure.message}"
+        reason = f"{reason}; it failed {record.failed} times{last}"
+        if dlq_eligible:
+            return Dead(reason)
+    return Discarded(reason, failure)
 
 
 class Processor:
@@ -162,7 +173,7 @@ class Processor:
         """
         record = attempts.record
         if record.exhausted is not None:
-            return Dead(record.exhausted)
+            return Discarded(record.exhausted, record.last_failure) if record.dropped else Dead(record.exhausted)
         if record.crashes >= POISON_AFTER_CRASHES:
             return Dead(f"poison: {record.crashes} executions began and never ended")
         if record.not_before is not None and (rest := record.not_before - datetime.now(UTC)) > timedelta(0):
@@ -173,14 +184,16 @@ class Processor:
                 return NotKnownHere(f"message format {envelope.version} is newer than this worker")
             registered = self._registry.get(envelope.name)
             if registered.task_class.size != self._settings.size:
+                if envelope.moved and delivery.delivered == 1:
+                    return Interrupted("it was moved before, and waits here first", self._settings.unknown_delay)
                 return WrongQueue(self._namespace.task_subject(*registered.queue))
             task = registered.codec.decode(delivery.body)
         except MalformedTaskError as error:
             return Dead(f"malformed: {error}")
         except (UnknownTaskError, TaskDefinitionError) as error:
             return NotKnownHere(str(error))
-        if envelope.expires is not None and delivery.delivered == 1 and envelope.expires <= datetime.now(UTC):
-            return Discarded(f"expired at {envelope.expires.isoformat(timespec='seconds')} before it was begun")
+        if envelope.expires is not None and envelope.expires <= datetime.now(UTC):
+            return _expired(envelope.expires, record, registered.task_class.dlq_eligible)
         return Job(registered, envelope, task, record.failed)
 
     def _run(self, lease: Lease, attempts: Attempts, screened: Screened) -> Awaitable[Outcome]:

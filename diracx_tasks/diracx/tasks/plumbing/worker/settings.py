@@ -35,7 +35,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     unknown_tries: int = 10
     """After this many deliveries to workers that do not know the task it becomes a dead letter."""
     unknown_delay: timedelta = timedelta(seconds=5)
-    """The time between two of these deliveries."""
+    """The time between two of these deliveries. A message that was moved to another queue waits as long before it is
+    moved again."""
 
 
 def worker_id(size: Size) -> str:

@@ -56,7 +56,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.headers import without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
-from diracx.tasks.plumbing.wire.envelope import MSG_ID
+from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_MOVED
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
 from diracx.tasks.plumbing.worker.settlement.ack_replay import AckReplay
@@ -214,6 +214,7 @@ class Settlement:
         # copy of a later move of the same task. The task keeps its id.
         delivery, subject = lease.delivery, outcome.subject
         headers = without_server_headers(delivery.headers)
+        headers[TASK_MOVED] = str(int(headers.get(TASK_MOVED, 0)) + 1)
         headers[MSG_ID] = f"{delivery.sequence}.{delivery.stored_ns}@{subject}"
         await publish(self._connection, subject, delivery.body, headers)
         lease.ensure_held()
