@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.submitter import current_task_id
+from diracx.tasks.plumbing.worker.isolation import ISOLATE_AFTER_CRASHES
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
+from support.deliveries import leave_crashes
 from support.mesh import TaskMesh
 from support.recording_tasks import (
     Record,
@@ -191,6 +201,138 @@ async def test_a_burst_does_not_wait_for_a_retry_that_is_not_due(mesh: TaskMesh)
     await mesh.burst(slots=1)
     assert ran == [1, 2]
     assert await mesh.residue() == {"tasks": 1, "in flight": 1, "attempt records": 1}
+
+
+async def test_a_gate_that_closes_while_a_slot_is_awaited_lets_nothing_in(mesh: TaskMesh) -> None:
+    released = asyncio.Event()
+
+    class Neighbour(Wait):
+        async def execute(self) -> None:
+            running.append(self.n)
+            await released.wait()
+
+    mesh.register(Wait, Neighbour, Record)
+    await Wait(1).schedule()
+    await Neighbour(2).schedule()
+    await leave_crashes(mesh, 1, ISOLATE_AFTER_CRASHES)
+    async with mesh.working(slots=2):
+        await wait_until(lambda: running == [2], description="both slots are in use, and one task waits to be alone")
+        await Record(3).schedule()
+        released.set()
+        await wait_until(lambda: running == [2, 1], description="it runs alone")
+        # As many round trips as a pull takes.
+        for _ in range(10):
+            await mesh.waiting()
+        assert await deliveries(mesh) == 2, "the next message has yet to be asked for"
+        recording_tasks.go.set()
+        await wait_until(lambda: ran == [1, 3], description="the next one runs")
+    assert await deliveries(mesh) == 3
+
+
+async def test_the_ack_wait_is_read_again_after_each_reconnect(own_server: EmbeddedServer, namespace: str) -> None:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
+        mesh.register(Wait)
+        async with mesh.working() as worker:
+            await wait_until(lambda: worker.snapshot.last_pull is not None, description="it pulls")
+            await mesh.set_ack_wait(2)
+            await asyncio.to_thread(own_server.restart)
+            await wait_until(lambda: mesh.connection.generation == 1, description="connected again")
+            await Wait(1).schedule()
+            await wait_until(lambda: running, description="it runs")
+            async with answers_heard(mesh) as heard:
+                # At the earlier `ack_wait` of 30 s the third one would come after 30 s.
+                await wait_until(lambda: heard.count(b"+WPI") == 3, description="it gets heartbeats", timeout=15)
+            recording_tasks.go.set()
+        assert len(most_at_once) == 1
+
+
+async def test_a_message_whose_lapsed_execution_has_not_ended_waits_for_its_end(
+    own_server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Deaf(Wait):
+        async def execute(self) -> None:
+            running.append(self.n)
+            most_at_once.append(len(running))
+            while not recording_tasks.go.is_set():
+                try:
+                    await recording_tasks.go.wait()
+                except asyncio.CancelledError:
+                    ran.append("cancelled")
+            running.remove(self.n)
+
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
+        mesh.register(Deaf)
+        await mesh.set_ack_wait(1)
+        await Deaf(1).schedule()
+        async with mesh.working():
+            try:
+                await wait_until(lambda: running, description="it runs")
+                await asyncio.to_thread(own_server.kill)
+                await wait_until(lambda: ran, description="its lease lapsed, and it goes on")
+                await asyncio.to_thread(own_server.start)
+                refused = "gave back a message: an earlier delivery of message 1 still executes here"
+                await wait_until(lambda: refused in caplog.text, description="it is delivered again", timeout=20)
+            finally:
+                recording_tasks.go.set()
+            await wait_until(lambda: _equals(mesh.waiting(), 0), description="it is settled", timeout=20)
+    assert most_at_once == [1, 1]
+
+
+async def test_a_stop_counts_before_the_start_and_may_come_again_after_the_end(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    await Record(1).schedule()
+    worker = mesh.worker()
+    worker.stop()
+    await worker.run()
+    worker.stop()
+    assert not ran
+    assert await deliveries(mesh) == 0
+    await mesh.burst()
+
+
+async def test_a_worker_at_a_leaf_node_pulls_from_the_jetstream_domain_of_its_prefix(
+    namespace: str, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    hub_config = f'jetstream {{ store_dir: "{tmp_path}/hub", domain: hub }}\nleafnodes {{ listen: "{address}" }}'
+    leaf_config = (
+        f'jetstream {{ store_dir: "{tmp_path}/leaf", domain: leaf }}\n'
+        f'leafnodes {{ remotes: [{{ url: "nats-leaf://{address}" }}] }}'
+    )
+    with EmbeddedServer(extra_config=hub_config) as hub, EmbeddedServer(extra_config=leaf_config) as leaf:
+        async with TaskMesh.open(hub.url, namespace):
+            settings = ConnectionSettings(servers=(leaf.url,), api_prefix="$JS.hub.API")
+            async with JetStreamBroker.connect(
+                settings=settings, namespace=namespace, registry=TaskRegistry()
+            ) as at_leaf_node:
+                mesh = TaskMesh(at_leaf_node)
+                mesh.register(Record, Wait)
+                async with mesh.working():
+                    await Wait(1).schedule()
+                    await wait_until(lambda: running, description="a long poll brought it")
+                    await Record(2).schedule()
+                    recording_tasks.go.set()
+                    await wait_until(lambda: _equals(mesh.waiting(), 0), description="all are settled")
+                assert sorted(ran) == [1, 2]
+                assert not await mesh.residue()
+
+
+@asynccontextmanager
+async def answers_heard(mesh: TaskMesh) -> AsyncIterator[list[bytes]]:
+    """The answers and heartbeats that reach the server."""
+    heard: list[bytes] = []
+    subscription = await mesh.connection.client.listen("$JS.ACK.>", lambda message: heard.append(message.data))
+    await mesh.connection.client.flush()
+    yield heard
+    await mesh.connection.client.leave(subscription)
+
+
+async def deliveries(mesh: TaskMesh) -> int:
+    """How many messages of small tasks of normal priority were delivered so far, each time counted."""
+    info = await mesh.connection.api(f"CONSUMER.INFO.{mesh.namespace.tasks_stream}.normal-small")
+    return int(info["delivered"]["consumer_seq"])
 
 
 async def _equals(coroutine: Any, expected: object) -> bool:

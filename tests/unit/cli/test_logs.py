@@ -49,6 +49,10 @@ def test_a_traceback_follows_the_line() -> None:
     assert (traceback[0], traceback[-1]) == ("Traceback (most recent call last):", "ValueError: no owner")
 
 
+def test_a_traceback_that_is_a_text_follows_the_line_as_well() -> None:
+    assert shown(written("dead", logging.ERROR, exc_text="Traceback: here")) == "ERROR dead\nTraceback: here"
+
+
 @pytest.mark.parametrize(
     "line",
     ["", "error: no server", "{", "[]", "1", '{"time": 1}', '{"time": "x", "level": "", "logger": "", "message": ""}'],

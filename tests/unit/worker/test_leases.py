@@ -15,7 +15,7 @@ import pytest
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, LeaseLapsedError
+from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, LeaseLapsedError, StillExecutingError
 from diracx.tasks.testing import wait_until
 from support.clock import ManualClock
 from support.deliveries import fake_delivery
@@ -150,6 +150,55 @@ async def test_another_message_of_the_same_sequence_in_a_stream_made_anew_is_not
     assert keeper.all == [other]
 
 
+async def test_a_message_whose_earlier_execution_has_not_ended_here_is_not_taken_and_that_one_is_interrupted() -> None:
+    clock, answers = ManualClock(0), Answers()
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    stale = keeper.take(delivery(0, answers))
+    assert stale is not None
+    stale.task = asyncio.create_task(_until_cancelled_twice())
+    await turn()
+    clock.now = TRUSTED
+    for _ in range(2):
+        with pytest.raises(StillExecutingError, match="an earlier delivery of message 7 still executes here"):
+            keeper.take(delivery(TRUSTED, delivered=2))
+        await turn()
+    assert stale.interrupt_reason == "its lease lapsed"
+    assert stale.task.cancelling() == 1, "it is cancelled once"
+    assert keeper.all == [stale]
+    stale.task.cancel()
+    await asyncio.wait([stale.task])
+    assert keeper.take(delivery(TRUSTED, delivered=3)) is not None, "it has ended"
+
+
+async def test_an_execution_whose_stream_was_made_anew_is_interrupted_and_can_settle_nothing() -> None:
+    clock, answers = ManualClock(0), Answers()
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    stale = keeper.take(delivery(0, answers))
+    assert stale is not None
+    stale.task = asyncio.create_task(_until_cancelled_twice())
+    await turn()
+    clock.now = 15
+    with pytest.raises(StillExecutingError):
+        keeper.take(delivery(15, stored_ns=1001))
+    assert stale.interrupt_reason == "its stream was made anew"
+    with pytest.raises(LeaseLapsedError):
+        stale.ensure_held()
+    with ticking(keeper):
+        await turn()
+    assert not answers.heartbeats, "they would reach the other message"
+    stale.task.cancel()
+    await asyncio.wait([stale.task])
+    assert keeper.take(delivery(15, stored_ns=1001)) is not None
+
+
+async def test_a_lease_tells_how_long_ago_its_message_was_taken() -> None:
+    clock = ManualClock(10)
+    lease = LeaseKeeper(ACK_WAIT, clock).take(delivery(requested=5))
+    assert lease is not None
+    clock.now = 12.5
+    assert lease.elapsed == 2.5
+
+
 async def test_a_lease_ends_at_its_deadline_and_not_before() -> None:
     clock = ManualClock(0)
     lease = LeaseKeeper(ACK_WAIT, clock).take(delivery(requested=0))
@@ -234,6 +283,12 @@ async def test_a_task_that_is_being_settled_is_not_interrupted() -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await lease.task
     assert lease.interrupt_reason == "second"
+
+
+async def _until_cancelled_twice() -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await _forever()
+    await _forever()
 
 
 async def _forever() -> None:

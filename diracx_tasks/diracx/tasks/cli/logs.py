@@ -81,6 +81,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:  # the traceback of a task, as its failure keeps it
+            line["exception"] = record.exc_text
         if record.stack_info:
             line["stack"] = record.stack_info
         return _encode(line)

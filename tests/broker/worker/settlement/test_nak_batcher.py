@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,6 +16,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -62,7 +65,7 @@ async def leases(connection: Connection, names: Namespace, count: int, seconds: 
 
 
 async def test_delayed_naks_wait_for_the_flush_and_leave_together(connection: Connection, topology: Namespace) -> None:
-    naks = NakBatcher(interval=HOUR)
+    naks = NakBatcher(connection, interval=HOUR)
     async with naks_heard(connection, topology) as delays:
         for lease in await leases(connection, topology, 3):
             naks.send(lease, 2 * HOUR)
@@ -76,7 +79,7 @@ async def test_delayed_naks_wait_for_the_flush_and_leave_together(connection: Co
 async def test_a_flush_comes_by_itself_also_for_naks_that_are_sent_after_it(
     connection: Connection, topology: Namespace
 ) -> None:
-    naks = NakBatcher()
+    naks = NakBatcher(connection)
     async with naks_heard(connection, topology) as delays:
         for number, lease in enumerate(await leases(connection, topology, 3), start=1):
             naks.send(lease, HOUR)
@@ -86,7 +89,7 @@ async def test_a_flush_comes_by_itself_also_for_naks_that_are_sent_after_it(
 async def test_a_delay_shorter_than_the_flush_interval_does_not_wait(
     connection: Connection, topology: Namespace
 ) -> None:
-    naks = NakBatcher(interval=HOUR)
+    naks = NakBatcher(connection, interval=HOUR)
     async with naks_heard(connection, topology) as delays:
         for lease, delay in zip(await leases(connection, topology, 2), (timedelta(0), HOUR / 2), strict=True):
             naks.send(lease, delay)
@@ -96,7 +99,7 @@ async def test_a_delay_shorter_than_the_flush_interval_does_not_wait(
 async def test_a_message_whose_lease_lapses_while_its_nak_waits_is_left_to_others(
     connection: Connection, topology: Namespace
 ) -> None:
-    naks = NakBatcher(interval=HOUR)
+    naks = NakBatcher(connection, interval=HOUR)
     async with naks_heard(connection, topology) as delays:
         ours, lapsed = await leases(connection, topology, 2)
         naks.send(lapsed, 3 * HOUR)
@@ -107,18 +110,39 @@ async def test_a_message_whose_lease_lapses_while_its_nak_waits_is_left_to_other
     assert [delay < 2 * HOUR for delay in delays] == [True]
 
 
-async def test_without_a_connection_naks_wait_for_it(own_server: EmbeddedServer, namespace: str) -> None:
+async def test_a_nak_that_waits_across_a_reconnect_is_dropped(
+    own_server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message may have been delivered to another worker by then."""
+    caplog.set_level(logging.DEBUG, "diracx.tasks.worker")
     async with TaskMesh.open(own_server.url, namespace) as mesh:
-        naks = NakBatcher()
+        naks = NakBatcher(mesh.connection, interval=HOUR)
         async with naks_heard(mesh.connection, mesh.namespace) as delays:
-            (lease,) = await leases(mesh.connection, mesh.namespace, 1)
-            own_server.stop()
+            before, meanwhile, after = await leases(mesh.connection, mesh.namespace, 3)
+            naks.send(before, 4 * HOUR)
+            await asyncio.to_thread(own_server.stop)
             await wait_until(lambda: not mesh.connection.is_connected, description="the connection is lost")
-            naks.send(lease, HOUR)
-            own_server.start()
-            await wait_until(lambda: delays, description="it has left")
+            naks.send(meanwhile, 3 * HOUR)
+            await asyncio.to_thread(own_server.start)
+            await wait_until(lambda: mesh.connection.generation == 1, description="connected again")
+            naks.send(after, 2 * HOUR)
             naks.close()
-        assert len(delays) == 1
+            await wait_until(lambda: delays, description="one has left")
+            await mesh.connection.client.flush()
+        assert [delay < 2 * HOUR for delay in delays] == [True]
+        assert "2 messages are not given back: the connection they came on was lost" in caplog.text
+
+
+async def test_without_a_connection_no_nak_leaves(own_server: EmbeddedServer, namespace: str) -> None:
+    async with TaskMesh.open(own_server.url, namespace) as mesh:
+        naks = NakBatcher(mesh.connection, interval=HOUR)
+        (lease,) = await leases(mesh.connection, mesh.namespace, 1)
+        naks.send(lease, 2 * HOUR)
+        await asyncio.to_thread(own_server.stop)
+        await wait_until(lambda: not mesh.connection.is_connected, description="the connection is lost")
+        naks.close()
+        with pytest.raises(ServerUnavailableError):
+            naks.send(lease, HOUR / 2)
 
 
 @pytest.mark.parametrize("count", [1, 30])

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, cast
@@ -125,6 +126,23 @@ async def test_what_is_not_eligible_ends_with_one_warning_and_no_dead_letter(
     assert warnings == [
         "dropped test:FailsUnkept (message 1): no retry is left after 4 executions: ValueError: failure 4"
     ]
+    assert caplog.text.count("in execute") == 1, "its last failure does not go with it"
+
+
+async def test_the_line_of_a_dead_task_has_the_traceback_of_its_last_failure(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    await run_to_the_end(mesh, Hopeless())
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.funcName == "_dead_letter"
+    assert "UnretryableError: failure 1" in (record.exc_text or "")
+
+
+async def test_at_level_debug_each_end_has_a_duration(mesh: TaskMesh, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "diracx.tasks.worker")
+    await run_to_the_end(mesh, Fails(times=1))
+    ends = re.findall(r"(\w+): test:Fails \(message 1\) in \d+\.\d{3} s", caplog.text)
+    assert ends == ["Retry", "done"]
 
 
 async def test_the_policy_sees_the_very_exception_and_the_retries_already_made(mesh: TaskMesh) -> None:

@@ -58,10 +58,10 @@ class InFlight:
             self._slots.release()
             self._gate.message_ended()
 
-    def give_back(self, delivery: Delivery) -> None:
-        """Nak a message and leave its attempt record as it is."""
+    def give_back(self, delivery: Delivery, delay: timedelta = timedelta(0)) -> None:
+        """Nak a message and leave its attempt record as it is. The server redelivers it after `delay`."""
         try:
-            delivery.nak()
+            delivery.nak(delay)
         except ServerUnavailableError as error:
             logger.info("a message was not given back: %s; it is redelivered when its lease lapses", error)
 

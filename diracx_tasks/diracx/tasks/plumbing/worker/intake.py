@@ -3,9 +3,10 @@
 The loop repeats four steps until it is stopped. `stop` ends the waits of 1, 2 and 4 at once; a request to the server
 that is under way ends within 5 s:
 
-1. wait until the isolation gate is open;
+1. wait until the isolation gate is open; it is looked at again right before 4, because it may close during 2 and 3;
 2. wait until enough slots are free;
-3. after a (re)connect, learn which messages have an attempt record: the server may have forgotten its counts;
+3. after a (re)connect, read the `ack_wait` of the queues, which may have changed, and learn which messages have an
+   attempt record: the server may have forgotten its counts;
 4. pull for the free slots; where the queues are empty, wait for a message to arrive.
 """
 
@@ -28,13 +29,14 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.in_flight import InFlight
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
-from diracx.tasks.plumbing.worker.leases import LeaseKeeper
+from diracx.tasks.plumbing.worker.leases import LeaseKeeper, StillExecutingError
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.slots import Slots
 
 logger = logging.getLogger("diracx.tasks.worker")
 
 RETRY_SECONDS: Final = 1.0
+STILL_EXECUTING_DELAY: Final = timedelta(seconds=5)
 
 
 class Intake:
@@ -62,6 +64,7 @@ class Intake:
         self._gate = gate
         self._in_flight = in_flight
         self._stopping = asyncio.Event()
+        self._inspected_generation = -1
         self._loaded_generation = -1
         gate.on_close = self._pull.wake
 
@@ -81,7 +84,7 @@ class Intake:
         return self._pull.last_answer
 
     def stop(self) -> None:
-        """Pull nothing more, take nothing more, and let `run` return."""
+        """Pull nothing more, take nothing more, and let `run` return. It may be called at any time, and repeatedly."""
         self._stopping.set()
         self._gate.wake()
         self._slots.wake()
@@ -91,7 +94,12 @@ class Intake:
         """Take a message that was just read, or give it back."""
         # The lease comes first. A stale message, or one that is in flight here already, must not be given back: the nak
         # would return the delivery that is executed now.
-        lease = self._leases.take(delivery)
+        try:
+            lease = self._leases.take(delivery)
+        except StillExecutingError as error:
+            logger.warning("gave back a message: %s", error)
+            self._in_flight.give_back(delivery, STILL_EXECUTING_DELAY)
+            return
         if lease is None:
             return
         if self._stopping.is_set() or self._gate.is_closed or not self._slots.take():
@@ -109,6 +117,7 @@ class Intake:
         Raises:
             ServerError: A queue cannot be used, e.g. because it is missing.
         """
+        self._inspected_generation = self._connection.generation
         infos = [await self._connection.api(f"CONSUMER.INFO.{self._stream}.{consumer}") for consumer in self._consumers]
         for info in infos:
             if (until := paused_until(info)) is not None:
@@ -139,6 +148,8 @@ class Intake:
             return False
         # Last, with nothing awaited between it and the pull: the connection may have changed during the waits above.
         await self._load_known_attempts()
+        if self._gate.is_closed:
+            return True  # a task requested isolation during the waits
         idle = not len(self._leases)
         count, problem = await self._pull.probe(self._slots.free)
         if problem is None and not count:
@@ -157,6 +168,8 @@ class Intake:
 
     async def _load_known_attempts(self) -> None:
         while (generation := self._connection.generation) != self._loaded_generation:
+            if self._inspected_generation != generation:
+                self._leases.set_ack_wait(await self.inspect_queues())
             info = await self._connection.api(f"STREAM.INFO.{self._stream}")
             await self._attempts.load_known(info["state"]["first_seq"])
             self._loaded_generation = generation

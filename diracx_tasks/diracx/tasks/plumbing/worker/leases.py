@@ -50,6 +50,10 @@ class LeaseLapsedError(TaskError):
     """The lease lapsed or was withdrawn: another worker may have the message, so this one must not settle it."""
 
 
+class StillExecutingError(TaskError):
+    """An earlier delivery of the message, or of another one of its sequence, still executes in this process."""
+
+
 class Lease:
     """The right of this worker to settle one message in flight."""
 
@@ -63,6 +67,7 @@ class Lease:
         "last_contact",
         "not_begun",
         "settling",
+        "started",
         "task",
         "withdrawn",
     )
@@ -74,6 +79,8 @@ class Lease:
         """The next heartbeat is due a third of `ack_wait` after this: the request of the delivery, or the last answered
         heartbeat."""
         self.deadline = deadline
+        self.started = last_contact
+        """When the message was taken, on the clock."""
         self.heartbeat_pending = False
         self.task: asyncio.Task[None] | None = None
         """The asyncio task that processes the message."""
@@ -93,6 +100,11 @@ class Lease:
     def remaining(self) -> float:
         """Seconds for which the lease still holds; zero or less once it lapsed."""
         return self.deadline - self._clock()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since `started`."""
+        return self._clock() - self.started
 
     def ensure_held(self) -> None:
         """Check the lease right before settling: a process that was stopped gets here before any tick of the loop.
@@ -152,7 +164,7 @@ class LeaseKeeper:
         self._heartbeats: set[asyncio.Task[None]] = set()
 
     def set_ack_wait(self, ack_wait: timedelta) -> None:
-        """Use this `ack_wait` from now on. Call it before any message is in flight."""
+        """Use this `ack_wait` from now on. A message in flight goes by it from its next heartbeat on."""
         seconds = ack_wait.total_seconds()
         self._held_seconds = seconds - min(MAX_MARGIN_SECONDS, seconds / 10)
         self._heartbeat_after_seconds = seconds / 3
@@ -172,17 +184,29 @@ class LeaseKeeper:
         - it is too old to be trusted, or
         - it is in flight here already: a server that was killed may forget that it delivered the message. The lease
           in flight covers both deliveries, because an ack of either one settles the sequence.
+
+        Raises:
+            StillExecutingError: The lease of an earlier delivery lapsed, or its stream was made anew, and its execution
+                has not ended. That execution is interrupted. Give the message back with a delay, so that this process
+                never executes it twice at a time.
         """
         held = self._leases.get(delivery.sequence)
-        if held is not None and held.delivery.stored_ns == delivery.stored_ns and held.remaining > 0:
+        same = held is not None and held.delivery.stored_ns == delivery.stored_ns
+        if held is not None and same and held.remaining > 0:
             logger.info("message %d was delivered twice to this worker; it is executed once", delivery.sequence)
             return None
         timer_start = max(delivery.requested, self._previous_tick)
         deadline = timer_start + self._held_seconds
-        if self._clock() >= deadline:
+        if (now := self._clock()) >= deadline:
             logger.warning("dropped message %d unsettled: it lay too long in a stopped process", delivery.sequence)
             return None
+        if held is not None and held.task is not None and not held.task.done():
+            held.interrupt("its lease lapsed" if same else "its stream was made anew")
+            # No heartbeat and no answer: they would reach the message of the same sequence that was delivered now.
+            held.deadline, held.withdrawn = min(held.deadline, now), True
+            raise StillExecutingError(f"an earlier delivery of message {delivery.sequence} still executes here")
         lease = Lease(delivery, delivery.requested, deadline, self._clock)
+        lease.started = now
         self._leases[delivery.sequence] = lease
         return lease
 

@@ -13,7 +13,10 @@ Invariants:
 - A delay counts from the call of `send`, so waiting for the flush makes no retry later. A delay shorter than the
   flush interval does not wait.
 - The lease is checked again at the flush. A message that waits here is no longer in flight and gets no heartbeat.
-- Without a connection naks wait for it, as long as their leases hold.
+- No nak waits across a reconnect. A server that was killed may have forgotten the delivery and have given the message
+  to another worker, and the nak would redeliver it from under that one. The naks of retries lose nothing by that:
+  ack_replay.py sends them again, because the attempt record keeps every worker from executing the message before its
+  time. Any other message, e.g. one that waits for a lock, is redelivered when `ack_wait` is over.
 
 Crash point: a message whose nak had not left is redelivered when its lease lapses. If its task failed, the attempt
 record holds the time before which no worker executes it.
@@ -28,7 +31,7 @@ from datetime import timedelta
 from typing import Final
 
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.worker.leases import Lease
 
 logger = logging.getLogger("diracx.tasks.worker")
@@ -41,34 +44,34 @@ class NakBatcher:
     """The delayed naks of one worker that have not left yet.
 
     Args:
+        connection: The one that the messages came on.
         interval: The time between two flushes.
         clock: Counts the delays.
     """
 
-    def __init__(self, interval: timedelta = FLUSH_INTERVAL, clock: Clock = boottime) -> None:
+    def __init__(self, connection: Connection, interval: timedelta = FLUSH_INTERVAL, clock: Clock = boottime) -> None:
+        self._connection = connection
         self._interval = interval
         self._clock = clock
-        self._waiting: list[tuple[Lease, float]] = []
+        self._waiting: list[tuple[Lease, float, int]] = []
+        """The lease, the end of the delay on the clock, and the generation of the connection at the call of `send`."""
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self, lease: Lease, delay: timedelta) -> None:
         """Nak a message: the server redelivers it no earlier than after `delay`.
 
         Raises:
-            ServerUnavailableError: No connection, and `delay` is too short to wait for one.
+            ServerUnavailableError: No connection, and `delay` is too short to wait for the flush.
         """
         if delay <= self._interval:
             lease.delivery.nak(delay)
             return
-        self._waiting.append((lease, self._clock() + delay.total_seconds()))
+        self._waiting.append((lease, self._clock() + delay.total_seconds(), self._connection.generation))
         self._schedule_flush()
 
     def close(self) -> None:
-        """Send the naks that still wait: the worker ends. Without a connection their leases lapse."""
+        """Send the naks that still wait: the worker ends."""
         self._flush()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _schedule_flush(self) -> None:
         if self._timer is None:
@@ -81,13 +84,12 @@ class NakBatcher:
             self._timer.cancel()
             self._timer = None
         waiting, self._waiting = self._waiting, []
-        for index, (lease, until) in enumerate(waiting):
-            if lease.remaining <= 0:
-                continue
-            try:
+        generation = self._connection.generation if self._connection.is_connected else None
+        dropped = 0
+        for lease, until, sent_in in waiting:
+            if sent_in != generation:
+                dropped += 1
+            elif lease.remaining > 0:
                 lease.delivery.nak(timedelta(seconds=max(0.0, until - self._clock())))
-            except ServerUnavailableError as error:
-                logger.debug("%d messages wait to be given back: %s", len(waiting) - index, error)
-                self._waiting = waiting[index:]
-                self._schedule_flush()
-                return
+        if dropped:
+            logger.debug("%d messages are not given back: the connection they came on was lost", dropped)

@@ -57,7 +57,8 @@ from diracx.tasks.plumbing.jetstream.headers import without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_MOVED
-from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore
+from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore, StaleAttemptError
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
 from diracx.tasks.plumbing.worker.settlement.ack_replay import AckReplay
 from diracx.tasks.plumbing.worker.settlement.lock_backoff import LockBackoff
@@ -89,7 +90,7 @@ class Settlement:
         self._lock_backoff = LockBackoff(lock_retry_delay)
         self.ack_replay = AckReplay(connection)
         """To be resent after each reconnect."""
-        self.naks = NakBatcher()
+        self.naks = NakBatcher(connection)
         """To be closed when the worker ends."""
 
     async def settle(self, lease: Lease, name: str, attempts: Attempts, outcome: Outcome) -> None:
@@ -119,6 +120,9 @@ class Settlement:
                 logger.info("%s waits for the server to be settled: %s", name, error)
                 if not await self._connection.wait_connected(lease.remaining):
                     raise
+        if logger.isEnabledFor(logging.DEBUG):
+            ending = "done" if isinstance(outcome, Succeeded) else f"ended as {type(outcome).__name__}"
+            logger.debug("%s: %s (message %d) in %.3f s", ending, name, lease.delivery.sequence, lease.elapsed)
         # Most messages have neither a record nor a copy.
         if isinstance(outcome, _FINISHING) and (attempts.revision or lease.delivery.origin is not None):
             await self._clean_up(lease, name, attempts)
@@ -126,7 +130,7 @@ class Settlement:
     def _effects_of(self, outcome: Outcome, lease: Lease, name: str, attempts: Attempts) -> Coroutine[Any, Any, None]:
         match outcome:
             case Succeeded():
-                return self._succeed(lease, name)
+                return self._succeed(lease)
             case Retry():
                 return self._retry(lease, name, attempts, outcome)
             case LockBusy():
@@ -150,6 +154,35 @@ class Settlement:
         except (LeaseLapsedError, ServerError) as error:
             logger.warning("left %s unsettled: %s", name, error)
 
+    async def record_late(self, name: str, attempts: Attempts, outcome: Outcome) -> None:
+        """Write down the outcome of an execution whose lease lapsed. Call it after `LeaseLapsedError`; nothing is sent.
+
+        A failure is written, and decides about the next delivery, if no other delivery of the message has written
+        since. Else, and for any other outcome, a counted execution is recorded as interrupted, if only later. An error
+        is only logged. If another worker has finished the message meanwhile, the record of a first delivery is
+        orphaned, see attempts.py.
+
+        Args:
+            name: The name of the task, for the log.
+        """
+        try:
+            if not isinstance(outcome, Retry | Dead | Discarded):
+                return
+            failure = outcome.failure
+            if failure is None or failure is attempts.record.last_failure:
+                return  # this delivery has not failed
+            if isinstance(outcome, Retry):
+                await self._attempts.fail(attempts, failure, outcome.at)
+            else:
+                dropped = isinstance(outcome, Discarded)
+                await self._attempts.exhaust(attempts, failure, outcome.reason, dropped=dropped)
+            text = "%s (message %d) failed, though its lease had lapsed: %s: %s"
+            _log_failure(logging.WARNING, failure, text, name, attempts.sequence, failure.type, failure.message)
+        except (StaleAttemptError, ServerError) as error:
+            logger.info("the late failure of %s (message %d) is not recorded: %s", name, attempts.sequence, error)
+        finally:
+            self._attempts.interrupt_later(attempts)
+
     async def ack_again(self, lease: Lease, name: str) -> None:
         """Ack a message that the `ack_replay` knows as finished: the server was killed and forgot the first answer.
 
@@ -161,17 +194,16 @@ class Settlement:
         logger.info("%s (message %d) was settled before; the server had forgotten", name, lease.delivery.sequence)
         lease.delivery.ack()
 
-    async def _succeed(self, lease: Lease, name: str) -> None:
+    async def _succeed(self, lease: Lease) -> None:
         self._ack(lease)
-        logger.debug("done: %s (message %d)", name, lease.delivery.sequence)
 
     async def _discard(self, lease: Lease, name: str, outcome: Discarded) -> None:
         self._ack(lease)
-        logger.warning("dropped %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
+        text = "dropped %s (message %d): %s"
+        _log_failure(logging.WARNING, outcome.failure, text, name, lease.delivery.sequence, outcome.reason)
 
     async def _retry(self, lease: Lease, name: str, attempts: Attempts, outcome: Retry) -> None:
-        if not attempts.failure_written:
-            await self._attempts.fail(attempts, outcome.failure, outcome.at)
+        await self._attempts.fail(attempts, outcome.failure, outcome.at)
         delay = max(outcome.at - datetime.now(UTC), timedelta(0))
         lease.ensure_held()
         self.naks.send(lease, delay)
@@ -207,7 +239,8 @@ class Settlement:
         lease.ensure_held()
         lease.delivery.term(outcome.reason)
         self.ack_replay.record_term(lease, outcome.reason)
-        logger.error("dead: %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
+        text = "dead: %s (message %d): %s"
+        _log_failure(logging.ERROR, attempts.record.last_failure, text, name, lease.delivery.sequence, outcome.reason)
 
     async def _requeue(self, lease: Lease, name: str, outcome: WrongQueue) -> None:
         # The id names the copied message, not the task: the stream drops a second copy of this message, and keeps the
@@ -247,3 +280,12 @@ class Settlement:
         except Exception as error:
             sequence = lease.delivery.sequence
             logger.warning("%s (message %d) is settled, but its %s was not deleted: %s", name, sequence, what, error)
+
+
+def _log_failure(level: int, failure: Failure | None, text: str, *args: object) -> None:
+    """Log one line with the traceback of a failure, which is a text: the exception itself is gone by now."""
+    if logger.isEnabledFor(level):
+        path, line, function, _ = logger.findCaller(stacklevel=2)
+        record = logger.makeRecord(logger.name, level, path, line, text, args, None, function)
+        record.exc_text = failure.traceback or None if failure is not None else None
+        logger.handle(record)
