@@ -76,3 +76,14 @@ async def test_a_task_that_is_dropped_for_an_earlier_failure_has_not_failed_agai
     record = (await store.read(delivery)).record
     assert (record.failed, record.exhausted) == (1, None)
     mesh.allows_residue = True
+
+
+async def test_a_late_failure_has_no_line_below_the_level_of_the_log(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "diracx.tasks.worker")
+    settlement, store, delivery = settled_by_hand(mesh)
+    await settlement.record_late("test:Fails", await store.read(delivery), Retry(NOW, FAILURE))
+    assert (await store.read(delivery)).record.failed == 1
+    assert not caplog.messages
+    mesh.allows_residue = True

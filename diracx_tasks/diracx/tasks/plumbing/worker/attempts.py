@@ -68,7 +68,7 @@ logger = logging.getLogger("diracx.tasks.worker")
 MAX_FAILURES: Final = 20
 MAX_TRIES: Final = 10
 """More conflicts in one write than interruptions that can be written down meanwhile."""
-DEBT_RETRY_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 1.0
 _BEGIN: Final = "begin"
 
 _Change: TypeAlias = Callable[[AttemptRecord], AttemptRecord]
@@ -143,11 +143,10 @@ class AttemptStore:
                 await self._pay_debts()
                 while self._orphaned:
                     await self._delete(self._orphaned.pop())
-            except ServerError as error:  # the next `load_known` finds the rest of the orphaned records
+            except ServerError as error:
                 logger.debug("interruptions and orphaned attempt records have to wait: %s", error)
-                if self._debts:
-                    await wait_for_event(self._to_do, DEBT_RETRY_SECONDS)
-                    self._to_do.set()
+                await wait_for_event(self._to_do, RETRY_SECONDS)
+                self._to_do.set()
 
     async def settle_debts(self, seconds: float) -> None:
         """Write down the interruptions that are still owed, for so long at the most: the worker stops.
@@ -161,7 +160,7 @@ class AttemptStore:
                         await self._pay_debts()
                     except ServerError as error:
                         logger.debug("interruptions have to wait: %s", error)
-                        await asyncio.sleep(DEBT_RETRY_SECONDS)
+                        await asyncio.sleep(RETRY_SECONDS)
         if self._debts:
             logger.warning("interrupted executions of %d messages will count as crashes", len(self._debts))
 
