@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
 
 import pytest
 
-from diracx.tasks.plumbing.execution.loops import LoopClosedError, keep_running, run
+from diracx.tasks.plumbing.execution.loops import (
+    LoopClosedError,
+    keep_running,
+    loop_on_a_thread,
+    run,
+    run_on,
+    task_that_raised,
+)
 
 whose: ContextVar[str] = ContextVar("whose", default="nobody's")
 
@@ -61,8 +69,10 @@ def test_a_loop_and_the_neighbours_on_it_survive_unruly_code(
     unruly: Unruly, escaped: list[type[BaseException]], raised: type[BaseException]
 ) -> None:
     seen: list[tuple[type[BaseException], str]] = []
+    in_a_child: list[bool] = []
 
     def on_escape(error: BaseException, context: Context | None) -> None:
+        in_a_child.append(task_that_raised(error) is not None)
         seen.append((type(error), context[whose] if context is not None else "unknown"))
 
     async def contained() -> BaseException | None:
@@ -82,6 +92,9 @@ def test_a_loop_and_the_neighbours_on_it_survive_unruly_code(
     assert neighbour == "the neighbour has ended"
     assert isinstance(error, raised)
     assert seen == [(kind, "the task's") for kind in escaped]
+    assert in_a_child == [unruly is not exit_in_a_callback for _ in escaped]
+    frames = [] if error is None else traceback.extract_tb(error.__traceback__)
+    assert not [frame for frame in frames if frame.name == "run_forever"], "the loop's own frames are cut"
 
 
 def test_a_loop_that_was_closed_is_told_from_one_that_goes_on() -> None:
@@ -107,3 +120,25 @@ def test_a_loop_is_closed_though_a_thread_of_its_executor_still_runs() -> None:
         assert run(main()) == "ended"
     finally:
         release.set()
+
+
+def test_an_exception_that_left_no_callback_of_a_loop_has_no_task() -> None:
+    assert task_that_raised(KeyboardInterrupt()) is None
+
+
+def test_a_cancellation_that_is_not_meant_is_not_passed_on() -> None:
+    async def main() -> str:
+        begun = threading.Event()
+
+        async def elsewhere() -> str:
+            begun.set()
+            await asyncio.sleep(0.05)
+            return "not cancelled"
+
+        with loop_on_a_thread("elsewhere") as loop:
+            running = asyncio.create_task(run_on(loop, elsewhere(), is_meant=lambda: False))
+            await asyncio.to_thread(begun.wait, 30)
+            running.cancel()
+            return await running
+
+    assert run(main()) == "not cancelled"

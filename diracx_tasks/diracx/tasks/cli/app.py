@@ -11,6 +11,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 
 from diracx.tasks.cli.exit_codes import ExitCode, explain
 from diracx.tasks.cli.lazy import LazyCommand, LazyGroup
+from diracx.tasks.cli.processes.ending import end_in_time
 
 PROGRAM = "diracx-task-run"
 
@@ -135,5 +136,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def main() -> None:
-    """Run the command line of this process and exit with its code."""
-    sys.exit(run())
+    """Run the command line of this process and exit with its code, whatever its tasks have left."""
+    code = run()
+    end_in_time(code)
+    sys.exit(code)

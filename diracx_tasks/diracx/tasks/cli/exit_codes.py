@@ -32,6 +32,9 @@ class ExitCode(IntEnum):
     """An unexpected error; its traceback is printed or logged."""
     LOCKED = 75
     """A lock is held; try again later."""
+    STUCK = 79
+    """A task kept a thread that it was told to leave, or held up the loop for too long; everything else was given
+    back."""
     INTERRUPTED = 130
 
 

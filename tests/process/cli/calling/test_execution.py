@@ -1,8 +1,14 @@
-"""`call --debugger`: pdb has the main thread, and the lock is kept meanwhile."""
+"""The task of a `call` has the main thread: under a debugger that keeps its lock, and without a way to end the call."""
 
 from __future__ import annotations
 
+import signal
+
+import pytest
+
+from support import unruly_tasks
 from support.command_line import CommandLine, OnTheServer
+from support.processes import LoggedProcess
 
 
 def test_before_stops_at_the_first_line_of_execute_with_dependencies_injected(with_server: CommandLine) -> None:
@@ -64,3 +70,60 @@ def test_the_time_limit_of_a_task_does_not_run_while_it_is_debugged(with_server:
     done = with_server("call", "lollygag:Limited", "--debugger", "before", typed="import time; time.sleep(0.5)\nc\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("Result: in time\n")
+
+
+@pytest.mark.parametrize(
+    ("way", "error"),
+    [
+        ("exits", "SystemExit: 2"),
+        ("interrupts", "KeyboardInterrupt"),
+        ("is_odd", "unruly_tasks.tasks.Odd: neither fish nor fowl"),
+        ("quits_generator", "GeneratorExit"),
+        ("cancels_itself", "asyncio.exceptions.CancelledError"),
+        ("cancels_all", "asyncio.exceptions.CancelledError"),
+        ("exits_in_a_child", "SystemExit: 2"),
+        ("interrupts_in_a_group", "KeyboardInterrupt"),
+        ("fails_in_a_group", "    +------------------------------------"),
+        ("exits_in_a_callback", "SystemExit: 2"),
+        ("exits_in_a_callback_and_returns", "SystemExit: 2"),
+    ],
+)
+async def test_whatever_a_task_does_to_itself_is_its_failure(
+    with_server: CommandLine, on_the_server: OnTheServer, way: str, error: str
+) -> None:
+    unruly_tasks.install(with_server)
+    done = with_server("call", *unruly_tasks.arguments(way))
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    *trace, last, verdict = done.stderr[done.stderr.index("Traceback") :].splitlines()
+    assert last == error
+    assert verdict.startswith("failed; a worker would drop it")
+    assert [line for line in trace if "diracx/tasks" in line or "interrupted" in line] == []
+    assert await on_the_server.locks() == 0
+
+
+@pytest.mark.parametrize(
+    ("way", "result"),
+    [
+        ("stops_the_loop", "went on"),
+        ("catches_the_exit_of_a_child", "the child ended with 2"),
+        ("exits_after_its_end", "returned"),
+    ],
+)
+async def test_a_task_that_goes_on_has_a_result(
+    with_server: CommandLine, on_the_server: OnTheServer, way: str, result: str
+) -> None:
+    unruly_tasks.install(with_server)
+    done = with_server("call", *unruly_tasks.arguments(way))
+    assert (done.returncode, done.stdout) == (0, f"Result: {result}\n"), done.stderr
+    assert await on_the_server.locks() == 0
+
+
+async def test_a_second_ctrl_c_breaks_off_a_task_that_refuses_cancellation(with_server: CommandLine) -> None:
+    unruly_tasks.install(with_server)
+    process = LoggedProcess(with_server, "call", *unruly_tasks.arguments("is_deaf"))
+    await with_server.wait_for_line("begin")
+    process.process.send_signal(signal.SIGINT)
+    await with_server.wait_for_line("refused")
+    process.process.send_signal(signal.SIGINT)
+    assert await process.ended() == 130
+    assert "Traceback" not in process.log

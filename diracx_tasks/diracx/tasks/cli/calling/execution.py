@@ -6,6 +6,8 @@
 * Only the invocation of the task hops to the main thread. So a task that blocks, or a debugger that waits for its user,
   does not delay the renewal of locks.
 * A cancellation crosses both ways and is awaited: the locks are released after the task has ended, never before.
+* The task cannot end the loop of the main thread. A SystemExit or KeyboardInterrupt of its own, also one in a callback,
+  is its failure. Only `BrokenOff` means that the user broke it off.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ import asyncio
 import inspect
 import os
 import pdb
+import signal
 import socket
 import sys
 import traceback
 from bdb import BdbQuit
+from collections.abc import Callable
+from contextvars import Context
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -25,11 +30,12 @@ from typing import Any, Final
 from uuid import uuid4
 
 from diracx.tasks.cli.calling.lock_server import lock_server
+from diracx.tasks.cli.processes.signals import BrokenOff
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError
 from diracx.tasks.plumbing.execution.executor import Executor, TaskCall
 from diracx.tasks.plumbing.execution.job import Dead, Discarded, Job, Outcome, Retry
-from diracx.tasks.plumbing.execution.loops import loop_on_a_thread, run_on
+from diracx.tasks.plumbing.execution.loops import log_escape, loop_on_a_thread, run_on, task_that_raised
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
@@ -67,10 +73,24 @@ class Call:
         self._registry = registry
         self._registered = registered
         self._injector = injector
+        self.broken_off: signal.Signals | None = None
+        """The signal by which the user broke the task off."""
         self._raised: BaseException | None = None
+        self._attempting: asyncio.Task[Any] | None = None
+        self._escaped: BaseException | None = None
 
-    async def run(self, task: BaseTask, settings: ConnectionSettings, namespace: Namespace) -> Outcome:
+    async def run(
+        self,
+        task: BaseTask,
+        settings: ConnectionSettings,
+        namespace: Namespace,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
         """Execute the task on the loop of the main thread, which runs this method.
+
+        Args:
+            is_stopping: Says whether a cancellation of this method is meant. If not, the task cancelled all that it
+                found on its loop.
 
         Raises:
             ServerUnavailableError: The server refuses this client, or none is reachable and none can be started.
@@ -97,20 +117,46 @@ class Call:
                 envelope = Envelope(name=self._registered.name, id=uuid4().hex, submitted=datetime.now(UTC))
                 return await executor.execute(Job(self._registered, envelope, task))
 
+        def is_meant() -> bool:
+            return is_stopping() or self.broken_off is not None
+
         with loop_on_a_thread("nats") as loop:
-            return await run_on(loop, execute())
+            return await run_on(loop, execute(), is_meant=is_meant)
 
     async def _attempt(self, invocation: TaskCall, task: BaseTask) -> tuple[Any, BaseException | None]:
-        """Run the task and return its value and its exception. A SystemExit that is raised here would end the loop."""
+        """Run the task and return its value and its exception, CancelledError included.
+
+        None is raised here: a SystemExit would reach the loop, and a CancelledError would lose its traceback.
+        """
         self.begun = True
+        self._attempting = asyncio.current_task()
+        value: Any = None
+        raised: BaseException | None = None
         try:
-            return await _run_debugged(invocation, task, self.debugger), None
-        except asyncio.CancelledError:
-            raise
-        except KeyboardInterrupt:
-            raise asyncio.CancelledError from None
+            value = await _run_debugged(invocation, task, self.debugger)
+        except BrokenOff as error:
+            self.broken_off, raised = error.number, asyncio.CancelledError()
         except BaseException as error:
-            return None, error
+            raised = error
+        self._attempting = None
+        if self._escaped is not None and (raised is None or isinstance(raised, asyncio.CancelledError)):
+            raised = self._escaped
+        return value, raised
+
+    def on_escape(self, error: BaseException, context: Context | None) -> None:
+        """Tell the end of the call from the end of its task. An `OnEscape` for the loop of the main thread.
+
+        Raises:
+            BrokenOff: The user breaks off the call.
+        """
+        if isinstance(error, BrokenOff):
+            self.broken_off = error.number
+            raise error
+        if self._attempting is None:
+            log_escape(error, context)
+        elif task_that_raised(error) is None:
+            self._escaped = error
+            self._attempting.cancel()
 
     def describe_failure(self, outcome: Retry | Dead | Discarded) -> str:
         """Return the error of a failure, with the traceback from the author's code on."""
@@ -139,7 +185,7 @@ async def _run_debugged(invocation: TaskCall, task: BaseTask, debugger: Debugger
         _stop_in_execute(type(task))
     try:
         return await invocation(task)
-    except (BdbQuit, asyncio.CancelledError, KeyboardInterrupt):
+    except (BdbQuit, asyncio.CancelledError, BrokenOff):
         raise
     except BaseException as error:
         if debugger is Debugger.EXCEPTION:

@@ -15,7 +15,8 @@ from diracx.tasks.cli.calling.execution import Call, Debugger
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_task
 from diracx.tasks.cli.options import Access, log_option, server_options, task_arguments
-from diracx.tasks.cli.processes.signals import StopSignals, interrupt_main_thread
+from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS
+from diracx.tasks.cli.processes.signals import BrokenOff, StopSignals, interrupt_main_thread
 from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
@@ -25,6 +26,7 @@ from diracx.tasks.plumbing.execution.job import (
     Retry,
     Succeeded,
 )
+from diracx.tasks.plumbing.execution.loops import run
 from diracx.tasks.plumbing.injection.resources import Resources
 
 
@@ -59,23 +61,26 @@ def command(*, entry_point: str, args: str | None, kwargs: str | None, debugger:
     call = Call(registry, registered, resources.injector, Debugger(debugger))
     # The prompt of the debugger handles Ctrl-C itself.
     at_once = () if call.debugger is Debugger.NONE else (signal.SIGINT,)
-    signals = StopSignals(interrupt_main_thread, at_once=at_once)
+    signals = StopSignals(interrupt_main_thread, at_once=at_once, end_after=FORCED_END_SECONDS)
     settings, namespace = settings_of(access), namespace_of(access)
 
-    async def run() -> Outcome:
+    async def execute() -> Outcome:
         signals.cancel_this_task()
         async with resources.opened():
-            return await call.run(task, settings, namespace)
+            return await call.run(task, settings, namespace, lambda: signals.received is not None)
 
+    number = None
     with signals.handled():
         try:
-            outcome = asyncio.run(run())
-        except (asyncio.CancelledError, KeyboardInterrupt):
+            outcome = run(execute(), on_escape=call.on_escape)
+        except BrokenOff as error:
+            number = error.number
+        except asyncio.CancelledError:
             if signals.received is None:
                 raise
-    if signals.received is not None:
-        print(f"\ninterrupted by {signals.received.name}", file=sys.stderr)
-        return 128 + signals.received
+    if (number := number or call.broken_off or signals.received) is not None:
+        print(f"\ninterrupted by {number.name}", file=sys.stderr)
+        return 128 + number
     return report(outcome, call)
 
 

@@ -18,8 +18,9 @@ from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
+from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS
 from diracx.tasks.cli.processes.health import health_endpoint, health_options
-from diracx.tasks.cli.processes.signals import StopSignals, end_process_soon
+from diracx.tasks.cli.processes.signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
 from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
@@ -103,7 +104,7 @@ async def _serve(
     settings: SchedulerSettings,
     health_address: tuple[str, int] | None,
 ) -> None:
-    signals = StopSignals(end_process_soon)
+    signals = StopSignals(end_after=FORCED_END_SECONDS, end_code=ExitCode.DONE)
     signals.cancel_this_task()
     with signals.handled(), telemetry_from(os.environ, f"{namespace.name}-scheduler", scheduler_id()):
         try:

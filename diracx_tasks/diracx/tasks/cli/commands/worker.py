@@ -11,16 +11,19 @@ from datetime import timedelta
 import rich_click as click
 
 from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
+from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
 from diracx.tasks.cli.options import Access, Number, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
+from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS
 from diracx.tasks.cli.processes.health import health_endpoint, health_options
-from diracx.tasks.cli.processes.signals import StopSignals, end_process_soon
+from diracx.tasks.cli.processes.signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
 from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.execution.loops import run
 from diracx.tasks.plumbing.execution.thread import EXIT_CODE, end_process, executing
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
@@ -109,9 +112,10 @@ def command(
         grace=grace,
         lock_retry_delay=lock_retry_delay,
     )
-    serving = _serve(settings_of(access), namespace_of(access), registry, resources, settings, health_address)
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(serving)
+    server, namespace = settings_of(access), namespace_of(access)
+    signals = StopSignals(end_after=grace.total_seconds() + FORCED_END_SECONDS, end_code=ExitCode.DONE)
+    with signals.handled():
+        run(_serve(signals, server, namespace, registry, resources, settings, health_address), _new_loop)
 
 
 def _prepare(registry: TaskRegistry, resources: Resources, size: Size) -> None:
@@ -127,6 +131,7 @@ def _prepare(registry: TaskRegistry, resources: Resources, size: Size) -> None:
 
 
 async def _serve(
+    signals: StopSignals,
     access: ConnectionSettings,
     namespace: Namespace,
     registry: TaskRegistry,
@@ -134,10 +139,8 @@ async def _serve(
     settings: WorkerSettings,
     health_address: tuple[str, int] | None,
 ) -> None:
-    signals = StopSignals(end_process_soon)
     signals.cancel_this_task()
-    measured = telemetry_from(os.environ, f"{namespace.name}-worker", worker_id(settings.size))
-    with signals.handled(), measured:
+    with telemetry_from(os.environ, f"{namespace.name}-worker", worker_id(settings.size)):
         try:
             async with (
                 JetStreamBroker.connect(

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,7 +51,7 @@ class EmbeddedServer:
             async with JetStreamBroker.connect(server.url) as broker: ...
 
     The server ends with the block, or with this process, also after `kill -9`. Ctrl-C in the terminal does not reach
-    it. A process that was forked from this one without an exec keeps it alive.
+    it. After a `kill -9`, a process that was forked from this one without an exec keeps it alive.
 
     Args:
         port: The port for clients; None takes a free one and keeps it through restarts.
@@ -147,6 +148,9 @@ class EmbeddedServer:
             return
         assert supervisor.stdin is not None
         assert supervisor.stdout is not None
+        # The end of the file is not enough: a child that a task forked, and left, keeps the pipe open.
+        with suppress(BrokenPipeError):
+            supervisor.stdin.write(b"close\n")
         supervisor.stdin.close()
         try:
             supervisor.wait(_ANSWER_SECONDS)

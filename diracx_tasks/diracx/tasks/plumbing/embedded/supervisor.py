@@ -3,11 +3,12 @@
 Usage: `python -S -E -s supervisor.py DIRECTORY NATS_SERVER`. The script uses the standard library only, so that it
 starts at once. DIRECTORY contains `server.conf`, `server.log` and a temporary store. The script removes it at the end.
 
-Protocol: the parent writes `start`, `stop` or `kill` to standard input, one a line. Each command is answered by one
-line of JSON on standard output.
+Protocol: the parent writes `start`, `stop`, `kill` or `close` to standard input, one a line. Each of the first three is
+answered by one line of JSON on standard output.
 
 The script stops the server and ends:
 
+* at `close`.
 * at the end of file on standard input: the parent has ended, also by `kill -9`. (A parent-death signal would fire when
   the thread ends that started the script.)
 * when the server ends without a command.
@@ -74,7 +75,7 @@ class Supervisor:
         return {"ended": True}
 
     def serve(self, child_ended: int) -> None:
-        """Execute commands until the parent has ended, or the server without a command."""
+        """Execute commands until `close`, until the parent has ended, or the server without a command."""
         pending = b""
         while True:
             readable, _, _ = select.select([0, child_ended], [], [])
@@ -88,6 +89,8 @@ class Supervisor:
                     return
                 *commands, pending = (pending + received).split(b"\n")
                 for command in commands:
+                    if command == b"close":
+                        return
                     answer(self.execute(command))
 
     def execute(self, command: bytes) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The executor turns a job into an outcome: locks, injection, execution, and the retry policy on a failure.
 
-* Any `Exception` of the task, and SystemExit, is a failure of the task. Its retry policy decides.
+* Any exception of the task, KeyboardInterrupt and SystemExit included, is a failure of the task. Its retry policy
+  decides.
 * A cancellation from outside is never a failure of the task. `execute` raises it as CancelledError, and the code that
   cancelled knows its meaning. The one exception is a lost lock, which ends as `Interrupted`.
 * A cancellation that nobody asked for (the task awaited something that was cancelled) is a failure of the task.
@@ -180,7 +181,7 @@ class Executor:
                 raise
             # Nobody cancelled this execution. The task awaited something that was cancelled.
             return self._failed(job, error)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 # The clean-up failed during a cancellation from outside. That is no failure of the task either.

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import Context
+from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from diracx.tasks.plumbing.exceptions import shown
@@ -32,7 +33,7 @@ OnEscape = Callable[[BaseException, Context | None], object]
 """Called with a SystemExit or KeyboardInterrupt that left a child task or a callback, and the context in which that
 code ran. The context is None where the loop does not tell it (uvloop)."""
 
-CLOSE_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 2.0
 """The time that the tasks which are left on a loop have to end before it is closed."""
 
 
@@ -60,16 +61,40 @@ def keep_running(
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt) as error:
             on_escape(error, _context_of(error))
+            if (callback := _callback_in(error)) is not None:
+                # The author of the code that raised it has no use for the frames of the loop.
+                error.__traceback__ = callback.tb_next or callback
+
+
+def task_that_raised(error: BaseException) -> asyncio.Task[Any] | None:
+    """The asyncio task whose code raised an exception that escaped: whoever awaits that task gets it.
+
+    Only for an `OnEscape`. None: a plain callback raised it, which nothing awaits, or the loop does not tell (uvloop).
+    """
+    trace = _callback_in(error)
+    if trace is None:
+        return None
+    owner = getattr(_handle(trace)._callback, "__self__", None)
+    return owner if isinstance(owner, asyncio.Task) else None
 
 
 def _context_of(error: BaseException) -> Context | None:
-    """The context of the innermost callback of an event loop in the traceback."""
-    context, trace = None, error.__traceback__
+    trace = _callback_in(error)
+    return None if trace is None else _handle(trace)._context
+
+
+def _callback_in(error: BaseException) -> TracebackType | None:
+    """The place in the traceback where the loop called the callback that raised the error."""
+    found, trace = None, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code is asyncio.Handle._run.__code__:
-            context = trace.tb_frame.f_locals["self"]._context
+            found = trace
         trace = trace.tb_next
-    return context
+    return found
+
+
+def _handle(trace: TracebackType) -> Any:
+    return trace.tb_frame.f_locals["self"]
 
 
 def run(
@@ -134,7 +159,10 @@ def loop_on_a_thread(
 
 
 async def run_on(
-    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], on_cancel: Callable[[], object] = lambda: None
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, T],
+    on_cancel: Callable[[], object] = lambda: None,
+    is_meant: Callable[[], bool] = lambda: True,
 ) -> T:
     """Run a coroutine on the event loop of another thread, in a copy of this context, and await its end.
 
@@ -144,6 +172,8 @@ async def run_on(
         loop: Runs on another thread.
         coroutine: Runs on that loop.
         on_cancel: Called on this thread each time a cancellation is passed on.
+        is_meant: Says whether a cancellation is passed on. If not, unruly code on this loop cancelled what it
+            does not own, and the coroutine goes on.
     """
     ended: concurrent.futures.Future[T] = concurrent.futures.Future()
     task: asyncio.Task[T] | None = None
@@ -163,10 +193,12 @@ async def run_on(
         try:
             return await asyncio.shield(waiting)
         except asyncio.CancelledError:
-            if waiting.done():
+            meant = is_meant()
+            if waiting.cancelled() or (meant and waiting.done()):
                 raise
-            loop.call_soon_threadsafe(cancel)
-            on_cancel()
+            if meant:
+                loop.call_soon_threadsafe(cancel)
+                on_cancel()
 
 
 def _transfer(task: asyncio.Task[T], ended: concurrent.futures.Future[T]) -> None:

@@ -32,8 +32,8 @@ YIELD_SECONDS: Final = 1.0
 """The time that a cancelled task has to give its thread back."""
 GIVE_BACK_SECONDS: Final = 2.0
 """The time that the worker has to give back its messages before the process ends."""
-EXIT_CODE: Final = 70
-"""The exit code when the process ends itself: EX_SOFTWARE of sysexits.h."""
+EXIT_CODE: Final = 79
+"""The exit code when the process ends itself. `ExitCode.STUCK` describes it."""
 
 
 def end_process(code: int = EXIT_CODE) -> NoReturn:
