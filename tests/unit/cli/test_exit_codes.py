@@ -7,6 +7,7 @@ import pytest
 
 from diracx.tasks.cli.exit_codes import ExitCode, explain
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, UnknownTaskError
+from diracx.tasks.plumbing.execution.thread import EXIT_CODE
 
 
 def usage_error(error: Exception) -> str:
@@ -20,6 +21,10 @@ def usage_error(error: Exception) -> str:
 @pytest.fixture
 def context() -> click.Context:
     return click.Context(click.Command("submit"), info_name="diracx-task-run submit")
+
+
+def test_a_process_that_ends_itself_has_a_code_of_its_own() -> None:
+    assert ExitCode(EXIT_CODE) is ExitCode.STUCK
 
 
 HELP = "`diracx-task-run submit --help`"

@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.exceptions import (
 
 
 class ExitCode(IntEnum):
-    """Exit codes. Codes from 64 to 78 follow `sysexits.h`; 128 + n is the end by signal n."""
+    """Exit codes. Codes from 64 to 78 follow `sysexits.h`; 79 is free there; 128 + n is the end by signal n."""
 
     DONE = 0
     TASK_FAILED = 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ import pytest
 from diracx.tasks.cli.logs import LogLine
 from diracx.tasks.cli.processes.children import Child
 from diracx.tasks.testing import wait_until
+from support import unruly_tasks
 from support.command_line import CommandLine
 
 
@@ -77,3 +80,14 @@ async def test_it_ends_while_it_waits(extension: CommandLine) -> None:
     child = Child("small", ["call", "lollygag:Unpreparable"], extension.environment, longest_pause=3600)
     async with running(child) as run:
         await wait_until(lambda: run.count("every 3600 s"), description="it waits for an hour", timeout=60)
+
+
+async def test_a_program_that_a_task_left_does_not_hide_the_end_of_the_command(extension: CommandLine) -> None:
+    unruly_tasks.install(extension)
+    child = Child("call", ["call", *unruly_tasks.arguments("leaves_a_program")], extension.environment)
+    child.shortest_pause = child.longest_pause = 3600.0
+    async with running(child) as run:
+        await wait_until(lambda: run.count("ended with exit code 0"), description="its end is shown", timeout=60)
+    (program,) = extension.journal()
+    os.kill(int(program), signal.SIGKILL)
+    assert run.count("Result: None") == 1

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
@@ -95,9 +96,7 @@ async def test_a_call_whose_task_does_not_stop_ends_by_force(unruly: CommandLine
 
 
 @pytest.mark.parametrize("size", list(Size))
-@pytest.mark.parametrize(
-    ("way", "left"), [("leaves_a_thread", "thread asyncio_0"), ("leaves_a_child", "child process sleeper")]
-)
+@pytest.mark.parametrize(("way", "left"), [("leaves_a_thread", "thread "), ("leaves_a_child", "child process sleeper")])
 async def test_a_stopped_worker_ends_with_0_though_a_thread_or_a_child_is_left(
     unruly: CommandLine, on_the_server: OnTheServer, size: Size, way: str, left: str
 ) -> None:
@@ -122,6 +121,17 @@ async def test_a_stopped_worker_whose_loop_a_small_task_blocks_ends_by_force_wit
         assert time.monotonic() - stopped > GRACE + FORCED_END_SECONDS - 1
         assert "tasks.py:" in left_in(worker.log), "the line that blocks is named"
         assert f"in {way}" in left_in(worker.log)
+
+
+async def test_a_small_task_that_cancels_all_it_finds_ends_its_worker_with_a_line_and_a_code_of_its_own(
+    unruly: CommandLine, on_the_server: OnTheServer
+) -> None:
+    with worker_process(unruly, Size.SMALL, "--grace", f"{GRACE}") as worker:
+        assert unruly("submit", *arguments("cancels_all")).returncode == 0
+        assert await worker.ended() == ExitCode.STUCK
+        assert "code in this process cancelled the worker" in worker.log
+        assert "Traceback" not in worker.log
+    assert await on_the_server.locks() == 0
 
 
 @pytest.mark.parametrize("way", ["blocks", "blocks_in_c", "is_deaf"])

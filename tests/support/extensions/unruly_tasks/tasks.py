@@ -10,6 +10,7 @@ import inspect
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -70,6 +71,11 @@ async def leaves_a_pool_of_processes() -> None:
     assert pool.submit(abs, -1).result() == 1
     pool.submit(time.sleep, FOREVER)
     note("begin")
+
+
+async def leaves_a_program() -> None:
+    """Leaves a program that has the standard output of this process; its pid is in the journal."""
+    note(str(subprocess.Popen(["sleep", f"{FOREVER:g}"]).pid))  # noqa: ASYNC220
 
 
 async def blocks() -> None:

@@ -62,10 +62,17 @@ class Call:
 
     Args:
         injector: An injector that has prepared the task's class.
+        is_stopping: Says whether a signal has asked for the end. Otherwise a cancellation of `run` is not meant: the
+            task has cancelled all that it found on its loop.
     """
 
     def __init__(
-        self, registry: TaskRegistry, registered: RegisteredTask, injector: Injector, debugger: Debugger
+        self,
+        registry: TaskRegistry,
+        registered: RegisteredTask,
+        injector: Injector,
+        debugger: Debugger,
+        is_stopping: Callable[[], bool],
     ) -> None:
         self.debugger = debugger
         self.begun = False
@@ -73,24 +80,15 @@ class Call:
         self._registry = registry
         self._registered = registered
         self._injector = injector
+        self._is_stopping = is_stopping
         self.broken_off: signal.Signals | None = None
         """The signal by which the user broke the task off."""
         self._raised: BaseException | None = None
         self._attempting: asyncio.Task[Any] | None = None
         self._escaped: BaseException | None = None
 
-    async def run(
-        self,
-        task: BaseTask,
-        settings: ConnectionSettings,
-        namespace: Namespace,
-        is_stopping: Callable[[], bool] = lambda: False,
-    ) -> Outcome:
+    async def run(self, task: BaseTask, settings: ConnectionSettings, namespace: Namespace) -> Outcome:
         """Execute the task on the loop of the main thread, which runs this method.
-
-        Args:
-            is_stopping: Says whether a cancellation of this method is meant. If not, the task cancelled all that it
-                found on its loop.
 
         Raises:
             ServerUnavailableError: The server refuses this client, or none is reachable and none can be started.
@@ -117,11 +115,8 @@ class Call:
                 envelope = Envelope(name=self._registered.name, id=uuid4().hex, submitted=datetime.now(UTC))
                 return await executor.execute(Job(self._registered, envelope, task))
 
-        def is_meant() -> bool:
-            return is_stopping() or self.broken_off is not None
-
         with loop_on_a_thread("nats") as loop:
-            return await run_on(loop, execute(), is_meant=is_meant)
+            return await run_on(loop, execute(), is_meant=lambda: self.broken_off is not None or self._is_stopping())
 
     async def _attempt(self, invocation: TaskCall, task: BaseTask) -> tuple[Any, BaseException | None]:
         """Run the task and return its value and its exception, CancelledError included.

@@ -58,16 +58,16 @@ def command(*, entry_point: str, args: str | None, kwargs: str | None, debugger:
     resources = Resources()
     resources.prepare(registered.task_class, registered.name)
     resources.check()
-    call = Call(registry, registered, resources.injector, Debugger(debugger))
     # The prompt of the debugger handles Ctrl-C itself.
-    at_once = () if call.debugger is Debugger.NONE else (signal.SIGINT,)
+    at_once = () if debugger == Debugger.NONE else (signal.SIGINT,)
     signals = StopSignals(interrupt_main_thread, at_once=at_once, end_after=FORCED_END_SECONDS)
+    call = Call(registry, registered, resources.injector, Debugger(debugger), lambda: signals.received is not None)
     settings, namespace = settings_of(access), namespace_of(access)
 
     async def execute() -> Outcome:
         signals.cancel_this_task()
         async with resources.opened():
-            return await call.run(task, settings, namespace, lambda: signals.received is not None)
+            return await call.run(task, settings, namespace)
 
     number = None
     with signals.handled():

@@ -93,7 +93,7 @@ def command(
     stop_with_input: bool,
     health_address: tuple[str, int] | None,
     access: Access,
-) -> None:
+) -> ExitCode:
     """Execute submitted tasks of one size.
 
     SIGTERM and Ctrl-C stop the worker: it begins no more tasks and gives running tasks the grace period. Tasks that
@@ -115,7 +115,7 @@ def command(
     server, namespace = settings_of(access), namespace_of(access)
     signals = StopSignals(end_after=grace.total_seconds() + FORCED_END_SECONDS, end_code=ExitCode.DONE)
     with signals.handled():
-        run(_serve(signals, server, namespace, registry, resources, settings, health_address), _new_loop)
+        return run(_serve(signals, server, namespace, registry, resources, settings, health_address), _new_loop)
 
 
 def _prepare(registry: TaskRegistry, resources: Resources, size: Size) -> None:
@@ -138,7 +138,7 @@ async def _serve(
     resources: Resources,
     settings: WorkerSettings,
     health_address: tuple[str, int] | None,
-) -> None:
+) -> ExitCode:
     signals.cancel_this_task()
     with telemetry_from(os.environ, f"{namespace.name}-worker", worker_id(settings.size)):
         try:
@@ -163,9 +163,11 @@ async def _serve(
                 signals.on_signal(worker.stop, worker.stop_now)
                 await _run(worker, counters, broker, health_address)
         except asyncio.CancelledError:
-            # A signal came before the connection was up; nothing is in flight.
+            # After a signal: it came before the connection was up, and nothing is in flight.
             if signals.received is None:
-                raise
+                logger.critical("code in this process cancelled the worker itself: it ends")
+                return ExitCode.STUCK
+    return ExitCode.DONE
 
 
 async def _run(

@@ -22,6 +22,7 @@ from diracx.tasks.cli.logs import LogLine
 from diracx.tasks.plumbing.background import wait_for_event
 
 MAX_LINE_BYTES: Final = 1 << 24
+LAST_LINES_SECONDS: Final = 0.5
 MAX_REMEMBERED_LINES: Final = 1_000
 """A run that fails at once prints fewer lines; of a run that goes well, no more are kept."""
 
@@ -101,10 +102,22 @@ class Child:
         )
         if self._stopping.is_set():
             self.stop()
+        reading = asyncio.create_task(self._read(process, show), name=f"output of {self.name}")
+        try:
+            # A process that a task left may hold the pipe open, and `wait` of some versions waits for its end too.
+            while process.returncode is None and not reading.done():
+                await asyncio.wait([reading], timeout=LAST_LINES_SECONDS)
+            await asyncio.wait([reading], timeout=LAST_LINES_SECONDS)
+            if reading.done():
+                await reading  # raises its error, e.g. for a line that is too long
+            return process.returncode if process.returncode is not None else await process.wait()
+        finally:
+            reading.cancel()
+
+    async def _read(self, process: asyncio.subprocess.Process, show: ShowLine) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
             self._show_once(show, line.decode(errors="replace").rstrip())
-        return await process.wait()
 
     def _show_once(self, show: ShowLine, line: str) -> None:
         read = LogLine.read(line)

@@ -109,6 +109,8 @@ class StopSignals:
             stop_now: For each further one, besides `break_off`.
         """
         self._loop, self._stop, self._stop_now = asyncio.get_running_loop(), stop, stop_now
+        if self._counter is not None:
+            self._counter.take_descriptor_back()
         if self.received is not None:
             self._loop.call_soon(stop)
 
@@ -150,7 +152,8 @@ class _SignalCounter:
     """Counts signals on a thread of its own.
 
     The interpreter writes the number of a signal to the wakeup descriptor as it arrives, whatever the main thread does.
-    A loop may take the descriptor over (uvloop, `add_signal_handler`). So `handled` reports each signal a second time.
+    A loop may take the descriptor over (uvloop as it starts, `add_signal_handler`). So `take_descriptor_back` takes it
+    from a loop that has started, and `handled` reports each signal a second time.
     """
 
     _HANDLED: Final = 0x80
@@ -160,21 +163,28 @@ class _SignalCounter:
         self._numbers = numbers
         self._on_signal = on_signal
         self._read, self._write = os.pipe()
-        self._before = -1
+        self._woken_before = -1
+        """The descriptor of a loop, which waits for the number of each signal."""
 
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Call `on_signal` with each signal and how many have come so far, within the block. Main thread only."""
         os.set_blocking(self._write, False)
-        self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        outer = self._woken_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         threading.Thread(target=self._count, name="signals", daemon=True).start()
         try:
             yield
         finally:
-            now = signal.set_wakeup_fd(self._before)
+            now = signal.set_wakeup_fd(outer)
             if now != self._write:
                 signal.set_wakeup_fd(now)
             os.close(self._write)
+
+    def take_descriptor_back(self) -> None:
+        """Take the wakeup descriptor from the running loop, and pass on to it what arrives. Main thread only."""
+        now = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        if now != self._write:
+            self._woken_before = now
 
     def handled(self, number: signal.Signals) -> None:
         """Report a signal from its handler."""
@@ -188,7 +198,7 @@ class _SignalCounter:
             else:
                 # The loop that had the descriptor before waits for this byte.
                 with suppress(OSError):
-                    os.write(self._before, byte)
+                    os.write(self._woken_before, byte)
                 arrived += byte[0] in self._numbers
             if max(arrived, handled) > reported:
                 reported += 1

@@ -172,8 +172,7 @@ async def run_on(
         loop: Runs on another thread.
         coroutine: Runs on that loop.
         on_cancel: Called on this thread each time a cancellation is passed on.
-        is_meant: Says whether a cancellation is passed on. If not, unruly code on this loop cancelled what it
-            does not own, and the coroutine goes on.
+        is_meant: Says whether a cancellation is passed on. If not, unruly code cancelled what it does not own.
     """
     ended: concurrent.futures.Future[T] = concurrent.futures.Future()
     task: asyncio.Task[T] | None = None
