@@ -121,6 +121,23 @@ def test_a_loop_that_had_the_wakeup_descriptor_before_is_still_woken() -> None:
     signal.signal(signal.SIGUSR1, before)
 
 
+async def test_the_wakeup_descriptor_is_taken_back_from_a_loop_that_has_started() -> None:
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    theirs, other_end = socket.socketpair()
+    signals = StopSignals(end_after=3600)
+    with theirs, other_end:
+        theirs.setblocking(False)
+        with signals.handled():
+            ours = installed()
+            signal.set_wakeup_fd(theirs.fileno())
+            for _ in range(2):
+                signals.on_signal(lambda: None)
+                assert installed() == ours
+            signal.raise_signal(signal.SIGUSR1)
+            assert other_end.recv(1) == bytes([signal.SIGUSR1]), "their loop is still woken"
+    signal.signal(signal.SIGUSR1, before)
+
+
 def test_a_forked_child_keeps_a_handler_that_is_not_ours() -> None:
     def theirs(number: int, frame: object) -> None:
         os._exit(7)

@@ -12,6 +12,7 @@ At the limit the process logs what is left, terminates the children, and ends wi
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -38,6 +39,21 @@ _LOG_SECONDS: Final = 1.0
 """The log line may take this time. It would take forever if the reader of standard error had stopped reading."""
 
 
+_timers: Final[list[threading.Timer]] = []
+
+
+@atexit.register
+def _cancel_timers() -> None:
+    """Leave no timer to an interpreter that ends: a thread that logs meanwhile is fatal to it.
+
+    Registered at the import, before multiprocessing is loaded, so this runs after its wait for child processes.
+    """
+    for timer in _timers:
+        timer.cancel()
+    for timer in _timers:
+        timer.join(_LOG_SECONDS)  # one that is at work ends the process
+
+
 def end_in_time(code: int) -> None:
     """Let this process, whose work is done, end with `code` within `EXIT_SECONDS`, by force if it must."""
     end_within(EXIT_SECONDS, code, f"its work is done, but the process has not ended within {EXIT_SECONDS:g} s")
@@ -56,6 +72,7 @@ def end_within(seconds: float, code: int, reason: str) -> None:
     ):
         timer = threading.Timer(pause, call, arguments)
         timer.name, timer.daemon = "end of the process", True
+        _timers.append(timer)
         timer.start()
 
 
