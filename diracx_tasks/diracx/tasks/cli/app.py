@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -138,5 +139,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """Run the command line of this process and exit with its code, whatever its tasks have left."""
     code = run()
+    # The work is done and the end has a limit: a further Ctrl-C would only replace the code by a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_in_time(code)
     sys.exit(code)
