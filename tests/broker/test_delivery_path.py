@@ -1,4 +1,4 @@
-"""The architecture page lists the files through which a successful delivery passes: those, and no others."""
+"""The architecture page lists the files through which a successful delivery passes: those, no others, in that order."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from diracx.tasks.plumbing.jetstream import pull
 from diracx.tasks.plumbing.worker import in_flight
 from diracx.tasks.testing import wait_until
 from support.mesh import TaskMesh
+from support.pages import DOCS
 from support.paths import SOURCE_ROOT
 
 BEGINNINGS = {(pull.__file__, "_on_message"), (in_flight.__file__, "_carry")}
+PACKAGE = str(SOURCE_ROOT / "diracx" / "tasks" / "plumbing") + "/"
+PAGE = DOCS / "architecture.md"
 
 
 class Plain(BaseTask):
@@ -36,25 +39,28 @@ def in_a_delivery(frame: FrameType | None) -> bool:
     return False
 
 
-def files_on_the_page() -> set[str]:
-    page = (SOURCE_ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = page.partition("## The path of one delivery")[2].partition("Three detours")[0]
-    steps = re.findall(r"^\d+\. \[`([\w/.]+)`\]", section, re.MULTILINE)
-    asked = re.findall(r"`([\w/]+\.py)`", section.partition("Eight more files")[2])
-    assert len(steps) <= 14
-    assert len(asked) == 8
-    return {*steps, *asked}
+def section() -> str:
+    page = PAGE.read_text(encoding="utf-8")
+    return page.partition("## The path of one delivery")[2].partition("\nDetours:\n")[0]
+
+
+def steps() -> list[tuple[str, str]]:
+    """The file of each step, and the function or class of it that the page names first."""
+    return re.findall(r"^\d+\. \[`([\w/.]+)`\]\([^)]*\):[^`]*`(\w+)`", section(), re.MULTILINE)
+
+
+def asked() -> list[str]:
+    return re.findall(r"^\| `([\w/]+\.py)` \|", section(), re.MULTILINE)
 
 
 async def test_a_delivery_passes_through_the_files_on_the_page_and_no_others(mesh: TaskMesh) -> None:
     mesh.register(Plain)
-    package = str(SOURCE_ROOT / "diracx" / "tasks" / "plumbing") + "/"
-    passed: set[str] = set()
+    called: list[tuple[str, str]] = []
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         path = frame.f_code.co_filename
-        if event == "call" and path.startswith(package) and in_a_delivery(frame):
-            passed.add(path.removeprefix(package))
+        if event == "call" and path.startswith(PACKAGE) and in_a_delivery(frame):
+            called.append((path.removeprefix(PACKAGE), frame.f_code.co_qualname))
 
     async with mesh.working() as worker:
         await Plain().schedule()
@@ -65,4 +71,13 @@ async def test_a_delivery_passes_through_the_files_on_the_page_and_no_others(mes
             await wait_until(lambda: worker.processed == 2, description="the second one is done")
         finally:
             sys.setprofile(None)
-    assert passed == files_on_the_page()
+    assert {path for path, _ in called} == {*(path for path, _ in steps()), *asked()}
+    left = iter(called)
+    for step, name in steps():
+        assert any(path == step and name in function.split(".") for path, function in left), f"{step}: {name}"
+
+
+def test_the_path_is_ten_files_long_at_the_most() -> None:
+    assert 5 <= len(steps()) <= 10
+    assert f"\n{len(steps())}. " in section()
+    assert f"\n{len(steps()) + 1}. " not in section()

@@ -1,4 +1,4 @@
-"""Jobs whose `execute()` a test writes as a function, for an executor without a server."""
+"""Jobs whose `execute()` a test writes as a function, for an executor without a server or a process to end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.execution.job import Job
+from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.locks import BaseLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
@@ -71,3 +72,14 @@ async def nothing() -> str:
 
 async def forever() -> None:
     await asyncio.Event().wait()
+
+
+@dataclasses.dataclass
+class Retires(LastResort):
+    """Records what it is asked for, and the process goes on."""
+
+    asked: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(lambda: self.asked.append("end"))
+        self.on_retire = lambda: self.asked.append("retire")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -24,7 +25,7 @@ from support.pages import (
     links,
     prose,
 )
-from support.paths import TOP
+from support.paths import SOURCE_ROOT, TOP
 
 CLAIMED = re.compile(
     r"diracx-task-run |scripts/|\.ci/run$|pip install |python3 -m venv \.venv$|\. \.venv/bin/activate$"
@@ -78,6 +79,21 @@ def test_every_test_that_a_page_names_exists() -> None:
     tests = {name for path in TOP.glob("tests/**/*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", prose(page))}
     assert not named - tests
+
+
+def test_every_line_of_the_log_that_operators_look_for_is_one_of_the_source() -> None:
+    table = prose(OPERATORS).partition("\n## Lines of the log\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?`) \|", table, re.M)
+    lines = [line for cell in cells for line in re.findall(r"`([^`]+)`", cell)]
+    assert len(lines) >= 10
+    texts = "\n".join(
+        node.value
+        for path in (SOURCE_ROOT / "diracx").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    parts = [part.strip() for line in lines for part in line.split("...")]
+    assert not [part for part in parts if part not in texts]
 
 
 def test_the_readme_is_short_and_leads_to_every_page() -> None:

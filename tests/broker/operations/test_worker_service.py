@@ -126,6 +126,7 @@ async def test_the_stats_of_a_worker_count_its_deliveries(mesh: TaskMesh) -> Non
         "last_pull_seconds",
         "stopping",
         "isolated",
+        "left_behind",
     ]
     assert stats["data"]["in_hand"] == {}
     assert (stats["data"]["slots"], stats["data"]["busy"], stats["data"]["stopping"]) == (3, 0, False)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import re
 import time
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
@@ -58,15 +60,15 @@ class Waits(BaseTask):
 
 
 @dataclasses.dataclass
-class BlocksOnce(BaseTask):
-    """Holds the loop past the lease, the first time."""
+class Blocks(BaseTask):
+    """Holds up the loop past the lease."""
 
     size = Size.SMALL
+    dlq_eligible = True
 
     async def execute(self) -> None:
         began.append("blocks")
-        if began.count("blocks") == 1:
-            time.sleep(1.5 * ACK_WAIT)  # noqa: ASYNC251 - the bug of a task that is tested here
+        time.sleep(2 * ACK_WAIT)  # noqa: ASYNC251 - the bug of a task that is tested here
         go.set()
         ended.append("blocks")
 
@@ -80,22 +82,26 @@ async def test_a_task_of_three_times_its_lease_runs_once(mesh: TaskMesh) -> None
     assert (began, ended) == (["long"], ["long"])
 
 
-async def test_a_loop_that_is_blocked_past_the_lease_settles_nothing(
+async def test_a_task_that_blocks_the_loop_past_its_lease_fails_and_costs_its_neighbours_only_time(
     mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mesh.register(Waits, BlocksOnce)
+    caplog.set_level(logging.INFO)
+    mesh.register(Waits, Blocks)
     await mesh.set_ack_wait(ACK_WAIT)
     await Waits().schedule()
-    async with mesh.working():
+    async with mesh.working() as worker:
         await wait_until(lambda: began == ["waits"], description="a bystander runs")
-        await BlocksOnce().schedule()
-        await wait_until(lambda: _settled(mesh), description="both ran again and are settled", timeout=30)
-    assert began.count("blocks") == 2
-    assert ended.count("blocks") == 2
-    assert caplog.text.count("left test:BlocksOnce unsettled: the lease on message 2 lapsed") == 1
-    # The bystander was released in the very moment of the lapse: it ended or was cancelled, and was not settled.
-    assert began.count("waits") == 2
-    assert caplog.text.count("left test:Waits unsettled: the lease on message 1 lapsed") == 1
+        await Blocks().schedule()
+        await wait_until(lambda: _settled(mesh), description="both are settled", timeout=30)
+        assert worker.processed == 2
+    assert began == ["waits", "blocks"]
+    assert ended == ["blocks", "waits"]
+    (letter,) = await mesh.dead_letters()
+    error = DeadLetter.from_message(letter).errors[-1]
+    assert error.type == "diracx.tasks.plumbing.exceptions.LoopHeldUpError"
+    assert re.match(r"blocked the loop for \d s, longer than its lease: declare it MEDIUM", error.message)
+    assert "the event loop is held up: leases and locks are kept from another thread" in caplog.text
+    mesh.allows_residue = True
 
 
 async def test_a_task_that_runs_through_a_restart_of_the_server_is_settled_and_runs_once(

@@ -7,7 +7,7 @@ import pytest
 
 from diracx.tasks.cli.exit_codes import ExitCode, explain
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, UnknownTaskError
-from diracx.tasks.plumbing.execution.thread import EXIT_CODE
+from diracx.tasks.plumbing.execution.last_resort import EXIT_CODE
 
 
 def usage_error(error: Exception) -> str:

@@ -17,8 +17,9 @@ from diracx.tasks.plumbing.exceptions import (
     TooManyRetriesError,
     UnretryableError,
 )
+from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.job import Dead, Discarded, Outcome, Retry, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Outcome, Retry, Succeeded
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
@@ -28,6 +29,7 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, NoRetry
 from diracx.tasks.plumbing.submitter import current_task_id
 from support.jobs import LATER, WORKER, Policy, forever, job, nothing, raising
+from support.lock_store import RecordingStore
 
 
 async def test_a_task_that_returns_succeeds_with_its_value(executor: Executor) -> None:
@@ -92,6 +94,7 @@ async def test_a_requested_retry_has_no_traceback_and_the_policy_decides(executo
         (datetime(2030, 1, 1), "its retry policy failed (ValueError: 2030-01-01 00:00:00 has no time zone)"),  # noqa: DTZ001
         (5, "its retry policy failed (AttributeError: 'int' object has no attribute 'tzinfo')"),
         (SystemExit("out"), "its retry policy failed (SystemExit: out)"),
+        (GeneratorExit(), "its retry policy failed (GeneratorExit: )"),
         (asyncio.CancelledError(), "its retry policy failed (asyncio.exceptions.CancelledError: )"),
     ],
 )
@@ -140,43 +143,132 @@ async def test_without_timeouts_a_task_may_run_longer(keeper: LockKeeper) -> Non
     assert await executor.execute(job(longer, timeout_seconds=0.01)) == Succeeded("done")
 
 
-async def test_a_task_that_exits_has_failed_and_ends_nothing_else(executor: Executor) -> None:
-    outcome = await executor.execute(job(raising(SystemExit(3)), dlq_eligible=True))
-    assert isinstance(outcome, Dead)
-    assert outcome.reason.endswith("SystemExit: 3")
+class Panic(BaseException):
+    """No Exception."""
 
 
-async def test_a_task_that_awaited_something_cancelled_has_failed(executor: Executor) -> None:
-    async def await_cancelled() -> None:
-        other = asyncio.create_task(forever())
-        other.cancel()
-        await other
+async def cancel_itself_and_return() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
 
-    outcome = await executor.execute(job(await_cancelled, dlq_eligible=True))
+
+async def cancel_itself_and_wait() -> None:
+    await cancel_itself_and_return()
+    await forever()
+
+
+async def await_something_cancelled() -> None:
+    other = asyncio.create_task(forever())
+    other.cancel()
+    await other
+
+
+async def fail_in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(raising(ValueError("in a group"))())  # type: ignore[arg-type]
+
+
+CANCELLED = "asyncio.exceptions.CancelledError"
+
+
+@pytest.mark.parametrize("locks", [None, [MutexLock(JOB, 1)]])
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (raising(SystemExit(3)), "SystemExit"),
+        (raising(KeyboardInterrupt()), "KeyboardInterrupt"),
+        (raising(GeneratorExit()), "GeneratorExit"),
+        (raising(Panic("no Exception")), f"{__name__}.Panic"),
+        (raising(asyncio.CancelledError()), CANCELLED),
+        (cancel_itself_and_wait, CANCELLED),
+        (await_something_cancelled, CANCELLED),
+        (fail_in_a_group, "ExceptionGroup"),
+    ],
+)
+async def test_whatever_leaves_the_code_of_a_task_is_one_failure_of_the_task(
+    executor: Executor, store: RecordingStore, body: Any, kind: str, locks: Any
+) -> None:
+    outcome = await executor.execute(job(body, locks=locks, dlq_eligible=True))
     assert isinstance(outcome, Dead)
     assert outcome.failure is not None
-    assert outcome.failure.type == "asyncio.exceptions.CancelledError"
+    assert outcome.failure.type == kind
+    assert "Traceback" in outcome.failure.traceback
+    assert not store.entries, "its locks are free again"
+
+
+@pytest.mark.parametrize("locks", [None, [MutexLock(JOB, 1)]])
+async def test_a_task_that_cancels_itself_and_returns_has_succeeded(
+    executor: Executor, store: RecordingStore, locks: Any
+) -> None:
+    executing = asyncio.create_task(executor.execute(job(cancel_itself_and_return, locks=locks)))
+    await asyncio.wait([executing])
+    # Without locks the cancellation is still pending at the end, and asyncio gives it in place of the result.
+    assert executing.cancelled() if locks is None else executing.result() == Succeeded(None)
+    assert not store.entries
 
 
 @pytest.mark.parametrize("locks", [None, [MutexLock(JOB, 1)]])
 @pytest.mark.parametrize("timeout_seconds", [None, 60])
-async def test_a_cancellation_from_outside_is_raised_and_is_no_failure(
+async def test_a_cancellation_by_the_worker_interrupts_and_is_no_failure(
     executor: Executor, locks: Any, timeout_seconds: Any
 ) -> None:
+    started, policy, execution = asyncio.Event(), Policy(LATER), Execution()
+
+    async def body() -> None:
+        started.set()
+        await forever()
+
+    called = job(body, locks=locks, timeout_seconds=timeout_seconds, retry_policy=policy)
+    executing = asyncio.create_task(executor.execute(called, execution))
+    await started.wait()
+    execution.cancel(Cancellation(Cause.STOP, "the worker stops"))
+    assert await executing == Interrupted("the worker stops")
+    assert not policy.asked
+
+
+async def test_a_cancellation_by_the_end_of_the_event_loop_is_no_failure(executor: Executor) -> None:
     started, policy = asyncio.Event(), Policy(LATER)
 
     async def body() -> None:
         started.set()
         await forever()
 
-    executing = asyncio.create_task(
-        executor.execute(job(body, locks=locks, timeout_seconds=timeout_seconds, retry_policy=policy))
-    )
+    owner = asyncio.create_task(forever())
+    executing = asyncio.create_task(executor.execute(job(body, retry_policy=policy), Execution(owner=owner)))
     await started.wait()
+    owner.cancel()
     executing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await executing
+    assert await executing == Interrupted("the event loop ends")
     assert not policy.asked
+
+
+@pytest.mark.parametrize("cause", [Cause.LEASE_LAPSED, Cause.LOCK_LOST])
+async def test_code_that_succeeds_after_its_lease_or_a_lock_lapsed_does_not_count(
+    executor: Executor, cause: Cause
+) -> None:
+    execution = Execution()
+
+    async def body() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            execution.cancel(Cancellation(cause, "too late"))
+            await forever()
+
+        await asyncio.sleep(0)
+
+    assert await asyncio.create_task(executor.execute(job(body), execution)) == Interrupted("too late")
+
+
+async def test_code_that_ends_well_although_the_worker_stops_has_succeeded(executor: Executor) -> None:
+    execution = Execution()
+
+    async def body() -> str:
+        execution.cancel(Cancellation(Cause.STOP, "the worker stops"))
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+        return "saved"
+
+    assert await executor.execute(job(body), execution) == Succeeded("saved")
 
 
 async def test_a_task_knows_its_id(executor: Executor) -> None:
@@ -189,7 +281,7 @@ async def test_a_task_knows_its_id(executor: Executor) -> None:
 async def test_an_invoker_runs_the_task_in_place_of_the_executor(keeper: LockKeeper) -> None:
     calls: list[BaseTask] = []
 
-    async def invoke(invocation: Callable[[BaseTask], Awaitable[Any]], task: BaseTask) -> Any:
+    async def invoke(invocation: Callable[[BaseTask], Awaitable[Any]], task: BaseTask, _: Execution) -> Any:
         calls.append(task)
         return f"elsewhere: {await invocation(task)}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
@@ -16,8 +17,12 @@ from diracx.tasks.plumbing.exceptions import (
     ServerUnavailableError,
     UnableToAcquireLockError,
 )
+from diracx.tasks.plumbing.execution import executor as executor_module
+from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.job import Dead, Interrupted, Job, LockBusy, Outcome, Retry, Succeeded
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Job, LockBusy, Outcome, Retry, Succeeded
+from diracx.tasks.plumbing.execution.last_resort import LastResort
+from diracx.tasks.plumbing.execution.thread import TaskThreads
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
@@ -43,6 +48,11 @@ from support.locking import new_owner
 class BrokenLock(MutexLock):
     async def acquire(self, store: LockStore, owner: LockOwner) -> Any:
         raise RuntimeError("the lock is broken")
+
+
+class CancelledLock(MutexLock):
+    async def acquire(self, store: LockStore, owner: LockOwner) -> Any:
+        raise asyncio.CancelledError
 
 
 async def test_a_busy_lock_names_its_owner_and_nothing_is_executed(executor: Executor, store: RecordingStore) -> None:
@@ -90,6 +100,7 @@ async def test_a_store_that_does_not_answer_interrupts_with_a_delay(executor: Ex
         ([BrokenLock(JOB, 1)], "RuntimeError: the lock is broken"),
         (AttributeError("no such job"), "AttributeError: no such job"),
         (SystemExit("out"), "SystemExit: out"),
+        ([CancelledLock(JOB, 1)], "CancelledError: "),
     ],
 )
 async def test_a_lock_that_raises_fails_like_the_rest_of_its_task(executor: Executor, locks: Any, message: str) -> None:
@@ -105,6 +116,62 @@ async def test_without_limiters_only_structural_locks_are_taken(keeper: LockKeep
     executor = Executor(Injector(), keeper, WORKER, limiters=False)
     locks = [RateLimiter(JOB, 1), MutexLock(JOB, 1), ConcurrencyLimiter(JOB, 1)]
     assert await executor.execute(job(body, locks=locks)) == Succeeded(["mutex.job.1"])
+
+
+async def test_an_execution_that_is_stopped_while_it_takes_its_locks_is_interrupted(
+    executor: Executor, store: RecordingStore
+) -> None:
+    store.stalled["create"], execution = asyncio.Event(), Execution()
+    policy, lock = Policy(LATER), MutexLock(JOB, 1)
+    executing = asyncio.create_task(executor.execute(job(nothing, locks=[lock], retry_policy=policy), execution))
+    await wait_until(lambda: store.requested("create"), description="the lock is being taken")
+    execution.cancel(Cancellation(Cause.STOP, "the worker stops"))
+    store.stalled["create"].set()
+    assert await executing == Interrupted("the worker stops")
+    assert not policy.asked
+
+
+async def test_an_execution_that_left_a_thread_keeps_its_locks_until_that_has_ended(
+    executor: Executor, store: RecordingStore
+) -> None:
+    released = threading.Event()
+    asyncio.get_running_loop().set_default_executor(TaskThreads())
+
+    async def body() -> None:
+        await asyncio.to_thread(released.wait, 30)
+
+    try:
+        outcome = await executor.execute(job(body, locks=[MutexLock(JOB, 1)], timeout_seconds=0.05))
+        assert isinstance(outcome, Discarded)
+        assert "TimeoutError: ran longer than timeout_seconds=0.05" in outcome.reason
+        assert executor.left_behind == 1
+        assert list(store.entries) == ["mutex.job.1"]
+    finally:
+        released.set()
+    await wait_until(lambda: not store.entries, description="its lock is released")
+    assert executor.left_behind == 0
+
+
+async def test_a_worker_that_tasks_left_too_many_threads_in_ends_in_order(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor_module, "MAX_LEFT", 2)
+    asked: list[str] = []
+    last_resort = LastResort(lambda: asked.append("end"))
+    last_resort.on_retire = lambda: asked.append("retire")
+    released = threading.Event()
+    asyncio.get_running_loop().set_default_executor(TaskThreads())
+
+    async def body() -> None:
+        asyncio.get_running_loop().run_in_executor(None, released.wait, 30)
+
+    try:
+        for retires in ([], ["retire"]):
+            assert await executor.execute(job(body), Execution(last_resort=last_resort)) == Succeeded(None)
+            assert asked == retires
+        assert last_resort.reason == "what 2 tasks left behind still runs"
+    finally:
+        released.set()
 
 
 async def test_a_lock_that_is_lost_interrupts_its_task(executor: Executor, store: RecordingStore) -> None:
@@ -173,8 +240,8 @@ async def test_on_start_is_awaited_when_all_locks_are_held_and_before_the_task_r
         events.append(sorted(store.entries))
 
     locks = [MutexLock(JOB, 1), MutexLock(JOB, 2)]
-    assert isinstance(await executor.execute(job(body, locks=locks), on_start), Succeeded)
-    assert isinstance(await executor.execute(job(body), on_start), Succeeded)
+    assert isinstance(await executor.execute(job(body, locks=locks), on_start=on_start), Succeeded)
+    assert isinstance(await executor.execute(job(body), on_start=on_start), Succeeded)
     assert events == [["mutex.job.1", "mutex.job.2"], "executed", [], "executed"]
 
 
@@ -186,7 +253,7 @@ async def test_an_error_of_on_start_is_no_failure_of_the_task(executor: Executor
 
     policy = Policy(LATER)
     with pytest.raises(type(error)):
-        await executor.execute(job(nothing, locks=locks, retry_policy=policy), on_start)
+        await executor.execute(job(nothing, locks=locks, retry_policy=policy), on_start=on_start)
     assert not policy.asked
 
 

@@ -6,11 +6,12 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import Context, ContextVar
 
 import pytest
 
+from diracx.tasks.plumbing.execution import loops
 from diracx.tasks.plumbing.execution.loops import (
     LoopClosedError,
     keep_running,
@@ -120,6 +121,31 @@ def test_a_loop_is_closed_though_a_thread_of_its_executor_still_runs() -> None:
         assert run(main()) == "ended"
     finally:
         release.set()
+
+
+def test_a_loop_is_closed_though_a_generator_never_closes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loops, "CLOSE_SECONDS", 0.05)
+    left: list[AsyncIterator[None]] = []
+    ended: list[str] = []
+
+    async def never_closes() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.Event().wait()
+
+    async def main() -> str:
+        left.append(never_closes())
+        await anext(left[0])
+        return "ended"
+
+    running = threading.Thread(target=lambda: ended.append(run(main())), daemon=True)
+    running.start()
+    running.join(10)
+    assert ended == ["ended"]
+    assert "left behind: asynchronous generators that do not close" in caplog.text
 
 
 def test_an_exception_that_left_no_callback_of_a_loop_has_no_task() -> None:

@@ -1,48 +1,43 @@
-"""The execution thread: a task that blocks it blocks no other loop, and must give it back when it is cancelled."""
+"""Executions on event loops and threads of their own: what blocks, ends or breaks one touches no other."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.execution.thread import EXIT_CODE, ExecutionThread, executing
+from diracx.tasks.plumbing.exceptions import ResourceError
+from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
+from diracx.tasks.plumbing.execution.last_resort import EXIT_CODE, LastResort
+from diracx.tasks.plumbing.execution.loops import LoopClosedError
+from diracx.tasks.plumbing.execution.thread import ExecutionThreads, executing
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.testing import wait_until
 
 caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
-
-@dataclass
-class Told:
-    """Counts calls in place of ending the process."""
-
-    times: int = 0
-
-    def __call__(self) -> None:
-        self.times += 1
+STOP = Cancellation(Cause.STOP, "the worker stops")
 
 
 class Task(BaseTask):
     async def execute(self) -> None:
-        """Not called: the invocation decides."""
+        """Not called: each test calls code of its own."""
 
 
 @dataclass
 class Blocks:
-    """An invocation that blocks its thread until it is released."""
+    """Code that blocks its thread until it is released."""
 
     begun: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
@@ -57,46 +52,141 @@ async def where(task: BaseTask) -> tuple[str, int, str]:
     return threading.current_thread().name, id(asyncio.get_running_loop()), caller.get()
 
 
-async def test_an_invocation_runs_on_the_loop_of_the_thread_in_the_context_of_its_caller() -> None:
+@pytest.fixture
+async def threads() -> AsyncIterator[ExecutionThreads]:
+    """The threads of a worker of medium tasks."""
+    async with executing(Size.MEDIUM, Resources()) as threads:
+        assert threads is not None
+        yield threads
+
+
+async def run(
+    threads: ExecutionThreads, code: Callable[[BaseTask], Any], execution: Execution | None = None
+) -> tuple[Any, BaseException | None]:
+    """Run an execution to its end."""
+    execution = execution or Execution()
+    execution.begin()
+    value, error = await execution.run(threads.invoke(code, Task(), execution), None)
+    reason = execution.cancellation
+    return value, error if reason is None or reason.error is None else reason.error
+
+
+async def test_code_runs_in_the_context_of_its_caller_and_a_thread_is_used_again(threads: ExecutionThreads) -> None:
     caller.set("the worker")
-    with ExecutionThread.open() as thread:
-        assert await thread.invoke(where, Task()) == ("execution", id(thread.loop), "the worker")
+    first, _ = await run(threads, where)
+    assert (first[0], first[2]) == ("execution 1", "the worker")
+    assert await run(threads, where) == (first, None)
 
 
-async def test_the_loop_of_the_worker_runs_while_a_task_blocks_its_thread() -> None:
+async def test_code_that_blocks_its_thread_holds_up_neither_the_worker_nor_a_neighbour(
+    threads: ExecutionThreads,
+) -> None:
     blocks = Blocks()
-    with ExecutionThread.open() as thread:
-        running = asyncio.create_task(thread.invoke(blocks, Task()))
-        await wait_until(blocks.begun.is_set, description="it blocks")
-        assert not running.done()
-        blocks.released.set()
-        assert await running == "done"
+    running = asyncio.create_task(run(threads, blocks))
+    await wait_until(blocks.begun.is_set, description="it blocks")
+    neighbour, _ = await run(threads, where)
+    assert neighbour[0] == "execution 2"
+    assert not running.done()
+    blocks.released.set()
+    assert await running == ("done", None)
 
 
-async def test_an_exception_of_a_task_arrives_as_the_same_object() -> None:
+async def test_an_exception_arrives_as_the_same_object(threads: ExecutionThreads) -> None:
     error = LookupError("this one")
 
     async def fails(task: BaseTask) -> None:
         raise error
 
-    with ExecutionThread.open() as thread:
-        with pytest.raises(LookupError) as caught:
-            await thread.invoke(fails, Task())
-        assert caught.value is error
+    assert await run(threads, fails) == (None, error)
 
 
-async def test_a_task_that_exits_ends_neither_the_thread_nor_its_neighbours() -> None:
-    async def exits(task: BaseTask) -> None:
-        raise SystemExit("out")
-
-    with ExecutionThread.open() as thread:
-        with pytest.raises(SystemExit, match="out"):
-            await thread.invoke(exits, Task())
-        assert (await thread.invoke(where, Task()))[0] == "execution"
+async def exit_in_a_callback(task: BaseTask) -> None:
+    asyncio.get_running_loop().call_soon(sys.exit, 2)
+    await asyncio.sleep(30)
 
 
-async def test_a_cancelled_task_has_ended_before_its_caller_is_cancelled_and_the_process_goes_on() -> None:
-    begun, cleaned_up, told = threading.Event(), threading.Event(), Told()
+async def exit_in_a_child(task: BaseTask) -> None:
+    async def child() -> None:
+        sys.exit(2)
+
+    await asyncio.gather(child(), asyncio.sleep(30))
+
+
+async def exits(task: BaseTask) -> None:
+    sys.exit(2)
+
+
+async def cancel_all_tasks(task: BaseTask) -> None:
+    for other in asyncio.all_tasks():
+        other.cancel()
+    await asyncio.sleep(30)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (exits, SystemExit),
+        (exit_in_a_child, SystemExit),
+        (cancel_all_tasks, asyncio.CancelledError),
+    ],
+)
+async def test_code_that_ends_its_loop_ends_no_other_execution(
+    threads: ExecutionThreads, code: Callable[[BaseTask], Awaitable[None]], kind: type[BaseException]
+) -> None:
+    blocks = Blocks()
+    neighbour = asyncio.create_task(run(threads, blocks))
+    await wait_until(blocks.begun.is_set, description="the neighbour runs")
+    _, error = await run(threads, code)
+    assert isinstance(error, kind)
+    blocks.released.set()
+    assert await neighbour == ("done", None)
+    assert (await run(threads, where))[0][0].startswith("execution ")
+
+
+class Closing(asyncio.SelectorEventLoop):
+    """A loop that is closed as soon as it stops, as another thread may do in the right moment."""
+
+    def run_forever(self) -> None:
+        super().run_forever()
+        self.close()
+
+
+async def test_an_execution_that_closes_its_loop_has_failed_and_the_thread_is_replaced() -> None:
+    loops = iter([Closing])
+
+    async def closes(task: BaseTask) -> None:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(30)
+
+    threads = ExecutionThreads(Resources(), lambda: next(loops, asyncio.SelectorEventLoop)())
+    _, error = await run(threads, closes)
+    assert isinstance(error, LoopClosedError)
+    assert (await run(threads, where))[0][0].startswith("execution ")
+    await threads.close()
+
+
+async def test_what_a_callback_raises_fails_the_execution_that_set_it(threads: ExecutionThreads) -> None:
+    execution = Execution()
+    _, error = await run(threads, exit_in_a_callback, execution)
+    assert isinstance(error, SystemExit)
+    assert execution.cancellation is not None
+    assert execution.cancellation.cause is Cause.ESCAPED
+
+
+async def test_a_task_factory_that_code_has_set_hinders_no_later_execution(threads: ExecutionThreads) -> None:
+    def refuse(loop: asyncio.AbstractEventLoop, code: Any, **settings: Any) -> asyncio.Task[Any]:
+        raise LookupError("no tasks here")
+
+    async def sets_a_factory(task: BaseTask) -> None:
+        asyncio.get_running_loop().set_task_factory(refuse)
+
+    assert await run(threads, sets_a_factory) == (None, None)
+    (name, _, _), error = await run(threads, where)
+    assert (name, error) == ("execution 1", None)
+
+
+async def test_cancelled_code_has_ended_before_its_execution_has(threads: ExecutionThreads) -> None:
+    begun, cleaned_up, execution = threading.Event(), threading.Event(), Execution()
 
     async def waits(task: BaseTask) -> None:
         begun.set()
@@ -106,105 +196,93 @@ async def test_a_cancelled_task_has_ended_before_its_caller_is_cancelled_and_the
             await asyncio.sleep(0)
             cleaned_up.set()
 
-    with ExecutionThread.open() as opened:
-        thread = ExecutionThread(opened.loop, told)
-        running = asyncio.create_task(thread.invoke(waits, Task()))
-        await wait_until(begun.is_set, description="it runs")
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        assert cleaned_up.is_set()
-    assert told.times == 0
+    running = asyncio.create_task(run(threads, waits, execution))
+    await wait_until(begun.is_set, description="it runs")
+    execution.cancel(STOP)
+    _, error = await running
+    assert isinstance(error, asyncio.CancelledError)
+    assert cleaned_up.is_set()
 
 
-async def test_a_thread_that_does_not_yield_to_a_cancellation_ends_the_process(
-    caplog: pytest.LogCaptureFixture,
+@dataclass
+class Ends:
+    """Counts the ends of the process, which goes on."""
+
+    times: int = 0
+
+    def __call__(self) -> None:
+        self.times += 1
+
+
+async def test_a_thread_that_is_not_left_when_the_lease_lapsed_ends_the_process(
+    threads: ExecutionThreads, caplog: pytest.LogCaptureFixture
 ) -> None:
-    blocks, told = Blocks(), Told()
-    with ExecutionThread.open() as opened:
-        thread = ExecutionThread(opened.loop, told)
-        running = asyncio.create_task(thread.invoke(blocks, Task()))
-        await wait_until(blocks.begun.is_set, description="it blocks")
-        running.cancel()
-        await wait_until(lambda: told.times, description="the process is to end")
-        blocks.released.set()
-        await asyncio.wait([running])
-    assert told.times == 1
-    (record,) = (record for record in caplog.records if record.levelno == logging.CRITICAL)
-    assert record.getMessage().startswith("Task was cancelled, but ")
-    assert "give the thread back: the process ends" in record.getMessage()
-    assert "in wait does not" in record.getMessage(), "the text names the line where the thread is"
+    blocks, ends = Blocks(), Ends()
+    last_resort = LastResort(ends)
+    execution = Execution(lambda: "test:Task 1", last_resort=last_resort)
+    running = asyncio.create_task(run(threads, blocks, execution))
+    await wait_until(blocks.begun.is_set, description="it blocks")
+    execution.cancel(Cancellation(Cause.LEASE_LAPSED, "its lease lapsed"))
+    await wait_until(lambda: ends.times, description="the process ends")
+    blocks.released.set()
+    await running
+    assert ends.times == 1
+    assert last_resort.reason is not None
+    assert last_resort.reason.startswith("test:Task 1: it was cancelled (its lease lapsed), but it still runs at ")
+    assert "in wait: the process ends" in caplog.text, "the text names the line where the thread is"
 
 
 def test_the_end_of_the_process_waits_for_no_thread() -> None:
     code = (
         "import threading\n"
-        "from diracx.tasks.plumbing.execution.thread import end_process\n"
+        "from diracx.tasks.plumbing.execution.last_resort import end_process\n"
         "threading.Thread(target=threading.Event().wait).start()\n"
         "end_process()\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == EXIT_CODE
 
 
-async def test_a_context_is_entered_and_left_on_the_thread() -> None:
-    threads: list[str] = []
-
-    @asynccontextmanager
-    async def context() -> AsyncIterator[str]:
-        threads.append(threading.current_thread().name)
-        yield "opened"
-        threads.append(threading.current_thread().name)
-
-    with ExecutionThread.open() as thread:
-        async with thread.entered(context()) as value:
-            assert value == "opened"
-            assert threads == ["execution"]
-    assert threads == ["execution", "execution"]
-
-
-async def test_a_context_that_cannot_be_entered_raises_its_error() -> None:
-    @asynccontextmanager
-    async def context() -> AsyncIterator[None]:
-        sqlite3.connect("no/such/folder/database")
-        yield
-
-    with ExecutionThread.open() as thread, pytest.raises(sqlite3.OperationalError, match="unable to open"):
-        async with thread.entered(context()):
-            pytest.fail("it was entered")
-
-
-@pytest.mark.parametrize("size", [Size.MEDIUM, Size.LARGE])
-async def test_medium_and_large_tasks_have_a_thread(size: Size) -> None:
-    async with executing(size, Resources()) as thread:
-        assert thread is not None
-        assert (await thread.invoke(where, Task()))[0] == "execution"
-
-
 class OpenedOn(Resources):
-    """Records the loops on which it is opened and closed."""
+    """Records the threads on which it is opened and closed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loops: list[int] = []
+        self.threads: list[str] = []
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Injector]:
-        self.loops.append(id(asyncio.get_running_loop()))
+        self.threads.append(threading.current_thread().name)
         async with super().opened() as injector:
             yield injector
-        self.loops.append(id(asyncio.get_running_loop()))
+        self.threads.append(threading.current_thread().name)
 
 
-async def test_resources_are_opened_on_the_loop_that_executes() -> None:
-    on_a_thread, here = OpenedOn(), OpenedOn()
-    async with executing(Size.MEDIUM, on_a_thread) as thread:
-        assert thread is not None
-        assert on_a_thread.loops == [id(thread.loop)]
-    assert on_a_thread.loops == [id(thread.loop)] * 2
-    async with executing(Size.SMALL, here):
-        assert here.loops == [id(asyncio.get_running_loop())]
+async def test_resources_are_opened_on_each_thread_that_executes() -> None:
+    elsewhere, here, blocks = OpenedOn(), OpenedOn(), Blocks()
+    async with executing(Size.LARGE, elsewhere) as threads:
+        assert threads is not None
+        running = asyncio.create_task(run(threads, blocks))
+        await wait_until(blocks.begun.is_set, description="one thread is busy")
+        await run(threads, where)
+        blocks.released.set()
+        await running
+        assert elsewhere.threads == ["execution 1", "execution 2"]
+    assert sorted(elsewhere.threads[2:]) == ["execution 1", "execution 2"]
+    async with executing(Size.SMALL, here) as none:
+        assert none is None
+        assert here.threads == [threading.current_thread().name]
 
 
-async def test_small_tasks_share_the_loop_of_the_worker() -> None:
-    async with executing(Size.SMALL, Resources()) as thread:
-        assert thread is None
+async def test_a_resource_that_cannot_be_opened_is_reported_before_any_task() -> None:
+    class Missing(Resources):
+        @asynccontextmanager
+        async def opened(self) -> AsyncIterator[Injector]:
+            self.check()
+            yield self.injector
+
+        def problems(self) -> list[str]:
+            return ["lollygag:SyncOwnersTask needs LollygagDB"]
+
+    with pytest.raises(ResourceError, match="needs LollygagDB"):
+        async with executing(Size.MEDIUM, Missing()):
+            pytest.fail("it was opened")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.execution.execution import Cancellation, Cause
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, LeaseLapsedError, StillExecutingError
 from diracx.tasks.testing import wait_until
@@ -155,14 +156,14 @@ async def test_a_message_whose_earlier_execution_has_not_ended_here_is_not_taken
     keeper = LeaseKeeper(ACK_WAIT, clock)
     stale = keeper.take(delivery(0, answers))
     assert stale is not None
-    stale.task = asyncio.create_task(_until_cancelled_twice())
+    stale.task = asyncio.create_task(_drive_until_cancelled_twice(stale))
     await turn()
     clock.now = TRUSTED
     for _ in range(2):
         with pytest.raises(StillExecutingError, match="an earlier delivery of message 7 still executes here"):
             keeper.take(delivery(TRUSTED, delivered=2))
         await turn()
-    assert stale.interrupt_reason == "its lease lapsed"
+    assert stale.execution.cancellation == Cancellation(Cause.LEASE_LAPSED, "its lease lapsed")
     assert stale.task.cancelling() == 1, "it is cancelled once"
     assert keeper.all == [stale]
     stale.task.cancel()
@@ -175,12 +176,12 @@ async def test_an_execution_whose_stream_was_made_anew_is_interrupted_and_can_se
     keeper = LeaseKeeper(ACK_WAIT, clock)
     stale = keeper.take(delivery(0, answers))
     assert stale is not None
-    stale.task = asyncio.create_task(_until_cancelled_twice())
+    stale.task = asyncio.create_task(_drive_until_cancelled_twice(stale))
     await turn()
     clock.now = 15
     with pytest.raises(StillExecutingError):
         keeper.take(delivery(15, stored_ns=1001))
-    assert stale.interrupt_reason == "its stream was made anew"
+    assert stale.execution.cancellation == Cancellation(Cause.LEASE_LAPSED, "its stream was made anew")
     with pytest.raises(LeaseLapsedError):
         stale.ensure_held()
     with ticking(keeper):
@@ -244,13 +245,13 @@ async def test_a_lapsed_lease_gets_no_heartbeat_and_its_task_is_interrupted() ->
     keeper = LeaseKeeper(ACK_WAIT, clock)
     lease = keeper.take(delivery(0, answers))
     assert lease is not None
-    lease.task = asyncio.create_task(_forever())
+    lease.task = asyncio.create_task(_drive(lease))
     await turn()
     clock.now = TRUSTED
     with ticking(keeper):
         await asyncio.wait([lease.task])
     assert lease.task.cancelled()
-    assert lease.interrupt_reason == "its lease lapsed"
+    assert lease.execution.cancellation == Cancellation(Cause.LEASE_LAPSED, "its lease lapsed")
     assert not answers.heartbeats
 
 
@@ -267,29 +268,24 @@ async def test_a_settled_message_gets_no_heartbeat() -> None:
     assert not keeper.all
 
 
-async def test_a_task_that_is_being_settled_is_not_interrupted() -> None:
+async def test_a_task_that_is_being_settled_is_not_cancelled() -> None:
     lease = Lease(delivery(0), 0, TRUSTED, ManualClock(0))
-    lease.interrupt("nobody executes it yet")
-    assert lease.interrupt_reason is None
-    lease.task = asyncio.create_task(_forever())
-    lease.settling = True
-    lease.interrupt("too late")
+    lease.task = asyncio.create_task(_drive(lease))
     await turn()
-    assert lease.interrupt_reason is None
+    lease.close()
+    lease.execution.cancel(Cancellation(Cause.STOP, "too late"))
+    await turn()
+    assert lease.execution.cancellation is None
     assert not lease.task.done()
-    lease.settling = False
-    lease.interrupt("first")
-    lease.interrupt("second")
+    lease.task.cancel()
+
+
+async def _drive(lease: Lease) -> None:
+    assert lease.execution.begin()
+    await asyncio.Event().wait()
+
+
+async def _drive_until_cancelled_twice(lease: Lease) -> None:
     with contextlib.suppress(asyncio.CancelledError):
-        await lease.task
-    assert lease.interrupt_reason == "second"
-
-
-async def _until_cancelled_twice() -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        await _forever()
-    await _forever()
-
-
-async def _forever() -> None:
+        await _drive(lease)
     await asyncio.Event().wait()

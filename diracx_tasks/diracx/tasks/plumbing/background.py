@@ -149,6 +149,12 @@ class ChildTasks:
         if self._error is not None:
             raise self._error
 
+    async def end(self, seconds: float) -> None:
+        """Wait for the children for so long, and cancel those that still run."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        self.cancel()
+
     def cancel(self) -> None:
         """Cancel the children that still run."""
         for task in self._tasks:
@@ -170,6 +176,16 @@ async def uncancelled(coroutine: Coroutine[Any, Any, T]) -> T:
         except asyncio.CancelledError as error:  # a stop, a lost lock and a timeout may each cancel
             cancelled = error
     raise cancelled from (None if work.cancelled() else work.exception())
+
+
+async def carried_through(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run `coroutine` to its end, and ignore cancellations of this task meanwhile: they come from code that must not
+    cancel it. If the event loop ends, `coroutine` is cancelled too, and this raises the cancellation."""
+    work = asyncio.create_task(coroutine)
+    while not work.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([work])
+    return work.result()
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 Clock = Callable[[], float]
 """Returns seconds since an arbitrary start; never steps back."""
@@ -12,6 +14,5 @@ Clock = Callable[[], float]
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
-def boottime() -> float:
-    """Return seconds since boot, including suspended time where the platform offers it (Linux `CLOCK_BOOTTIME`)."""
-    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+boottime: Final[Clock] = time.monotonic if _BOOTTIME is None else partial(time.clock_gettime, _BOOTTIME)
+"""Returns seconds since boot, including suspended time where the platform offers it (Linux `CLOCK_BOOTTIME`)."""

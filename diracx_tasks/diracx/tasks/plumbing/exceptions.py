@@ -7,6 +7,7 @@
     - TooManyRetriesError          the retry policy allows no further retry
   x UnableToAcquireLockError       another task holds a lock; nothing was executed
   x LockLostError                  a lock lapsed while its task ran
+  x LoopHeldUpError                a small task blocked the event loop for longer than its lease
   x SendTaskError                  JetStream did not store a task
   x ResultIsMissingError           no result is stored for a task id
   x TaskDefinitionError            a task class, lock type, schedule or entry point cannot work
@@ -89,6 +90,13 @@ class UnableToAcquireLockError(TaskError):
         self.pace = pace
         self.reason = reason
         super().__init__(reason or (f"{key} is held by {holder}" if holder else f"{key} is held"))
+
+
+class LoopHeldUpError(TaskError):
+    """A small task blocked the event loop that it shares for longer than its lease. It has failed."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"blocked the loop for {seconds:.0f} s, longer than its lease: declare it MEDIUM")
 
 
 class LockLostError(TaskError):

@@ -12,7 +12,7 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
-from diracx.tasks.plumbing.execution.job import Outcome, Retry
+from diracx.tasks.plumbing.execution.job import Outcome, Retry, Succeeded
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -101,6 +101,26 @@ async def test_a_record_that_cannot_be_deleted_leaves_its_task_settled_and_repor
     (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     settled = f"test:{type(task).__name__} (message 1) is settled, but its attempt record was not deleted: "
     assert line.startswith(settled)
+
+
+class CancelsItselfLate(FailsOnce):
+    async def execute(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        await super().execute()
+        asyncio.get_running_loop().call_soon(task.cancel)
+
+
+async def test_code_that_cancels_its_asyncio_task_after_its_end_does_not_break_off_its_settlement(
+    mesh: TaskMesh,
+) -> None:
+    mesh.register(CancelsItselfLate)
+    outcomes: list[Outcome] = []
+    await CancelsItselfLate(1).schedule()
+    async with mesh.working(on_outcome=lambda name, task_id, outcome: outcomes.append(outcome)):
+        await wait_until(lambda: len(outcomes) == 2, description="both outcomes were reported")
+    assert [type(outcome) for outcome in outcomes] == [Retry, Succeeded]
+    assert ran == [1, 1]
 
 
 async def test_an_error_in_on_outcome_is_logged_and_its_task_is_settled(

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from support import unruly_tasks
+from support import leaving_tasks
 from support.command_line import CommandLine, OnTheServer
 from support.processes import LoggedProcess
 
@@ -77,7 +77,7 @@ def test_the_time_limit_of_a_task_does_not_run_while_it_is_debugged(with_server:
     [
         ("exits", "SystemExit: 2"),
         ("interrupts", "KeyboardInterrupt"),
-        ("is_odd", "unruly_tasks.tasks.Odd: neither fish nor fowl"),
+        ("is_odd", "leaving_tasks.tasks.Odd: neither fish nor fowl"),
         ("quits_generator", "GeneratorExit"),
         ("cancels_itself", "asyncio.exceptions.CancelledError"),
         ("cancels_all", "asyncio.exceptions.CancelledError"),
@@ -91,8 +91,8 @@ def test_the_time_limit_of_a_task_does_not_run_while_it_is_debugged(with_server:
 async def test_whatever_a_task_does_to_itself_is_its_failure(
     with_server: CommandLine, on_the_server: OnTheServer, way: str, error: str
 ) -> None:
-    unruly_tasks.install(with_server)
-    done = with_server("call", *unruly_tasks.arguments(way))
+    leaving_tasks.install(with_server)
+    done = with_server("call", *leaving_tasks.arguments(way))
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     *trace, last, verdict = done.stderr[done.stderr.index("Traceback") :].splitlines()
     assert last == error
@@ -112,15 +112,15 @@ async def test_whatever_a_task_does_to_itself_is_its_failure(
 async def test_a_task_that_goes_on_has_a_result(
     with_server: CommandLine, on_the_server: OnTheServer, way: str, result: str
 ) -> None:
-    unruly_tasks.install(with_server)
-    done = with_server("call", *unruly_tasks.arguments(way))
+    leaving_tasks.install(with_server)
+    done = with_server("call", *leaving_tasks.arguments(way))
     assert (done.returncode, done.stdout) == (0, f"Result: {result}\n"), done.stderr
     assert await on_the_server.locks() == 0
 
 
 async def test_a_second_ctrl_c_breaks_off_a_task_that_refuses_cancellation(with_server: CommandLine) -> None:
-    unruly_tasks.install(with_server)
-    process = LoggedProcess(with_server, "call", *unruly_tasks.arguments("is_deaf"))
+    leaving_tasks.install(with_server)
+    process = LoggedProcess(with_server, "call", *leaving_tasks.arguments("is_deaf"))
     await with_server.wait_for_line("begin")
     process.process.send_signal(signal.SIGINT)
     await with_server.wait_for_line("refused")

@@ -14,7 +14,7 @@ import pytest
 from diracx.tasks.cli.logs import LogLine
 from diracx.tasks.cli.processes.children import Child
 from diracx.tasks.testing import wait_until
-from support import unruly_tasks
+from support import leaving_tasks
 from support.command_line import CommandLine
 
 
@@ -83,8 +83,8 @@ async def test_it_ends_while_it_waits(extension: CommandLine) -> None:
 
 
 async def test_a_program_that_a_task_left_does_not_hide_the_end_of_the_command(extension: CommandLine) -> None:
-    unruly_tasks.install(extension)
-    child = Child("call", ["call", *unruly_tasks.arguments("leaves_a_program")], extension.environment)
+    leaving_tasks.install(extension)
+    child = Child("call", ["call", *leaving_tasks.arguments("leaves_a_program")], extension.environment)
     child.shortest_pause = child.longest_pause = 3600.0
     async with running(child) as run:
         await wait_until(lambda: run.count("ended with exit code 0"), description="its end is shown", timeout=60)

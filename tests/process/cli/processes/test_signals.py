@@ -8,8 +8,8 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
+from support.leaving_tasks import TASKS, arguments, install
 from support.processes import worker_process
-from support.unruly_tasks import TASKS, arguments, install
 
 SLOW_SECONDS = 20.0
 """A child that keeps the handlers of its worker lives for 300 s."""

@@ -21,7 +21,6 @@ import socket
 import sys
 import traceback
 from bdb import BdbQuit
-from collections.abc import Callable
 from contextvars import Context
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,12 +29,15 @@ from typing import Any, Final
 from uuid import uuid4
 
 from diracx.tasks.cli.calling.lock_server import lock_server
-from diracx.tasks.cli.processes.signals import BrokenOff
+from diracx.tasks.cli.processes.signals import BrokenOff, StopSignals
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError
+from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
 from diracx.tasks.plumbing.execution.executor import Executor, TaskCall
+from diracx.tasks.plumbing.execution.forks import guard_forks
 from diracx.tasks.plumbing.execution.job import Dead, Discarded, Job, Outcome, Retry
-from diracx.tasks.plumbing.execution.loops import log_escape, loop_on_a_thread, run_on, task_that_raised
+from diracx.tasks.plumbing.execution.loops import loop_on_a_thread, run_on
+from diracx.tasks.plumbing.execution.thread import TaskThreads, blame_escape, run_code
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
@@ -62,8 +64,7 @@ class Call:
 
     Args:
         injector: An injector that has prepared the task's class.
-        is_stopping: Says whether a signal has asked for the end. Otherwise a cancellation of `run` is not meant: the
-            task has cancelled all that it found on its loop.
+        signals: End the execution.
     """
 
     def __init__(
@@ -72,37 +73,38 @@ class Call:
         registered: RegisteredTask,
         injector: Injector,
         debugger: Debugger,
-        is_stopping: Callable[[], bool],
+        signals: StopSignals,
     ) -> None:
         self.debugger = debugger
         self.begun = False
         """True once the locks are held and the task has begun."""
+        self.broken_off: signal.Signals | None = None
+        """The signal by which the user broke the task off."""
         self._registry = registry
         self._registered = registered
         self._injector = injector
-        self._is_stopping = is_stopping
-        self.broken_off: signal.Signals | None = None
-        """The signal by which the user broke the task off."""
+        self._signals = signals
+        self._execution = Execution(lambda: registered.name)
         self._raised: BaseException | None = None
-        self._attempting: asyncio.Task[Any] | None = None
-        self._escaped: BaseException | None = None
 
     async def run(self, task: BaseTask, settings: ConnectionSettings, namespace: Namespace) -> Outcome:
         """Execute the task on the loop of the main thread, which runs this method.
 
         Raises:
             ServerUnavailableError: The server refuses this client, or none is reachable and none can be started.
-            asyncio.CancelledError: The call was cancelled; the task has ended and its locks are released.
+            asyncio.CancelledError: A signal came before the task began.
         """
         main_loop = asyncio.get_running_loop()
+        main_loop.set_default_executor(TaskThreads())
+        guard_forks()
 
-        async def invoke(invocation: TaskCall, task: BaseTask) -> Any:
-            value, self._raised = await run_on(main_loop, self._attempt(invocation, task))
-            if self._raised is not None:
-                raise self._raised
-            return value
+        async def invoke(invocation: TaskCall, task: BaseTask, execution: Execution) -> Any:
+            self.begun = True
+            return await run_code(main_loop, self._attempt(invocation, task), execution)
 
         async def execute() -> Outcome:
+            if not self._execution.begin():
+                raise asyncio.CancelledError  # by a signal
             async with (
                 lock_server(settings, namespace, self._registry) as connection,
                 LockKeeper(Bucket(connection, namespace.locks_bucket)) as keeper,
@@ -113,30 +115,25 @@ class Call:
                     self._injector, keeper, worker, limiters=False, timeouts=not debugging, invoke=invoke
                 )
                 envelope = Envelope(name=self._registered.name, id=uuid4().hex, submitted=datetime.now(UTC))
-                return await executor.execute(Job(self._registered, envelope, task))
+                return await executor.execute(Job(self._registered, envelope, task), self._execution)
 
         with loop_on_a_thread("nats") as loop:
-            return await run_on(loop, execute(), is_meant=lambda: self.broken_off is not None or self._is_stopping())
+            self._signals.on_signal(self._stop, loop=loop)
+            # Code of the task may cancel all that it finds on its loop, also this coroutine: that is not meant.
+            return await run_on(loop, execute(), is_meant=lambda: False)
 
-    async def _attempt(self, invocation: TaskCall, task: BaseTask) -> tuple[Any, BaseException | None]:
-        """Run the task and return its value and its exception, CancelledError included.
+    def _stop(self) -> None:
+        self._execution.cancel(Cancellation(Cause.STOP, "a signal came"))
 
-        None is raised here: a SystemExit would reach the loop, and a CancelledError would lose its traceback.
-        """
-        self.begun = True
-        self._attempting = asyncio.current_task()
-        value: Any = None
-        raised: BaseException | None = None
+    async def _attempt(self, invocation: TaskCall, task: BaseTask) -> Any:
         try:
-            value = await _run_debugged(invocation, task, self.debugger)
+            return await _run_debugged(invocation, task, self.debugger)
         except BrokenOff as error:
-            self.broken_off, raised = error.number, asyncio.CancelledError()
+            self.broken_off = error.number
+            raise asyncio.CancelledError from None
         except BaseException as error:
-            raised = error
-        self._attempting = None
-        if self._escaped is not None and (raised is None or isinstance(raised, asyncio.CancelledError)):
-            raised = self._escaped
-        return value, raised
+            self._raised = error
+            raise
 
     def on_escape(self, error: BaseException, context: Context | None) -> None:
         """Tell the end of the call from the end of its task. An `OnEscape` for the loop of the main thread.
@@ -147,17 +144,13 @@ class Call:
         if isinstance(error, BrokenOff):
             self.broken_off = error.number
             raise error
-        if self._attempting is None:
-            log_escape(error, context)
-        elif task_that_raised(error) is None:
-            self._escaped = error
-            self._attempting.cancel()
+        blame_escape(error, context)
 
     def describe_failure(self, outcome: Retry | Dead | Discarded) -> str:
         """Return the error of a failure, with the traceback from the author's code on."""
         failure = outcome.failure
         assert failure is not None
-        raised = self._raised
+        raised = self._raised if self._execution.cancellation is None else self._execution.cancellation.error
         if isinstance(raised, BdbQuit):
             return "the debugger was left before the task had ended"
         if isinstance(raised, TaskRetryRequestedError) or not failure.traceback:

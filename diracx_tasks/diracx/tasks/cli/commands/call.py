@@ -61,7 +61,7 @@ def command(*, entry_point: str, args: str | None, kwargs: str | None, debugger:
     # The prompt of the debugger handles Ctrl-C itself.
     at_once = () if debugger == Debugger.NONE else (signal.SIGINT,)
     signals = StopSignals(interrupt_main_thread, at_once=at_once, end_after=FORCED_END_SECONDS)
-    call = Call(registry, registered, resources.injector, Debugger(debugger), lambda: signals.received is not None)
+    call = Call(registry, registered, resources.injector, Debugger(debugger), signals)
     settings, namespace = settings_of(access), namespace_of(access)
 
     async def execute() -> Outcome:

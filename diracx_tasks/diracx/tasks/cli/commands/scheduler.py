@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
@@ -18,7 +17,7 @@ from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
-from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS
+from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS, end_within
 from diracx.tasks.cli.processes.health import health_endpoint, health_options
 from diracx.tasks.cli.processes.signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
@@ -29,7 +28,7 @@ from diracx.tasks.plumbing.operations.scheduler_service import SchedulerHealth, 
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER
-from diracx.tasks.plumbing.scheduler.scheduler import scheduler_id
+from diracx.tasks.plumbing.scheduler.scheduler import STOP_SECONDS, scheduler_id
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -104,7 +103,8 @@ async def _serve(
     settings: SchedulerSettings,
     health_address: tuple[str, int] | None,
 ) -> None:
-    signals = StopSignals(end_after=FORCED_END_SECONDS, end_code=ExitCode.DONE)
+    end_after = STOP_SECONDS + CLOSE_SECONDS + FORCED_END_SECONDS
+    signals = StopSignals(end_after=end_after, end_code=ExitCode.DONE)
     signals.cancel_this_task()
     with signals.handled(), telemetry_from(os.environ, f"{namespace.name}-scheduler", scheduler_id()):
         try:
@@ -127,22 +127,11 @@ async def _serve(
                     try:
                         await scheduler.run()
                     finally:
-                        _end_in_time(signals)
+                        # A server that hangs holds up nothing.
+                        code = ExitCode.BUG if signals.received is None else ExitCode.DONE
+                        end_within(CLOSE_SECONDS, code, f"the connections were not closed within {CLOSE_SECONDS:g} s")
                 logger.info("%s: ended after %d occurrences", scheduler.id, scheduler.published)
         except asyncio.CancelledError:
             # A signal came before the connection was up; nothing is held.
             if signals.received is None:
                 raise
-
-
-def _end_in_time(signals: StopSignals) -> None:
-    """End the process after `CLOSE_SECONDS`, if it has not ended by then: a server that hangs holds up nothing."""
-
-    def end() -> None:
-        logger.error("the connections were not closed within %g s; the process ends without", CLOSE_SECONDS)
-        logging.shutdown()
-        os._exit(ExitCode.BUG if signals.received is None else ExitCode.DONE)
-
-    timer = threading.Timer(CLOSE_SECONDS, end)
-    timer.daemon = True
-    timer.start()

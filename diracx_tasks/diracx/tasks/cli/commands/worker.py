@@ -16,15 +16,16 @@ from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
 from diracx.tasks.cli.options import Access, Number, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
-from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS
+from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS, before_force
 from diracx.tasks.cli.processes.health import health_endpoint, health_options
 from diracx.tasks.cli.processes.signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
 from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.execution.last_resort import LastResort, end_process
 from diracx.tasks.plumbing.execution.loops import run
-from diracx.tasks.plumbing.execution.thread import EXIT_CODE, end_process, executing
+from diracx.tasks.plumbing.execution.thread import blame_escape, executing
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
@@ -115,7 +116,8 @@ def command(
     server, namespace = settings_of(access), namespace_of(access)
     signals = StopSignals(end_after=grace.total_seconds() + FORCED_END_SECONDS, end_code=ExitCode.DONE)
     with signals.handled():
-        return run(_serve(signals, server, namespace, registry, resources, settings, health_address), _new_loop)
+        serving = _serve(signals, server, namespace, registry, resources, settings, health_address)
+        return run(serving, _new_loop, blame_escape)
 
 
 def _prepare(registry: TaskRegistry, resources: Resources, size: Size) -> None:
@@ -140,6 +142,7 @@ async def _serve(
     health_address: tuple[str, int] | None,
 ) -> ExitCode:
     signals.cancel_this_task()
+    last_resort = LastResort(lambda: end_process(ExitCode.DONE if signals.received else ExitCode.STUCK))
     with telemetry_from(os.environ, f"{namespace.name}-worker", worker_id(settings.size)):
         try:
             async with (
@@ -150,16 +153,14 @@ async def _serve(
                     name=connection_name("worker", settings.size),
                     role="worker",
                 ) as broker,
-                executing(settings.size, resources, _new_loop) as thread,
+                executing(settings.size, resources, _new_loop) as threads,
             ):
-                counters = Counters()
-                invoke = thread.invoke if thread else None
+                counters, invoke = Counters(), None if threads is None else threads.invoke
+                injector, on_outcome = resources.injector, counters.record
                 worker = Worker(
-                    broker.connection, namespace, registry, resources.injector, settings, invoke, counters.record
+                    broker.connection, namespace, registry, injector, settings, invoke, on_outcome, last_resort
                 )
-                if thread is not None:
-                    thread.before_end = worker.abandon
-                    thread.end = lambda: end_process(0 if signals.received else EXIT_CODE)
+                before_force.append(worker.abandon_from_thread)
                 signals.on_signal(worker.stop, worker.stop_now)
                 await _run(worker, counters, broker, health_address)
         except asyncio.CancelledError:
@@ -167,7 +168,7 @@ async def _serve(
             if signals.received is None:
                 logger.critical("code in this process cancelled the worker itself: it ends")
                 return ExitCode.STUCK
-    return ExitCode.DONE
+    return ExitCode.DONE if last_resort.reason is None else ExitCode.STUCK
 
 
 async def _run(

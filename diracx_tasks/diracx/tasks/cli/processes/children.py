@@ -113,6 +113,7 @@ class Child:
             return process.returncode if process.returncode is not None else await process.wait()
         finally:
             reading.cancel()
+            process._transport.close()  # type: ignore[attr-defined]  # a pipe that a left process holds stays open
 
     async def _read(self, process: asyncio.subprocess.Process, show: ShowLine) -> None:
         assert process.stdout is not None

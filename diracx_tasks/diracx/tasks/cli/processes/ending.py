@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,11 @@ _LOG_SECONDS: Final = 1.0
 
 
 _timers: Final[list[threading.Timer]] = []
+
+before_force: Final[list[Callable[[], object]]] = []
+"""Called on a thread of its own before this process is ended by force, for `BEFORE_FORCE_SECONDS` at the most."""
+
+BEFORE_FORCE_SECONDS: Final = 2.0
 
 
 @atexit.register
@@ -68,15 +73,17 @@ def end_within(seconds: float, code: int, reason: str) -> None:
     # The first timer logs. If that blocks, the second one ends the process all the same.
     for pause, call, arguments in (
         (seconds, _end_by_force, (code, reason)),
-        (seconds + _LOG_SECONDS, os._exit, (code,)),
+        (seconds + BEFORE_FORCE_SECONDS + _LOG_SECONDS, os._exit, (code,)),
     ):
         timer = threading.Timer(pause, call, arguments)
         timer.name, timer.daemon = "end of the process", True
-        _timers.append(timer)
         timer.start()
+        _timers.append(timer)
 
 
 def _end_by_force(code: int, reason: str) -> None:
+    for call in before_force:
+        call()
     # Not imported here: a process that has not loaded it has no children of it.
     multiprocessing: Any = sys.modules.get("multiprocessing.process")
     children = [] if multiprocessing is None else multiprocessing.active_children()

@@ -101,18 +101,24 @@ class StopSignals:
                     signal.signal(number, handler)
                 StopSignals._installed = outer
 
-    def on_signal(self, stop: Callable[[], object], stop_now: Callable[[], object] | None = None) -> None:
-        """Set the callbacks that the running loop calls from now on.
+    def on_signal(
+        self,
+        stop: Callable[[], object],
+        stop_now: Callable[[], object] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Set the callbacks that the running loop calls from now on. Main thread only.
 
         Args:
             stop: For the first signal.
             stop_now: For each further one, besides `break_off`.
+            loop: Calls them in place of the running loop.
         """
-        self._loop, self._stop, self._stop_now = asyncio.get_running_loop(), stop, stop_now
+        self._loop, self._stop, self._stop_now = loop or asyncio.get_running_loop(), stop, stop_now
         if self._counter is not None:
             self._counter.take_descriptor_back()
         if self.received is not None:
-            self._loop.call_soon(stop)
+            self._loop.call_soon_threadsafe(stop)
 
     def cancel_this_task(self) -> None:
         """Let the first signal cancel the asyncio task that calls this method."""

@@ -1,10 +1,8 @@
 """The executor turns a job into an outcome: locks, injection, execution, and the retry policy on a failure.
 
-* Any exception of the task, KeyboardInterrupt and SystemExit included, is a failure of the task. Its retry policy
-  decides.
-* A cancellation from outside is never a failure of the task. `execute` raises it as CancelledError, and the code that
-  cancelled knows its meaning. The one exception is a lost lock, which ends as `Interrupted`.
-* A cancellation that nobody asked for (the task awaited something that was cancelled) is a failure of the task.
+* Whatever leaves the task's code is a failure of the task, and its retry policy decides. Its code is `execute()`, its
+  dependencies, its locks and its policy.
+* The exceptions are the cancellations that the worker gave to the `Execution`: `_conclude` lists what each one means.
 * A failure to take the locks because the server does not answer ends as `Interrupted`, not as a failure.
 """
 
@@ -25,6 +23,7 @@ from diracx.tasks.plumbing.exceptions import (
     UnableToAcquireLockError,
     UnretryableError,
 )
+from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
 from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
@@ -35,10 +34,11 @@ from diracx.tasks.plumbing.execution.job import (
     Retry,
     Succeeded,
 )
+from diracx.tasks.plumbing.execution.thread import run_code
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.locks import BaseLimiter, BaseLock, CountingLimiter, FencingToken, LockOwner
 from diracx.tasks.plumbing.locks.fencing import current_token
-from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.locks.keeper import HeldLocks, LockKeeper
 from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.plumbing.wire.failure import Failure
@@ -49,12 +49,16 @@ OnStart: TypeAlias = Callable[[], Awaitable[None]]
 TaskCall: TypeAlias = Callable[[BaseTask], Coroutine[Any, Any, Any]]
 """Executes a task with its dependencies, on the event loop that awaits it."""
 
-Invoke: TypeAlias = Callable[[TaskCall, BaseTask], Awaitable[Any]]
+Invoke: TypeAlias = Callable[[TaskCall, BaseTask, Execution], Awaitable[Any]]
 """Runs a `TaskCall` elsewhere: on another event loop, or under a debugger."""
 
 Limits: TypeAlias = Callable[[Job, CountingLimiter], CountingLimiter]
 """Returns the limiter to take for a job in place of the task's own, see `CountingLimiter.limited`."""
 
+MAX_LEFT: Final = 16
+"""When something of so many ended executions still runs, the worker ends: it would run out of threads."""
+_LEFT_BEHIND_DELAY: Final = timedelta(seconds=10)
+"""The delay before the next delivery when something of an interrupted execution still runs."""
 _SERVER_RETRY_DELAY: Final = timedelta(seconds=5)
 """The delay before the next delivery when the locks could not be taken because of the server."""
 
@@ -91,31 +95,33 @@ class Executor:
         self._invoke = invoke
         self._telemetry = current()
         self._limits = limits
+        self._left_behind: list[Execution] = []
 
-    async def execute(self, job: Job, on_start: OnStart | None = None) -> Outcome:
+    async def execute(self, job: Job, execution: Execution | None = None, on_start: OnStart | None = None) -> Outcome:
         """Execute a job once, under the task's locks.
 
         Args:
             job: The task to execute.
+            execution: Cancels it, and knows why; None: nobody cancels it.
             on_start: Awaited when all locks are held, just before the task executes. An exception that it raises is
                 raised here, and is no failure of the task.
-
-        Raises:
-            asyncio.CancelledError: This execution was cancelled from outside.
         """
+        execution = execution or Execution(lambda: job.envelope.name)
+        if execution.task is None:
+            execution.begin()
         current_task_id.set(job.envelope.id)
         current_token.set(FencingToken(0))
         if job.envelope.traceparent is not None:
             current_traceparent.set(job.envelope.traceparent)
         if not job.registered.takes_locks:
-            return await self._attempt(job, on_start)
+            return await self._attempt(job, execution, on_start)
         try:
             locks = self._locks_of(job)
-        except (Exception, SystemExit) as error:  # the property is the author's code: its failure is the task's
+        except BaseException as error:  # the property is the author's code: its failure is the task's
             return self._failed(job, error)
         if not locks:
-            return await self._attempt(job, on_start)
-        return await self._attempt_locked(job, locks, on_start)
+            return await self._attempt(job, execution, on_start)
+        return await self._attempt_locked(job, execution, locks, on_start)
 
     def _locks_of(self, job: Job) -> list[BaseLock]:
         locks: list[BaseLock] = []
@@ -135,65 +141,98 @@ class Executor:
             locks.append(lock)
         return locks
 
-    async def _attempt_locked(self, job: Job, locks: list[BaseLock], on_start: OnStart | None) -> Outcome:
+    async def _attempt_locked(
+        self, job: Job, execution: Execution, locks: list[BaseLock], on_start: OnStart | None
+    ) -> Outcome:
         owner = LockOwner.new(task=job.envelope.name, id=job.envelope.id, worker=self._worker)
-        executing = asyncio.current_task()
-        assert executing is not None
-        lost_locks: list[bool] = []
-
-        def on_lost() -> None:
-            lost_locks.append(True)
-            executing.cancel()
-
-        held = None
+        lost = Cancellation(Cause.LOCK_LOST, "a lock was lost")
+        outcome: Outcome | None = None
+        held: HeldLocks | None = None
         try:
             async with AsyncExitStack() as stack:
                 try:
-                    held = await stack.enter_async_context(self._keeper.hold(locks, owner, on_lost))
+                    holding = self._keeper.hold(locks, owner, lambda: execution.cancel(lost))
+                    held = await stack.enter_async_context(holding)
                 except UnableToAcquireLockError as error:
                     return LockBusy(error)
                 except ServerError as error:
                     return Interrupted(f"its locks could not be taken: {error}", _SERVER_RETRY_DELAY)
-                except Exception as error:  # the lock may be the author's code: its failure is the task's
-                    return self._failed(job, error)
+                except BaseException as error:  # the lock may be the author's code: its failure is the task's
+                    if execution.cancellation is lost:
+                        return Interrupted("a lock was lost while the next one was taken", _SERVER_RETRY_DELAY)
+                    return self._conclude(job, execution, None, error)
                 current_token.set(held.token or FencingToken(0))
-                outcome = await self._attempt(job, on_start)
+                outcome = await self._attempt(job, execution, on_start)
+                if execution.runs_on:
+                    held.release_after(execution.nothing_runs)
         except asyncio.CancelledError:
-            if not lost_locks:
+            # It arrived while locks were taken or released, which no cancellation interrupts.
+            if outcome is None:
                 raise
-            executing.uncancel()
-        if held is None:
-            return Interrupted("a lock was lost while the next one was taken", _SERVER_RETRY_DELAY)
+        assert held is not None
         if held.lost is not None:
             if self._telemetry is not None:
                 self._telemetry.lock_lost(held.lost.key)
             return Interrupted(str(held.lost))
         return outcome
 
-    async def _attempt(self, job: Job, on_start: OnStart | None) -> Outcome:
+    async def _attempt(self, job: Job, execution: Execution, on_start: OnStart | None) -> Outcome:
+        task_class = job.registered.task_class
         if on_start is not None:
-            await on_start()
+            try:
+                await on_start()
+            except asyncio.CancelledError as error:
+                return self._conclude(job, execution, None, error)
         try:
-            return Succeeded(await self._run(job))
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Nobody cancelled this execution. The task awaited something that was cancelled.
+            call: TaskCall = self._injector.prepare(task_class)
+        except TaskDefinitionError as error:
             return self._failed(job, error)
-        except BaseException as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # The clean-up failed during a cancellation from outside. That is no failure of the task either.
-                raise asyncio.CancelledError from error
-            return self._failed(job, error)
+        seconds = task_class.timeout_seconds if self._timeouts else None
+        if self._invoke is not None:
+            code = self._invoke(call, job.task, execution)
+        else:
+            code = call(job.task)
+            if seconds is not None:
+                # In an asyncio task of its own, so that the execution can give up code that is deaf to cancellations.
+                code = run_code(asyncio.get_running_loop(), execution.in_steps(code), execution)
+        value, raised = await execution.run(code, seconds)
+        if execution.runs_on:
+            self._note_left_behind(execution)
+        if raised is None and execution.cancellation is None:
+            return Succeeded(value)
+        return self._conclude(job, execution, value, raised)
 
-    def _run(self, job: Job) -> Awaitable[Any]:
-        call: TaskCall = self._injector.prepare(job.registered.task_class)
-        seconds = job.registered.task_class.timeout_seconds
-        if seconds is not None and self._timeouts:
-            call = _with_timeout(call, seconds)
-        return call(job.task) if self._invoke is None else self._invoke(call, job.task)
+    def _note_left_behind(self, execution: Execution) -> None:
+        self._left_behind = [left for left in self._left_behind if left.runs_on] + [execution]
+        if len(self._left_behind) >= MAX_LEFT:
+            execution.retire_worker(f"what {MAX_LEFT} tasks left behind still runs")
+
+    @property
+    def left_behind(self) -> int:
+        """The number of executions that have ended, and of which something still runs: calls in threads, or code that
+        was given up."""
+        return sum(left.runs_on for left in self._left_behind)
+
+    def _conclude(self, job: Job, execution: Execution, value: Any, error: BaseException | None) -> Outcome:
+        """The outcome of code that returned `value`, or raised `error`.
+
+        cancelled for               the code returned   it raised
+            (nothing)                   Succeeded           failure
+            stop                        Succeeded           Interrupted
+            timeout, held up, escaped   failure             failure
+            lease lapsed, lock lost     Interrupted         Interrupted
+        """
+        cancellation = execution.explain(error)
+        if cancellation is None:
+            return Succeeded(value) if error is None else self._failed(job, error)
+        if cancellation.error is not None:
+            if cancellation.cause is Cause.TIMEOUT:
+                cancellation.error.__cause__ = error  # its traceback shows where the code was
+            return self._failed(job, cancellation.error)
+        if error is None and not cancellation.voids:
+            return Succeeded(value)
+        # What still runs ends with its process. Until then the task should not begin elsewhere.
+        return Interrupted(cancellation.reason, _LEFT_BEHIND_DELAY if execution.runs_on else timedelta(0))
 
     def _failed(self, job: Job, error: BaseException) -> Outcome:
         requested = isinstance(error, TaskRetryRequestedError)
@@ -208,9 +247,7 @@ class Executor:
                     raise ValueError(f"{retry_at} has no time zone")
             except StopRetryingError:
                 verdict = "no retry is wanted"
-            except (Exception, SystemExit, asyncio.CancelledError) as broken:
-                # The policy is the author's code, and nothing is awaited here: even a cancellation is its own.
-                # There is no retry, and the reason says so.
+            except BaseException as broken:  # the policy is the author's code: no retry, and the reason says so
                 policy_failure = Failure.of(broken, self._worker)
                 retry_at = None
                 verdict = f"its retry policy failed ({policy_failure.type}: {policy_failure.message})"
@@ -220,22 +257,3 @@ class Executor:
         if job.registered.task_class.dlq_eligible:
             return Dead(reason, failure)
         return Discarded(reason, failure)
-
-
-def _with_timeout(call: TaskCall, seconds: float) -> TaskCall:
-    """Wrap `call` so that it is cancelled and fails after `seconds`, on the event loop where it runs."""
-
-    async def timed(task: BaseTask) -> Any:
-        timeout = asyncio.timeout(seconds)
-        try:
-            async with timeout:
-                value = await call(task)
-        except Exception as error:
-            if timeout.expired():
-                raise TimeoutError(f"ran longer than timeout_seconds={seconds:g}") from error
-            raise
-        if timeout.expired():
-            raise TimeoutError(f"ran longer than timeout_seconds={seconds:g}")  # the task swallowed the cancellation
-        return value
-
-    return timed

@@ -34,7 +34,7 @@ OnEscape = Callable[[BaseException, Context | None], object]
 code ran. The context is None where the loop does not tell it (uvloop)."""
 
 CLOSE_SECONDS: Final = 2.0
-"""The time that the tasks which are left on a loop have to end before it is closed."""
+"""The time that the tasks which are left on a loop have to end before it is closed, and its generators to close."""
 
 
 class LoopClosedError(RuntimeError):
@@ -105,7 +105,7 @@ def run(
     """Run `main` on a new loop that only its end ends, and close the loop.
 
     Unlike `asyncio.run`, this waits neither for the threads of the loop's executor nor, for longer than
-    `CLOSE_SECONDS`, for tasks that ignore their cancellation.
+    `CLOSE_SECONDS`, for tasks that ignore their cancellation, nor for asynchronous generators that do not close.
     """
     loop = loop_factory()
     try:
@@ -113,7 +113,8 @@ def run(
         return _run_task(loop, loop.create_task(main), on_escape)
     finally:
         try:
-            _run_task(loop, loop.create_task(_end_all_tasks()), on_escape)
+            if not loop.is_closed():
+                _run_task(loop, loop.create_task(_end_all_tasks()), on_escape)
         finally:
             asyncio.set_event_loop(None)
             loop.close()
@@ -133,7 +134,12 @@ async def _end_all_tasks() -> None:
         _, deaf = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
         for task in deaf:
             logger.warning("left behind: %s ignores its cancellation", shown(repr(task)))
-    await asyncio.get_running_loop().shutdown_asyncgens()
+    closing = asyncio.create_task(asyncio.get_running_loop().shutdown_asyncgens())
+    await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+    if not closing.done():
+        logger.warning("left behind: asynchronous generators that do not close")
+        closing.cancel()
+        await asyncio.wait([closing], timeout=CLOSE_SECONDS)
 
 
 @contextmanager

@@ -1,160 +1,296 @@
-"""The execution thread: medium and large tasks execute on an event loop and a thread of their own.
+"""Where tasks execute: small ones on the worker's event loop, each other one on an event loop and a thread of its own.
 
-* `time.sleep`, and C code that frees the GIL, block this loop alone. The worker's loop goes on: it sends heartbeats and
-  renews locks.
-* A thread cannot be stopped from outside. When a task is cancelled (its lease or a lock lapsed, or the worker's grace
-  period is over) and its thread does not return to its loop within a second, the process ends.
-* The deadline of a lease or a lock lies a second before the server's. So the process ends before the next owner can
-  begin, and the work never goes on beside the worker that has the message next.
+* `time.sleep`, and C code that frees the GIL, block the thread of one task alone. No other task waits for it, and the
+  worker's loop goes on: it sends heartbeats and renews locks.
+* A thread is started when an execution finds no idle one, and used again by later executions. So there are no more than
+  the worker has slots.
+* Engines and clients belong to an event loop: each thread opens its own. They connect when they are first used.
+* The code cannot end the loop of its thread, see `loops`. If it closes the loop or cancels everything on it, the
+  execution has failed with that error, and the thread is replaced.
+* A thread cannot be stopped from outside, see `last_resort`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
-import os
-import sys
 import threading
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Final, NoReturn, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
+from typing import Any, Final, TypeAlias
 
+from diracx.tasks.plumbing.background import uncancelled
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.execution.loops import LoopFactory, loop_on_a_thread, run_on
+from diracx.tasks.plumbing.execution.execution import End, Execution, current_execution
+from diracx.tasks.plumbing.execution.forks import guard_forks
+from diracx.tasks.plumbing.execution.loops import LoopClosedError, LoopFactory, log_escape, run, task_that_raised
+from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask, secluded
 from diracx.tasks.plumbing.injection.resources import Resources
 
-logger = logging.getLogger("diracx.tasks.worker")
+Result: TypeAlias = concurrent.futures.Future[End]
 
-YIELD_SECONDS: Final = 1.0
-"""The time that a cancelled task has to give its thread back."""
-GIVE_BACK_SECONDS: Final = 2.0
-"""The time that the worker has to give back its messages before the process ends."""
-EXIT_CODE: Final = 79
-"""The exit code when the process ends itself. `ExitCode.STUCK` describes it."""
-
-
-def end_process(code: int = EXIT_CODE) -> NoReturn:
-    """End the process at once, without waiting for any thread."""
-    logging.shutdown()
-    os._exit(code)
-
-
-T = TypeVar("T")
-
-
-async def _contained(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, SystemExit | None]:
-    """Return a SystemExit as a value. If it were raised, it would end the loop that all tasks of the thread share."""
-    try:
-        return await coroutine, None
-    except SystemExit as error:
-        return None, error
+AWAIT_SECONDS: Final = 0.1
+"""The time in which the code may retrieve the exception of a child that would have ended its event loop."""
+MAX_THREADS: Final = 32
+"""Threads that a loop starts, when needed, for `asyncio.to_thread`. Tasks may leave `executor.MAX_LEFT` of them
+behind."""
+CLOSE_SECONDS: Final = 5.0
+"""The time that the threads have to close their resources when the worker ends."""
 
 
 class ExecutionThread:
-    """Runs tasks on the event loop of another thread. `open` starts the thread.
+    """One thread with an event loop, for one execution at a time. Its resources are open while it runs."""
+
+    def __init__(self, name: str, resources: Resources, loop_factory: LoopFactory) -> None:
+        self._resources = resources
+        self._opened: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._result: Result | None = None
+        self._loop_factory = loop_factory
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can take another execution."""
+        return self._thread.is_alive() and not self._loop.is_closed() and not self._left.is_set()
+
+    async def start(self) -> None:
+        """Start the thread and open its resources.
+
+        Raises:
+            ResourceError: A resource is missing.
+        """
+        self._thread.start()
+        await asyncio.wrap_future(self._opened)
+
+    async def run(self, coroutine: Coroutine[Any, Any, Any], execution: Execution) -> Any:
+        """Run the code of an execution on the thread, and await its end."""
+        execution.thread = self._thread.ident
+        self._result = concurrent.futures.Future()
+        return await run_code(self._loop, coroutine, execution, self._result)
+
+    def leave(self) -> None:
+        """Close the resources and end the thread, as soon as it is on its loop."""
+        if self.usable:
+            self._loop.call_soon_threadsafe(self._left.set)
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join(seconds)
+
+    def _main(self) -> None:
+        error: BaseException = LoopClosedError("everything on its event loop was cancelled")
+        try:
+            run(self._serve(), self._loop_factory, blame_escape)
+        except BaseException as raised:
+            error = raised
+        if not self._opened.done():
+            self._opened.set_exception(error)
+        if self._result is not None and not self._result.done():
+            self._result.set_result((None, error))
+
+    async def _serve(self) -> None:
+        self._loop, self._left = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_default_executor(TaskThreads(thread_name_prefix=self._thread.name))
+        with secluded(self._loop):
+            async with self._resources.opened():
+                self._opened.set_result(None)
+                await self._left.wait()
+
+
+async def run_code(
+    loop: asyncio.AbstractEventLoop, code: Awaitable[Any], execution: Execution, result: Result | None = None
+) -> Any:
+    """Run the code of an execution in an asyncio task of its own, in a copy of this context.
 
     Args:
-        loop: The event loop of that thread.
-        end: Ends the process.
+        loop: The event loop of the code, on this thread or another.
+        result: Becomes the end of the code; whoever notices that the loop is broken may end it.
+
+    Returns:
+        The value of the code; None when the execution gave up.
+
+    Raises:
+        BaseException: What the code raised.
+    """
+    here = asyncio.get_running_loop()
+    ended: asyncio.Future[End] = here.create_future()
+    code_task = _CodeTask(loop, code, execution, result or concurrent.futures.Future())
+
+    def tell(end: End) -> None:
+        if ended.done():
+            execution.code_left()
+        else:
+            ended.set_result(end)
+
+    code_task.result.add_done_callback(lambda done: here.call_soon_threadsafe(tell, done.result()))
+    execution.cancel_code = code_task.cancel
+    loop.call_soon_threadsafe(code_task.begin)
+    value, error = await execution.outlast(ended) or (None, None)
+    if error is not None:
+        raise error
+    return value
+
+
+class _CodeTask:
+    """The asyncio task of the code of an execution."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, code: Awaitable[Any], execution: Execution, result: Result
+    ) -> None:
+        self.result = result
+        self._loop = loop
+        self._code = code
+        self._execution = execution
+        self._task: ExecutionTask | None = None
+
+    def begin(self) -> None:
+        """Begin; on the loop."""
+        # Not by `create_task`: the code of an earlier task may have replaced the loop's task factory.
+        self._task = ExecutionTask(self._run(), loop=self._loop)
+        self._task.execution = self._execution
+
+    def cancel(self) -> None:
+        """Cancel; on any thread."""
+        self._execution.yielded = False
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        self._execution.yielded = True
+        if self._task is not None:
+            asyncio.Task.cancel(self._task)  # whoever's context this is, see `shared_loop`
+
+    async def _run(self) -> None:
+        # The end goes into `result` as a value: raised here, SystemExit would end the loop.
+        value = raised = None
+        try:
+            value = await self._code
+        except BaseException as error:
+            raised = error
+        if self._execution.in_child is not None:
+            self._execution.in_child(self._execution, raised)
+        self._execution.code_returned = True
+        if not self.result.done():  # of a loop that was closed, the garbage collector ends the coroutines
+            self.result.set_result((value, raised))
+
+
+def blame_escape(error: BaseException, context: Context | None) -> None:
+    """Give an exception that would have ended an event loop to the execution whose code raised it. An `OnEscape`.
+
+    Whoever awaits the child that raised it gets it, too, and may handle it. It fails the task where nobody does.
+    """
+    execution = context[current_execution] if context is not None and current_execution in context else None
+    if execution is None:
+        log_escape(error, context)
+    elif (child := task_that_raised(error)) is None:
+        execution.escaped(error)
+    else:
+        child.get_loop().call_later(AWAIT_SECONDS, _blame_unless_awaited, execution, child, error)
+
+
+def _blame_unless_awaited(execution: Execution, child: asyncio.Task[Any], error: BaseException) -> None:
+    # The flag with which asyncio logs that an exception was never retrieved.
+    if child._log_traceback:
+        execution.escaped(error)
+
+
+class TaskThreads(ThreadPoolExecutor):
+    """The default executor of a loop that executes tasks. Each execution knows the calls that its code made."""
+
+    def __init__(self, thread_name_prefix: str = "asyncio") -> None:
+        super().__init__(MAX_THREADS, thread_name_prefix)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Run `fn` in a thread, as a part of the execution in this context."""
+        if (execution := current_execution.get()) is None:
+            return super().submit(fn, *args, **kwargs)
+        # In this context also where the caller did not ask for it, so that a process forked there has its execution.
+        call = super().submit(copy_context().run, fn, *args, **kwargs)
+        execution.made_call(call)
+        return call
+
+
+class ExecutionThreads:
+    """The threads of one worker.
+
+    Args:
+        resources: Opened on each thread.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, end: Callable[[], object] = end_process) -> None:
-        self.loop = loop
-        self.end = end
-        self._ident: int | None = None
-        self._ending: asyncio.Task[None] | None = None
-        self.before_end: Callable[[], Awaitable[object]] | None = None
-        """Awaited before the process ends, for at most `GIVE_BACK_SECONDS`: gives back the messages in flight."""
-        loop.call_soon_threadsafe(self._note_ident)
+    def __init__(self, resources: Resources, loop_factory: LoopFactory = asyncio.new_event_loop) -> None:
+        self._resources = resources
+        self._loop_factory = loop_factory
+        self._threads: list[ExecutionThread] = []
+        self._idle: list[ExecutionThread] = []
 
-    def _note_ident(self) -> None:
-        self._ident = threading.get_ident()
-
-    @classmethod
-    @contextmanager
-    def open(cls, loop_factory: LoopFactory = asyncio.new_event_loop) -> Iterator[ExecutionThread]:
-        """Start the thread, and end it with the block."""
-        with loop_on_a_thread("execution", loop_factory) as loop:
-            yield cls(loop)
-
-    async def invoke(self, invocation: Callable[[BaseTask], Coroutine[Any, Any, Any]], task: BaseTask) -> Any:
-        """Run a task on the thread. An `Invoke` for the executor."""
-        name = type(task).__name__
-        value, exit_ = await run_on(self.loop, _contained(invocation(task)), on_cancel=lambda: self._must_yield(name))
-        if exit_ is not None:
-            raise exit_
-        return value
-
-    @asynccontextmanager
-    async def entered(self, context: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-        """Enter and leave a context on the thread, because the resources that it opens belong to that thread's loop."""
-        entering: concurrent.futures.Future[T] = concurrent.futures.Future()
-        leaving = asyncio.Event()
-
-        async def hold() -> None:
-            async with context as value:
-                entering.set_result(value)
-                await leaving.wait()
-
-        holding = asyncio.create_task(run_on(self.loop, hold()), name="resources of the execution thread")
-        holding.add_done_callback(lambda _: entering.cancel())
-        entered = asyncio.wrap_future(entering)
-        await asyncio.wait([entered])
-        if entered.cancelled():
-            await holding
+    async def invoke(
+        self, call: Callable[[BaseTask], Coroutine[Any, Any, Any]], task: BaseTask, execution: Execution
+    ) -> Any:
+        """Run the code of a task on a thread of its own. An `Invoke` for the executor."""
+        while not self._idle:
+            await uncancelled(self.start_one())
+            self._idle = [thread for thread in self._idle if thread.usable]
+        thread = self._idle.pop()
         try:
-            yield entered.result()
+            return await thread.run(call(task), execution)
         finally:
-            self.loop.call_soon_threadsafe(leaving.set)
-            await holding
+            if thread.usable and not execution.code_given_up:
+                self._idle.append(thread)
+            else:
+                self._threads.remove(thread)
 
-    def _must_yield(self, name: str) -> None:
-        here = asyncio.get_running_loop()
-        overdue = here.call_later(YIELD_SECONDS, self._overdue, name)
-        self.loop.call_soon_threadsafe(here.call_soon_threadsafe, overdue.cancel)
+    async def start_one(self) -> None:
+        """Start a thread that waits for an execution.
 
-    def _overdue(self, name: str) -> None:
-        frame = sys._current_frames().get(self._ident) if self._ident is not None else None
-        line = traceback.extract_stack(frame)[-1] if frame is not None else None
-        where = f"{line.filename}:{line.lineno} in {line.name}" if line is not None else "its code"
-        logger.critical(
-            "%s was cancelled, but %s does not give the thread back: the process ends, so that the task cannot go on "
-            "beside the worker that has it next",
-            name,
-            where,
-        )
-        if self._ending is None:
-            self._ending = asyncio.create_task(self._end_process(), name="end of the process")
-
-    async def _end_process(self) -> None:
+        Raises:
+            ResourceError: A resource is missing, or cannot be opened.
+        """
+        thread = ExecutionThread(f"execution {len(self._threads) + 1}", self._resources, self._loop_factory)
+        self._threads.append(thread)
         try:
-            async with asyncio.timeout(GIVE_BACK_SECONDS):
-                if self.before_end is not None:
-                    await self.before_end()
-        except Exception:
-            logger.exception("not every message was given back; the rest return when their leases lapse")
-        self.end()
+            await thread.start()
+        except BaseException:
+            self._threads.remove(thread)
+            raise
+        self._idle.append(thread)
+
+    async def close(self) -> None:
+        """End the threads. One that a task still blocks is left behind."""
+        for thread in self._threads:
+            thread.leave()
+        deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
+        for thread in self._threads:
+            remaining = deadline - asyncio.get_running_loop().time()
+            await asyncio.to_thread(thread.join, max(0.0, remaining))
 
 
 @asynccontextmanager
 async def executing(
     size: Size, resources: Resources, loop_factory: LoopFactory = asyncio.new_event_loop
-) -> AsyncIterator[ExecutionThread | None]:
+) -> AsyncIterator[ExecutionThreads | None]:
     """Open the place where tasks of a size execute, with their resources, for the block.
 
     Yields:
-        The execution thread; None for small tasks, which share the worker's event loop.
+        The threads; None for small tasks, which share this event loop.
 
     Raises:
         ResourceError: A resource of the tasks is missing.
     """
+    guard_forks()
     if size is Size.SMALL:
-        async with resources.opened():
-            yield None
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(TaskThreads())
+        with secluded(loop):
+            async with resources.opened():
+                yield None
         return
-    with ExecutionThread.open(loop_factory) as thread:
-        async with thread.entered(resources.opened()):
-            yield thread
+    threads = ExecutionThreads(resources, loop_factory)
+    try:
+        # The first one starts at once, so that a resource that cannot be opened is reported before any task.
+        await threads.start_one()
+        yield threads
+    finally:
+        await threads.close()

@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
-from diracx.tasks.plumbing.background import OnEnd, in_background, uncancelled
+from diracx.tasks.plumbing.background import ChildTasks, OnEnd, in_background, uncancelled
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, LockLostError, UnableToAcquireLockError
 from diracx.tasks.plumbing.locks import (
@@ -50,13 +50,16 @@ from diracx.tasks.plumbing.locks.watchdog import Watchdog
 
 logger = logging.getLogger("diracx.tasks.locks")
 
+RELEASE_SECONDS: Final = 2.0
+"""The time that what still runs of executions that have ended has to end, before the keeper does."""
+
 OnLost = Callable[[], object]
 
 
 class HeldLocks:
     """The locks of one execution."""
 
-    __slots__ = ("_clock", "_on_lost", "acquired", "begun", "ended", "locks", "lost")
+    __slots__ = ("_clock", "_on_lost", "acquired", "begun", "end", "ended", "locks", "lost")
 
     def __init__(self, on_lost: OnLost, clock: Clock) -> None:
         self._clock = clock
@@ -65,6 +68,8 @@ class HeldLocks:
         """Whether the execution has begun."""
         self.ended = False
         """Whether the block has ended, or was never entered. A later loss is void."""
+        self.end: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """See `release_after`."""
         self.locks: list[BaseLock] = []
         """The locks, in the order in which they were taken."""
         self.acquired: list[AcquiredLock] = []
@@ -85,9 +90,13 @@ class HeldLocks:
                 self.lost = LockLostError(acquired.key, "its deadline passed")
         return self.lost
 
+    def release_after(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Hold the locks on after the block, until `end` returns: something of the execution still runs."""
+        self.end = end
+
     def lose(self, error: LockLostError) -> None:
         """Record the first loss and cancel the execution, unless it has ended."""
-        if self.lost is None and not self.ended:
+        if self.lost is None and (not self.ended or self.end is not None):
             self.lost = error
             logger.warning("%s; its task is cancelled", error)
             self._on_lost()
@@ -116,6 +125,8 @@ class LockKeeper:
         self._watchdog = Watchdog(clock)
         self._arbiter = LocalLockArbiter(clock)
         self._renewing: AbstractAsyncContextManager[None] | None = None
+        self._releases = ChildTasks()
+        """Those that wait until nothing of an execution runs any more."""
 
     async def __aenter__(self) -> Self:
         self._renewing = in_background(self._renewal_ended, lock_renewal=self._watchdog.run())
@@ -125,7 +136,11 @@ class LockKeeper:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop the watchdog. An error that ended it before is raised or logged, as `in_background` says."""
+        """Stop the watchdog. An error that ended it before is raised or logged, as `in_background` says.
+
+        Locks of what still runs after `RELEASE_SECONDS` are not released: they expire.
+        """
+        await self._releases.end(RELEASE_SECONDS)
         renewing, self._renewing = self._renewing, None
         assert renewing is not None
         await renewing.__aexit__(kind, error, traceback)
@@ -161,8 +176,14 @@ class LockKeeper:
             held.check()
         finally:
             held.ended = True
-            if held.acquired:
+            if held.acquired and held.end is not None:
+                self._releases.start(self._release_later(held, held.end()), "locks of what still runs")
+            elif held.acquired:
                 await uncancelled(self._release_all(held))
+
+    async def _release_later(self, held: HeldLocks, end: Coroutine[Any, Any, None]) -> None:
+        await end
+        await self._release_all(held)
 
     async def renew_due(self, store: LockStore) -> None:
         """Renew the locks that are due, once, through `store`. For another thread, while the keeper's loop is held up.

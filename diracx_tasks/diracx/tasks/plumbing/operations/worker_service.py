@@ -2,8 +2,8 @@
 
 * Live: the last pull was answered within `LIVE_WITHIN`. An idle worker pulls for 30 s at a time, so its last answer is
   rarely older. A worker with a reason not to pull (no free slot, or an isolated task) is live whatever the age.
-* Not live: also a worker whose server is away for longer than that. The leases of its tasks have lapsed by then, so a
-  restart costs nothing.
+* Not live: a worker that ends itself (`Worker.why_it_ends`), and one whose server is away for longer than that. The
+  leases of its tasks have lapsed by then, so a restart costs nothing.
 * Ready: the worker is connected, does not stop, and its last pull was answered within `READY_WITHIN`.
 """
 
@@ -47,8 +47,8 @@ class WorkerHealth:
         self._since = clock()
 
     def why_not_live(self) -> str | None:
-        """Why the worker is not live: no pull was answered. None if it is live."""
-        return self._why_no_pull(LIVE_WITHIN)
+        """Why the worker is not live: it ends by itself, or no pull was answered. None if it is live."""
+        return self._worker.why_it_ends or self._why_no_pull(LIVE_WITHIN)
 
     def why_not_ready(self) -> str | None:
         """Why the worker is not ready: it stops, is not connected, or no pull was answered. None if it is ready."""
@@ -74,7 +74,10 @@ async def advertised(
     worker: Worker, counters: Counters, connection: Connection, namespace: Namespace
 ) -> AsyncIterator[None]:
     """Answer the requests of `nats micro` for a worker during the block."""
-    async with in_background(counters=_sample(counters)), serving(connection, _service(worker, counters, namespace)):
+    async with (
+        in_background(lambda _: worker.stop(), counters=_sample(counters)),
+        serving(connection, _service(worker, counters, namespace)),
+    ):
         yield
 
 
@@ -114,6 +117,7 @@ def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:
             "last_pull_seconds": None if facts.last_pull is None else round(boottime() - facts.last_pull, 3),
             "stopping": facts.stopping,
             "isolated": facts.isolated,
+            "left_behind": facts.left_behind,
         },
     )
 

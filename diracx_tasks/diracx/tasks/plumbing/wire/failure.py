@@ -57,14 +57,14 @@ def shrinking(failures: Sequence[Failure]) -> Iterator[list[Failure]]:
 def _text(exception: BaseException) -> str:
     try:
         return _encodable(str(exception))
-    except Exception as error:  # the __str__ of a task's exception may fail, and must not hide the failure
+    except BaseException as error:  # the author's __str__ must not hide the failure
         return f"<str() of it raised {type(error).__name__}>"
 
 
 def _traceback(exception: BaseException) -> str:
     try:
         text = _encodable("".join(tracebacks.format_exception(exception)))
-    except Exception as error:
+    except BaseException as error:
         return f"<formatting it raised {type(error).__name__}>"
     return text if len(text) <= _MAX_TRACEBACK_CHARS else f"[cut]\n{text[-_MAX_TRACEBACK_CHARS:]}"
 

@@ -38,6 +38,8 @@ def from_rfc3339(text: str) -> datetime:
 
 
 def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is UTC:
+        return moment
     try:
         return moment.astimezone(UTC)
     except OverflowError:

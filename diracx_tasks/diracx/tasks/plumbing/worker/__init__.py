@@ -9,7 +9,7 @@ A delivery passes through `Processor.process` in processing.py, in six verbs fro
     Intake.receive       intake.py, slots.py, isolation.py   may this message come in?
      └─ InFlight.start   in_flight.py                        one asyncio task for each message
          └─ process      processing.py
-             admit           processing.py                   interrupted before it began, or finished before?
+             admit           processing.py                   cancelled before it began, or finished before?
              load_attempts   attempts.py                     what has been tried of this message?
              screen          processing.py                   decode; dead, expired, early, unknown, wrong queue?
              run             execution/executor.py           locks, injection, `execute()`, retry policy
@@ -28,7 +28,9 @@ Each file answers one question:
     attempts.py      what does the bucket remember of failed, crashed and interrupted executions?
     processing.py    what happens to one delivery, in order?
     settlement/      what is written and sent for each outcome, and in which order?
-    snapshot.py, observation.py, loop_lag.py    what do operators, telemetry and logs see?
+    loop_watch.py    which task holds up the event loop, and for how long?
+    relief.py        how are leases and locks kept while it does?
+    snapshot.py, observation.py    what do operators, telemetry and logs see?
 
 **A retry** is decided in execution/executor.py: it asks the task's `retry_policy` and returns `Retry` or, when no retry
 is left, `Dead` or `Discarded`. `Settlement` writes the time of the retry into the attempt record and naks with that
@@ -37,18 +39,33 @@ delay. `screen` enforces the time at the next delivery.
 **A lease** is taken in `LeaseKeeper.take` and extended by each answered heartbeat. `LeaseKeeper.run` cancels the task
 of a message whose lease lapsed. No ack, nak or term of an outcome is sent without a check: `Lease.ensure_held` in the
 settlement, and once more in nak_batcher.py and ack_replay.py, which send later. A message whose lease lapsed is left
-unsettled, and the server redelivers it. A counted execution is then written down as interrupted, see attempts.py.
+unsettled, and the server redelivers it.
 
-**The asyncio task of a delivery is cancelled** by its worker through `Lease.interrupt` only, which keeps the reason:
-the lease lapsed, or the worker stops. Two more cancellers exist: a lost lock, inside `Executor.execute`, and the end of
-the event loop, see `InFlight`.
+**A task is cancelled** by its `Execution` only (execution/execution.py), which each lease has. Whoever wants that gives
+it a `Cancellation`, a cause and a reason; the first one counts, but a lapsed lease or a lost lock replaces any other:
 
-**A crash (kill -9) leaves**, besides locks that stand until their time to live is over:
+    STOP                  `InFlight.stop`: the worker stops, or a part of it ended; and the end of the event loop
+    TIMEOUT               `Execution.run`: `timeout_seconds` are over
+    HELD_UP               loop_watch.py: it blocked the event loop for longer than its lease
+    ESCAPED               execution/thread.py: a child or callback of it tried to end an event loop
+    LEASE_LAPSED          `LeaseKeeper`: another worker may have the message
+    LOCK_LOST             `Executor`: another owner may hold the lock
+
+Without one, whatever leaves the code is the task's own failure. `Executor._conclude` makes the outcome of both. Code
+that keeps a thread when it must be left ends the process, see execution/last_resort.py.
+
+**A crash** is an execution whose process ended before its end was written: an id in `unended` of the attempt record.
+A living worker takes the id out, whatever became of the execution: with the outcome, when it gives the message back, or
+as soon as the server answers again (`AttemptStore.interrupt_later`). Two crashes isolate a task, five make it a poison
+message, see isolation.py.
+
+**A kill (kill -9) leaves**, besides locks that stand until their time to live is over:
 
     received, loaded, screened           nothing; the message is redelivered when `ack_wait` is over
     executing, first delivery            nothing: only later deliveries are counted, so this crash is not
     executing, later delivery            an id in `unended` of the record: one counted crash
     executed, ack not sent yet           as while executing: the task runs again (at least once)
+    lapsed, interruption not written     as while executing, later delivery
     between two writes of a settlement   see settlement/settlement.py
     acked, record not deleted yet        an orphaned record, see attempts.py
 

@@ -8,23 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError, shown
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.execution.execution import Cancellation, Cause
+from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.wire.envelope import TASK_ID
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
-from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper
-from diracx.tasks.plumbing.worker.processing import Processor, shown_name
+from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, shown_name
+from diracx.tasks.plumbing.worker.processing import Processor
 from diracx.tasks.plumbing.worker.slots import Slots
 
 logger = logging.getLogger("diracx.tasks.worker")
 
 # `abandon` naks with this delay, longer than the process needs to exit, so that no task runs twice at a time.
 EXIT_DELAY: Final = timedelta(seconds=3)
-CLEAN_UP_SECONDS: Final = 30.0
-LAST_CLEAN_UP_SECONDS: Final = 5.0
+CLEAN_UP_SECONDS: Final = 7.0
+"""Cancelled tasks have this time to clean up. Those that swallow it are cancelled again after `INSIST_SECONDS`."""
 
 
 class InFlight:
@@ -40,14 +41,14 @@ class InFlight:
 
     def start(self, lease: Lease) -> None:
         """Process a message that holds a lease and a slot, in an asyncio task of its own."""
-        lease.not_begun = True
-        lease.task = asyncio.create_task(self._carry(lease))
+        lease.task = task = ExecutionTask(self._carry(lease), loop=asyncio.get_running_loop())
+        task.execution = lease.execution
 
     async def _carry(self, lease: Lease) -> None:
         try:
             await self._processor.process(lease)
         except asyncio.CancelledError:
-            if lease.remaining > 0 and not lease.withdrawn:
+            if lease.remaining > 0 and lease.withdrawn is None:
                 self.give_back(lease.delivery)  # not cancelled by its own worker: the loop ends
             raise
         finally:
@@ -69,36 +70,27 @@ class InFlight:
         """The asyncio tasks that process messages now."""
         return [lease.task for lease in self._leases.all if lease.task is not None and not lease.task.done()]
 
-    def name_of(self, task: asyncio.Task[Any]) -> str | None:
-        """The name and id of the message that an asyncio task processes; None when it processes none."""
-        for lease in self._leases.all:
-            if lease.task is task:
-                task_id = (lease.delivery.headers or {}).get(TASK_ID, "")
-                return f"{shown_name(lease.delivery)} {shown(task_id)}".strip()
-        return None
-
-    def interrupt(self, reason: str) -> None:
+    def stop(self, reason: str) -> None:
         """Cancel every task that still executes. Their messages are given back, without a failure in their records."""
         for lease in self._leases.all:
-            lease.interrupt(reason)
+            lease.execution.cancel(Cancellation(Cause.STOP, reason))
 
-    async def wind_down(self, grace: timedelta) -> None:
+    async def wind_down(self, grace: timedelta, attempts: AttemptStore) -> None:
         """Wait up to `grace` for running tasks to end, then cancel the rest and give their messages back.
 
-        Returns 35 s after the grace period at the latest, also when tasks ignore their cancellation.
+        Returns `CLEAN_UP_SECONDS` after the grace period at the latest, also when code ignores its cancellation or
+        keeps its thread: its message is given back all the same, because the process ends.
         """
         if running := self.running():
             logger.info("stopping: %d tasks have %.0f s to end", len(running), grace.total_seconds())
             await asyncio.wait(running, timeout=grace.total_seconds())
-        for seconds in (CLEAN_UP_SECONDS, LAST_CLEAN_UP_SECONDS):
-            # A new reason cancels again what swallowed the first cancellation.
-            self.interrupt(f"the worker stops, and waits {seconds:g} s more")
-            if pending := self.running():
-                await asyncio.wait(pending, timeout=seconds)
-        if stuck := self.running():
-            logger.error(
-                "%d tasks ignore their cancellation; their messages are redelivered when the leases lapse", len(stuck)
-            )
+        self.stop("the worker stops")
+        if running := self.running():
+            await asyncio.wait(running, timeout=CLEAN_UP_SECONDS)
+        if self.running():
+            names = ", ".join(lease.describe() for lease in self._leases.all)
+            logger.error("cancelled, and still running when the worker ends: %s", names)
+            await self.abandon(attempts)
 
     async def abandon(self, attempts: AttemptStore) -> None:
         """Give back every message whose lease holds, without a failure in its record: the process ends without them.

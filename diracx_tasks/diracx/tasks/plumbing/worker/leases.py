@@ -33,17 +33,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
+from diracx.tasks.plumbing.background import ChildTasks
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError, TaskError
-from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError, TaskError, shown
+from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
+from diracx.tasks.plumbing.execution.last_resort import LastResort
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.delivery import Delivery, ReplySubject
+from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
 from diracx.tasks.plumbing.worker.attempts import Attempts
 
 logger = logging.getLogger("diracx.tasks.worker")
 
 MAX_TICK_SECONDS: Final = 1.0
 MAX_MARGIN_SECONDS: Final = 1.0
+LAPSED: Final = Cancellation(Cause.LEASE_LAPSED, "its lease lapsed")
+MADE_ANEW: Final = Cancellation(Cause.LEASE_LAPSED, "its stream was made anew")
 
 
 class LeaseLapsedError(TaskError):
@@ -62,17 +70,24 @@ class Lease:
         "attempts",
         "deadline",
         "delivery",
+        "execution",
         "heartbeat_pending",
-        "interrupt_reason",
         "last_contact",
-        "not_begun",
         "settling",
         "started",
         "task",
         "withdrawn",
     )
 
-    def __init__(self, delivery: Delivery, last_contact: float, deadline: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        last_contact: float,
+        deadline: float,
+        clock: Clock,
+        owner: asyncio.Task[Any] | None = None,
+        last_resort: LastResort | None = None,
+    ) -> None:
         self._clock = clock
         self.delivery = delivery
         self.last_contact = last_contact
@@ -83,18 +98,19 @@ class Lease:
         """When the message was taken, on the clock."""
         self.heartbeat_pending = False
         self.task: asyncio.Task[None] | None = None
-        """The asyncio task that processes the message."""
-        self.not_begun = False
-        """Whether that task has yet to call `begin`. An asyncio task that is cancelled before its first step never
-        enters its coroutine, so nothing would nak the message and free the slot."""
-        self.interrupt_reason: str | None = None
-        """The reason of `interrupt` or `withdraw`; None while neither was called."""
+        """The asyncio task that processes the message; None: none does yet."""
+        self.execution = Execution(partial(describe, delivery), owner, last_resort)
+        """Cancels the task, and knows why."""
         self.settling = False
-        """Whether the outcome is known: it is too late to interrupt the task."""
-        self.withdrawn = False
-        """Whether `withdraw` was called."""
+        """Whether the outcome is known, and its answer is on the way."""
+        self.withdrawn: str | None = None
+        """The reason of `withdraw`; None while it was not called."""
         self.attempts: Attempts | None = None
         """The attempt record, once it was loaded."""
+
+    def describe(self) -> str:
+        """The name and id of the task, for a log line."""
+        return describe(self.delivery)
 
     @property
     def remaining(self) -> float:
@@ -112,8 +128,8 @@ class Lease:
         Raises:
             LeaseLapsedError: The lease lapsed, or was withdrawn.
         """
-        if self.withdrawn:
-            raise LeaseLapsedError(f"message {self.delivery.sequence} is given back: {self.interrupt_reason}")
+        if self.withdrawn is not None:
+            raise LeaseLapsedError(f"message {self.delivery.sequence} is given back: {self.withdrawn}")
         self.ensure_in_time()
 
     def ensure_in_time(self) -> None:
@@ -125,28 +141,25 @@ class Lease:
         if self._clock() >= self.deadline:
             raise LeaseLapsedError(f"the lease on message {self.delivery.sequence} lapsed; another worker may have it")
 
-    def begin(self) -> bool:
-        """The first step of the task. Returns False when it was interrupted before."""
-        self.not_begun = False
-        return self.interrupt_reason is None
-
-    def interrupt(self, reason: str) -> None:
-        """Cancel the task, unless its outcome is known already.
-
-        A task that has not begun is not cancelled: it finds the reason when it begins. Another `reason` cancels the
-        task again, because it may have swallowed the first cancellation; the same reason does nothing.
-        """
-        if self.settling or self.interrupt_reason == reason or self.task is None:
-            return
-        if not self.task.done():
-            self.interrupt_reason = reason
-            if not self.not_begun:
-                self.task.cancel()
+    def close(self) -> None:
+        """The outcome is known: it is too late to cancel the execution."""
+        self.settling = True
+        self.execution.close()
 
     def withdraw(self, reason: str) -> None:
         """Keep the task from settling its message: the caller gives it back. The task is not cancelled."""
-        self.settling = self.withdrawn = True
-        self.interrupt_reason = reason
+        self.close()
+        self.withdrawn = reason
+
+
+def shown_name(delivery: Delivery) -> str:
+    """The name of the task for a log line."""
+    return shown((delivery.headers or {}).get(TASK_NAME, "a message without a name"))
+
+
+def describe(delivery: Delivery) -> str:
+    """The name and id of the task, for a log line."""
+    return f"{shown_name(delivery)} {shown((delivery.headers or {}).get(TASK_ID, ''))}".strip()
 
 
 class LeaseKeeper:
@@ -154,21 +167,27 @@ class LeaseKeeper:
 
     Args:
         ack_wait: The `ack_wait` of the consumers on the server.
+        last_resort: Of the executions.
     """
 
-    def __init__(self, ack_wait: timedelta, clock: Clock = boottime) -> None:
+    def __init__(self, ack_wait: timedelta, clock: Clock = boottime, last_resort: LastResort | None = None) -> None:
         self._clock = clock
+        self._last_resort = last_resort
+        self.owner: asyncio.Task[Any] | None = None
+        """The asyncio task of the worker, see `Execution`."""
         self.set_ack_wait(ack_wait)
         self._last_tick = self._previous_tick = clock()
         self._leases: dict[int, Lease] = {}
-        self._heartbeats: set[asyncio.Task[None]] = set()
+        self._heartbeats = ChildTasks()
 
     def set_ack_wait(self, ack_wait: timedelta) -> None:
         """Use this `ack_wait` from now on. A message in flight goes by it from its next heartbeat on."""
         seconds = ack_wait.total_seconds()
-        self._held_seconds = seconds - min(MAX_MARGIN_SECONDS, seconds / 10)
-        self._heartbeat_after_seconds = seconds / 3
-        self._tick_seconds = min(MAX_TICK_SECONDS, seconds / 12)
+        self.held_seconds = seconds - min(MAX_MARGIN_SECONDS, seconds / 10)
+        """How long a lease holds without a heartbeat."""
+        self.heartbeat_seconds = seconds / 3
+        """A heartbeat is due this long after the last one."""
+        self.tick_seconds = min(MAX_TICK_SECONDS, seconds / 12)
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -196,16 +215,16 @@ class LeaseKeeper:
             logger.info("message %d was delivered twice to this worker; it is executed once", delivery.sequence)
             return None
         timer_start = max(delivery.requested, self._previous_tick)
-        deadline = timer_start + self._held_seconds
+        deadline = timer_start + self.held_seconds
         if (now := self._clock()) >= deadline:
             logger.warning("dropped message %d unsettled: it lay too long in a stopped process", delivery.sequence)
             return None
         if held is not None and held.task is not None and not held.task.done():
-            held.interrupt("its lease lapsed" if same else "its stream was made anew")
+            held.execution.cancel(LAPSED if same else MADE_ANEW)
             # No heartbeat and no answer: they would reach the message of the same sequence that was delivered now.
-            held.deadline, held.withdrawn = min(held.deadline, now), True
+            held.deadline, held.withdrawn = min(held.deadline, now), "it was delivered again"
             raise StillExecutingError(f"an earlier delivery of message {delivery.sequence} still executes here")
-        lease = Lease(delivery, delivery.requested, deadline, self._clock)
+        lease = Lease(delivery, delivery.requested, deadline, self._clock, self.owner, self._last_resort)
         lease.started = now
         self._leases[delivery.sequence] = lease
         return lease
@@ -222,34 +241,44 @@ class LeaseKeeper:
         """Send heartbeats and interrupt tasks whose lease lapsed, until cancelled."""
         try:
             while True:
+                self._heartbeats.check()
                 self._previous_tick, self._last_tick = self._last_tick, self._clock()
                 self._check_all(self._last_tick)
-                await asyncio.sleep(self._tick_seconds)
+                await asyncio.sleep(self.tick_seconds)
         finally:
-            for heartbeat in self._heartbeats:
-                heartbeat.cancel()
+            self._heartbeats.cancel()
 
     def _check_all(self, now: float) -> None:
         for lease in self._leases.values():
             if now >= lease.deadline:
-                lease.interrupt("its lease lapsed")
-            elif not lease.heartbeat_pending and now >= lease.last_contact + self._heartbeat_after_seconds:
+                lease.execution.cancel(LAPSED)
+            elif not lease.heartbeat_pending and now >= lease.last_contact + self.heartbeat_seconds:
                 lease.heartbeat_pending = True
-                heartbeat = asyncio.create_task(self._heartbeat(lease), name=f"heartbeat {lease.delivery.sequence}")
-                self._heartbeats.add(heartbeat)
-                heartbeat.add_done_callback(self._heartbeats.discard)
+                sending = self._heartbeat(lease, lease.delivery)
+                self._heartbeats.start(sending, f"heartbeat {lease.delivery.sequence}")
 
-    async def _heartbeat(self, lease: Lease) -> None:
+    async def relieve(self, connection: Connection) -> None:
+        """Send the heartbeats that are due through another connection. For another thread, while the event loop of
+        the worker is held up."""
+        now = self._clock()
+        due = [
+            self._heartbeat(lease, ReplySubject(connection, lease.delivery.reply))
+            for lease in self.all
+            if lease.last_contact + self.heartbeat_seconds <= now < lease.deadline and not lease.settling
+        ]
+        await asyncio.gather(*due)
+
+    async def _heartbeat(self, lease: Lease, subject: ReplySubject) -> None:
         sent = self._clock()
         try:
             # Checked again here: the message may have been settled since this task was created.
             if not self._keeps(lease) or sent >= lease.deadline:
                 return
-            await lease.delivery.in_progress(timeout=self._heartbeat_after_seconds)
+            await subject.in_progress(timeout=self.heartbeat_seconds)
         except ServerUnavailableError as error:
             logger.debug("a heartbeat of message %d got no answer: %s", lease.delivery.sequence, error)
         else:
             lease.last_contact = sent
-            lease.deadline = max(lease.deadline, sent + self._held_seconds)
+            lease.deadline = max(lease.deadline, sent + self.held_seconds)
         finally:
             lease.heartbeat_pending = False

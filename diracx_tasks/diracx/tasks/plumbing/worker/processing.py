@@ -25,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, TypeAlias
 
+from diracx.tasks.plumbing.background import carried_through
 from diracx.tasks.plumbing.exceptions import (
     MalformedTaskError,
     SendTaskError,
@@ -34,7 +35,7 @@ from diracx.tasks.plumbing.exceptions import (
     shown,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Job, Outcome, WrongQueue
+from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Job, Outcome, Succeeded, WrongQueue
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability import log_context, telemetry
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -48,7 +49,7 @@ from diracx.tasks.plumbing.worker.isolation import (
     IsolationGate,
     IsolationTimeoutError,
 )
-from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
+from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError, shown_name
 from diracx.tasks.plumbing.worker.observation import log_fields, observed
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
@@ -71,11 +72,6 @@ class NotKnownHere:
 
 
 Screened: TypeAlias = Job | Outcome | NotKnownHere
-
-
-def shown_name(delivery: Delivery) -> str:
-    """The name of the task for a log line."""
-    return shown((delivery.headers or {}).get(TASK_NAME, "a message without a name"))
 
 
 def _expired(at: datetime, record: AttemptRecord, dlq_eligible: bool) -> Dead | Discarded:
@@ -120,40 +116,41 @@ class Processor:
         """Carry one delivery to its end. An error is logged, not raised: the message stays unsettled.
 
         Raises:
-            asyncio.CancelledError: The asyncio task was cancelled, and not by `Lease.interrupt`: the event loop ends.
+            asyncio.CancelledError: The event loop ended before the task executed.
         """
         delivery = lease.delivery
         name = shown_name(delivery)
         try:
             if not self._admit(lease):
-                return await self._turn_away(lease, name)
+                await self._turn_away(lease, name)
+                return
             attempts = await self._load_attempts(lease)
             screened = self._screen(delivery, attempts)
             outcome = await self._run(lease, attempts, screened)
-            await self._settlement.settle(lease, name, attempts, outcome)
+            if type(outcome) is Succeeded:
+                await self._settlement.settle(lease, name, attempts, outcome)  # awaits nothing that could be broken off
+            else:
+                await self._settle(lease, name, attempts, outcome)
             self._report(delivery, name, outcome)
-        except asyncio.CancelledError:
-            if lease.interrupt_reason is None:
+            return
+        except asyncio.CancelledError as error:
+            if lease.execution.explain(error) is None or lease.settling:
                 raise
-            # Interrupted before the execution began, or in the moment in which it ended.
-            await self._settlement.give_back(lease, name)
-            self._attempts.interrupt_later(lease.attempts)
+            await self._settlement.give_back(lease, name)  # cancelled before the task executed
         except (LeaseLapsedError, StaleAttemptError) as error:
-            self._attempts.interrupt_later(lease.attempts)
             logger.warning("left %s unsettled: %s", name, error)
         except (SendTaskError, ServerError) as error:
-            self._attempts.interrupt_later(lease.attempts)
             logger.error("left %s (message %d) unsettled: %s", name, delivery.sequence, error)
         except Exception:
-            self._attempts.interrupt_later(lease.attempts)
             logger.exception("left %s (message %d) unsettled: an error in the worker", name, delivery.sequence)
+        self._attempts.interrupt_later(lease.attempts)
 
     def _admit(self, lease: Lease) -> bool:
-        """Whether the message is to be processed: not interrupted before it began, and not finished here before."""
-        return lease.begin() and not self._settlement.ack_replay.was_finished(lease)
+        """Whether the message is to be processed: not cancelled before it began, and not finished here before."""
+        return lease.execution.begin() and not self._settlement.ack_replay.was_finished(lease)
 
     async def _turn_away(self, lease: Lease, name: str) -> None:
-        if lease.interrupt_reason is not None:
+        if lease.execution.cancellation is not None or lease.withdrawn is not None:
             await self._settlement.give_back(lease, name)
         else:
             await self._settlement.ack_again(lease, name)
@@ -202,27 +199,30 @@ class Processor:
         return work if self._telemetry is None else observed(self._telemetry, lease.delivery, attempts, work)
 
     async def _execute(self, lease: Lease, attempts: Attempts, screened: Screened) -> Outcome:
+        if not isinstance(screened, Job):
+            if isinstance(screened, NotKnownHere):
+                return await self._postpone_unknown(attempts, screened.reason)
+            return screened
+        logger.debug("begins: %s (message %d)", screened.envelope.name, lease.delivery.sequence)
+        on_start = None
+        if lease.delivery.delivered > 1 or attempts.revision:
+            on_start = partial(self._attempts.begin, attempts)
         try:
-            if not isinstance(screened, Job):
-                if isinstance(screened, NotKnownHere):
-                    return await self._postpone_unknown(attempts, screened.reason)
-                return screened
-            on_start = None
-            if lease.delivery.delivered > 1 or attempts.revision:
-                on_start = partial(self._attempts.begin, attempts)
             if attempts.record.crashes < ISOLATE_AFTER_CRASHES:
-                return await self._executor.execute(screened, on_start)
+                return await self._executor.execute(screened, lease.execution, on_start)
             async with AsyncExitStack() as isolation:
                 on_start = partial(self._begin_isolated, isolation, screened, attempts)
-                return await self._executor.execute(screened, on_start)
+                return await self._executor.execute(screened, lease.execution, on_start)
         except IsolationTimeoutError as error:
             return Interrupted(f"it may be killing its workers, and was not isolated: {error}", ISOLATION_RETRY_DELAY)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if lease.interrupt_reason is None or task is None:
-                raise
-            task.uncancel()
-            return Interrupted(lease.interrupt_reason)
+
+    async def _settle(self, lease: Lease, name: str, attempts: Attempts, outcome: Outcome) -> None:
+        # The code of the task may cancel the asyncio task in which it ran, at any later time.
+        try:
+            await carried_through(self._settlement.settle(lease, name, attempts, outcome))
+        except LeaseLapsedError:
+            await carried_through(self._settlement.record_late(name, attempts, outcome))
+            raise
 
     async def _begin_isolated(self, isolation: AsyncExitStack, job: Job, attempts: Attempts) -> None:
         """Isolate a job that holds its locks: the worker is not held up for a task that finds its lock busy."""

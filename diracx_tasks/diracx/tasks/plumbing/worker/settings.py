@@ -25,7 +25,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     burst: bool = False
     """End when no task is left that is due; tasks that wait for a retry are left in their queues."""
     grace: timedelta = timedelta(seconds=30)
-    """How long running tasks may go on after a stop was requested. The stop itself may take 35 s longer."""
+    """How long running tasks may go on after a stop was requested. The stop itself may take 9 s longer."""
     lock_retry_delay: timedelta = timedelta(seconds=5)
     """How long a task waits when its lock is held, give or take a quarter."""
     isolation_timeout: timedelta = timedelta(seconds=60)

@@ -34,6 +34,8 @@ class WorkerSnapshot:
     last_pull: float | None
     """When the server last answered a pull, on the clock; None: never."""
     stopping: bool
+    left_behind: int
+    """Executions that have ended, and of which something still runs: calls in threads, or code that was given up."""
     isolated: str | None
     """`<task> <id>` of the task that runs isolated, until it ends, or of the next one that waits. None: neither."""
 

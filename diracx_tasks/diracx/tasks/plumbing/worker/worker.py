@@ -5,12 +5,13 @@ Life of a worker:
 1. Start: read the settings of the queues, start the heartbeats, the lock renewal and the configuration follower.
 2. Run: take messages (`Intake`) and process them (`InFlight`) until `stop`, or in a burst until nothing is left.
 3. Stop: take nothing more, let running tasks end within the grace period, cancel the rest and give it back uncounted.
-   Cancelled tasks get 30 s to clean up, are cancelled once more, and get 5 s: so a stop takes the grace period
-   and 35 s at the most, after up to 5 s for a request that is under way.
+   Cancelled tasks get 7 s to clean up, and 2 s more go into writing down what was interrupted. What still runs then is
+   given back as well: the process must end soon after.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,8 +20,10 @@ from typing import Final
 
 from diracx.tasks.plumbing.background import in_background
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError
 from diracx.tasks.plumbing.execution.executor import Executor, Invoke, Limits
 from diracx.tasks.plumbing.execution.job import Job
+from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
@@ -34,8 +37,9 @@ from diracx.tasks.plumbing.worker.in_flight import InFlight
 from diracx.tasks.plumbing.worker.intake import Intake
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import LeaseKeeper
-from diracx.tasks.plumbing.worker.loop_lag import LoopLag
+from diracx.tasks.plumbing.worker.loop_watch import LoopWatch
 from diracx.tasks.plumbing.worker.processing import OnOutcome, Processor
+from diracx.tasks.plumbing.worker.relief import Relief
 from diracx.tasks.plumbing.worker.settings import WorkerSettings, worker_id
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.plumbing.worker.slots import Slots
@@ -43,6 +47,8 @@ from diracx.tasks.plumbing.worker.snapshot import WorkerSnapshot
 
 # Until `run` has read the real one from the server, before the first message.
 DEFAULT_ACK_WAIT: Final = timedelta(seconds=30)
+SETTLE_SECONDS: Final = 2.0
+"""The time to write down, at the end, which executions were interrupted."""
 
 
 class Worker:
@@ -52,8 +58,9 @@ class Worker:
         connection: Stays open for as long as `run` runs.
         registry: The tasks that this worker knows.
         injector: Prepares the dependencies of `execute()`.
-        invoke: Runs a task elsewhere, e.g. on the execution thread; None: on this loop.
+        invoke: Runs a task elsewhere, e.g. on a thread of its own; None: on this loop.
         on_outcome: See `processing.OnOutcome`.
+        last_resort: Ends the process when the code of a task keeps a thread; None: nothing does.
     """
 
     def __init__(
@@ -65,18 +72,21 @@ class Worker:
         settings: WorkerSettings,
         invoke: Invoke | None = None,
         on_outcome: OnOutcome | None = None,
+        last_resort: LastResort | None = None,
     ) -> None:
         self.id = worker_id(settings.size)
         self.settings = settings
+        self._broken: BackgroundEndedError | None = None
+        self._last_resort = last_resort
         self._connection = connection
         self._attempts = AttemptStore(Bucket(connection, namespace.attempts_bucket))
-        self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket))
+        self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
         limits = _configured_limits(self._configuration)
-        executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits)
+        self._executor = executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits)
         dead_letters = DeadLetterStore(connection, namespace)
         self._settlement = Settlement(connection, self._attempts, dead_letters, settings.lock_retry_delay)
-        self._leases = LeaseKeeper(DEFAULT_ACK_WAIT)
+        self._leases = LeaseKeeper(DEFAULT_ACK_WAIT, last_resort=last_resort)
         self._slots = Slots(settings.max_concurrent_tasks)
         self._gate = gate = IsolationGate(
             lambda: len(self._leases), settings.isolation_timeout, settings.isolation_window
@@ -85,6 +95,10 @@ class Worker:
             namespace, settings, registry, self._attempts, executor, self._settlement, gate, on_outcome
         )
         self._in_flight = InFlight(self._leases, self._slots, gate, processor)
+        if last_resort is not None:
+            last_resort.on_retire, last_resort.give_back = self.stop, self.abandon
+        self._relief = relief = Relief(connection, namespace, self._leases, self._locks, last_resort)
+        self._loop_watch = LoopWatch(relief)
         self._intake = Intake(
             connection, namespace, settings, self._attempts, self._leases, self._slots, gate, self._in_flight
         )
@@ -112,29 +126,44 @@ class Worker:
             pulls=self._intake.pulls,
             last_pull=self._intake.last_pull,
             stopping=self._intake.is_stopping,
+            left_behind=self._executor.left_behind,
             isolated=self._gate.isolated_task,
         )
 
+    @property
+    def why_it_ends(self) -> str | None:
+        """Why the worker ends by itself: the code of a task keeps a thread, or a part of the worker ended. None: it
+        does not."""
+        if self._last_resort is not None and self._last_resort.reason is not None:
+            return self._last_resort.reason
+        return None if self._broken is None else str(self._broken)
+
     def stop(self) -> None:
-        """Take nothing more. `run` returns once the tasks in flight have ended, 35 s after the grace period at the
+        """Take nothing more. `run` returns once the tasks in flight have ended, 9 s after the grace period at the
         latest."""
         self._intake.stop()
 
     def stop_now(self) -> None:
         """Stop, and end the grace period at once."""
         self.stop()
-        self._in_flight.interrupt("the worker stops")
+        self._in_flight.stop("the worker stops")
 
     async def abandon(self) -> None:
         """Give back every message whose lease holds, uncounted: the process is about to end in the middle of them.
 
         A message that cannot be given back is logged, and redelivered when its lease lapses.
         """
+        self.stop()
         try:
             await self._in_flight.abandon(self._attempts)
         finally:
             self._settlement.naks.close()
         await self._connection.client.flush()
+
+    def abandon_from_thread(self) -> None:
+        """As `abandon`, on another thread than the event loop, which does not get there: the process is ended by
+        force."""
+        asyncio.run(self._relief.give_back())
 
     async def run(self) -> None:
         """Work until stopped, or in a burst until nothing is left that is due.
@@ -142,25 +171,33 @@ class Worker:
         Raises:
             ServerError: The queues cannot be used, e.g. because they are missing and may not be created.
         """
+        self._leases.owner = asyncio.current_task()
         self._leases.set_ack_wait(await self._intake.inspect_queues())
         async with self._locks, self._watching():
             try:
                 await self._intake.run()
             finally:
-                await self._in_flight.wind_down(self.settings.grace)
+                await self._in_flight.wind_down(self.settings.grace, self._attempts)
                 self._settlement.naks.close()
+                await self._attempts.settle_debts(SETTLE_SECONDS)
+
+    def _background_ended(self, error: BackgroundEndedError) -> None:
+        """Give back what is in flight, and end: a worker must not run on without heartbeats."""
+        self._broken = error
+        self.stop_now()
 
     @asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:
         resend = self._settlement.ack_replay.resend
         async with in_background(
+            self._background_ended,
             leases=self._leases.run(),
             orphaned_attempt_records=self._attempts.run(),
             configuration=self._configuration.run(),
         ):
             self._connection.on_reconnect(resend)
             try:
-                with LoopLag(self._in_flight.name_of).watching():
+                with self._loop_watch.watching():
                     yield
             finally:
                 self._connection.remove_on_reconnect(resend)

@@ -43,6 +43,11 @@ _STATUS_FOLLOWS: Final = ord(" ")
 """This character after the version announces a status, as in `NATS/1.0 503`."""
 
 
+_MAX_KNOWN_NAMES: Final = 1_000
+_known_names: Final[set[str]] = set()
+"""Names of headers that are known to be valid."""
+
+
 class PersistentClient(Client):
     """A nats-py client that reconnects after every error and drops unsent commands at a disconnect."""
 
@@ -161,8 +166,14 @@ class PersistentClient(Client):
         headers: dict[str, str] = {}
         for line in raw.decode("utf-8", "replace").split("\r\n"):
             name, colon, value = line.partition(":")
-            name = name.strip()
-            # A name is an ASCII token without white space (RFC 9110, 5.1); nats-py skips others, too.
-            if colon and name.isascii() and not (" " in name or "\t" in name):
-                headers[name] = value.strip()
+            if not colon:
+                continue
+            if name not in _known_names:  # most messages have the same headers
+                name = name.strip()
+                # A name is an ASCII token without white space (RFC 9110, 5.1); nats-py skips others, too.
+                if not name.isascii() or " " in name or "\t" in name:
+                    continue
+                if len(_known_names) < _MAX_KNOWN_NAMES:
+                    _known_names.add(name)
+            headers[name] = value.strip()
         return headers

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -63,6 +64,7 @@ class Connection:
         self._inbox: RequestInbox | None = None
         self._connected = asyncio.Event()
         self._closing = False
+        self._twin: Callable[[], AbstractAsyncContextManager[Connection]]
         self._generation = 0
         self._reconnect_callbacks: list[ReconnectCallback] = []
         self._denial_callbacks: list[DenialCallback] = []
@@ -90,6 +92,7 @@ class Connection:
         """
         client = PersistentClient()
         connection = cls(client, settings)
+        connection._twin = partial(cls.open, settings, name=name, inbox_prefix=inbox_prefix)
         try:
             await connect_once(
                 client,
@@ -107,6 +110,14 @@ class Connection:
             yield connection
         finally:
             await connection._close()
+
+    def twin(self) -> AbstractAsyncContextManager[Connection]:
+        """Open another connection with the same settings, on the event loop that calls this, perhaps on another thread.
+
+        Raises:
+            ServerUnavailableError, ValueError: As `open`.
+        """
+        return self._twin()
 
     @property
     def client(self) -> PersistentClient:

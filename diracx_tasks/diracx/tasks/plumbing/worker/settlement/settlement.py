@@ -40,6 +40,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from diracx.tasks.plumbing.background import carried_through
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.execution.job import (
@@ -99,6 +100,9 @@ class Settlement:
         When the connection is lost in the middle, it is tried again after the reconnect, while the lease holds: that
         saves a redelivery. Once the answer was sent, nothing is raised any more.
 
+        After a success no cancellation breaks it off: the code of the task may cancel the asyncio task in which it ran,
+        at any later time.
+
         Args:
             name: The name of the task, for the log.
 
@@ -108,7 +112,7 @@ class Settlement:
             ServerError: The server refused, or stayed away until the lease lapsed.
             SendTaskError: The dead letter or the copy was refused.
         """
-        lease.settling = True
+        lease.close()
         while True:
             lease.ensure_held()
             try:
@@ -118,14 +122,14 @@ class Settlement:
                 if self._connection.is_connected or lease.remaining <= 0:
                     raise
                 logger.info("%s waits for the server to be settled: %s", name, error)
-                if not await self._connection.wait_connected(lease.remaining):
+                if not await carried_through(self._connection.wait_connected(lease.remaining)):
                     raise
         if logger.isEnabledFor(logging.DEBUG):
             ending = "done" if isinstance(outcome, Succeeded) else f"ended as {type(outcome).__name__}"
             logger.debug("%s: %s (message %d) in %.3f s", ending, name, lease.delivery.sequence, lease.elapsed)
         # Most messages have neither a record nor a copy.
         if isinstance(outcome, _FINISHING) and (attempts.revision or lease.delivery.origin is not None):
-            await self._clean_up(lease, name, attempts)
+            await carried_through(self._clean_up(lease, name, attempts))
 
     def _effects_of(self, outcome: Outcome, lease: Lease, name: str, attempts: Attempts) -> Coroutine[Any, Any, None]:
         match outcome:
@@ -147,7 +151,7 @@ class Settlement:
     async def give_back(self, lease: Lease, name: str) -> None:
         """Nak a message that was interrupted without an outcome, and leave its record as it is. An error is only
         logged."""
-        lease.settling = True
+        lease.close()
         try:
             lease.ensure_held()
             lease.delivery.nak()

@@ -23,7 +23,7 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 
-FOLDER = Path(os.environ["UNRULY_TASKS_FOLDER"])
+FOLDER = Path(os.environ["LEAVING_TASKS_FOLDER"])
 FOREVER = 300.0
 
 # Made in the parent: what a child inherits is part of what is tested.

@@ -1,4 +1,4 @@
-"""The extension `unruly_tasks`: its tasks leave threads and children behind, or raise what would end a program."""
+"""The extension `leaving_tasks`: its tasks leave threads and children behind, or raise what would end a program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from diracx.tasks.plumbing.enums import Size
 from support.command_line import CommandLine
 from support.distributions import install_extension, task_points
 
-PACKAGE = "unruly_tasks"
+PACKAGE = "leaving_tasks"
 CATEGORY = "unruly"
 LOCK = "mutex.job.unruly"
 TASKS = {Size.SMALL: "Unruly", Size.MEDIUM: "UnrulyMedium", Size.LARGE: "UnrulyLarge"}
@@ -16,7 +16,7 @@ def install(command_line: CommandLine) -> None:
     """Install the extension where processes of the command line find it."""
     names = (*TASKS.values(), "UnrulyTimed")
     install_extension(command_line.folder / "site", PACKAGE, task_points(CATEGORY, f"{PACKAGE}.tasks", names))
-    command_line.environment["UNRULY_TASKS_FOLDER"] = str(command_line.folder)
+    command_line.environment["LEAVING_TASKS_FOLDER"] = str(command_line.folder)
 
 
 def arguments(way: str, task: str = TASKS[Size.SMALL]) -> tuple[str, ...]:
