@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from chaos_tasks import RETRIES, Child, Dies, GivesUp
+from chaos_tasks import KINDS, RETRIES, Child, GivesUp
 from disturbances import Disturbances
 from journal import Execution, Journal
 from ledger import Ledger
 
-_FAIL_ALWAYS = (Dies.__name__, GivesUp.__name__)
+_ALWAYS_FAIL = {kind.__name__ for kind in KINDS if kind.always_fails}
 _RETRY = "a retry by its policy"
 
 
@@ -75,9 +75,11 @@ class Accountant:
         if any(run.end == "done" for run in executions):
             if task_id in self._dead:
                 self._ledger.unexplained.append(f"{what} was done and has a dead letter")
+            elif kind in _ALWAYS_FAIL:
+                self._ledger.unexplained.append(f"{what} was done, and should have failed")
         elif task_id in self._dead:
             self._ledger.dead += 1
-            if kind not in _FAIL_ALWAYS or failed <= RETRIES:
+            if kind not in _ALWAYS_FAIL or failed <= RETRIES:
                 self._ledger.unexplained.append(f"{what} has a dead letter after {failed} failures")
         elif kind == GivesUp.__name__ and gave_up:
             self._ledger.dropped += 1
@@ -89,11 +91,13 @@ class Accountant:
         if before.retry_at is not None and after.begun >= before.retry_at and (counted_on or after.attempt < 0):
             return _RETRY
         cause = None
-        if before.end == "failed" and counted_on:
-            pass  # The failure was recorded and the time of the retry was not: no disturbance excuses that.
-        elif before.end is None:
+        # What cancels itself, or is cancelled by its timeout, has not ended before its failure is written.
+        may_go_on = before.end == "cancelled" and before.kind in _ALWAYS_FAIL
+        if before.end is None or may_go_on:
             cause = self._disturbances.cause_of_no_end(before.pid, before.begun)
-        else:
+        # If its failure was recorded and the time of the retry was not, no disturbance excuses that.
+        recorded = before.end == "failed" and counted_on
+        if cause is None and before.end is not None and not recorded:
             cause = self._disturbances.cause_of_forgotten_end(before.pid, before.begun, before.ended)
         if cause is None and due is not None:
             cause = self._disturbances.cause_of_second_firing(due)

@@ -3,7 +3,11 @@
 Each process appends to a journal of its own, one `write` a line:
 `<event> <task id> <kind> <number> <pid> <execution> <seconds>`, the execution counted by the process, the seconds by
 CLOCK_BOOTTIME. The events: `begin`; `done`; `cancelled`; `failed <attempt> <retry at>`, written by the retry policy,
-with `-` where it gives no retry; `submitted <child id>`.
+with `-` where it gives no retry; `submitted <child id>`. An execution that was cancelled and then failed has both
+lines: it has failed.
+
+Some tasks misbehave, and are expected to fail or succeed by themselves: they exit, cancel themselves, stop their loop,
+or leave a thread behind. None of that excuses a repeated execution of them or of another task.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +35,8 @@ RETRIES: Final = 3
 
 _numbers = itertools.count(1)
 _execution: ContextVar[int] = ContextVar("execution")
+_latest: dict[str | None, tuple[Journaled, int]] = {}
+"""The latest execution of each task in this process, by task id."""
 
 
 @functools.cache
@@ -46,15 +53,6 @@ def write(event: str, task: Journaled, execution: int, *more: object) -> None:
     os.write(_journal(pid), (" ".join(map(str, words)) + "\n").encode())
 
 
-class PlannedError(Exception):
-    """A planned failure, or a child that could not be submitted, with the execution that raised it."""
-
-    def __init__(self, task: Journaled, execution: int, message: str) -> None:
-        super().__init__(message)
-        self.task = task
-        self.execution = execution
-
-
 class JournaledBackoff(RetryPolicyBase):
     """An exponential backoff that records its questions and answers."""
 
@@ -63,15 +61,10 @@ class JournaledBackoff(RetryPolicyBase):
     def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
         """Decide as the backoff does, and record the decision."""
         at = self.backoff.schedule_retry(attempt, exception)
-        if isinstance(exception, PlannedError):
-            wait = None if at is None else (at - datetime.now(UTC)).total_seconds()
-            write(
-                "failed",
-                exception.task,
-                exception.execution,
-                attempt,
-                "-" if wait is None else f"{boottime() + wait:.6f}",
-            )
+        # The exception may be any: a task that misbehaves does not tell which execution raised it.
+        task, execution = _latest[current_task_id.get()]
+        wait = None if at is None else (at - datetime.now(UTC)).total_seconds()
+        write("failed", task, execution, attempt, "-" if wait is None else f"{boottime() + wait:.6f}")
         return at
 
 
@@ -84,19 +77,19 @@ class Journaled(BaseTask):
     size = Size(os.environ.get(SIZE_VARIABLE, Size.SMALL.value))
     retry_policy: ClassVar[RetryPolicyBase] = JournaledBackoff()
     dlq_eligible = True
+    always_fails: ClassVar[bool] = False
 
     async def execute(self) -> None:
         """Run `work` between two lines in the journal."""
         execution = next(_numbers)
         _execution.set(execution)
+        _latest[current_task_id.get()] = (self, execution)
         write("begin", self, execution)
         try:
             await self.work()
         except asyncio.CancelledError:
             write("cancelled", self, execution)
             raise
-        except Exception as error:
-            raise PlannedError(self, execution, f"{type(error).__name__}: {error}") from error
         write("done", self, execution)
 
     async def work(self) -> None:
@@ -135,6 +128,8 @@ class Recovers(Journaled):
 class Dies(Journaled):
     """Always fails, and becomes a dead letter."""
 
+    always_fails = True
+
     async def work(self) -> None:
         raise ValueError("always")
 
@@ -157,4 +152,89 @@ class Child(Journaled):
     """Is submitted by another task."""
 
 
-KINDS: Final[tuple[type[Journaled], ...]] = (Quick, Sleeps, Recovers, Dies, GivesUp, Submits, Child)
+class RefusedError(BaseException):
+    """No Exception."""
+
+
+async def _raise(error: BaseException) -> None:
+    await asyncio.sleep(0.01)
+    raise error
+
+
+class Exits(Dies):
+    """A child of it exits."""
+
+    async def work(self) -> None:
+        await asyncio.gather(_raise(SystemExit(2)), asyncio.sleep(0.5))
+
+
+class Interrupts(Dies):
+    """Raises KeyboardInterrupt."""
+
+    async def work(self) -> None:
+        raise KeyboardInterrupt
+
+
+class Refuses(Dies):
+    """Raises what is no Exception."""
+
+    async def work(self) -> None:
+        raise RefusedError
+
+
+class CancelsItself(Dies):
+    """Cancels its asyncio task."""
+
+    async def work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+
+
+class FailsInGroup(Dies):
+    """Has a task group with a child that fails."""
+
+    async def work(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_raise(ValueError("in a child")))
+            group.create_task(asyncio.sleep(60))
+
+
+class LeavesThread(Dies):
+    """Waits for a thread when its time is over."""
+
+    timeout_seconds = 0.2
+
+    async def work(self) -> None:
+        await asyncio.to_thread(time.sleep, 1.5)
+
+
+class StopsLoop(Journaled):
+    """Stops its event loop, and succeeds."""
+
+    async def work(self) -> None:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0.01)
+
+
+class Blocks(Journaled):
+    """Blocks its event loop for a moment."""
+
+    async def work(self) -> None:
+        time.sleep(0.1)  # noqa: ASYNC251 - it is meant to block
+
+
+UNRULY: Final[tuple[type[Journaled], ...]] = (
+    Exits,
+    Interrupts,
+    Refuses,
+    CancelsItself,
+    FailsInGroup,
+    LeavesThread,
+    StopsLoop,
+    Blocks,
+)
+"""The tasks that misbehave."""
+
+KINDS: Final[tuple[type[Journaled], ...]] = (Quick, Sleeps, Recovers, Dies, GivesUp, Submits, Child, *UNRULY)

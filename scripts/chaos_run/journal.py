@@ -41,16 +41,16 @@ def read(folder: Path) -> Journal:
     executions: defaultdict[str, list[Execution]] = defaultdict(list)
     children: defaultdict[str, list[str]] = defaultdict(list)
     for path in folder.glob("*.journal"):
-        running: dict[str, Execution] = {}
+        by_number: dict[str, Execution] = {}
         for line in path.read_text(encoding="ascii").splitlines():
             event, task_id, kind, number, pid, execution, at, *more = line.split(" ")
             if event == "begin":
-                running[execution] = Execution(task_id, kind, int(number), int(pid), float(at))
-                executions[task_id].append(running[execution])
+                by_number[execution] = Execution(task_id, kind, int(number), int(pid), float(at))
+                executions[task_id].append(by_number[execution])
             elif event == "submitted":
                 children[task_id].append(more[0])
             else:
-                _end(running.pop(execution), event, float(at), more)
+                _end(by_number[execution], event, float(at), more)
     for runs in executions.values():
         runs.sort(key=lambda run: run.begun)
     return Journal(dict(executions), dict(children))
@@ -59,6 +59,8 @@ def read(folder: Path) -> Journal:
 def _end(execution: Execution, event: str, at: float, more: list[str]) -> None:
     if event not in ("done", "failed", "cancelled"):
         raise ValueError(f"the journal of process {execution.pid} has an unknown event {event!r}")
+    if execution.end not in (None, "cancelled") or (execution.end, event) == ("cancelled", "cancelled"):
+        raise ValueError(f"the journal of process {execution.pid} ends an execution of {execution.task_id} twice")
     execution.end = event  # type: ignore[assignment]
     execution.ended = at
     if event == "failed":

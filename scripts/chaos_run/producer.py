@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
 from accounts import Submission
-from chaos_tasks import Dies, GivesUp, Journaled, Quick, Recovers, Sleeps, Submits
+from chaos_tasks import UNRULY, Dies, GivesUp, Journaled, Quick, Recovers, Sleeps, Submits
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
@@ -18,10 +18,12 @@ _DELAYED_SHARE = 0.05
 
 
 def make(number: int, choose: random.Random) -> Journaled:
-    """A task of a random kind; most succeed at once."""
+    """A task of a random kind; most succeed at once, and a few misbehave."""
     share = choose.random()
-    if share < 0.55:
+    if share < 0.51:
         return Quick(number)
+    if share < 0.55:
+        return choose.choice(UNRULY)(number)
     if share < 0.8:
         return Sleeps(number, round(choose.uniform(0.01, 1.0), 3))
     if share < 0.88:

@@ -108,6 +108,31 @@ def test_a_dead_letter_that_nobody_earned_is_unexplained(account: Any) -> None:
     assert account(failures((0, 100, "100.9"), (1, 101, "-")), "Dies", dead=True).unexplained
 
 
+def test_a_task_that_misbehaves_and_ends_well_is_unexplained(account: Any) -> None:
+    assert account([line("begin", 100, kind="Exits"), line("done", 100.1, kind="Exits")], "Exits").unexplained
+    assert account([line("begin", 100, kind="Blocks"), line("done", 100.1, kind="Blocks")], "Blocks").balanced
+
+
+def test_a_failure_after_a_cancellation_that_nobody_but_the_task_wanted_is_a_failure(account: Any) -> None:
+    lines = failures((0, 100, "100.9"), (1, 101, "102"), (2, 102, "103"), (3, 104, "-"))
+    both = []
+    for each in lines:
+        if each.startswith("failed"):
+            both.append(each.replace("failed", "cancelled").rsplit(" ", 2)[0])
+        both.append(each)
+    ledger = account(both, "CancelsItself", dead=True)
+    assert (ledger.retries, ledger.dead, ledger.balanced) == (3, 1, True)
+
+
+def test_a_kill_between_a_cancellation_and_its_failure_explains_a_repeat(account: Any) -> None:
+    lines = [line("begin", 100, kind="LeavesThread"), line("cancelled", 100.2, kind="LeavesThread")]
+    lines += [each.replace("Dies", "LeavesThread") for each in failures((0, 110, "110.9"), (1, 111, "112"))]
+    lines += [each.replace("Dies", "LeavesThread") for each in failures((2, 113, "114"), (3, 115, "-"))]
+    numbered = [each.replace(" 1 1 ", " 1 9 ") if index < 2 else each for index, each in enumerate(lines)]
+    assert account(numbered, "LeavesThread", dead=True, worker_kills={1: (101.5, 101.6)}).unexplained == []
+    assert account(numbered, "LeavesThread", dead=True).unexplained
+
+
 def test_a_repeat_out_of_the_blue_is_unexplained(account: Any) -> None:
     ledger = account([line("begin", 100), line("done", 100.1), line("begin", 105, 2), line("done", 105.1, 2)])
     assert len(ledger.unexplained) == 1
