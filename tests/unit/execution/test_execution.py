@@ -289,6 +289,24 @@ async def test_code_that_held_up_the_loop_past_its_lease_has_failed_and_a_stop_s
     assert stopped.cancellation is STOP
 
 
+async def test_code_that_goes_on_after_it_held_up_the_loop_past_its_lease_is_cancelled_by_a_stop_and_has_failed() -> (
+    None
+):
+    execution, begun = Execution(), asyncio.Event()
+
+    async def goes_on() -> None:
+        execution.holds_up(45.2, lease_seconds=29)
+        begun.set()
+        await forever()
+
+    running = start(execution, goes_on)
+    await begun.wait()
+    execution.cancel(STOP)
+    assert isinstance((await running)[1], asyncio.CancelledError)
+    assert execution.cancellation is not None
+    assert execution.cancellation.cause is Cause.HELD_UP
+
+
 def test_an_exit_in_a_callback_fails_the_task_that_set_it_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
     guilty, neighbour, left_behind = Execution(), Execution(), Execution()
 

@@ -197,9 +197,12 @@ class Execution:
         before = self.cancellation
         if self.runs_on and cancellation.cause is Cause.LOCK_LOST and self._last_resort is not None:
             self._last_resort.end_now(f"{self.name()} has ended, but something of it still runs, and lost a lock")
-        if self._closed or (before is not None and (before.voids or not cancellation.voids)):
+        if self._closed:
             return
-        self.cancellation = cancellation
+        if before is None or (cancellation.voids and not before.voids):
+            self.cancellation = cancellation
+        elif before.cause is not Cause.HELD_UP:  # whose code was not cancelled
+            return
         if self.task is not None:
             self._cancel()
             self._after(YIELD_SECONDS, self._say_what_runs_on)
