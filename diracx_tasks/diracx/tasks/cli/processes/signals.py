@@ -149,7 +149,7 @@ class StopSignals:
             code = 128 + number if self._end_code is None else self._end_code
             reason = f"{number.name} has not ended the process within {self._end_after:g} s"
             end_within(self._end_after, code, reason)
-        else:
+        elif count == 2:
             reason = f"a second signal has not ended the process within {LAST_WORD_SECONDS:g} s"
             end_within(LAST_WORD_SECONDS, 128 + number, reason)
 
