@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -163,6 +164,29 @@ async def test_an_execution_that_closes_its_loop_has_failed_and_the_thread_is_re
     assert isinstance(error, LoopClosedError)
     assert (await run(threads, where))[0][0].startswith("execution ")
     await threads.close()
+
+
+async def test_a_thread_that_broke_while_it_was_idle_is_replaced(threads: ExecutionThreads) -> None:
+    left: list[Callable[[], object]] = []
+
+    async def leaves_what_ends_the_thread(task: BaseTask) -> threading.Thread:
+        # As a task may that is left on the loop: it ends what serves the thread.
+        serving = next(each for each in _serving(asyncio.get_running_loop()))
+        left.append(lambda: serving.get_loop().call_soon_threadsafe(serving.cancel))
+        return threading.current_thread()
+
+    thread, _ = await run(threads, leaves_what_ends_the_thread)
+    left[0]()
+    await asyncio.to_thread(thread.join, 10)
+    assert not thread.is_alive()
+    value, error = await run(threads, where)
+    assert error is None
+    assert value[0].startswith("execution ")
+
+
+def _serving(loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
+    found = [each for each in gc.get_objects() if isinstance(each, asyncio.Task) and not each.done()]
+    return [each for each in found if each.get_loop() is loop and "_serve" in repr(each.get_coro())]
 
 
 async def test_what_a_callback_raises_fails_the_execution_that_set_it(threads: ExecutionThreads) -> None:

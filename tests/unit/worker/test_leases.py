@@ -268,6 +268,18 @@ async def test_a_settled_message_gets_no_heartbeat() -> None:
     assert not keeper.all
 
 
+async def test_a_withdrawn_lease_gets_no_heartbeat() -> None:
+    clock, answers = ManualClock(0), Answers()
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    lease = keeper.take(delivery(0, answers))
+    assert lease is not None
+    lease.withdraw("the process ends")
+    clock.now = 15
+    with ticking(keeper):
+        await turn()
+    assert not answers.heartbeats, "it would shorten the delay of the nak"
+
+
 async def test_a_task_that_is_being_settled_is_not_cancelled() -> None:
     lease = Lease(delivery(0), 0, TRUSTED, ManualClock(0))
     lease.task = asyncio.create_task(_drive(lease))

@@ -83,7 +83,10 @@ def end_within(seconds: float, code: int, reason: str) -> None:
 
 def _end_by_force(code: int, reason: str) -> None:
     while before_force:  # once, whichever limit comes first
-        before_force.pop()()
+        try:
+            before_force.pop()()
+        except Exception:
+            logger.exception("not everything was done before the end by force")
     # Not imported here: a process that has not loaded it has no children of it.
     multiprocessing: Any = sys.modules.get("multiprocessing.process")
     children = [] if multiprocessing is None else multiprocessing.active_children()

@@ -230,10 +230,8 @@ class ExecutionThreads:
         self, call: Callable[[BaseTask], Coroutine[Any, Any, Any]], task: BaseTask, execution: Execution
     ) -> Any:
         """Run the code of a task on a thread of its own. An `Invoke` for the executor."""
-        while not self._idle:
+        while (thread := self._take_idle()) is None:
             await uncancelled(self.start_one())
-            self._idle = [thread for thread in self._idle if thread.usable]
-        thread = self._idle.pop()
         try:
             return await thread.run(call(task), execution)
         finally:
@@ -241,6 +239,14 @@ class ExecutionThreads:
                 self._idle.append(thread)
             else:
                 self._threads.remove(thread)
+
+    def _take_idle(self) -> ExecutionThread | None:
+        """An idle thread that still works: what an earlier task left behind may have broken it meanwhile."""
+        while self._idle:
+            if (thread := self._idle.pop()).usable:
+                return thread
+            self._threads.remove(thread)
+        return None
 
     async def start_one(self) -> None:
         """Start a thread that waits for an execution.

@@ -22,8 +22,10 @@ from diracx.tasks.plumbing.worker.slots import Slots
 
 logger = logging.getLogger("diracx.tasks.worker")
 
-# `abandon` naks with this delay, longer than the process needs to exit, so that no task runs twice at a time.
+# What still runs is given back with these delays, longer than the process needs to exit, so that no task runs twice at
+# a time: at once or by force, and in order, which closes threads and connections first.
 EXIT_DELAY: Final = timedelta(seconds=3)
+ORDERLY_EXIT_DELAY: Final = timedelta(seconds=15)
 CLEAN_UP_SECONDS: Final = 7.0
 """Cancelled tasks have this time to clean up. Those that swallow it are cancelled again after `INSIST_SECONDS`."""
 
@@ -90,9 +92,9 @@ class InFlight:
         if self.running():
             names = ", ".join(lease.describe() for lease in self._leases.all)
             logger.error("cancelled, and still running when the worker ends: %s", names)
-            await self.abandon(attempts)
+            await self.abandon(attempts, ORDERLY_EXIT_DELAY)
 
-    async def abandon(self, attempts: AttemptStore) -> None:
+    async def abandon(self, attempts: AttemptStore, delay: timedelta = EXIT_DELAY) -> None:
         """Give back every message whose lease holds, without a failure in its record: the process ends without them.
 
         An error is only logged, and spares the other messages. From the first step on, no task settles its message.
@@ -100,15 +102,15 @@ class InFlight:
         abandoned = [lease for lease in self._leases.all if not lease.settling and lease.remaining > 0]
         for lease in abandoned:
             lease.withdraw("the process ends")
-        await asyncio.gather(*(self._abandon(lease, attempts) for lease in abandoned))
+        await asyncio.gather(*(self._abandon(lease, attempts, delay) for lease in abandoned))
 
-    async def _abandon(self, lease: Lease, attempts: AttemptStore) -> None:
+    async def _abandon(self, lease: Lease, attempts: AttemptStore, delay: timedelta) -> None:
         try:
             if lease.attempts is not None:
                 await attempts.interrupt(lease.attempts)
             lease.ensure_in_time()
             self._leases.drop(lease)  # a heartbeat would shorten the delay
-            lease.delivery.nak(EXIT_DELAY)
+            lease.delivery.nak(delay)
         except Exception as error:
             delivery = lease.delivery
             logger.warning("left %s (message %d) unsettled: %s", shown_name(delivery), delivery.sequence, error)

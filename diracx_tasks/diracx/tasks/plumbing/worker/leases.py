@@ -272,7 +272,7 @@ class LeaseKeeper:
         sent = self._clock()
         try:
             # Checked again here: the message may have been settled since this task was created.
-            if not self._keeps(lease) or sent >= lease.deadline:
+            if not self._keeps(lease) or sent >= lease.deadline or lease.withdrawn is not None:
                 return
             await subject.in_progress(timeout=self.heartbeat_seconds)
         except ServerUnavailableError as error:

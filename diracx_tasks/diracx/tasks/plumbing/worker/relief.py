@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import timedelta
 from typing import Final
 
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -27,12 +26,12 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
+from diracx.tasks.plumbing.worker.in_flight import EXIT_DELAY
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper
 
 logger = logging.getLogger("diracx.tasks.worker")
 
 RETRY_SECONDS: Final = 1.0
-EXIT_DELAY: Final = timedelta(seconds=3)
 
 
 class Relief:
@@ -100,6 +99,8 @@ class Relief:
         leases = [lease for lease in self._leases.all if lease.remaining > 0 and not lease.settling]
         if not leases:
             return
+        for lease in leases:
+            lease.withdraw("the process ends")  # from now on it gets no heartbeat, and the loop settles nothing
         try:
             async with asyncio.timeout(GIVE_BACK_SECONDS), self._connection.twin() as twin:
                 attempts = AttemptStore(Bucket(twin, self._namespace.attempts_bucket))
@@ -116,6 +117,7 @@ async def _give_back(lease: Lease, twin: Connection, attempts: AttemptStore, gui
                 await attempts.interrupt(lease.attempts)
             elif not lease.attempts.begun_here:
                 await attempts.begin(lease.attempts)
+        lease.ensure_in_time()
         ReplySubject(twin, lease.delivery.reply).nak(EXIT_DELAY)
     except Exception as error:
         logger.warning("left %s unsettled: %s", lease.describe(), error)
