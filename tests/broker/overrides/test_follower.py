@@ -11,8 +11,8 @@ import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.overrides import follower as follower_module
+from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
-from diracx.tasks.plumbing.overrides.overrides import Configuration, ConfigurationError
 from diracx.tasks.testing import wait_until
 from support.scheduling import SchedulingMesh
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
-from diracx.tasks.plumbing.overrides.overrides import Configuration, parse
+from diracx.tasks.plumbing.overrides.configuration import Configuration
+from diracx.tasks.plumbing.overrides.overrides import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.reconciler import StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState

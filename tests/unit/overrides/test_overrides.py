@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diracx.tasks.plumbing.overrides.overrides import Configuration, ConfigurationError, RateLimit, parse
+from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError, RateLimit
+from diracx.tasks.plumbing.overrides.overrides import parse
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule
 
 TEXT = """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from diracx.tasks.plumbing.overrides.overrides import Configuration, parse
+from diracx.tasks.plumbing.overrides.configuration import Configuration
+from diracx.tasks.plumbing.overrides.overrides import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.instances import instance_of_removed_vo, instances_of
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey

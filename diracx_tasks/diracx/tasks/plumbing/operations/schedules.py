@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from diracx.tasks.plumbing.overrides.overrides import Configuration
+from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of
 from diracx.tasks.plumbing.scheduler.reconciler import StoredState

@@ -19,7 +19,8 @@ from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks import RevisionConflictError
-from diracx.tasks.plumbing.overrides.overrides import Configuration, ConfigurationError, parse
+from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
+from diracx.tasks.plumbing.overrides.overrides import parse
 from diracx.tasks.plumbing.wire.names import Namespace
 
 logger = logging.getLogger("diracx.tasks.configuration")

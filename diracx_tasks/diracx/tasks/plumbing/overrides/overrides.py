@@ -14,67 +14,13 @@ Every key is optional. A key set for a VO wins over the same key set for the tas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from diracx.tasks.plumbing.exceptions import TaskDefinitionError, TaskError
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError, Override, RateLimit
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule, TaskScheduleBase
-
-
-class ConfigurationError(TaskError):
-    """The configuration is invalid. The text names the path of the bad key or value."""
-
-
-class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """At most `limit` in any window of `window_seconds`."""
-
-    limit: int
-    window_seconds: float
-
-    def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError("`limit` must be 1 or more")
-        if not 0 < self.window_seconds < float("inf"):
-            raise ValueError("`window_seconds` must be more than 0")
-
-
-class Override(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings for one task, or for one VO of it; None: not set."""
-
-    enabled: bool | None = None
-    schedule: TaskScheduleBase | None = None
-    rate_limit: RateLimit | None = None
-    concurrency_limit: int | None = None
-
-    def over(self, other: Override) -> Override:
-        """These settings, completed by those of `other` that are not set here."""
-        return Override(
-            enabled=other.enabled if self.enabled is None else self.enabled,
-            schedule=other.schedule if self.schedule is None else self.schedule,
-            rate_limit=other.rate_limit if self.rate_limit is None else self.rate_limit,
-            concurrency_limit=other.concurrency_limit if self.concurrency_limit is None else self.concurrency_limit,
-        )
-
-
-_NO_OVERRIDE = Override()
-
-
-class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """A parsed configuration."""
-
-    vos: tuple[str, ...] | None = None
-    """The virtual organisations; None: not set."""
-    tasks: Mapping[str, Override] = {}
-    """By task name, `<category>:<ClassName>`."""
-    task_vos: Mapping[tuple[str, str], Override] = {}
-    """By task name and VO."""
-
-    def override(self, task: str, vo: str | None = None) -> Override:
-        """The settings for a task, or for one VO of it."""
-        of_task = self.tasks.get(task, _NO_OVERRIDE)
-        return of_task if vo is None else self.task_vos.get((task, vo), _NO_OVERRIDE).over(of_task)
 
 
 class _Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,6 +101,7 @@ def _override(written: _Written, path: str) -> Override:
         schedule=schedule,
         rate_limit=written.rate_limit,
         concurrency_limit=written.concurrency_limit,
+        path=path,
     )
 
 

@@ -10,7 +10,7 @@ import msgspec
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
-from diracx.tasks.plumbing.overrides.overrides import Configuration
+from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.scheduler.planning import Rule
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey

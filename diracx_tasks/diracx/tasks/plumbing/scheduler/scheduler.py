@@ -28,8 +28,8 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks import LockOwner, RevisionConflictError
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
-from diracx.tasks.plumbing.overrides.overrides import Configuration
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.instances import Instance, instance_of_removed_vo, instances_of
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, POLL_INTERVAL, LeaderLock, ttl_for

@@ -26,7 +26,7 @@ from importlib import import_module
 from typing import Any, Final, Protocol
 
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.overrides.overrides import Configuration
+from diracx.tasks.plumbing.overrides.configuration import Configuration
 
 logger = logging.getLogger("diracx.tasks.scheduler")
 

@@ -12,8 +12,9 @@ from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.overrides.configuration import ConfigurationError
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
-from diracx.tasks.plumbing.overrides.overrides import ConfigurationError, parse
+from diracx.tasks.plumbing.overrides.overrides import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 

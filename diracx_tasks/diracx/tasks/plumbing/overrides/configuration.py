@@ -1,0 +1,175 @@
+"""The configuration of a mesh as values: which settings of tasks it overrides, and the limits that it sets.
+
+Two layouts of the file give the same values. Each limit knows the path at which it is written, for operators.
+
+A limit belongs to a task, or to an object that limiters in the code lock:
+
+    a task      at most so many executions of the task, whatever it locks
+    an object   at most so many owners of each limiter on `(type, key, *extra)`; the most specific place counts:
+                the key with the most of the limiter's extra parts, down to the key alone, then `default` likewise
+
+A limit for one VO wins over the one for all VOs, and counts the tasks of that VO apart from those of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from diracx.tasks.plumbing.exceptions import TaskError
+from diracx.tasks.plumbing.schedules import TaskScheduleBase
+
+DEFAULT: Final = "default"
+"""In place of the key of an object: every key that has no limit of its own."""
+
+
+class ConfigurationError(TaskError):
+    """The configuration is invalid. The text names the path of the bad key or value."""
+
+
+class LimitKind(StrEnum):
+    """What a limit bounds; the name of its key in the file."""
+
+    RATE = "rate_limit"
+    CONCURRENCY = "concurrency_limit"
+
+
+class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """At most `limit` in any window of `window_seconds`."""
+
+    limit: int
+    window_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ValueError("`limit` must be 1 or more")
+        if not 0 < self.window_seconds < float("inf"):
+            raise ValueError("`window_seconds` must be more than 0")
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """One limit that was found in the configuration."""
+
+    kind: LimitKind
+    value: RateLimit | int
+    """A `RateLimit` for `RATE`, the number of owners for `CONCURRENCY`."""
+    vo: str
+    """The VO whose tasks it counts apart; empty: it counts the tasks of all VOs together."""
+    path: str
+    """Where it is written, e.g. `limits.Transformation.default`."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several schedules of a periodic task, with arguments of its own. None: as for the task."""
+
+    args: Mapping[str, Any] = {}
+    """The values of fields, by name. A VO-aware task gets its VO besides."""
+    enabled: bool | None = None
+    schedule: TaskScheduleBase | None = None
+    path: str = ""
+    """Where it is written."""
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings for one task, or for one VO of it; None: not set."""
+
+    enabled: bool | None = None
+    schedule: TaskScheduleBase | None = None
+    rate_limit: RateLimit | None = None
+    concurrency_limit: int | None = None
+    entries: Mapping[str, Entry] | None = None
+    """By name. The name of an entry without one is empty. None: the task has its one schedule, without arguments."""
+    path: str = ""
+    """Where it is written."""
+
+    def over(self, other: Override) -> Override:
+        """These settings, completed by those of `other` that are not set here. Entries are not merged."""
+        return Override(
+            enabled=other.enabled if self.enabled is None else self.enabled,
+            schedule=other.schedule if self.schedule is None else self.schedule,
+            rate_limit=other.rate_limit if self.rate_limit is None else self.rate_limit,
+            concurrency_limit=other.concurrency_limit if self.concurrency_limit is None else self.concurrency_limit,
+            entries=other.entries if self.entries is None else self.entries,
+            path=self.path or other.path,
+        )
+
+
+class ObjectLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits for one place of a type of locked objects; None: not set."""
+
+    rate_limit: RateLimit | None = None
+    concurrency_limit: int | None = None
+    path: str = ""
+    """Where they are written."""
+
+
+_NO_OVERRIDE: Final = Override()
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    """A parsed configuration."""
+
+    vos: tuple[str, ...] | None = None
+    """The virtual organisations; None: not set."""
+    tasks: Mapping[str, Override] = {}
+    """By task name, `<category>:<ClassName>`, or by the name of the class alone."""
+    task_vos: Mapping[tuple[str, str], Override] = {}
+    """By task name, likewise, and VO."""
+    objects: Mapping[tuple[str, ...], ObjectLimits] = {}
+    """By VO (empty: all), `type_name` of the locked type, key or `DEFAULT`, and extra parts."""
+
+    def override(self, task: str, vo: str | None = None) -> Override:
+        """The settings for a task, or for one VO of it.
+
+        Args:
+            task: `<category>:<ClassName>`.
+            vo: None or empty: no VO.
+        """
+        common = self._of_task(task)
+        return self._of_vo(task, vo).over(common) if vo else common
+
+    def task_limit(self, kind: LimitKind, task: str, vo: str | None = None) -> Limit | None:
+        """The limit on the executions of a task; None: none is set. For the arguments see `override`."""
+        for place, own_vo in ((self._of_vo(task, vo), vo or ""), (self._of_task(task), "")):
+            if (value := getattr(place, kind)) is not None:
+                return Limit(kind, value, own_vo, place.path)
+        return None
+
+    def object_limit(self, kind: LimitKind, obj: str, parts: tuple[str, ...], vo: str | None = None) -> Limit | None:
+        """The limit for limiters on one object; None: none is set.
+
+        Args:
+            obj: The registered type, e.g. `storage_element`.
+            parts: The key, then the extra parts, of the limiter, as texts.
+            vo: None or empty: no VO.
+        """
+        if not self.objects:
+            return None
+        name, (key, *extra) = type_name(obj), parts
+        for own_vo in (vo, "") if vo else ("",):
+            for first in (key, DEFAULT):
+                for length in range(len(extra), -1, -1):
+                    found = self.objects.get((own_vo, name, first, *extra[:length]))
+                    if found is not None and (value := getattr(found, kind)) is not None:
+                        return Limit(kind, value, own_vo, found.path)
+        return None
+
+    def _of_task(self, task: str) -> Override:
+        return self.tasks.get(task) or self.tasks.get(_class_name(task)) or _NO_OVERRIDE
+
+    def _of_vo(self, task: str, vo: str | None) -> Override:
+        if not vo:
+            return _NO_OVERRIDE
+        return self.task_vos.get((task, vo)) or self.task_vos.get((_class_name(task), vo)) or _NO_OVERRIDE
+
+
+def type_name(obj: str) -> str:
+    """The one spelling of the name of a locked type in a configuration: `StorageElement` is `storage_element`."""
+    return obj.replace("_", "").replace("-", "").lower()
+
+
+def _class_name(task: str) -> str:
+    return task.partition(":")[2]
