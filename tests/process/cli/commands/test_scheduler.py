@@ -237,7 +237,7 @@ def test_the_configuration_is_shown_as_it_was_written_and_a_bad_one_is_refused(b
     text = "# ours\nvos: [lhcb]\ntasks: {x:Y: {enabled: false}}"
     assert "warning: tasks.x:Y: no task of that name is installed here" in bare.run("config", "set", "-", stdin=text)
     refused = bare.run("config", "set", "-", stdin="tasks: {x:Y: {enabld: false}}", code=2)
-    assert "tasks.x:Y: Object contains unknown field `enabld`" in refused
+    assert "tasks.x:Y.enabld: unknown key; did you mean enabled?" in refused
     assert bare.json("config", "show")["text"] == text
 
 

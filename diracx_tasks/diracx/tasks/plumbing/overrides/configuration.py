@@ -84,6 +84,8 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     """By name. The name of an entry without one is empty. None: the task has its one schedule, without arguments."""
     path: str = ""
     """Where it is written."""
+    limits_path: str = ""
+    """Where its limits are written; empty: at `path`."""
 
     def over(self, other: Override) -> Override:
         """These settings, completed by those of `other` that are not set here. Entries are not merged."""
@@ -94,7 +96,18 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
             concurrency_limit=other.concurrency_limit if self.concurrency_limit is None else self.concurrency_limit,
             entries=other.entries if self.entries is None else self.entries,
             path=self.path or other.path,
+            limits_path=(self if self.limited else other).limits_at,
         )
+
+    @property
+    def limited(self) -> bool:
+        """Whether it sets a limit."""
+        return self.rate_limit is not None or self.concurrency_limit is not None
+
+    @property
+    def limits_at(self) -> str:
+        """Where its limits are written. `Configuration.task_limit` knows it for each kind."""
+        return self.limits_path or self.path
 
 
 class ObjectLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,11 +144,18 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         common = self._of_task(task)
         return self._of_vo(task, vo).over(common) if vo else common
 
+    def disabled_at(self, task: str, vo: str | None = None) -> str | None:
+        """Where `enabled: false` is written for a task, or for one VO of it; None: nowhere, or `enabled: true` wins."""
+        for place in (self._of_vo(task, vo), self._of_task(task)):
+            if place.enabled is not None:
+                return None if place.enabled else f"{place.path}.enabled"
+        return None
+
     def task_limit(self, kind: LimitKind, task: str, vo: str | None = None) -> Limit | None:
         """The limit on the executions of a task; None: none is set. For the arguments see `override`."""
         for place, own_vo in ((self._of_vo(task, vo), vo or ""), (self._of_task(task), "")):
             if (value := getattr(place, kind)) is not None:
-                return Limit(kind, value, own_vo, place.path)
+                return Limit(kind, value, own_vo, place.limits_at)
         return None
 
     def object_limit(self, kind: LimitKind, obj: str, parts: tuple[str, ...], vo: str | None = None) -> Limit | None:

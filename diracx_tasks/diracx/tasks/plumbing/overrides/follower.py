@@ -91,7 +91,7 @@ class ConfigurationFollower:
             return
         self.revision = revision
         try:
-            self.current = parse(text)
+            self.current = parse(text) if revision else Configuration()
         except Exception as error:  # a text must never end all processes of the mesh, nor keep them from starting
             unexpected = None if isinstance(error, ConfigurationError) else error
             logger.error("revision %d of the configuration is not in force: %s", revision, error, exc_info=unexpected)
