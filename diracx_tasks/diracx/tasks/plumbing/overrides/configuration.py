@@ -86,6 +86,8 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     """Where it is written."""
     limits_path: str = ""
     """Where its limits are written; empty: at `path`."""
+    periodic_path: str = ""
+    """Where settings are written that only a periodic task can have; empty: the schedule and the entries show it."""
 
     def over(self, other: Override) -> Override:
         """These settings, completed by those of `other` that are not set here. Entries are not merged."""
@@ -97,6 +99,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
             entries=other.entries if self.entries is None else self.entries,
             path=self.path or other.path,
             limits_path=(self if self.limited else other).limits_at,
+            periodic_path=self.periodic_path or other.periodic_path,
         )
 
     @property
