@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
+import msgspec
+
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.lock_registry import TASK
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
@@ -97,6 +99,17 @@ class BaseTask(ABC):
         return await current_submitter().submit(self, at_time=at_time, labels=labels)
 
 
+class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One schedule of a periodic task, as the configuration of the mesh sets it."""
+
+    name: str = ""
+    """The name of the entry; empty: it has none, or the task has one schedule."""
+    args: Mapping[str, Any] = {}
+    """The values of fields, by name, as JSON has them. The VO of a VO-aware task is not among them."""
+    enabled: bool = True
+    schedule: TaskScheduleBase
+
+
 class PeriodicBaseTask(BaseTask):
     """A task that the scheduler submits by a schedule. A mutex on the class keeps its executions from overlapping.
 
@@ -110,6 +123,20 @@ class PeriodicBaseTask(BaseTask):
 
     default_schedule: ClassVar[TaskScheduleBase]
     """The schedule, an instance. The configuration of the mesh may override it."""
+
+    @staticmethod
+    def validate_config(config: list[TaskConfig]) -> None:
+        """Check what a configuration sets for the class, before it is put in force. Override it for checks of your own.
+
+        `diracx-task-run config set` asks it once for the common settings, and once for those of each VO. It has checked
+        the arguments against the fields before.
+
+        Args:
+            config: The schedules of the task, with what they inherit from the task and from the code.
+
+        Raises:
+            ValueError: The configuration is refused. The text says why.
+        """
 
     @property
     def execution_locks(self) -> list[BaseLock]:

@@ -67,6 +67,11 @@ def register_locked_object_type(name: str) -> LockedObjectType:
     return LockedObjectType(name)
 
 
+def registered_lock_types() -> list[str]:
+    """Return the names of the registered types, sorted."""
+    return sorted(_registered)
+
+
 TASK: Final = register_locked_object_type("task")
 """A task class. Periodic tasks lock theirs, so that two executions never overlap."""
 

@@ -147,18 +147,19 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         common = self._of_task(task)
         return self._of_vo(task, vo).over(common) if vo else common
 
-    def disabled_at(self, task: str, vo: str | None = None) -> str | None:
-        """Where `enabled: false` is written for a task, or for one VO of it; None: nowhere, or `enabled: true` wins."""
-        for place in (self._of_vo(task, vo), self._of_task(task)):
-            if place.enabled is not None:
-                return None if place.enabled else f"{place.path}.enabled"
-        return None
-
     def task_limit(self, kind: LimitKind, task: str, vo: str | None = None) -> Limit | None:
         """The limit on the executions of a task; None: none is set. For the arguments see `override`."""
         for place, own_vo in ((self._of_vo(task, vo), vo or ""), (self._of_task(task), "")):
             if (value := getattr(place, kind)) is not None:
                 return Limit(kind, value, own_vo, place.limits_at)
+        return None
+
+    def disabled_at(self, task: str, vo: str | None = None) -> str | None:
+        """The path of the `enabled: false` that holds for a task; None: it is enabled. For the arguments see
+        `override`."""
+        for place in (self._of_vo(task, vo), self._of_task(task)):
+            if place.enabled is not None:
+                return None if place.enabled else f"{place.path}.enabled"
         return None
 
     def object_limit(self, kind: LimitKind, obj: str, parts: tuple[str, ...], vo: str | None = None) -> Limit | None:
