@@ -292,7 +292,7 @@ ENTRIES = "common.periodic-tasks.X"
         ("common: {periodic-tasks: {X: [5]}}", rf"{ENTRIES}\[0\]: write a mapping"),
         ("common: {periodic-tasks: {X: [{arg: {}}]}}", rf"{ENTRIES}\[0\]\.arg: unknown key; did you mean args"),
         ("common: {periodic-tasks: {X: [{name: 5}]}}", rf"{ENTRIES}\[0\]\.name: Expected `str"),
-        ("common: {periodic-tasks: {X: [{name: a}, {name: a}]}}", rf"{ENTRIES}\[1\]: is named a like {ENTRIES}\[0\]"),
+        ("common: {periodic-tasks: {X: [{name: a}, {name: a}]}}", rf"{ENTRIES}\[1\]: is named 'a' like {ENTRIES}\[0\]"),
         ("common: {periodic-tasks: {X: [{}, {name: ''}]}}", rf"{ENTRIES}\[1\]: has no name like {ENTRIES}\[0\]"),
         ("common: {periodic-tasks: {X: [{schedule: '@daily'}]}}", rf"{ENTRIES}\[0\]\.schedule: write a mapping"),
         ("common: {periodic-tasks: {X: [{schedule: {class: CronSchedule}}]}}", rf"{ENTRIES}\[0\]\.schedule: write `cl"),

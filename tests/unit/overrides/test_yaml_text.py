@@ -46,6 +46,7 @@ MULTIPLIED = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "\n".join(
         ("a: [{b: {c: 1, c: 2}}]", r"a\[0\]\.b\.c: the key stands twice"),
         ("[1, 2]: 3", r"the configuration: a key must be a text \(line 1\)"),
         ("a:\n  {b: 1}: 3", r"a: a key must be a text \(line 2\)"),
+        ('a: {"b\\nc": 1}', r"a: the key 'b\\nc' has a character that cannot be printed \(line 1\)"),
         ("a: &a\n  b: *a", r"a\.b: the value contains itself through an alias \(line 1\)"),
         (MULTIPLIED, rf"f: more than {MAX_VALUES} values, counted with their aliases \(line 6\)"),
         ("vos: [", "the configuration is not YAML: line 2, column 1: did not find"),

@@ -241,6 +241,33 @@ def test_the_configuration_is_shown_as_it_was_written_and_a_bad_one_is_refused(b
     assert bare.json("config", "show")["text"] == text
 
 
+DIRACX_LAYOUT = """
+vos: [lhcb, atlas]
+common:
+  OwnerReportTask: {periodic: {schedule: "0 7 * * *"}}
+  OwnerCleanupTask: {enabled: false}
+vo-overrides:
+  atlas:
+    OwnerReportTask: {periodic: {schedule: "0 8 * * *"}}
+"""
+
+
+@pytest.mark.usefixtures("mesh")
+async def test_a_file_in_the_layout_of_diracx_is_followed_for_two_vos(programs: Programs) -> None:
+    programs.run("config", "set", "-", stdin=DIRACX_LAYOUT)
+    programs.start("scheduler")
+
+    def following() -> dict[str | None, str | None]:
+        """The hour of the next occurrence that the server holds, by VO."""
+        listed = programs.json("schedule", "list")
+        return {each["vo"]: each["next"] and each["next"].partition("T")[2] for each in listed}
+
+    wanted = {None: None, "lhcb": "07:00:00Z", "atlas": "08:00:00Z"}
+    await wait_until(lambda: following() == wanted, description="each VO has its schedule", timeout=60)
+    programs.run("config", "set", "-", stdin=DIRACX_LAYOUT.replace("0 8", "0 9"))
+    await wait_until(lambda: following() == wanted | {"atlas": "09:00:00Z"}, description="the new one", timeout=30)
+
+
 def test_without_a_mesh_the_error_names_the_remedy(bare: Programs) -> None:
     for command in (("schedule", "list"), ("config", "show"), ("cancel", "x")):
         assert "create it with `diracx-task-run setup`" in bare.run(*command, code=69)

@@ -251,7 +251,7 @@ def _entries(raw: Any, path: str) -> dict[str, Entry]:
     for index, written in enumerate(raw):
         name, entry = _entry(written, f"{path}[{index}]")
         if name in found:
-            named = f"is named {name} like" if name else "has no name like"
+            named = f"is named {name!r} like" if name else "has no name like"
             raise refused(entry.path, f"{named} {found[name].path}; give it a `name` of its own")
         found[name] = entry
     return found

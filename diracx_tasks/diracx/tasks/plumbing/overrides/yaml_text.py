@@ -2,6 +2,7 @@
 
 * A key that stands twice in one mapping is refused. YAML parsers keep the last one without a word.
 * Every key is its text as written: `12345` and `"12345"` are one key, and `on` or `2026-01-01` stay what they are.
+* A key has printable characters only, since it is part of the paths in errors and logs.
 * Aliases (`*name`) and merges (`<<`) work. A value inside itself, and values that aliases multiply beyond
   `MAX_VALUES`, are refused, since a follower in every process of the mesh would choke on them.
 """
@@ -91,6 +92,8 @@ def _keys_as_texts(node: yaml.MappingNode, path: str) -> None:
             raise _refused(path, "a key must be a text", key)
         if key.tag == _MERGE:
             continue
+        if not key.value.isprintable():
+            raise _refused(path, f"the key {key.value!r} has a character that cannot be printed", key)
         if key.value in first:
             lines = f"{first[key.value].start_mark.line + 1} and {key.start_mark.line + 1}"
             raise ConfigurationError(f"{_below(path, key.value)}: the key stands twice, on lines {lines}; remove one")
