@@ -124,6 +124,11 @@ class PeriodicBaseTask(BaseTask):
     default_schedule: ClassVar[TaskScheduleBase]
     """The schedule, an instance. The configuration of the mesh may override it."""
 
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        """A mutex on the class: an occurrence waits for the previous one. An override should include it."""
+        return [MutexLock(TASK, *_class_path(type(self)))]
+
     @staticmethod
     def validate_config(config: list[TaskConfig]) -> None:
         """Check what a configuration sets for the class, before it is put in force. Override it for checks of your own.
@@ -137,11 +142,6 @@ class PeriodicBaseTask(BaseTask):
         Raises:
             ValueError: The configuration is refused. The text says why.
         """
-
-    @property
-    def execution_locks(self) -> list[BaseLock]:
-        """A mutex on the class: an occurrence waits for the previous one. An override should include it."""
-        return [MutexLock(TASK, *_class_path(type(self)))]
 
 
 class PeriodicVoAwareBaseTask(PeriodicBaseTask):
