@@ -46,6 +46,11 @@ class LockedObjectType(str):
         return f"LockedObjectType({str(self)!r})"
 
 
+def registered_lock_types() -> list[str]:
+    """Return the names of the registered types, sorted."""
+    return sorted(_registered)
+
+
 def register_locked_object_type(name: str) -> LockedObjectType:
     """Register a type of object that a lock can protect. Call it once, at the top level of a module.
 
@@ -65,11 +70,6 @@ def register_locked_object_type(name: str) -> LockedObjectType:
             f"lock type {name!r} is registered twice, at {first} and at {place}; rename one of them"
         )
     return LockedObjectType(name)
-
-
-def registered_lock_types() -> list[str]:
-    """Return the names of the registered types, sorted."""
-    return sorted(_registered)
 
 
 TASK: Final = register_locked_object_type("task")
