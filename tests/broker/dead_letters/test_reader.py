@@ -47,14 +47,14 @@ async def test_a_task_that_the_server_gave_up_is_listed_and_runs_again_when_repl
     # The worker brings the queue back to what it should be, so the limit comes after.
     async with mesh.working() as worker:
         await limit_deliveries(mesh, 2)
-        task_id = await Waits("mice").schedule(labels={"vo": "lhcb"})
+        task_id = await Waits("mice").schedule(labels={"vo": "lhcb", "n": [1]})
         await wait_until(box.letters, description="the server gave it up")
         (letter,) = await reader(box).all()
         assert (letter.task, letter.id, letter.args, letter.labels) == (
             "test:Waits",
             task_id,
             {"why": "mice"},
-            {"vo": "lhcb"},
+            {"vo": "lhcb", "n": [1]},
         )
         assert letter.reason == "given up on normal-small after 2 deliveries, message 1"
         assert (letter.attempts, [error.message for error in letter.errors]) == (2, ["mice", "mice"])

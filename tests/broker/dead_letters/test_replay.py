@@ -181,14 +181,14 @@ async def test_a_replayed_task_has_all_its_retries_and_dies_with_its_old_id(mesh
     seen.clear()
     mesh.register(Fails)
     box = DeadLetterBox(mesh.connection, mesh.namespace)
-    task_id = await Fails("mice").schedule(labels={"vo": "lhcb"})
+    task_id = await Fails("mice").schedule(labels={"vo": "lhcb", "n": [1]})
     async with mesh.working():
         await dead(mesh, 1)
         await box.replay_all()
         await dead(mesh, 1)
     assert seen == [0, 1, 0, 1]
     (letter,) = await mesh.dead_letters()
-    assert (letter.headers["Task-Id"], letter.headers["Task-Labels"]) == (task_id, '{"vo":"lhcb"}')
+    assert (letter.headers["Task-Id"], letter.headers["Task-Labels"]) == (task_id, '{"vo":"lhcb","n":[1]}')
     assert letter.headers["Dead-Executions"] == "2"
     assert letter.headers["Dead-Queue"].endswith(".tasks.background.small")
 

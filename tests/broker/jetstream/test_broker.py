@@ -48,6 +48,20 @@ async def test_a_task_is_stored_under_its_id_before_schedule_returns(broker: Jet
     }
 
 
+async def test_labels_are_any_json_and_others_are_refused_before_anything_is_stored(broker: JetStreamBroker) -> None:
+    await Greet("alice").schedule(labels={"n": 1, "tags": ["a"], "none": None, "x": {"y": 1.5}})
+    _, headers, _ = await message(broker.connection, broker.namespace.tasks_stream, 1)
+    assert headers["Task-Labels"] == '{"n":1,"tags":["a"],"none":null,"x":{"y":1.5}}'
+    with pytest.raises(MalformedTaskError, match=r"^the label 'tags' is tuple \('a',\)"):
+        await Greet("alice").schedule(labels={"tags": ("a",)})
+    with pytest.raises(MalformedTaskError, match=r"^the label 'n' is float nan"):
+        await broker.submit_many([Greet("a"), Greet("b")], labels={"n": float("nan")})
+    with pytest.raises(MalformedTaskError, match="the largest is 'long'"):
+        await Greet("alice").schedule(labels={"long": "x" * 70_000}, at_time=datetime.now(UTC) + timedelta(hours=1))
+    assert await count(broker.connection, broker.namespace.tasks_stream) == 1
+    assert await count(broker.connection, broker.namespace.later_stream) == 0
+
+
 async def test_what_a_task_submits_names_it_as_its_parent(broker: JetStreamBroker) -> None:
     async def executing() -> None:
         current_task_id.set("0192")
@@ -129,7 +143,7 @@ async def test_without_a_server_it_is_an_error_in_time(own_server: EmbeddedServe
 async def test_a_task_for_later_arrives_in_its_queue_when_it_is_due(broker: JetStreamBroker) -> None:
     connection, names = broker.connection, broker.namespace
     due = datetime.now(UTC) + timedelta(seconds=0.7)
-    task_id = await Greet("alice").schedule(at_time=due, labels={"vo": "lhcb"})
+    task_id = await Greet("alice").schedule(at_time=due, labels={"vo": "lhcb", "n": [1]})
     assert await count(connection, names.tasks_stream) == 0
     subject, headers, body = await message(connection, names.later_stream, 1)
     assert subject == f"{names.name}.delayed.{task_id}"

@@ -83,7 +83,7 @@ BAD: dict[str, tuple[dict[str, str] | None, bytes, str]] = {
     "headers without a name": ({"Task-Id": "x"}, b'{"n": 1}', "malformed: the header Task-Name is missing"),
     "an empty name": ({"Task-Name": ""}, b'{"n": 1}', "malformed: the header Task-Name is missing"),
     "labels that are no JSON": (NAME | {"Task-Labels": "{oops"}, b'{"n": 1}', "malformed: Task-Labels: "),
-    "labels of numbers": (NAME | {"Task-Labels": '{"a": 1}'}, b'{"n": 1}', "malformed: Task-Labels: Expected `str`"),
+    "labels without names": (NAME | {"Task-Labels": "[1]"}, b'{"n": 1}', "malformed: Task-Labels: Expected `object`"),
     "a version that is no number": (NAME | {"Task-Version": "one"}, b'{"n": 1}', "malformed: Task-Version: 'one'"),
     "a time without a zone": (NAME | {"Task-Expires": "2026-01-01"}, b'{"n": 1}', "malformed: Task-Expires: "),
 }

@@ -75,7 +75,7 @@ class BaseTask(ABC):
         """The locks to hold during an execution. A busy lock delays the task, without limit, and costs no retry."""
         return []
 
-    async def schedule(self, at_time: datetime | None = None, labels: Mapping[str, str] | None = None) -> str:
+    async def schedule(self, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None) -> str:
         """Submit the task, to be run once.
 
         A broker is bound inside `execute()`, and inside `async with JetStreamBroker.connect(url)`. To submit many
@@ -83,7 +83,7 @@ class BaseTask(ABC):
 
         Args:
             at_time: The time to run it, aware. None or a past time means at once.
-            labels: Free text for people and filters. It travels with the task, and nothing interprets it.
+            labels: JSON values by name, for people and filters. They travel with the task, and nothing interprets them.
 
         Returns:
             The id of the task, once the server has stored it. It stays the same through all retries.
@@ -93,7 +93,7 @@ class BaseTask(ABC):
             SendTaskError: The server did not store the task: a stream is full or missing, permission is missing, or no
                 server is reachable.
             TaskDefinitionError: No entry point lists the class.
-            MalformedTaskError: A field holds a value that its type does not allow.
+            MalformedTaskError: A field holds a value that its type does not allow, or a label is no JSON value.
             ValueError: `at_time` is naive.
         """
         return await current_submitter().submit(self, at_time=at_time, labels=labels)

@@ -17,20 +17,21 @@ class Submitter(Protocol):
     """Publishes tasks. `JetStreamBroker` implements it."""
 
     async def submit(
-        self, task: Any, *, at_time: datetime | None = None, labels: Mapping[str, str] | None = None
+        self, task: Any, *, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None
     ) -> str:
         """Submit one task.
 
         Args:
             task: A `BaseTask`. Its module imports this one, so the type cannot be named here.
             at_time: The time to run it, aware; None means at once.
-            labels: Free text for people and filters.
+            labels: JSON values for people and filters.
 
         Returns:
             The id of the task, once the server has stored it.
 
         Raises:
             SendTaskError: The server did not store the task.
+            MalformedTaskError: A field holds a value that its type does not allow, or a label is no JSON value.
             ValueError: `at_time` is naive.
         """
 

@@ -77,7 +77,7 @@ class Mesh:
         return self.broker.registry
 
     async def submit(
-        self, task: BaseTask, *, at_time: datetime | None = None, labels: Mapping[str, str] | None = None
+        self, task: BaseTask, *, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None
     ) -> str:
         """Submit a task as `task.schedule()` does, and return its id."""
         return await self.broker.submit(task, at_time=at_time, labels=labels)

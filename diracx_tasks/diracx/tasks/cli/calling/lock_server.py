@@ -26,7 +26,7 @@ class NowhereToRun:
     """The submitter beside an embedded server. It refuses every task, since no worker would ever run it."""
 
     async def submit(
-        self, task: Any, *, at_time: datetime | None = None, labels: Mapping[str, str] | None = None
+        self, task: Any, *, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None
     ) -> str:
         """Refuse the task.
 

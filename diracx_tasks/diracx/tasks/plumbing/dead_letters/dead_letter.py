@@ -100,7 +100,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None
     args: Any
     """The fields of the task as JSON; None also if the body is not JSON."""
-    labels: dict[str, str]
+    labels: dict[str, Any]
     reason: str
     attempts: int | None
     """How often the task was executed."""

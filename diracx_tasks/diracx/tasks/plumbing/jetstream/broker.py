@@ -112,21 +112,21 @@ class JetStreamBroker:
                 yield broker
 
     async def submit(
-        self, task: BaseTask, *, at_time: datetime | None = None, labels: Mapping[str, str] | None = None
+        self, task: BaseTask, *, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None
     ) -> str:
         """Submit one task; see `BaseTask.schedule`.
 
         Raises:
             SendTaskError: The server did not store it.
             TaskDefinitionError: Its class is not registered.
-            MalformedTaskError: A field holds a value that its type does not allow.
+            MalformedTaskError: A field holds a value that its type does not allow, or a label is no JSON value.
             ValueError: `at_time` is naive.
         """
         message = self._message(task, at_time, labels)
         await self._on_own_loop(self._send(message))
         return message.headers[MSG_ID]
 
-    async def submit_many(self, tasks: Iterable[BaseTask], *, labels: Mapping[str, str] | None = None) -> list[str]:
+    async def submit_many(self, tasks: Iterable[BaseTask], *, labels: Mapping[str, Any] | None = None) -> list[str]:
         """Submit many tasks, 256 of them in flight at a time.
 
         Returns:
@@ -134,6 +134,7 @@ class JetStreamBroker:
 
         Raises:
             SendTaskError: Some were not stored. `unsent` holds their positions; the others will run.
+            MalformedTaskError: As for `submit`; none was stored.
         """
         messages = [self._message(task, None, labels) for task in tasks]
         errors = await self._on_own_loop(self._send_all(messages))
@@ -160,7 +161,7 @@ class JetStreamBroker:
         subject = self.namespace.delayed_subject(task_id)
         return await self._on_own_loop(purge_subject(self.connection, self.namespace.later_stream, subject)) > 0
 
-    def _message(self, task: BaseTask, at_time: datetime | None, labels: Mapping[str, str] | None) -> _Message:
+    def _message(self, task: BaseTask, at_time: datetime | None, labels: Mapping[str, Any] | None) -> _Message:
         registered = self.registry.of(task)
         now = datetime.now(UTC)
         due = None if at_time is None or _at(registered.name, at_time) <= to_rfc3339(now) else at_time

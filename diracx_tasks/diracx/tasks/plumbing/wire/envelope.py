@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -32,8 +32,12 @@ TASK_MOVED: Final = "Task-Moved"
 TRACEPARENT: Final = "traceparent"
 MSG_ID: Final = "Nats-Msg-Id"
 
-_NO_LABELS: Final[dict[str, str]] = {}
-_labels_decoder = msgspec.json.Decoder(dict[str, str])
+MAX_LABELS_BYTES: Final = 32_768
+"""Half of the header bytes that JetStream stores in one message, so that a dead letter has room for its errors, too."""
+
+_NO_LABELS: Final[dict[str, Any]] = {}
+_labels_decoder = msgspec.json.Decoder(dict[str, Any])
+_NOT_JSON: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +56,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None = None
     """The id of the task that submitted this one."""
     group: str | None = None
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    labels: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Values of any JSON type, by name."""
     traceparent: str | None = None
     """The trace of the submitter (W3C Trace Context)."""
     moved: int = 0
@@ -62,7 +67,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         """Return the headers for a publish. The server discards duplicates by `Nats-Msg-Id`, which is the task's id.
 
         Raises:
-            ValueError: A time is naive, or a label cannot be encoded as UTF-8.
+            ValueError: A time is naive.
+            MalformedTaskError: A label would arrive as something else, or the labels are too large; the text names it.
         """
         headers = {TASK_NAME: self.name, TASK_ID: self.id, TASK_VERSION: str(self.version), MSG_ID: self.id}
         for header, moment in (
@@ -129,13 +135,44 @@ def _time(headers: Mapping[str, str], header: str) -> datetime | None:
         raise MalformedTaskError(f"{header}: {shown(str(error))}") from None
 
 
-def _write_labels(labels: dict[str, str]) -> str:
-    text = msgspec.json.encode(labels).decode()
-    # ASCII only: some client libraries lose all headers if one is not.
-    return text if text.isascii() else json.dumps(labels, separators=(",", ":"))
+def _write_labels(labels: dict[str, Any]) -> str:
+    text = _label_text(labels)
+    if text is None:
+        name, value = next((name, value) for name, value in labels.items() if _label_text({name: value}) is None)
+        raise MalformedTaskError(
+            f"the label {shown(repr(name))} is {_described(value)}, which JSON does not carry unchanged; use None, "
+            "bool, int, float (finite), str, or a list or dict of these, with str as keys"
+        )
+    if len(text) > MAX_LABELS_BYTES:
+        name = max(labels, key=lambda each: len(_label_text({each: labels[each]}) or ""))
+        raise MalformedTaskError(
+            f"the labels have {len(text)} bytes as JSON, at most {MAX_LABELS_BYTES} travel with a task; the largest is "
+            f"{shown(repr(name))}: make it a field of the task, or store it elsewhere"
+        )
+    return text
 
 
-def _read_labels(headers: Mapping[str, str]) -> dict[str, str]:
+def _label_text(labels: dict[str, Any]) -> str | None:
+    """The labels as JSON; None if they would not be read as what they are."""
+    try:
+        text = msgspec.json.encode(labels)
+        read = _labels_decoder.decode(text)
+        if read != labels:
+            return None
+        # ASCII only: some client libraries lose all headers if one is not.
+        return text.decode() if text.isascii() else json.dumps(read, separators=(",", ":"))
+    except _NOT_JSON:
+        return None
+
+
+def _described(value: object) -> str:
+    try:
+        return shown(f"{type(value).__name__} {' '.join(repr(value).split())}")
+    except Exception:  # the repr of a value may raise anything
+        return f"a {type(value).__name__}"
+
+
+def _read_labels(headers: Mapping[str, str]) -> dict[str, Any]:
     try:
         return _labels_decoder.decode(headers[TASK_LABELS])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -19,7 +19,7 @@ async def test_show_prints_all_errors_at_80_columns(with_server: CommandLine, bo
         Failure("ValueError", "no owner " * 20, traceback, "host-1-small", AT),
         Failure("OSError", "\x1b[31mred\x07", "", "host-2-small", AT),
     )
-    labels = json.dumps({"vo": "lhcb", "größe": "x " * 60})
+    labels = json.dumps({"vo": "lhcb", "n": [1, None, "ü"], "größe": "x " * 60})
     await box.add(b'{"owner_name":"alice","tags":[1,2]}', HEADERS | {"Task-Labels": labels}, failures=failures)
     done = with_server("dlq", "show", "1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -32,6 +32,7 @@ async def test_show_prints_all_errors_at_80_columns(with_server: CommandLine, bo
         "attempts   1",
         "reason     over",
         "labels     vo=lhcb",
+        '           n=[1, null, "ü"]',
         '             "owner_name": "alice",',
         "error 1 of 2, 2026-12-01T06:00:00.000Z, host-1-small",
         '  File "tasks.py", line 3, in execute',

@@ -57,7 +57,7 @@ def _lines(dead_letter: DeadLetter, width: int) -> Iterator[str]:
         "died": _time(dead_letter.died),
         "attempts": None if dead_letter.attempts is None else str(dead_letter.attempts),
         "reason": dead_letter.reason,
-        "labels": "\n".join(f"{name}={value}" for name, value in dead_letter.labels.items()),
+        "labels": "\n".join(f"{name}={_label(value)}" for name, value in dead_letter.labels.items()),
         "args": None if dead_letter.args is None else json.dumps(dead_letter.args, indent=2, ensure_ascii=False),
     }
     for name, text in fields.items():
@@ -68,6 +68,10 @@ def _lines(dead_letter: DeadLetter, width: int) -> Iterator[str]:
         yield ""
         yield f"error {number} of {len(dead_letter.errors)}, {_time(failure.at)}, {printable(failure.worker)}"
         yield from _failure(failure, width)
+
+
+def _label(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _failure(failure: Failure, width: int) -> Iterator[str]:
