@@ -24,7 +24,17 @@ def modules_after_importing(name: str, folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["base_task", "enums", "exceptions", "lock_registry", "locks", "retry_policies", "schedules"],
+    [
+        "base_task",
+        "enums",
+        "exceptions",
+        "lock_registry",
+        "locks",
+        "registry",
+        "retry_policies",
+        "schedules",
+        "wire.fields",
+    ],
 )
 def test_defining_a_task_brings_no_broker_injection_or_command_line(module: str, tmp_path: Path) -> None:
     brought = modules_after_importing(f"diracx.tasks.plumbing.{module}", tmp_path)

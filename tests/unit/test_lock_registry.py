@@ -53,6 +53,7 @@ def test_a_type_that_is_not_registered_is_refused_with_the_fix(name: str) -> Non
     assert "job, " in str(caught.value)
     assert "register_locked_object_type" in str(caught.value)
     assert "diracx.lock_object_types" in str(caught.value)
+    assert isinstance(caught.value, ValueError)
 
 
 def test_a_type_registered_at_two_places_is_refused_and_both_are_named(name: str) -> None:

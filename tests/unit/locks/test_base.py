@@ -36,6 +36,13 @@ def keys_of(lock: BaseLock) -> list[str]:
     return [lock.key]
 
 
+def test_a_lock_has_no_key_in_redis_and_the_error_names_the_one_it_has() -> None:
+    lock = MutexLock(JOB, 1)
+    with pytest.raises(AttributeError, match=r"MutexLock has no redis_key.*use `lock\.key`"):
+        getattr(lock, "redis_key")  # noqa: B009 - mypy takes what follows the attribute for unreachable
+    assert not hasattr(lock, "redis_key")
+
+
 def test_no_two_locks_with_awkward_parts_share_a_key() -> None:
     tuples = [(a,) for a in AWKWARD] + [(a, b) for a in AWKWARD for b in AWKWARD]
     kinds = (MutexLock, ExclusiveRWLock, RateLimiter, ConcurrencyLimiter)

@@ -16,6 +16,7 @@ from support.distributions import install_metadata
 
 HEAD = """
 import dataclasses
+from pydantic import AnyUrl, BaseModel
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
@@ -84,6 +85,17 @@ MISTAKES = {
     "a field that JSON cannot carry": (
         "@dataclasses.dataclass\nclass Sync(BaseTask):\n    lock: Exception\n    async def execute(self): ...\n",
         ["garage:Sync: {module}.Sync: the field $.lock", "use a dataclass"],
+    ),
+    "a field that only pydantic can read": (
+        "@dataclasses.dataclass\nclass Sync(BaseTask):\n    url: AnyUrl\n    async def execute(self): ...\n",
+        [
+            "garage:Sync: {module}.Sync: the field $.url is a AnyUrl",
+            "put it into a pydantic model, or make the task one",
+        ],
+    ),
+    "an attribute of a model without an annotation": (
+        "class Sync(BaseTask, BaseModel):\n    size = 3\n    async def execute(self): ...\n",
+        ["garage:Sync (garage) cannot be loaded", "`size = 3`", "write e.g. `priority: ClassVar = Priority.NORMAL`"],
     ),
     "a module that fails": (
         "1 / 0\n",

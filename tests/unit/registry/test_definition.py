@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pydantic.dataclasses
 import pytest
+from pydantic import BaseModel
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
@@ -56,11 +59,28 @@ class NoSchedule(PeriodicBaseTask):
     async def execute(self) -> None: ...
 
 
+class Model(PeriodicVoAwareBaseTask, BaseModel):
+    vo: str
+    default_schedule: ClassVar = IntervalSeconds(3600)
+
+    async def execute(self) -> None: ...
+
+
+@pydantic.dataclasses.dataclass
+class CheckedPerVo(PeriodicVoAwareBaseTask):
+    vo: str
+    default_schedule = IntervalSeconds(3600)
+
+    async def execute(self) -> None: ...
+
+
 def variant(**attributes: Any) -> type[BaseTask]:
     return type("Variant", (Good,), attributes)
 
 
-@pytest.mark.parametrize("task_class", [Good, WithLocks, Hourly, PerVo, variant(timeout_seconds=0.5)])
+@pytest.mark.parametrize(
+    "task_class", [Good, WithLocks, Hourly, PerVo, Model, CheckedPerVo, variant(timeout_seconds=0.5)]
+)
 def test_a_class_that_can_work_is_accepted(task_class: type[BaseTask]) -> None:
     check_definition(task_class)
 
@@ -90,6 +110,20 @@ def test_a_class_that_cannot_work_is_refused_with_the_fix(task_class: Any, messa
     assert message in str(caught.value)
     with pytest.raises(TaskDefinitionError):
         TaskRegistry().add("lollygag:Variant", task_class)
+
+
+PUBLIC = sorted(name for name in dir(PeriodicVoAwareBaseTask) if not name.startswith("_"))
+
+
+@pytest.mark.parametrize("name", [*PUBLIC, "default_schedule"])
+def test_a_field_that_hides_what_tasks_have_is_refused_by_name(name: str) -> None:
+    plain = dataclasses.make_dataclass("Hides", [(name, str, "x")], bases=(Good,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic itself warns
+        model = pydantic.create_model("Hides", __base__=(Good, BaseModel), **{name: (str, "x")})  # type: ignore[call-overload]
+    for task_class in (plain, model):
+        with pytest.raises(TaskDefinitionError, match=rf"Hides: (tasks have {name} already|{name} is an attribute of)"):
+            check_definition(task_class)
 
 
 def test_a_field_that_json_cannot_carry_is_refused_when_the_class_is_registered() -> None:

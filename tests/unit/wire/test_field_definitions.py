@@ -41,11 +41,6 @@ class SetLater:
 
 
 @dataclass
-class Shadows:
-    priority: str = "high"
-
-
-@dataclass
 class Misspelt:
     owner: Ownr  # type: ignore[name-defined]  # noqa: F821
 
@@ -68,7 +63,6 @@ class Elsewhere:
         (ForgotItAgain, "is no dataclass"),
         (WithInitVar, "InitVar"),
         (SetLater, "the field upper has init=False"),
-        (Shadows, "priority is an attribute of the class"),
         (Misspelt, "'Ownr' is not defined"),
         (Nested, r"the field \$\.trees\.path is a \w*Path"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import datetime
@@ -31,11 +32,12 @@ class BaseTask(ABC):
         task_id = await SyncOwnersTask("alice").schedule()
 
     A subclass with fields is a dataclass (`frozen`, `slots` and `kw_only` work too). The types of the fields are those
-    that msgspec supports. A subclass without fields needs no decorator. The entry point group
+    that msgspec supports, and pydantic models. It may also be a pydantic dataclass, or a pydantic model as
+    `class SyncOwnersTask(BaseTask, BaseModel)`. A subclass without fields needs no decorator. The entry point group
     `diracx.tasks.<category>` of its distribution lists the class.
 
     The attributes below belong to the class. Write them without an annotation, since an annotation would make them
-    fields.
+    fields; in a pydantic model annotate them with `ClassVar`.
     """
 
     priority: ClassVar[Priority] = Priority.NORMAL
@@ -97,6 +99,16 @@ class BaseTask(ABC):
             ValueError: `at_time` is naive.
         """
         return await current_submitter().submit(self, at_time=at_time, labels=labels)
+
+    def serialize(self) -> tuple[Any, ...]:
+        """Return the values of the fields as a tuple, in their order; that of a nested dataclass is a tuple, too.
+
+        It is there for code that was written for DiracX. Tasks do not travel in this form.
+        """
+        task: Any = self
+        if dataclasses.is_dataclass(type(self)):
+            return dataclasses.astuple(task)
+        return tuple(getattr(task, name) for name in getattr(type(self), "__pydantic_fields__", ()))
 
 
 class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@
   x ResultIsMissingError           no result is stored for a task id
   x TaskDefinitionError            a task class, lock type, schedule or entry point cannot work
     - ResourceError                a database, setting or configuration is missing or unusable
+    - UnknownLockTypeError         a lock type is not registered; it is a ValueError, too
   x ScheduleEndedError             a schedule has no further occurrence
   x UnknownTaskError               no task of that name is installed
   x MalformedTaskError             a message or an argument does not fit its task
@@ -143,6 +144,22 @@ class ResourceError(TaskDefinitionError):
     def __init__(self, lines: Iterable[str]) -> None:
         self.lines = tuple(lines)
         super().__init__("\n".join(self.lines))
+
+
+class UnknownLockTypeError(TaskDefinitionError, ValueError):
+    """A lock type is not registered. DiracX raises a `ValueError` here, so code that catches one goes on working.
+
+    Args:
+        name: The name that was asked for.
+        known: The registered names.
+    """
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"unknown lock type {name!r}; registered: {', '.join(sorted(known)) or 'none'}. "
+            f"Register it with register_locked_object_type({name!r}) in a module that is listed under the "
+            "entry point group diracx.lock_object_types"
+        )
 
 
 class ScheduleEndedError(TaskError):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError, UnknownLockTypeError
 
 _registered: dict[str, str] = {}
 
@@ -28,18 +28,14 @@ class LockedObjectType(str):
     other task.
 
     Raises:
-        TaskDefinitionError: The name is not registered.
+        UnknownLockTypeError: The name is not registered. It is a `TaskDefinitionError` and a `ValueError`.
     """
 
     __slots__ = ()
 
     def __new__(cls, name: str) -> LockedObjectType:
         if name not in _registered:
-            raise TaskDefinitionError(
-                f"unknown lock type {str(name)!r}; registered: {', '.join(sorted(_registered)) or 'none'}. "
-                f"Register it with register_locked_object_type({str(name)!r}) in a module that is listed under the "
-                "entry point group diracx.lock_object_types"
-            )
+            raise UnknownLockTypeError(str(name), _registered)
         return super().__new__(cls, name)
 
     def __repr__(self) -> str:

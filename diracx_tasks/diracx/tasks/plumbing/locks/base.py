@@ -29,7 +29,7 @@ from abc import ABC, abstractmethod
 from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, NoReturn, Self
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
@@ -115,6 +115,19 @@ class BaseLock(ABC):
         share a key.
         """
         return lock_key(self.kind, self.obj, *self.parts)
+
+    @property
+    def redis_key(self) -> NoReturn:
+        """Not available. Code that reads it would look up a key that no store has: locks are keys of a bucket, and
+        have another form (`mutex.job.1`, not `lock:mutex:job:1`).
+
+        Raises:
+            AttributeError: Always; the text names `key`.
+        """
+        raise AttributeError(
+            f"{type(self).__name__} has no redis_key, since no lock is in Redis; "
+            "use `lock.key`, its key in the bucket, which has another form"
+        )
 
     @property
     def contention_key(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -34,6 +35,7 @@ def check_definition(task_class: Any) -> None:
         named = f"{task_class.__module__}.{qualified}" if qualified else repr(task_class)
         raise TaskDefinitionError(f"{named} is no subclass of diracx.tasks.plumbing.base_task.BaseTask")
     where = f"{task_class.__module__}.{task_class.__qualname__}"
+    _refuse_shadowing(task_class, where)
     periodic = issubclass(task_class, PeriodicBaseTask)
     for attribute, expected, fix in (*_ATTRIBUTES, *(_PERIODIC_ATTRIBUTES if periodic else ())):
         value = getattr(task_class, attribute, None)
@@ -45,7 +47,28 @@ def check_definition(task_class: Any) -> None:
         raise TaskDefinitionError(f"{where}.execute is not async; write `async def execute(self, ...)`")
     if task_class.timeout_seconds is not None and not task_class.timeout_seconds > 0:
         raise TaskDefinitionError(f"{where}: timeout_seconds is {task_class.timeout_seconds}; make it more than 0")
-    if issubclass(task_class, PeriodicVoAwareBaseTask) and "vo" not in getattr(task_class, "__dataclass_fields__", {}):
+    if issubclass(task_class, PeriodicVoAwareBaseTask) and "vo" not in _fields(task_class):
         undecorated = "vo" in vars(task_class).get("__annotations__", {})
         fix = "put @dataclasses.dataclass above the class" if undecorated else "give it the field `vo: str`"
         raise TaskDefinitionError(f"{where} runs once per VO: {fix}")
+
+
+def _fields(task_class: Any) -> set[str]:
+    """The names of the fields of a dataclass, or of a pydantic model."""
+    if dataclasses.is_dataclass(task_class):
+        return {field.name for field in dataclasses.fields(task_class)}
+    return set(getattr(task_class, "__pydantic_fields__", {}))
+
+
+def _refuse_shadowing(task_class: type, where: str) -> None:
+    """Refuse fields that hide what the base classes define, e.g. `schedule`, which could not be called then."""
+    bases = (BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask)
+    attributes = {name for base in bases for name in base.__annotations__} - {"vo"}
+    methods = {name for base in bases for name in vars(base)} - attributes
+    for name in sorted(_fields(task_class) & (attributes | methods)):
+        if name in methods:
+            raise TaskDefinitionError(f"{where}: tasks have {name} already; give the field another name")
+        raise TaskDefinitionError(
+            f"{where}: {name} is an attribute of the class, not a field; write `{name} = ...` without an annotation, "
+            f"or `{name}: ClassVar = ...` in a pydantic model"
+        )

@@ -172,6 +172,8 @@ def _normalized(distribution: str) -> str:
 def _fix_of_import(error: BaseException, entry_point: EntryPoint) -> str:
     if isinstance(error, TaskDefinitionError):
         return "correct it there"
+    if getattr(error, "code", "") == "model-field-missing-annotation":  # of pydantic, for a task that is a model
+        return "write e.g. `priority: ClassVar = Priority.NORMAL`"
     if isinstance(error, AttributeError) or str(getattr(error, "name", "")) == entry_point.module:
         return _correct_it(entry_point)
     return f"see `python -c 'import {entry_point.module}'` for the traceback"

@@ -1,27 +1,38 @@
-"""The body of a task message: the fields of the task as a JSON object, by msgspec.
+"""The body of a task message: the fields of the task as a JSON object.
 
-Unknown fields are ignored and missing ones take their default, so two versions of a task run side by side.
+Unknown fields are ignored and missing ones take their default, so two versions of a task run side by side. Three kinds
+of classes are tasks:
+
+* a dataclass: msgspec writes and reads it. Fields whose types are pydantic models travel through pydantic (see
+  `pydantic_json`); a class without such fields pays nothing for it;
+* a pydantic model or pydantic dataclass: pydantic writes and reads it. Its own configuration decides on unknown fields;
+* a class without fields: an empty object.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import inspect as shapes
 
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, near_names
+from diracx.tasks.plumbing.wire.pydantic_json import (
+    MismatchError,
+    ModelHooks,
+    PydanticJson,
+    difference,
+    is_pydantic,
+)
 
 T = TypeVar("T")
 
-_CLASS_ATTRIBUTES = frozenset(
-    {"priority", "size", "retry_policy", "dlq_eligible", "timeout_seconds", "default_schedule"}
-)
-
 _NOT_A_JSON_KEY = (
+    shapes.CustomType,
     shapes.BoolType,
     shapes.NoneType,
     shapes.CollectionType,
@@ -37,38 +48,48 @@ _NOT_A_JSON_KEY = (
 class FieldsCodec(Generic[T]):
     """Encodes and decodes the fields of one task class. Create one codec for each class and keep it.
 
+    Attributes:
+        fields: The fields that a task is made of, in order; of a pydantic model, too.
+
     Raises:
-        TaskDefinitionError: The class takes arguments and is no dataclass, or msgspec does not support the type of a
-            field.
+        TaskDefinitionError: The class takes arguments and is neither a dataclass nor of pydantic, or a field has a type
+            that cannot be carried.
     """
 
-    __slots__ = ("_class", "_decode", "_encode", "fields")
+    __slots__ = ("_class", "_decode", "_encode", "_names", "fields")
 
     def __init__(self, task_class: type[T]) -> None:
         self._class = task_class
         self.fields: tuple[dataclasses.Field[Any], ...] = ()
-        self._encode = msgspec.json.Encoder().encode
+        self._names: list[str] | None = []
+        self._encode: Callable[[T], bytes] = _encode_nothing
+        self._decode: Callable[[bytes], T]
         if dataclasses.is_dataclass(task_class):
             _refuse_undecorated(task_class, "__annotations__" in vars(task_class))
-            self.fields = tuple(field for field in dataclasses.fields(task_class) if field.init)
-            _refuse_shadowed_attributes(task_class, self.fields)
             _refuse_unsettable(task_class)
-            self._decode = _decoder_of(task_class)
+        if is_pydantic(task_class):
+            _refuse_root_model(task_class)
+            json = PydanticJson(task_class)
+            self.fields, self._names, self._decode = json.fields, json.names, json.decode
+            self._encode = partial(_encode_exactly, json.encode, json.decode)
+        elif dataclasses.is_dataclass(task_class):
+            self.fields = tuple(field for field in dataclasses.fields(task_class) if field.init)
+            self._names = [field.name for field in self.fields]
+            self._encode, self._decode = _dataclass_json(task_class)
         else:
             _refuse_undecorated(task_class, _takes_arguments(task_class))
-            self._encode = _encode_nothing
             self._decode = _NoFields(task_class).decode
 
     def encode(self, task: T) -> bytes:
         """Encode the fields of a task as a JSON object.
 
         Raises:
-            MalformedTaskError: JSON cannot represent the value of a field.
+            MalformedTaskError: JSON cannot represent the value of a field, or pydantic would read another one.
         """
         try:
             return self._encode(task)
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-            raise MalformedTaskError(f"{self._class.__name__}: {error}") from error
+            raise MalformedTaskError(f"{self._class.__name__}: {_one_line(error)}") from error
 
     def decode(self, body: bytes) -> T:
         """Create the task from a body.
@@ -84,8 +105,8 @@ class FieldsCodec(Generic[T]):
             raise MalformedTaskError("the body is nested too deeply") from None
         except UnicodeDecodeError as error:
             raise MalformedTaskError(f"the body is not UTF-8: {error}") from None
-        except msgspec.MsgspecError as error:
-            raise MalformedTaskError(str(error) if body else "the body is empty") from None
+        except (msgspec.MsgspecError, MismatchError) as error:
+            raise MalformedTaskError(_one_line(error) if body else "the body is empty") from None
         except (Exception, SystemExit) as error:  # the __post_init__ of a task may raise anything
             raise MalformedTaskError(f"{type(error).__name__}: {error}") from error
 
@@ -102,9 +123,9 @@ class FieldsCodec(Generic[T]):
             takes = ", ".join(positional) or "none"
             raise MalformedTaskError(f"{name} takes {len(positional)} positional arguments ({takes}), got {len(args)}")
         values = dict(zip(positional, args, strict=False))
-        known = [field.name for field in self.fields]
+        known = self._names
         for key, value in kwargs.items():
-            if key not in known:
+            if known is not None and key not in known:
                 near = near_names(key, known)
                 hint = f"did you mean {' or '.join(near)}?" if near else f"its fields: {', '.join(known) or 'none'}"
                 raise MalformedTaskError(f"{name} has no field {key!r}; {hint}")
@@ -135,6 +156,29 @@ def _encode_nothing(task: object) -> bytes:
     return b"{}"
 
 
+def _encode_exactly(encode: Callable[[T], bytes], decode: Callable[[bytes], T], task: T) -> bytes:
+    body = encode(task)
+    try:
+        msgspec.json.decode(body)  # pydantic also writes NaN, which no other reader takes
+        read = decode(body)
+    except Exception as error:  # the validators of a model may raise anything
+        raise ValueError(f"it cannot be read from its own JSON: {_one_line(error)}") from error
+    if (changed := difference(task, read)) is not None:
+        raise ValueError(f"the value at {changed}, which JSON does not carry unchanged")
+    return body
+
+
+def _one_line(error: BaseException) -> str:
+    """The text of an error; one of pydantic within a dataclass has one path, not two."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MismatchError):
+        return f"{text} - at `${error.path}`"
+    inner = error.__cause__
+    if isinstance(error, msgspec.ValidationError) and isinstance(inner, MismatchError):
+        return f"{text.removesuffix('`')}{inner.path}`"
+    return text
+
+
 def _qualified_name(task_class: type) -> str:
     return f"{task_class.__module__}.{task_class.__qualname__}"
 
@@ -158,17 +202,9 @@ def _refuse_undecorated(task_class: type, has_arguments: bool) -> None:
             return
         raise TaskDefinitionError(
             f"{_qualified_name(task_class)} takes arguments but is no dataclass; "
-            "put @dataclasses.dataclass above the class"
+            "put @dataclasses.dataclass above the class, or make it a pydantic model: class "
+            f"{task_class.__name__}(..., BaseModel)"
         )
-
-
-def _refuse_shadowed_attributes(task_class: type, fields: Sequence[dataclasses.Field[Any]]) -> None:
-    for field in fields:
-        if field.name in _CLASS_ATTRIBUTES:
-            raise TaskDefinitionError(
-                f"{_qualified_name(task_class)}: {field.name} is an attribute of the class, "
-                f"not a field; write `{field.name} = ...` without an annotation"
-            )
 
 
 def _refuse_unsettable(task_class: type) -> None:
@@ -181,37 +217,71 @@ def _refuse_unsettable(task_class: type) -> None:
             )
 
 
-def _decoder_of(task_class: type[T]) -> Any:
+def _refuse_root_model(task_class: Any) -> None:
+    if getattr(task_class, "__pydantic_root_model__", False):
+        raise TaskDefinitionError(
+            f"{_qualified_name(task_class)} is a RootModel, and the body of a task has named fields; "
+            "make it a BaseModel with one field"
+        )
+
+
+def _dataclass_json(task_class: type[T]) -> tuple[Callable[[T], bytes], Callable[[bytes], T]]:
     where = _qualified_name(task_class)
     try:
         decoder = msgspec.json.Decoder(task_class)
-        for problem in _unsupported(shapes.type_info(task_class), "$", set()):
-            raise TaskDefinitionError(
-                f"{where}: the field {problem}, which JSON cannot carry; use a dataclass, "
-                "or what msgspec supports (https://jcristharif.com/msgspec/supported-types.html)"
-            )
-    except (TypeError, NameError, AttributeError, SyntaxError) as error:
+        models: list[type] = []
+        for problem in _unsupported(shapes.type_info(task_class), "$", set(), models):
+            raise TaskDefinitionError(f"{where}: the field {problem}")
+    except (NameError, AttributeError, SyntaxError) as error:
         raise TaskDefinitionError(f"{where}: a field cannot be carried: {error}") from error
-    return decoder.decode
+    except TypeError as error:
+        raise TaskDefinitionError(
+            f"{where}: a field cannot be carried: {error}; simplify its type, or put it into a pydantic model"
+        ) from error
+    if not models:
+        return msgspec.json.Encoder().encode, decoder.decode
+    hooks = ModelHooks(models)
+    decode = msgspec.json.Decoder(task_class, dec_hook=hooks.read).decode
+    return partial(_encode_exactly, msgspec.json.Encoder(enc_hook=hooks.write).encode, decode), decode
 
 
-def _unsupported(shape: Any, path: str, seen: set[type]) -> Iterator[str]:
-    """Yield what msgspec accepts here but cannot encode later: unknown types, and keys that JSON lacks."""
+def _unsupported(shape: Any, path: str, seen: set[type], models: list[type]) -> Iterator[str]:
+    """Yield what msgspec accepts here but cannot encode later: unknown types, and keys that JSON lacks.
+
+    Pydantic models are no problem: they are added to `models`.
+    """
     if isinstance(shape, shapes.CustomType):
-        yield f"{path} is a {shape.cls.__qualname__}"
+        if is_pydantic(shape.cls):
+            models.append(shape.cls)
+        else:
+            yield f"{path} is a {shape.cls.__qualname__}, {_mend(shape.cls)}"
         return
     if isinstance(shape, shapes.DictType) and isinstance(shape.key_type, _NOT_A_JSON_KEY):
-        yield f"{path} has keys of a type"
+        yield f"{path} has keys of a type, {_mend(dict)}"
         return
     if isinstance(shape, (shapes.DataclassType, shapes.StructType, shapes.TypedDictType, shapes.NamedTupleType)):
         if shape.cls in seen:
             return
         seen.add(shape.cls)
+        if is_pydantic(shape.cls):
+            yield (
+                f"{path} is the pydantic dataclass {shape.cls.__qualname__}, whose checks would be skipped here; make "
+                "it a pydantic model, or put @pydantic.dataclasses.dataclass above the task, too"
+            )
         for field in shape.fields:
-            yield from _unsupported(field.type, f"{path}.{field.name}", seen)
+            yield from _unsupported(field.type, f"{path}.{field.name}", seen, models)
         return
     for inner in _inner_shapes(shape):
-        yield from _unsupported(inner, path, seen)
+        yield from _unsupported(inner, path, seen, models)
+
+
+def _mend(kind: type) -> str:
+    if kind.__module__.partition(".")[0] in ("pydantic", "pydantic_extra_types"):
+        return "which only pydantic can read; put it into a pydantic model, or make the task one"
+    return (
+        "which JSON cannot carry; use a dataclass, a pydantic model, "
+        "or what msgspec supports (https://jcristharif.com/msgspec/supported-types.html)"
+    )
 
 
 def _inner_shapes(shape: Any) -> Iterator[Any]:

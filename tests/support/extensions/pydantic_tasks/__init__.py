@@ -1,0 +1,1 @@
+"""A small extension whose tasks are made with pydantic."""
