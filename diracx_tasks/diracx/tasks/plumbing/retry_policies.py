@@ -1,16 +1,126 @@
-"""Whether and when a failed task is tried again. A policy decides; the worker applies the decision."""
+"""Whether and when a failed task is tried again. A policy decides; the worker applies the decision.
+
+In DiracX policies are pydantic models, so authors write fields with defaults and call the class with keywords. Here
+they get the same constructor without pydantic, which is no requirement of a task:
+
+* a class with annotated fields becomes a dataclass with keywords when it is first called or subclassed, not earlier:
+  until then a decorator of its own may make it another one, frozen for example;
+* a class that is a pydantic model, too, is left to pydantic;
+* a class that uses pydantic and is no model is refused, since nothing would look at its constraints.
+"""
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime, timedelta
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    Self,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError, shown
 
 _MAX_DELAY = timedelta(days=365)
+_MADE_BY_PYDANTIC: Final = frozenset({"FieldInfo", "ModelPrivateAttr", "PydanticDescriptorProxy"})
 
 
+def _where(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _as_a_model(kind: type) -> str:
+    return f"write `class {kind.__name__}(RetryPolicyBase, BaseModel)`"
+
+
+def _is_model(kind: type) -> bool:
+    return hasattr(kind, "__pydantic_validator__")
+
+
+def _add_constructors(mro: Iterable[type]) -> None:
+    for kind in reversed(tuple(mro)):
+        if _lacks_constructor(kind):
+            _add_constructor(kind)
+
+
+def _lacks_constructor(kind: type) -> bool:
+    """Whether fields of the class itself are annotated, and no constructor takes them."""
+    own = vars(kind)
+    # Python 3.14 keeps the annotations in a function.
+    annotated = "__annotations__" in own or own.get("__annotate_func__") is not None
+    if not annotated or "__dataclass_fields__" in own or not issubclass(kind, RetryPolicyBase) or _is_model(kind):
+        return False
+    constructed = next(base for base in kind.__mro__ if "__init__" in vars(base))
+    return constructed is object or "__dataclass_fields__" in vars(constructed)
+
+
+def _add_constructor(kind: Any) -> None:
+    frozen = any(base.__dataclass_params__.frozen for base in kind.__mro__ if "__dataclass_params__" in vars(base))
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except NameError:  # a name that is defined for type checkers alone: nothing can be checked
+        hints = {}
+    for name, hint in hints.items():
+        if any(_is_constraint(part) for part in getattr(hint, "__metadata__", ())):
+            raise TaskDefinitionError(f"{_where(kind)}: the constraint on {name} needs pydantic; {_as_a_model(kind)}")
+    made = dataclass(kw_only=True, frozen=frozen)(kind).__init__
+
+    @functools.wraps(made)
+    def __init__(self: Any, *args: object, **kwargs: object) -> None:  # noqa: N807 - it becomes the method
+        made(self, *args, **kwargs)
+        for name, hint in hints.items():
+            if not _fits(value := getattr(self, name, None), hint):
+                raise TypeError(f"{kind.__name__}: {name} is {shown(repr(value))}, not of the type {hint}")
+
+    kind.__init__ = __init__
+
+
+def _is_constraint(metadata: object) -> bool:
+    return type(metadata).__module__.partition(".")[0] in ("pydantic", "annotated_types")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value has a type, as far as `isinstance` tells; the parts of a container are not looked at."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _fits(value, arguments[0])
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    kind = origin or hint
+    if kind is float:
+        return isinstance(value, (float, int))
+    try:
+        return not isinstance(kind, type) or isinstance(value, kind)
+    except TypeError:  # a protocol that cannot be checked
+        return True
+
+
+@dataclass_transform()  # not for keywords only: a dataclass of an author, as those below, may take positions
 class RetryPolicyBase(ABC):
     """Decides on the retries of a task. Subclass it for a policy of your own.
+
+    Annotated fields are the keywords of its constructor, which checks plain types; `P(delay_seconds=7)`:
+
+        class P(RetryPolicyBase):
+            delay_seconds: int = 5
+
+            def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
+                return datetime.now(UTC) + timedelta(seconds=self.delay_seconds) if attempt < 3 else None
+
+    A dataclass, a constructor of your own, and a pydantic model, `class P(RetryPolicyBase, BaseModel)`, work too.
 
     A task gets an instance, not the class:
 
@@ -24,7 +134,29 @@ class RetryPolicyBase(ABC):
             retry_policy = OnlyTimeouts()
 
     Only failures of the task count as attempts. A busy lock, a stopped worker and a lost connection do not.
+
+    Raises:
+        TaskDefinitionError: The class uses pydantic, and is no pydantic model.
+        TypeError: A keyword is unknown, is missing, or has a value of another type.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _add_constructors(cls.__mro__[1:])
+        if _is_model(cls):
+            if any(is_dataclass(base) for base in cls.__bases__):
+                raise TaskDefinitionError(f"{_where(cls)} is a dataclass and a pydantic model; {_as_a_model(cls)}")
+            return
+        for name, value in vars(cls).items():
+            kind = type(value)
+            if name == "model_config" or (
+                kind.__module__.startswith("pydantic") and kind.__name__ in _MADE_BY_PYDANTIC
+            ):
+                raise TaskDefinitionError(f"{_where(cls)}: {name} needs pydantic; {_as_a_model(cls)}")
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        _add_constructors(cls.__mro__)
+        return super().__new__(cls)
 
     @abstractmethod
     def schedule_retry(self, attempt: int, exception: BaseException) -> datetime | None:
