@@ -12,6 +12,8 @@ they get the same constructor without pydantic, which is no requirement of a tas
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, is_dataclass
@@ -33,6 +35,8 @@ from typing import (
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError, shown
 
 _MAX_DELAY = timedelta(days=365)
+# Python 3.14 evaluates annotations when they are asked for; as texts they need no name that is defined later.
+_AS_TEXTS: Final[dict[str, Any]] = {"format": 4} if sys.version_info >= (3, 14) else {}
 _MADE_BY_PYDANTIC: Final = frozenset({"FieldInfo", "ModelPrivateAttr", "PydanticDescriptorProxy"})
 
 
@@ -56,10 +60,9 @@ def _add_constructors(mro: Iterable[type]) -> None:
 
 def _lacks_constructor(kind: type) -> bool:
     """Whether fields of the class itself are annotated, and no constructor takes them."""
-    own = vars(kind)
-    # Python 3.14 keeps the annotations in a function.
-    annotated = "__annotations__" in own or own.get("__annotate_func__") is not None
-    if not annotated or "__dataclass_fields__" in own or not issubclass(kind, RetryPolicyBase) or _is_model(kind):
+    if "__dataclass_fields__" in vars(kind) or not issubclass(kind, RetryPolicyBase) or _is_model(kind):
+        return False
+    if not inspect.get_annotations(kind, **_AS_TEXTS):
         return False
     constructed = next(base for base in kind.__mro__ if "__init__" in vars(base))
     return constructed is object or "__dataclass_fields__" in vars(constructed)

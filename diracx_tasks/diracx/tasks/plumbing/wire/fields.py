@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import inspect as shapes
@@ -30,6 +31,9 @@ from diracx.tasks.plumbing.wire.pydantic_json import (
 )
 
 T = TypeVar("T")
+
+# Python 3.14 evaluates annotations when they are asked for; as texts they need no name that is defined later.
+_AS_TEXTS: Final[dict[str, Any]] = {"format": 4} if sys.version_info >= (3, 14) else {}
 
 _NOT_A_JSON_KEY = (
     shapes.CustomType,
@@ -65,7 +69,7 @@ class FieldsCodec(Generic[T]):
         self._encode: Callable[[T], bytes] = _encode_nothing
         self._decode: Callable[[bytes], T]
         if dataclasses.is_dataclass(task_class):
-            _refuse_undecorated(task_class, "__annotations__" in vars(task_class))
+            _refuse_undecorated(task_class, bool(_annotations(task_class)))
             _refuse_unsettable(task_class)
         if is_pydantic(task_class):
             _refuse_root_model(task_class)
@@ -184,11 +188,15 @@ def _qualified_name(task_class: type) -> str:
 
 
 def _takes_arguments(task_class: type) -> bool:
-    own = [base for base in task_class.__mro__ if base is not object and "__annotations__" in vars(base)]
-    if any(not _is_class_variable(kind) for base in own for kind in vars(base)["__annotations__"].values()):
+    if any(not _is_class_variable(kind) for base in task_class.__mro__ for kind in _annotations(base).values()):
         return True
     parameters = inspect.signature(task_class).parameters.values()
     return any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+
+
+def _annotations(kind: type) -> dict[str, Any]:
+    """Those of the class itself."""
+    return inspect.get_annotations(kind, **_AS_TEXTS)
 
 
 def _is_class_variable(annotation: object) -> bool:
@@ -197,7 +205,7 @@ def _is_class_variable(annotation: object) -> bool:
 
 def _refuse_undecorated(task_class: type, has_arguments: bool) -> None:
     if has_arguments and "__dataclass_fields__" not in vars(task_class):
-        own = vars(task_class).get("__annotations__", {})
+        own = _annotations(task_class)
         if dataclasses.is_dataclass(task_class) and all(map(_is_class_variable, own.values())):
             return
         raise TaskDefinitionError(
