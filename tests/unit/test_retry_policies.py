@@ -217,8 +217,11 @@ def test_subclasses_of_the_backoff_keep_what_they_change() -> None:
 
 
 def test_a_dataclass_and_a_constructor_of_its_own_stay_as_they_are() -> None:
+    class Fresh(Paced):
+        wait: int = 5
+
     @dataclasses.dataclass
-    class Decorated(Paced):
+    class Decorated(Fresh):
         extra: int = 1
 
     @dataclasses.dataclass(slots=True)
@@ -238,7 +241,7 @@ def test_a_dataclass_and_a_constructor_of_its_own_stay_as_they_are() -> None:
     class OwnFurther(Own):
         note: str = "x"
 
-    assert (Slotted(2).extra, Decorated(extra=1, delay=7).delay) == (2, 7)
+    assert (Slotted(2).extra, Decorated(extra=1, wait=7).wait, Decorated().wait) == (2, 7, 5)
     assert Own(3).delay == OwnFurther(3).delay == 3
     assert Own(3) != Own(3)
 

@@ -275,13 +275,14 @@ async def test_a_message_that_was_moved_waits_before_it_is_moved_again(
     older, newer = TaskRegistry(), TaskRegistry()
     older.add("test:Flips", Record)
     newer.add("test:Flips", Elsewhere)
-    await mesh.publish_by_hand(({"Task-Name": "test:Flips"}, b'{"n": 1}'))
+    await mesh.publish_by_hand(({"Task-Name": "test:Flips", "Task-Labels": '{"n":[1]}'}, b'{"n": 1}'))
     await mesh.burst(registry=newer)
     await mesh.burst(registry=older, size=Size.MEDIUM)
     assert "gave back test:Flips (message 2): it was moved before, and waits here first" in caplog.messages
     async with mesh.working(registry=older, size=Size.MEDIUM):
         await wait_until(lambda: _equals(mesh.state(), 3, "last_seq"), description="it is moved again")
     (moved,) = await mesh.stored(mesh.namespace.tasks_stream)
+    assert moved.headers["Task-Labels"] == '{"n":[1]}'
     assert (moved.subject, moved.headers["Task-Moved"]) == (
         mesh.namespace.task_subject(Priority.NORMAL, Size.SMALL),
         "2",
