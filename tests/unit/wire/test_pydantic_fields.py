@@ -123,7 +123,7 @@ def unchecked(**values: Any) -> Car:
         (Tow(VW, anything={1: 2}), r"\$\.anything is \{1: 2\}, and would arrive as \{'1': 2\}"),
         (Tow(VW, anything=float("nan")), r"\$\.anything is nan, and would arrive as None"),
         (Odd(size=float("nan")), "malformed|invalid"),
-        (Safe(code=SecretStr("1234")), r"\$\.code is SecretStr\('\*+'\), and would arrive as"),
+        (Safe(code=SecretStr("1234")), r"\$\.code is SecretStr\('\*+'\), and would arrive as another SecretStr"),
         (Safe(code=SecretStr("**********"), raw=b"\xff"), "utf-8"),
         (Growing(path="a"), r"\$\.path is '/a'"),
         (Open(car=VW, colour=(1,)), r"\$\.colour is a tuple"),  # type: ignore[call-arg]

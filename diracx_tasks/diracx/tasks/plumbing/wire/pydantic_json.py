@@ -146,7 +146,7 @@ def difference(given: Any, read: Any, path: str = "$") -> str | None:
     parts, others = _parts(given), _parts(read)
     if parts is None or others is None:
         same = given == read or (given != given and read != read)  # nan differs from itself
-        return None if same else f"{path} is {_short(given)}, and would arrive as {_short(read)}"
+        return None if same else f"{path} is {_short(given)}, and would arrive as {_other(given, read)}"
     if parts.keys() != others.keys():
         return f"{path} is {_short(given)}, and would arrive as {_short(read)}"
     found = (difference(value, others[key], path + key) for key, value in parts.items())
@@ -169,6 +169,11 @@ def _parts(value: Any) -> Mapping[str, Any] | None:
     else:
         return None
     return {f".{name}": getattr(value, name) for name in names}
+
+
+def _other(given: object, read: object) -> str:
+    """A secret looks like any other one."""
+    return _short(read) if _short(read) != _short(given) else f"another {type(read).__name__}"
 
 
 def _short(value: object) -> str:
