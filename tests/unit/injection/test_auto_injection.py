@@ -19,7 +19,7 @@ from diracx.core.properties import SecurityProperty
 from diracx.tasks import plumbing
 from diracx.tasks.plumbing import depends
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction, auto_inject, auto_inject_depends
+from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction, auto_inject
 from diracx.tasks.plumbing.injection.resources import Resources
 from support.acme import GarageSettings, LogsDB, LollygagDB
 
@@ -114,25 +114,6 @@ async def _greeting(word: str, db: LollygagDB) -> Any:
     return word, db
 
 
-async def test_a_bound_method_is_marked_without_touching_its_class() -> None:
-    class Garage:
-        async def look(self, db: LollygagDB) -> Any:
-            return db
-
-    assert await answer(auto_inject(Garage().look)) == "transaction"
-    assert inspect.signature(Garage.look).parameters["db"].annotation is LollygagDB
-
-
-async def test_the_marker_of_a_callable_marks_its_parameters() -> None:
-    async def nested(db: LollygagDB) -> Any:
-        return db
-
-    async def endpoint(found: Annotated[Any, auto_inject_depends(nested)]) -> Any:
-        return found
-
-    assert await answer(auto_inject(endpoint)) == "transaction"
-
-
 def test_doing_it_twice_or_for_nothing_changes_nothing() -> None:
     def plain(name: str, unknown: "NotDefined" = None) -> None: ...  # type: ignore # noqa: F821
 
@@ -148,7 +129,7 @@ def test_without_fastapi_the_markers_are_those_of_tasks(monkeypatch: pytest.Monk
 
     monkeypatch.setitem(sys.modules, "fastapi", None)
     annotation = inspect.signature(auto_inject(nested)).parameters["db"].annotation
-    assert annotation == Annotated[LollygagDB, Depends(LollygagDB.transaction)]
+    assert annotation == Annotated[LollygagDB, DBDepends(LollygagDB.transaction)]
 
 
 @pytest.mark.parametrize(

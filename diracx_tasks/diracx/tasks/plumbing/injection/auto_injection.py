@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterable
 from importlib import import_module
-from inspect import Parameter
+from inspect import Parameter, Signature
+from types import NoneType
 from typing import Annotated, Any, Final, TypeVar, get_origin
 
-from diracx.tasks.plumbing.injection.diracx_classes import implicit_marker
-from diracx.tasks.plumbing.injection.markers import Depends, Marker, WithoutTransaction
-from diracx.tasks.plumbing.injection.signatures import namespace_of, resolved
+from diracx.tasks.plumbing.injection.diracx_classes import DiracxClass, implicit_marker, sentinel_of
+from diracx.tasks.plumbing.injection.markers import Marker, WithoutTransaction
+from diracx.tasks.plumbing.injection.signatures import (
+    evaluated,
+    has_foreign_marker,
+    is_async_generator,
+    is_generator,
+    name_of,
+    namespace_of,
+    unaliased,
+)
 
 C = TypeVar("C", bound=Callable[..., Any])
 
 _FASTAPI: Final = "fastapi"
+_ANNOTATIONLIB: Final = "annotationlib"
+_WITH_SCOPES: Final = "0.121"
+"""The first FastAPI whose `Depends` has a `scope`."""
+_DATABASES: Final = (DiracxClass.SQL, DiracxClass.OPENSEARCH)
 
 
 def auto_inject(call: C) -> C:
@@ -30,60 +44,125 @@ def auto_inject(call: C) -> C:
         @auto_inject
         async def may_submit(job_db: JobDB, config: Config, settings: AuthSettings) -> bool: ...
 
-    | Annotation | Becomes |
-    |---|---|
-    | a `BaseSQLDB` class | `Annotated[JobDB, Depends(JobDB.transaction)]` |
-    | a `BaseOSDB` class | the same with `.session` |
-    | a `ServiceSettingsBase` class | the same with `.create` |
-    | the DiracX `Config` | the same with `ConfigSource.create` |
-    | `NoTransaction[JobDB]` | the same with `.no_transaction` |
-    | `Depends`, `DBDepends` of this package | FastAPI's `Depends` |
-    | anything else | stays as it is |
+    `auto_inject_depends` says what becomes of each parameter. Annotations that are texts are evaluated in the module of
+    the callable, the return annotation too: FastAPI finds no module for a partial. A name that is not defined there,
+    e.g. one that only type checkers see, is left as it is, and FastAPI reports it if it needs it.
 
     A second call changes nothing. Without FastAPI the markers are this package's. The application has to override
     `JobDB.transaction` and its like, as diracx-routers does.
 
     Returns:
-        The same object with `__signature__` set. For a bound method, which takes no attributes, a partial of it.
-    """
-    depends = _depends()
-    signature = inspect.signature(call)
-    namespace = namespace_of(call)
-    parameters = [_marked(parameter, namespace, depends) for parameter in signature.parameters.values()]
-    if parameters == list(signature.parameters.values()):
-        return call
-    marked: Any = call
-    if inspect.ismethod(call):
-        marked = functools.partial(call)
-    marked.__signature__ = signature.replace(parameters=parameters)
-    return marked  # type: ignore[no-any-return]
-
-
-def auto_inject_depends(dependency: Callable[..., Any], *, use_cache: bool = True) -> Any:
-    """Return `Depends(auto_inject(dependency))`, the marker for a callable whose own parameters are bare classes.
+        The same object with another signature. For one that takes no attributes, e.g. a bound method, a partial of it.
 
     Raises:
-        TypeError: `dependency` is not callable.
+        ImportError: The installed FastAPI is too old.
     """
-    return Depends(auto_inject(dependency), use_cache=use_cache)
+    signature = _signature(call)
+    namespace = namespace_of(call)
+    given = list(signature.parameters.values())
+    marked = auto_inject_depends([_read(parameter, namespace) for parameter in given])
+    returned = _evaluated(signature.return_annotation, namespace)
+    if returned is signature.return_annotation and all(map(lambda new, old: new is old, marked, given)):
+        return call
+    return _with_signature(call, signature.replace(parameters=marked, return_annotation=returned))
 
 
-def _depends() -> Any:
-    """Return FastAPI's `Depends` if FastAPI is installed. Imported on demand, so that tasks do not pay for it."""
+def auto_inject_depends(params: Iterable[Parameter]) -> list[Parameter]:
+    """Return the parameters of a signature, with FastAPI's marker on each that is injected.
+
+    | Annotation | Becomes |
+    |---|---|
+    | a `BaseSQLDB` class | `Annotated[JobDB, Depends(JobDB.transaction, scope="function")]` |
+    | `NoTransaction[JobDB]` | the same with `.no_transaction` |
+    | a `BaseOSDB` class | the same with `.session` |
+    | a `ServiceSettingsBase` class | `Annotated[AuthSettings, Depends(AuthSettings.create)]` |
+    | the DiracX `Config` | the same with `ConfigSource.create` |
+    | `Depends`, `DBDepends` of this package | FastAPI's `Depends`; with `scope="function"` if it opens something |
+    | anything else, also a text | stays as it is |
+
+    The scope `function` makes FastAPI close a dependency before it answers, as a task closes it before it counts as
+    done: a commit that fails is an error of the request. By itself FastAPI answers first. A generator with FastAPI's
+    own marker needs `Depends(generator, scope="function")` if it asks for a database: FastAPI lets nothing that it
+    closes late rest on what it closes early.
+
+    Raises:
+        ImportError: The installed FastAPI is too old: its `Depends` has no `scope`. Without one, the client would have
+            a success before the commit, and nobody would see the commit fail.
+    """
+    if callable(params):
+        raise TypeError(
+            f"auto_inject_depends takes the parameters of a signature; for a callable, write "
+            f"Depends(auto_inject({name_of(params)}))"
+        )
+    return [_marked(parameter) for parameter in params]
+
+
+def marker_for_both(marker: Marker) -> Any:
+    """Return FastAPI's marker that means the same, which tasks read too. Without FastAPI, the marker itself.
+
+    FastAPI is imported on demand, so that most tasks do not pay for it.
+
+    Raises:
+        ImportError: The installed FastAPI is too old for this marker.
+    """
     try:
-        return import_module(_FASTAPI).Depends
+        fastapi: Any = import_module(_FASTAPI)
     except ModuleNotFoundError as error:
         if error.name != _FASTAPI:
             raise
-        return Depends
-
-
-def _marked(parameter: Parameter, namespace: dict[str, Any], depends: Any) -> Parameter:
-    if isinstance(parameter.default, Marker):
-        return parameter.replace(default=_translated(parameter.default, depends))
+        return marker
+    if not _opens_something(marker):
+        return fastapi.Depends(marker.dependency, use_cache=marker.use_cache)
     try:
-        annotation = resolved(parameter.annotation, namespace)
-    except Exception:  # FastAPI reports it itself, and it may be nothing to inject
+        return fastapi.Depends(marker.dependency, use_cache=marker.use_cache, scope="function")
+    except TypeError as error:
+        raise ImportError(
+            f"FastAPI {fastapi.__version__} would answer before it commits the transaction of {marker.dependency!r}; "
+            f"install a newer one: pip install 'fastapi>={_WITH_SCOPES}'",
+            name=_FASTAPI,
+        ) from error
+
+
+def _opens_something(marker: Marker) -> bool:
+    call = marker.dependency
+    if call is None:
+        return False
+    if marker.entered or is_generator(call) or is_async_generator(call):
+        return True
+    sentinel = sentinel_of(call)
+    return sentinel is not None and sentinel.family in _DATABASES
+
+
+def _signature(call: Callable[..., Any]) -> Signature:
+    try:
+        return inspect.signature(call)
+    except NameError:  # from Python 3.14 on, for a name that only type checkers see
+        known: Any = inspect.signature
+        found: Signature = known(call, annotation_format=import_module(_ANNOTATIONLIB).Format.FORWARDREF)
+        return found
+
+
+def _read(parameter: Parameter, namespace: dict[str, Any]) -> Parameter:
+    annotation = _evaluated(parameter.annotation, namespace)
+    return parameter if annotation is parameter.annotation else parameter.replace(annotation=annotation)
+
+
+def _evaluated(annotation: Any, namespace: dict[str, Any]) -> Any:
+    try:
+        found = evaluated(annotation, namespace)
+    except Exception:  # FastAPI reports it itself, and it may be nothing that FastAPI needs
+        return annotation
+    # FastAPI takes the class for a type that an answer contains, and None for an answer without content.
+    found = None if found is NoneType else found
+    return annotation if found == annotation else found
+
+
+def _marked(parameter: Parameter) -> Parameter:
+    if isinstance(parameter.default, Marker):
+        return parameter.replace(default=marker_for_both(parameter.default))
+    try:
+        annotation = unaliased(parameter.annotation)
+    except Exception:  # as in `_evaluated`
         return parameter
     origin, *metadata = (
         (annotation.__origin__, *annotation.__metadata__) if get_origin(annotation) is Annotated else (annotation,)
@@ -93,12 +172,25 @@ def _marked(parameter: Parameter, namespace: dict[str, Any], depends: Any) -> Pa
         marker: Marker | None = Marker(origin.no_transaction)
     else:
         marker = next((found for found in metadata if isinstance(found, Marker)), None)
-        if marker is None and not any(hasattr(found, "dependency") for found in metadata):
+        if marker is None and not has_foreign_marker([*metadata, parameter.default]):
             marker = implicit_marker(origin)
     if marker is None:
         return parameter
-    return parameter.replace(annotation=Annotated[(origin, *kept, _translated(marker, depends))])
+    return parameter.replace(annotation=Annotated[(origin, *kept, marker_for_both(marker))])
 
 
-def _translated(marker: Marker, depends: Any) -> Any:
-    return depends(marker.dependency, use_cache=marker.use_cache)
+def _with_signature(call: C, signature: Signature) -> C:
+    target: Any = call
+    if inspect.isclass(call) and isinstance(call.__init__, types.FunctionType):
+        # A `__signature__` of the class would be that of its subclasses and instances too.
+        own, *rest = inspect.signature(call.__init__).parameters.values()
+        if [parameter.name for parameter in rest] == list(signature.parameters):
+            target = call.__init__
+            signature = signature.replace(parameters=[own, *signature.parameters.values()])
+    try:
+        target.__signature__ = signature
+    except (AttributeError, TypeError, ValueError):  # a bound method, a frozen object, a pydantic model
+        target = functools.update_wrapper(functools.partial(call), call)
+        target.__signature__ = signature
+        return target  # type: ignore[no-any-return]
+    return call

@@ -60,19 +60,17 @@ def parameters_of(call: Callable[..., Any], where: str) -> list[Parameter]:
 
 def namespace_of(call: Callable[..., Any]) -> dict[str, Any]:
     """Return the global names that the annotations of a callable refer to."""
-    while isinstance(call, functools.partial):
-        call = call.func
+    call = _innermost(call)
     if not (inspect.isroutine(call) or inspect.isclass(call)):
-        call = type(call).__call__
-    call = inspect.unwrap(call)
+        call = _innermost(type(call).__call__)
     if inspect.isclass(call):
         module = sys.modules.get(call.__module__)
         return getattr(call.__init__, "__globals__", vars(module) if module else {})
     return getattr(call, "__globals__", {})
 
 
-def resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
-    """Resolve the strings and `type` aliases in an annotation, and keep its metadata.
+def evaluated(annotation: Any, namespace: dict[str, Any]) -> Any:
+    """Evaluate the texts in an annotation, and keep its metadata and `type` aliases.
 
     `inspect.Parameter.empty` is returned as it is.
 
@@ -81,13 +79,25 @@ def resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
     """
     if annotation is inspect.Parameter.empty:
         return annotation
-    carrier = types.FunctionType(resolved.__code__, namespace)
+    carrier = types.FunctionType(evaluated.__code__, namespace)
     carrier.__annotations__ = {"parameter": annotation}
-    found = typing.get_type_hints(carrier, include_extras=True)["parameter"]
-    # PEP 695: `type LollygagDB = Annotated[...]`.
-    while type(found).__name__ == "TypeAliasType":
-        found = found.__value__
-    return found
+    return typing.get_type_hints(carrier, include_extras=True)["parameter"]
+
+
+def unaliased(annotation: Any) -> Any:
+    """Follow the aliases of PEP 695: `type LollygagDB = Annotated[...]`.
+
+    Raises:
+        Exception: Any error of evaluating an alias, mostly a NameError.
+    """
+    while type(annotation).__name__ == "TypeAliasType":
+        annotation = annotation.__value__
+    return annotation
+
+
+def has_foreign_marker(candidates: typing.Iterable[Any]) -> bool:
+    """Whether a marker of FastAPI or fast-depends is among the metadata or default of a parameter."""
+    return any(_is_any(candidate, _FOREIGN_MARKERS) for candidate in candidates)
 
 
 def is_coroutine(call: Callable[..., Any]) -> bool:
@@ -114,6 +124,15 @@ def name_of(call: Any) -> str:
         # For an inherited classmethod, the class that it was taken from says more than the class that defines it.
         return f"{owner.__qualname__}.{call.__name__}"
     return getattr(call, "__qualname__", type(call).__qualname__)
+
+
+def _innermost(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Look through partials, and through decorators that use `functools.wraps`."""
+    while True:
+        inner = call.func if isinstance(call, functools.partial) else getattr(call, "__wrapped__", call)
+        if inner is call:
+            return call
+        call = inner
 
 
 def _runs_as(call: Callable[..., Any], kind: Callable[[Any], bool]) -> bool:
@@ -144,7 +163,7 @@ def _parameter(parameter: inspect.Parameter, namespace: dict[str, Any], where: s
 
 def _resolved_or_refused(annotation: Any, namespace: dict[str, Any], where: str) -> Any:
     try:
-        return resolved(annotation, namespace)
+        return unaliased(evaluated(annotation, namespace))
     except Exception as error:
         raise TaskDefinitionError(
             f"{where} has an annotation that cannot be resolved, {annotation!r} ({error}); "
