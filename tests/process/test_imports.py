@@ -60,6 +60,35 @@ def test_tasks_that_need_nothing_of_diracx_do_not_bring_it(module: str, tmp_path
     assert not modules_after_importing(f"diracx.tasks.{module}", tmp_path) & DIRACX
 
 
+def test_the_package_loads_none_of_the_names_that_it_serves(tmp_path: Path) -> None:
+    brought = modules_after_importing("diracx.tasks.plumbing", tmp_path)
+    assert {name for name in brought if name.startswith("diracx.")} == {"diracx.tasks", "diracx.tasks.plumbing"}
+    assert not brought & ({"nats", "msgspec", "fastapi"} | INJECTION | DIRACX)
+
+
+STAR_IMPORT = """
+import sys
+sys.modules |= dict.fromkeys(("diracx.core", "fastapi", "pydantic"))
+before = {*globals(), "before"}
+from diracx.tasks.plumbing import *
+print(*sorted({*globals()} - before))
+try:
+    from diracx.tasks.plumbing import Config
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_a_star_import_works_without_the_packages_of_diracx(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-c", STAR_IMPORT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    names, refusal = done.stdout.splitlines()
+    assert len(names.split()) == 43
+    assert not {"Config", "AvailableSecurityProperties"} & set(names.split())
+    assert refusal == "Config needs diracx-core: pip install 'diracx-tasks[diracx]'"
+
+
 @pytest.mark.parametrize(
     "module",
     ["cli.commands.worker", "cli.commands.scheduler", "cli.commands.submit", "plumbing.worker", "plumbing.jetstream"],

@@ -144,11 +144,6 @@ def test_without_diracx_core_its_names_say_what_to_install(
         getattr(depends, name)
 
 
-@pytest.mark.parametrize("name", ["CallbackSpawner", "Config", "NoTransaction", "auto_inject", "auto_inject_depends"])
-def test_what_diracx_routers_imports_from_the_package_is_that_of_depends(name: str) -> None:
-    assert getattr(plumbing, name) == getattr(depends, name)
-
-
 @pytest.mark.parametrize("module", [plumbing, depends])
 def test_a_name_that_is_not_there_is_an_attribute_error(module: ModuleType) -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

@@ -13,8 +13,12 @@ import fastapi
 import httpx
 import pydantic
 import pytest
+from diracx.core.config import ConfigSource
+from diracx.core.properties import SecurityProperty
 
+from diracx.tasks.plumbing import AvailableSecurityProperties, BaseTask, Config
 from diracx.tasks.plumbing.depends import Depends, NoTransaction, auto_inject, auto_inject_depends
+from diracx.tasks.plumbing.injection.resources import Resources
 from support.acme import GarageSettings, LogsDB, LollygagDB
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ SERVED: dict[Callable[..., Any], Callable[..., Any]] = {
     LollygagDB.transaction: lambda: "transaction",
     LollygagDB.no_transaction: lambda: "no transaction",
     GarageSettings.create: lambda: "settings",
+    ConfigSource.create: lambda: "config",
+    SecurityProperty.available_properties: lambda: "properties",
 }
 
 
@@ -262,6 +268,27 @@ def endpoint(db: Database, owners: Owners, unknown: Unknown) -> Owners: ...
     assert found["owners"] is namespace["Owners"]
     assert found["unknown"] is namespace["Unknown"]
     assert signature.return_annotation is namespace["Owners"]
+
+
+async def look(config: Config, properties: AvailableSecurityProperties, number: int) -> Any:
+    return [config, properties, number]
+
+
+class LookTask(BaseTask):
+    async def execute(self, config: Config, properties: AvailableSecurityProperties) -> Any:
+        return [config, properties]
+
+
+async def test_config_and_security_properties_need_no_auto_inject_in_a_route() -> None:
+    assert (await post(look)).json() == ["config", "properties", 7]
+    assert (await post(auto_inject(functools.partial(look)))).json() == ["config", "properties", 7]
+
+
+async def test_config_and_security_properties_are_injected_into_a_task_as_well() -> None:
+    resources = Resources(SERVED)
+    invocation = resources.prepare(LookTask)
+    async with resources.opened():
+        assert await invocation(LookTask()) == ["config", "properties"]
 
 
 class TestParameters:

@@ -46,7 +46,8 @@ Closing: generators close in reverse order when `execute()` has ended.
 * A generator that swallows the exception does not turn the failure into a success.
 * A generator that fails after its `yield` (a commit) makes the execution fail with that error.
 
-Two ready-made annotations, which import diracx-core when they are first used:
+Two ready-made annotations, for tasks and for routes of FastAPI alike. They import diracx-core, and FastAPI if it is
+installed, when they are first used:
 
     Config                        Annotated[Config, Depends(ConfigSource.create)]
     AvailableSecurityProperties   the set of all security properties that DiracX and its extensions define
@@ -59,7 +60,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Annotated, Any, Final
 
-from diracx.tasks.plumbing.injection.auto_injection import auto_inject, auto_inject_depends
+from diracx.tasks.plumbing.injection.auto_injection import auto_inject, auto_inject_depends, marker_for_both
 from diracx.tasks.plumbing.injection.markers import (
     CallbackSpawner,
     DBDepends,
@@ -98,6 +99,7 @@ def __getattr__(name: str) -> Any:
         if not where.startswith(error.name or "-"):
             raise
         raise ImportError(f"{name} needs diracx-core: pip install 'diracx-tasks[diracx]'", name=where) from error
+    # FastAPI's marker where it is installed: a route takes the name as it is, and a task understands it.
     if name == "Config":
-        return Annotated[core.Config, Depends(core.ConfigSource.create)]
-    return Annotated[set[core.SecurityProperty], Depends(core.SecurityProperty.available_properties)]
+        return Annotated[core.Config, marker_for_both(Marker(core.ConfigSource.create))]
+    return Annotated[set[core.SecurityProperty], marker_for_both(Marker(core.SecurityProperty.available_properties))]

@@ -13,6 +13,7 @@ A task then locks one object of the type, e.g. `MutexLock(OWNER, self.owner_name
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from typing import Final
 
@@ -66,6 +67,22 @@ def register_locked_object_type(name: str) -> LockedObjectType:
             f"lock type {name!r} is registered twice, at {first} and at {place}; rename one of them"
         )
     return LockedObjectType(name)
+
+
+def validate_registry() -> None:
+    """Import each module that an entry point lists, so that every installed type is registered. Workers do that too.
+
+    Raises:
+        TaskDefinitionError: A module cannot be imported, or registers a type that another one has.
+    """
+    for entry_point in importlib.metadata.entry_points(group="diracx.lock_object_types"):
+        try:
+            entry_point.load()
+        except Exception as error:  # the module of an extension may raise anything
+            raise TaskDefinitionError(
+                f"the lock types {entry_point.name} = {entry_point.value} cannot be loaded: "
+                f"{type(error).__name__}: {error}; correct the module, or the entry point in pyproject.toml"
+            ) from error
 
 
 TASK: Final = register_locked_object_type("task")

@@ -15,7 +15,7 @@ from inspect import Parameter, Signature
 from types import NoneType
 from typing import Annotated, Any, Final, TypeVar, get_origin
 
-from diracx.tasks.plumbing.injection.diracx_classes import DiracxClass, implicit_marker, sentinel_of
+from diracx.tasks.plumbing.injection.diracx_classes import DATABASES, implicit_marker, sentinel_of
 from diracx.tasks.plumbing.injection.markers import Marker, WithoutTransaction
 from diracx.tasks.plumbing.injection.signatures import (
     evaluated,
@@ -33,7 +33,6 @@ _FASTAPI: Final = "fastapi"
 _ANNOTATIONLIB: Final = "annotationlib"
 _WITH_SCOPES: Final = "0.121"
 """The first FastAPI whose `Depends` has a `scope`."""
-_DATABASES: Final = (DiracxClass.SQL, DiracxClass.OPENSEARCH)
 
 
 def auto_inject(call: C) -> C:
@@ -130,7 +129,7 @@ def _opens_something(marker: Marker) -> bool:
     if marker.entered or is_generator(call) or is_async_generator(call):
         return True
     sentinel = sentinel_of(call)
-    return sentinel is not None and sentinel.family in _DATABASES
+    return sentinel is not None and sentinel.family in DATABASES
 
 
 def _signature(call: Callable[..., Any]) -> Signature:

@@ -34,8 +34,7 @@ class DiracxClass(Enum):
         return found if isinstance(found, type) else None
 
 
-# A subclass that defines its own `transaction` or `session` means it: that is no sentinel.
-_OVERRIDABLE: Final = (DiracxClass.SQL, DiracxClass.OPENSEARCH)
+DATABASES: Final = (DiracxClass.SQL, DiracxClass.OPENSEARCH)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,8 @@ def sentinel_of(call: Any) -> Sentinel | None:
     if family is None or owner is None or name not in family.value[2]:
         return None
     inherited = call.__func__ is getattr(family.base, name).__func__
-    if family in _OVERRIDABLE and not inherited:
+    if family in DATABASES and not inherited:
+        # A subclass that defines its own `transaction` or `session` means it: that is no sentinel.
         return None
     return Sentinel(family, owner, name, hollow=inherited or family is DiracxClass.CONFIGURATION_SOURCE)
 

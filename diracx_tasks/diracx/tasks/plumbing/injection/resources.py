@@ -111,6 +111,11 @@ class Resources:
                 await stack.enter_async_context(resource.opened())
             yield self.injector
 
+    def serving(self, call: AnyCallable) -> tuple[Resource[Any], AnyCallable] | None:
+        """Return the resource that serves a sentinel, and the callable that gives its value. None: no sentinel."""
+        replacement = self._replacement(call)
+        return None if replacement is None else (self._resource_of[replacement], replacement)
+
     def _replacement(self, call: AnyCallable) -> AnyCallable | None:
         sentinel = sentinel_of(call)
         if sentinel is None:
