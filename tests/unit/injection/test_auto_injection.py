@@ -144,6 +144,13 @@ def test_without_diracx_core_its_names_say_what_to_install(
         getattr(depends, name)
 
 
+def test_a_diracx_core_that_lacks_something_itself_is_reported_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "diracx.core.config")
+    monkeypatch.setitem(sys.modules, "diracx.core.config.schema", None)
+    with pytest.raises(ModuleNotFoundError, match=r"^import of diracx\.core\.config\.schema halted"):
+        _ = depends.Config
+
+
 @pytest.mark.parametrize("module", [plumbing, depends])
 def test_a_name_that_is_not_there_is_an_attribute_error(module: ModuleType) -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

@@ -152,6 +152,19 @@ async def test_a_class_is_a_dependency_and_its_subclasses_keep_their_own_signatu
     assert list(inspect.signature(OtherReader("x")).parameters) == ["word"]
 
 
+async def test_a_marker_without_a_callable_means_the_annotated_class() -> None:
+    @auto_inject
+    class Reader:
+        def __init__(self, db: LollygagDB) -> None:
+            self.found = db
+
+    async def endpoint(reader: Any) -> Any:
+        return reader.found
+
+    endpoint.__annotations__ = {"reader": Annotated[Reader, Depends()]}
+    assert (await post(auto_inject(endpoint))).json() == "transaction"
+
+
 def test_a_class_whose_signature_is_not_that_of_its_constructor_gets_it_itself() -> None:
     class Model(pydantic.BaseModel):
         model_config = {"arbitrary_types_allowed": True}

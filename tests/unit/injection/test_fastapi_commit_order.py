@@ -7,12 +7,14 @@ Annotations are live: the routes are local.
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Annotated, Any
 
 import fastapi
 import pytest
 from diracx.core.config import Config
+from fastapi.exceptions import DependencyScopeError
 
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction, auto_inject
 from support.acme import GarageSettings, LogsDB, LollygagDB
@@ -196,8 +198,16 @@ async def test_a_commit_that_fails_is_a_500(make: AnyCallable) -> None:
     assert served.status == 500
 
 
+def test_fastapi_refuses_a_generator_that_it_closes_late_around_a_database() -> None:
+    async def endpoint(db: Annotated[Any, fastapi.Depends(opened)]) -> None: ...
+
+    with pytest.raises(DependencyScopeError, match='cannot depend on dependencies with scope "function"'):
+        fastapi.FastAPI().add_api_route("/", auto_inject(endpoint))
+
+
 def test_a_fastapi_without_scopes_is_refused_for_databases_only(monkeypatch: pytest.MonkeyPatch) -> None:
     old = ModuleType("fastapi")
+    old.__spec__ = ModuleSpec("fastapi", None)
     old.__dict__.update(__version__="0.120.4", Depends=lambda dependency, *, use_cache: ("marker", dependency))
     monkeypatch.setitem(sys.modules, "fastapi", old)
 
@@ -207,6 +217,7 @@ def test_a_fastapi_without_scopes_is_refused_for_databases_only(monkeypatch: pyt
 
     assert auto_inject(harmless) is harmless
     with pytest.raises(
-        ImportError, match=r"^FastAPI 0\.120\.4 would answer before it commits .*pip install 'fastapi>=0\.121'$"
+        ImportError,
+        match=r"^FastAPI 0\.120\.4 would answer before LollygagDB\.transaction\(\) commits; .*'fastapi>=0\.121'$",
     ):
         auto_inject(refused)

@@ -43,6 +43,7 @@ class Dependant(Protocol):
     """The part of `fastapi.dependencies.models.Dependant` that is read here. So FastAPI is never imported."""
 
     call: AnyCallable | None
+    """Never None for one of the dependencies."""
     dependencies: list[Any]
     """Of the same type."""
 
@@ -175,8 +176,7 @@ async def setup_dependency_overrides(
 
 def _calls(dependant: Dependant) -> Iterator[AnyCallable]:
     for inner in dependant.dependencies:
-        if inner.call is not None:
-            yield inner.call
+        yield inner.call
         yield from _calls(inner)
 
 

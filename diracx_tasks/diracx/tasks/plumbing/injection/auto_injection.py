@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import Parameter, Signature
 from types import NoneType
 from typing import Annotated, Any, Final, TypeVar, get_origin
@@ -30,9 +32,14 @@ from diracx.tasks.plumbing.injection.signatures import (
 C = TypeVar("C", bound=Callable[..., Any])
 
 _FASTAPI: Final = "fastapi"
-_ANNOTATIONLIB: Final = "annotationlib"
 _WITH_SCOPES: Final = "0.121"
 """The first FastAPI whose `Depends` has a `scope`."""
+
+_ANNOTATIONLIB: Final = "annotationlib"
+_LENIENT: Final[dict[str, Any]] = (
+    {"annotation_format": import_module(_ANNOTATIONLIB).Format.FORWARDREF} if sys.version_info >= (3, 14) else {}
+)
+"""From Python 3.14 on, a signature is an error if one of its names is known to type checkers only; not with this."""
 
 
 def auto_inject(call: C) -> C:
@@ -56,7 +63,7 @@ def auto_inject(call: C) -> C:
     Raises:
         ImportError: The installed FastAPI is too old.
     """
-    signature = _signature(call)
+    signature = inspect.signature(call, **_LENIENT)
     namespace = namespace_of(call)
     given = list(signature.parameters.values())
     marked = auto_inject_depends([_read(parameter, namespace) for parameter in given])
@@ -104,20 +111,17 @@ def marker_for_both(marker: Marker) -> Any:
     Raises:
         ImportError: The installed FastAPI is too old for this marker.
     """
-    try:
-        fastapi: Any = import_module(_FASTAPI)
-    except ModuleNotFoundError as error:
-        if error.name != _FASTAPI:
-            raise
+    if find_spec(_FASTAPI) is None:
         return marker
+    fastapi: Any = import_module(_FASTAPI)
     if not _opens_something(marker):
         return fastapi.Depends(marker.dependency, use_cache=marker.use_cache)
     try:
         return fastapi.Depends(marker.dependency, use_cache=marker.use_cache, scope="function")
     except TypeError as error:
         raise ImportError(
-            f"FastAPI {fastapi.__version__} would answer before it commits the transaction of {marker.dependency!r}; "
-            f"install a newer one: pip install 'fastapi>={_WITH_SCOPES}'",
+            f"FastAPI {fastapi.__version__} would answer before {name_of(marker.dependency)}() commits; install "
+            f"a newer one: pip install 'fastapi>={_WITH_SCOPES}'",
             name=_FASTAPI,
         ) from error
 
@@ -130,15 +134,6 @@ def _opens_something(marker: Marker) -> bool:
         return True
     sentinel = sentinel_of(call)
     return sentinel is not None and sentinel.family in DATABASES
-
-
-def _signature(call: Callable[..., Any]) -> Signature:
-    try:
-        return inspect.signature(call)
-    except NameError:  # from Python 3.14 on, for a name that only type checkers see
-        known: Any = inspect.signature
-        found: Signature = known(call, annotation_format=import_module(_ANNOTATIONLIB).Format.FORWARDREF)
-        return found
 
 
 def _read(parameter: Parameter, namespace: dict[str, Any]) -> Parameter:
