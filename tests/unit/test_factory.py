@@ -50,6 +50,11 @@ async def _count(db: LollygagDB) -> int:
 count = auto_inject(_count)
 
 
+@auto_inject
+async def _class_of_database(db: NoTransaction[JobDB]) -> str:
+    return type(db).__name__
+
+
 @dataclass
 class RegisterTask(BaseTask):
     owner: str
@@ -187,7 +192,12 @@ class TestOverrides:
                 for database in (JobDB, PreferredJobDB)
                 for name in ("transaction", "no_transaction")
             }
-            assert type(await overrides[JobDB.no_transaction]()) is PreferredJobDB
+            application = fastapi.FastAPI()
+            application.add_api_route("/", _class_of_database)
+            application.dependency_overrides.update(overrides)
+            transport = httpx.ASGITransport(application)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                assert (await client.get("/")).json() == "PreferredJobDB"
 
     async def test_a_configuration_that_cannot_be_read_is_an_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
