@@ -69,6 +69,16 @@ def register_locked_object_type(name: str) -> LockedObjectType:
     return LockedObjectType(name)
 
 
+TASK: Final = register_locked_object_type("task")
+"""A task class. Periodic tasks lock theirs, so that two executions never overlap."""
+
+JOB: Final = register_locked_object_type("job")
+"""A job, by its id."""
+
+TRANSFORMATION: Final = register_locked_object_type("transformation")
+"""A transformation, by its id."""
+
+
 def validate_registry() -> None:
     """Import each module that an entry point lists, so that every installed type is registered. Workers do that too.
 
@@ -83,13 +93,3 @@ def validate_registry() -> None:
                 f"the lock types {entry_point.name} = {entry_point.value} cannot be loaded: "
                 f"{type(error).__name__}: {error}; correct the module, or the entry point in pyproject.toml"
             ) from error
-
-
-TASK: Final = register_locked_object_type("task")
-"""A task class. Periodic tasks lock theirs, so that two executions never overlap."""
-
-JOB: Final = register_locked_object_type("job")
-"""A job, by its id."""
-
-TRANSFORMATION: Final = register_locked_object_type("transformation")
-"""A transformation, by its id."""

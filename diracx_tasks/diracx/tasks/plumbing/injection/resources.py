@@ -82,6 +82,11 @@ class Resources:
             for problem in resource.problems()
         )
 
+    def serving(self, call: AnyCallable) -> tuple[Resource[Any], AnyCallable] | None:
+        """Return the resource that serves a sentinel, and the callable that gives its value. None: no sentinel."""
+        replacement = self._replacement(call)
+        return None if replacement is None else (self._resource_of[replacement], replacement)
+
     def check(self) -> None:
         """Look for missing resources before anything runs.
 
@@ -110,11 +115,6 @@ class Resources:
             for resource in needed:
                 await stack.enter_async_context(resource.opened())
             yield self.injector
-
-    def serving(self, call: AnyCallable) -> tuple[Resource[Any], AnyCallable] | None:
-        """Return the resource that serves a sentinel, and the callable that gives its value. None: no sentinel."""
-        replacement = self._replacement(call)
-        return None if replacement is None else (self._resource_of[replacement], replacement)
 
     def _replacement(self, call: AnyCallable) -> AnyCallable | None:
         sentinel = sentinel_of(call)
