@@ -6,9 +6,12 @@ from datetime import timedelta
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import ConcurrencyLimiter
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockHolder, LockReader
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
+from support.locking import new_owner
 
 SINCE = "2026-05-04T09:30:12Z"
 LATER = "2026-05-04T09:31:12Z"
@@ -52,6 +55,19 @@ async def test_a_release_deletes_every_key_of_one_lock(
     assert await reader.release("conc.a.b")
     assert await bucket.keys() == ["mutex.job.7"]
     assert not await reader.release("conc.a.b")
+
+
+async def test_a_limiter_for_one_vo_is_a_lock_of_its_own(
+    connection: Connection, topology: Namespace, bucket: Bucket
+) -> None:
+    limiter = ConcurrencyLimiter(JOB, 7, limit=1)
+    for each in (limiter, limiter.of_vo("atlas"), limiter.of_vo("lhcb")):
+        await each.acquire(bucket, new_owner())
+    reader = LockReader(connection, topology)
+    assert [lock.key for lock in await reader.all()] == ["conc.job.7", "conc.job.7./vo.atlas", "conc.job.7./vo.lhcb"]
+    assert await reader.count() == 3
+    assert await reader.release("conc.job.7./vo.atlas")
+    assert sorted(await bucket.keys()) == ["conc.job.7./slots.0", "conc.job.7./vo.lhcb./slots.0"]
 
 
 async def test_a_namespace_without_a_lock_bucket_is_recognised(connection: Connection, names: Namespace) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 
-from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -20,11 +21,13 @@ from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.operations.scheduler_service import advertised as scheduler_advertised
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
 from diracx.tasks.plumbing.operations.worker_service import advertised, worker_service
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
+from diracx.tasks.plumbing.schedules import IntervalSeconds
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.snapshot import Counters
+from diracx.tasks.plumbing.worker.snapshot import Counters, HeldTask
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
 from support.deliveries import leave_crashes
@@ -80,6 +83,7 @@ async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh:
         "locks",
         "scheduler",
         "workers",
+        "held",
     ]
     assert document["namespace"] == mesh.namespace.name
     assert document["server"].startswith("nats://127.0.0.1:")
@@ -102,6 +106,7 @@ async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh:
     assert (document["delayed"], document["dead_letters"], document["locks"]) == (0, 0, 0)
     assert document["scheduler"] == {"leader": None, "standbys": []}
     assert document["workers"] == []
+    assert document["held"] == []
 
 
 async def test_waiting_tasks_are_counted_by_queue_with_the_age_of_the_oldest(mesh: TaskMesh) -> None:
@@ -184,6 +189,43 @@ async def test_a_worker_with_an_isolated_task_names_it_from_its_wait_to_its_end(
         await wait_until(lambda: recording_tasks.ran == [2, 1], description="both are done")
         await wait_until(lambda: worker.processed == 2, description="both are settled")
         assert await isolated() is None
+
+
+async def test_tasks_that_the_configuration_holds_are_listed_once_with_their_vo(mesh: TaskMesh) -> None:
+    class Periodic(PeriodicBaseTask):
+        size = Size.SMALL
+        default_schedule = IntervalSeconds(3600)
+
+        async def execute(self) -> None:
+            """Do nothing."""
+
+    mesh.register(Record, Later, Dies, Periodic)
+    reader = StatusReader(mesh.connection, mesh.namespace)
+    text = """
+    tasks:
+      Later: {enabled: false}
+      test:Record: {vos: {lhcb: {enabled: false}, atlas: {enabled: false}, cms: {concurrency_limit: 1}}}
+      test:Dies: {enabled: true}
+      test:Periodic: {enabled: false}
+      test:NotInstalled: {enabled: false}
+    """
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            worker = await stack.enter_async_context(mesh.working())
+            await stack.enter_async_context(advertised(worker, Counters(), mesh.connection, mesh.namespace))
+        assert (await reader.read()).status.held == []
+        await ConfigurationBucket(mesh.connection, mesh.namespace).write(text)
+
+        async def held() -> list[HeldTask]:
+            return (await reader.read()).status.held
+
+        await wait_until(held, description="the workers have seen it")
+        listed = msgspec.to_builtins(await held())
+    assert listed == [
+        {"task": "test:Later", "vo": None},
+        {"task": "test:Record", "vo": "atlas"},
+        {"task": "test:Record", "vo": "lhcb"},
+    ]
 
 
 async def test_a_worker_of_an_earlier_version_tells_of_no_isolation(mesh: TaskMesh) -> None:

@@ -72,8 +72,26 @@ async def test_the_record_is_json_that_a_person_can_read(bucket: Bucket, connect
         '{"stored_ns":1790000000000000123,"unended":[],"unknown":0,"failed":1,"failures":[{"type":"ValueError",'
         '"message":"no such owner: Größe","traceback":"Traceback...","worker":"host-1-small",'
         '"at":"2026-12-01T06:00:00Z"}],"not_before":"2026-12-01T06:00:00Z","exhausted":null,'
-        f'"dropped":false,"writer":"{attempts.id}.fail"}}'
+        f'"dropped":false,"writer":"{attempts.id}.fail","deliveries":1}}'
     )
+
+
+async def test_deliveries_that_wrote_nothing_since_the_last_one_that_did_are_refusals(
+    bucket: Bucket, connection: Connection
+) -> None:
+    store = AttemptStore(bucket)
+    untried = store.untried(delivery(connection))
+    assert untried is not None
+    assert untried.refusals == 0
+    assert (await store.read(delivery(connection, delivered=4))).refusals == 3, "no record is stored"
+    attempts = await store.read(delivery(connection, delivered=5))
+    await store.begin(attempts)
+    assert attempts.refusals == 0
+    await store.fail(attempts, FAILURE, AT)
+    assert (await AttemptStore(bucket).read(delivery(connection, delivered=6))).refusals == 0
+    assert (await AttemptStore(bucket).read(delivery(connection, delivered=8))).refusals == 2
+    assert (await store.read(delivery(connection, delivered=1))).refusals == 0, "the server was killed, and forgot"
+    assert (await store.read(delivery(connection, delivered=9, stored_ns=5))).refusals == 8, "another message"
 
 
 async def test_an_execution_that_was_interrupted_is_no_crash_and_no_failure(

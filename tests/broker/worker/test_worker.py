@@ -1,9 +1,8 @@
-"""Workers on a real server: their size, their stop, and limits by configuration that they follow while they run."""
+"""Workers on a real server: their size and their stop."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +10,6 @@ import pytest
 
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.lock_registry import TASK
-from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, RateLimiter
-from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
@@ -34,22 +30,6 @@ class FailsOnceGone(Wait):
     async def execute(self) -> None:
         await super().execute()
         raise ValueError("no")
-
-
-@dataclasses.dataclass
-class Few(Wait):
-    """As many at a time as there are slots, unless the configuration says otherwise."""
-
-    @property
-    def execution_locks(self) -> list[BaseLock]:
-        return [ConcurrencyLimiter(TASK, "few", limit=None)]
-
-
-@dataclasses.dataclass
-class Seldom(Wait):
-    @property
-    def execution_locks(self) -> list[BaseLock]:
-        return [RateLimiter(TASK, "seldom", limit=None, window_seconds=60)]
 
 
 async def test_a_worker_takes_only_tasks_of_its_size(mesh: TaskMesh) -> None:
@@ -154,37 +134,5 @@ async def test_a_worker_on_missing_queues_says_so(mesh: TaskMesh) -> None:
         await worker.run()
 
 
-async def test_a_concurrency_limit_is_in_force_as_soon_as_it_is_set(mesh: TaskMesh) -> None:
-    mesh.register(Few)
-    async with mesh.working(slots=8) as worker:
-        await ConfigurationBucket(mesh.connection, mesh.namespace).write("tasks: {test:Few: {concurrency_limit: 2}}")
-        await wait_until(lambda: worker.configuration_revision, description="the worker has seen it")
-        await mesh.broker.schedule_many(Few(n) for n in range(6))
-        await wait_until(lambda: len(running) == 2, description="two run")
-        await wait_until(lambda: _is_pending(mesh), description="the others were told to wait")
-        assert len(running) == 2
-        recording_tasks.go.set()
-        await wait_until(lambda: len(ran) == 6, description="all ran", timeout=30)
-    assert max(recording_tasks.most_at_once) == 2
-
-
-async def test_a_rate_is_in_force_with_its_window(mesh: TaskMesh) -> None:
-    mesh.register(Seldom)
-    recording_tasks.go.set()
-    text = "tasks: {test:Seldom: {rate_limit: {limit: 3, window_seconds: 3600}}}"
-    await ConfigurationBucket(mesh.connection, mesh.namespace).write(text)
-    async with mesh.working(slots=8) as worker:
-        await wait_until(lambda: worker.configuration_revision, description="the worker has seen it")
-        await mesh.broker.schedule_many(Seldom(n) for n in range(5))
-        await wait_until(lambda: len(ran) == 3, description="three were admitted")
-        await wait_until(lambda: _is_pending(mesh), description="the others were told to wait")
-    assert len(ran) == 3
-    mesh.allows_residue = True
-
-
 async def _equals(coroutine: Any, expected: object) -> bool:
     return bool(await coroutine == expected)
-
-
-async def _is_pending(mesh: TaskMesh) -> bool:
-    return await mesh.in_flight() >= 2

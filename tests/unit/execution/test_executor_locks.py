@@ -316,18 +316,6 @@ async def test_an_interactive_call_skips_limiters_and_takes_the_rest(store: Reco
     assert isinstance(await execute(store, Fenced("a"), limiters=False), LockBusy)
 
 
-async def test_limits_may_remove_a_limit(store: RecordingStore) -> None:
-    asked = []
-
-    def limits(job: Job, limiter: Any) -> Any:
-        asked.append((job.envelope.name, limiter.kind))
-        return limiter.limited(None)
-
-    for _ in range(3):
-        assert isinstance(await execute(store, Fenced("a"), limits=limits), Succeeded)
-    assert asked[:2] == [("test:Fenced", "conc"), ("test:Fenced", "rate")]
-
-
 async def test_an_execution_whose_lock_lapsed_is_never_done(
     store: RecordingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

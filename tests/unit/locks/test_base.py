@@ -138,8 +138,9 @@ def test_another_limit_makes_a_copy_and_leaves_the_lock_as_it_is() -> None:
     assert lock.limited(None).limit is None
     assert (lock.limit, lock.window_seconds) == (10, 2.5)
     assert ConcurrencyLimiter(JOB, 7, limit=1).limited(3).limit == 3
-    with pytest.raises(ValueError, match="n_items=2 is more than limit=1 ever admits"):
-        lock.limited(1)
+    assert lock.limited(1).limit == 1, "a lower limit than its items makes it wait, not fail"
+    with pytest.raises(ValueError, match="limit=0 must be at least 1"):
+        lock.limited(0)
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,11 @@ def test_another_limit_makes_a_copy_and_leaves_the_lock_as_it_is() -> None:
 def test_an_impossible_limit_is_refused(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         RateLimiter(JOB, 7, **arguments)
+
+
+def test_a_limiter_for_one_vo_is_a_copy_with_a_key_that_no_limiter_in_the_code_has() -> None:
+    limiter = ConcurrencyLimiter(JOB, 7, limit=1)
+    assert limiter.of_vo("my vo.org").key == "conc.job.7./vo.my=20vo=2Eorg"
+    assert limiter.key == "conc.job.7"
+    assert ConcurrencyLimiter(JOB, 7, "/vo", "atlas").key == "conc.job.7.=2Fvo.atlas"
+    assert RateLimiter(JOB, 7, n_items=2, limit=3).of_vo("lhcb").contention_key == "rate.job.7./vo.lhcb./items.2"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import msgspec
@@ -77,7 +77,28 @@ class BaseTask(ABC):
         """The locks to hold during an execution. A busy lock delays the task, without limit, and costs no retry."""
         return []
 
-    async def schedule(self, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None) -> str:
+    def lock_retry_delay(self, refusals: int) -> timedelta | None:
+        """How long the task waits before it asks for a busy lock again.
+
+        Override it where the worker's way is wrong for the task: 5 s (`--lock-retry-delay`) at first, and the longer
+        the more often in a row a lock was busy, up to a minute.
+
+            def lock_retry_delay(self, refusals: int) -> timedelta:
+                return timedelta(seconds=2)
+
+        A rate limiter that knows when it admits the next task wins, and many tasks behind one lock come one at a time.
+
+        Args:
+            refusals: How often in a row a lock of the task was busy, this time included: 1 at the first time. A
+                delivery that was given back before it began, e.g. by a worker that stopped, counts as well.
+
+        Returns:
+            The wait, more than 0 and a year at the most; None leaves it to the worker. Any other value, or an error, is
+            logged once, and leaves it to the worker.
+        """
+        return None
+
+    async def schedule(self, at_time: datetime | None = None, labels: Mapping[str, str] | None = None) -> str:
         """Submit the task, to be run once.
 
         A broker is bound inside `execute()`, and inside `async with JetStreamBroker.connect(url)`. To submit many

@@ -41,7 +41,7 @@ async def test_a_failure_after_the_lease_lapsed_counts_and_anything_else_is_an_i
     await store.begin(attempts)
     await settlement.record_late("test:Fails", attempts, outcome)
     record = (await store.read(delivery)).record
-    assert msgspec.structs.replace(record, writer="") == expected
+    assert msgspec.structs.replace(record, writer="", deliveries=0) == expected
     mesh.allows_residue = True
 
 

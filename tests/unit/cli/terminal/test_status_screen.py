@@ -15,6 +15,7 @@ from diracx.tasks.cli.terminal.status_screen import Screen, duration, plain
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
 from diracx.tasks.plumbing.operations.status import QueueStatus, SchedulerStatus, Status, StatusSnapshot, WorkerStatus
+from diracx.tasks.plumbing.worker.snapshot import HeldTask
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 
@@ -47,6 +48,7 @@ def a_snapshot(workers: int = 2, **changes: Any) -> StatusSnapshot:
             )
             for n in range(workers)
         ],
+        held=[],
     )
     defaults: dict[str, Any] = {
         "status": status,
@@ -243,3 +245,16 @@ def test_the_name_of_an_isolated_task_does_not_control_the_terminal() -> None:
     text = "\n".join(drawn(Screen(isolating("a:B \x1b[2J")), 140, 40)) + plain(isolating("a:B \x1b[2J"))
     assert "\x1b[2J" not in text
     assert text.count(r"a:B \x1b[2J") == 2
+
+
+@pytest.mark.parametrize("height", [24, 40])
+def test_held_tasks_are_named_in_one_line_with_their_vo(height: int) -> None:
+    held = [HeldTask("lollygag:SyncOwnersTask", None), HeldTask("lollygag:FetchTask", "my vo.org")]
+    status = msgspec.structs.replace(a_snapshot(workers=50).status, held=held)
+    lines = drawn(Screen(a_snapshot(status=status), watching=True), 100, height)
+    assert "held          lollygag:SyncOwnersTask, lollygag:FetchTask of my vo.org" in lines
+    assert len(lines) <= height
+    assert "\nheld          lollygag:SyncOwnersTask, lollygag:FetchTask of my vo.org\n" in plain(
+        a_snapshot(status=status)
+    )
+    assert "held" not in plain(a_snapshot())

@@ -20,9 +20,11 @@ _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldes
 _WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
 ISOLATED: Final = "isolated"
 """The column of isolated tasks, and the mark of a worker that has one."""
+HELD: Final = "held"
+"""The line of tasks that the configuration holds; it is there only if there are any."""
 _TEXTS: Final = ("size", ISOLATED)
 FIXED_LINES: Final = 10
-"""The lines of a screen other than those of its head, queues and workers: blank lines, headings, summary."""
+"""The lines of a screen without those of its head, queues, workers and held tasks: blank lines, headings, summary."""
 MIN_WORKERS: Final = 3
 """Idle queues are left out before fewer workers are shown."""
 MIN_WIDTH_FOR_TIMES: Final = 94
@@ -96,13 +98,17 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
     if snapshot.next_occurrence is not None:
         ahead = max(0.0, (snapshot.next_occurrence - snapshot.at).total_seconds())
         coming = f"{_clock(snapshot.next_occurrence)}, in {duration(ahead)}"
-    return [
+    rows = [
         ("delayed", str(status.delayed)),
         ("dead letters", str(status.dead_letters)),
         ("locks", str(status.locks)),
         ("scheduler", f"{lead}; {standbys} standing by"),
         ("next", coming),
     ]
+    if status.held:
+        held = (each.task if each.vo is None else f"{each.task} of {each.vo}" for each in status.held)
+        rows.append((HELD, printable(", ".join(held))))
+    return rows
 
 
 def plain(snapshot: StatusSnapshot) -> str:
@@ -171,7 +177,7 @@ class Screen:
         queues = self.snapshot.status.queues
         room = None
         if self.watching:
-            spare = console.size.height - FIXED_LINES - len(head)
+            spare = console.size.height - FIXED_LINES - len(head) - bool(self.snapshot.status.held)
             if spare - len(queues) < min(MIN_WORKERS, len(self.snapshot.status.workers)):
                 queues = [queue for queue in queues if _is_busy(queue)]
             room = max(1, spare - len(queues))
@@ -219,7 +225,7 @@ def _summary_table(snapshot: StatusSnapshot) -> RenderableType:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="ellipsis", no_wrap=True)
     for name, value in _summary(snapshot):
-        alarming = (name == "dead letters" and value != "0") or value.startswith("nobody")
+        alarming = name == HELD or (name == "dead letters" and value != "0") or value.startswith("nobody")
         table.add_row(name, _cell(value, "bold red" if alarming else ""))
     return table
 

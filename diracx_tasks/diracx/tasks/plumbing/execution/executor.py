@@ -9,10 +9,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import (
@@ -43,6 +44,8 @@ from diracx.tasks.plumbing.observability.telemetry import current, current_trace
 from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.plumbing.wire.failure import Failure
 
+logger = logging.getLogger("diracx.tasks.worker")
+
 OnStart: TypeAlias = Callable[[], Awaitable[None]]
 """Awaited when all locks are held, just before the task executes."""
 
@@ -52,8 +55,16 @@ TaskCall: TypeAlias = Callable[[BaseTask], Coroutine[Any, Any, Any]]
 Invoke: TypeAlias = Callable[[TaskCall, BaseTask, Execution], Awaitable[Any]]
 """Runs a `TaskCall` elsewhere: on another event loop, or under a debugger."""
 
-Limits: TypeAlias = Callable[[Job, CountingLimiter], CountingLimiter]
-"""Returns the limiter to take for a job in place of the task's own, see `CountingLimiter.limited`."""
+
+class Limits(Protocol):
+    """Limits from outside the code, e.g. from the configuration."""
+
+    active: bool
+    """Whether there is any limit. While there is none, `applied` is not called."""
+
+    def applied(self, job: Job, locks: Sequence[BaseLock]) -> Sequence[BaseLock]:
+        """Return the locks to take in place of those that the task declares: other limits, and further limiters."""
+
 
 MAX_LEFT: Final = 16
 """When something of so many ended executions still runs, the worker ends: it would run out of threads."""
@@ -73,7 +84,7 @@ class Executor:
         limiters: False skips rate and concurrency limiters.
         timeouts: False lets a task run longer than its `timeout_seconds`, e.g. under a debugger.
         invoke: Runs the task elsewhere. None: on this event loop.
-        limits: Overrides the limits of limiters, e.g. from the configuration. None: the limits in the code hold.
+        limits: Changes and adds limiters, e.g. by the configuration. None: those in the code hold.
     """
 
     def __init__(
@@ -96,6 +107,8 @@ class Executor:
         self._telemetry = current()
         self._limits = limits
         self._left_behind: list[Execution] = []
+        self._broken_delays: set[type[BaseTask]] = set()
+        """The classes whose `lock_retry_delay` failed; each is logged once."""
 
     async def execute(self, job: Job, execution: Execution | None = None, on_start: OnStart | None = None) -> Outcome:
         """Execute a job once, under the task's locks.
@@ -113,33 +126,48 @@ class Executor:
         current_token.set(FencingToken(0))
         if job.envelope.traceparent is not None:
             current_traceparent.set(job.envelope.traceparent)
-        if not job.registered.takes_locks:
+        limits = self._limits if self._limiters and self._limits is not None and self._limits.active else None
+        if limits is None and not job.registered.takes_locks:
             return await self._attempt(job, execution, on_start)
         try:
-            locks = self._locks_of(job)
+            locks = self._locks_of(job, limits)
         except BaseException as error:  # the property is the author's code: its failure is the task's
             return self._failed(job, error)
         if not locks:
             return await self._attempt(job, execution, on_start)
         return await self._attempt_locked(job, execution, locks, on_start)
 
-    def _locks_of(self, job: Job) -> list[BaseLock]:
-        locks: list[BaseLock] = []
-        for lock in job.task.execution_locks:
+    def _locks_of(self, job: Job, limits: Limits | None) -> list[BaseLock]:
+        declared = job.task.execution_locks if job.registered.takes_locks else []
+        for lock in declared:
             if not isinstance(lock, BaseLock):
                 raise TaskDefinitionError(
                     f"{type(job.task).__qualname__}.execution_locks gives {lock!r}; make it a property that gives a "
                     "list of locks, e.g. [MutexLock(JOB, self.job_id)]"
                 )
-            if isinstance(lock, BaseLimiter) and not self._limiters:
-                continue
-            if isinstance(lock, CountingLimiter):
-                limiter = lock if self._limits is None else self._limits(job, lock)
-                if limiter.limit is None:
-                    continue
-                lock = limiter
-            locks.append(lock)
-        return locks
+        if not self._limiters:
+            return [lock for lock in declared if not isinstance(lock, BaseLimiter)]
+        locks = declared if limits is None else limits.applied(job, declared)
+        return [lock for lock in locks if not isinstance(lock, CountingLimiter) or lock.limit is not None]
+
+    def _busy(self, job: Job, error: UnableToAcquireLockError) -> LockBusy:
+        refusals, wanted = job.refusals + 1, None
+        try:
+            wanted = job.task.lock_retry_delay(refusals)
+            if wanted is not None and not (isinstance(wanted, timedelta) and wanted > timedelta(0)):
+                raise ValueError(f"it returned {wanted!r}, neither None nor a timedelta of more than 0")
+        except BaseException as broken:  # the author's code: the task waits as if it had none
+            wanted, task_class = None, type(job.task)
+            if task_class not in self._broken_delays:
+                self._broken_delays.add(task_class)
+                logger.warning(
+                    "%s.lock_retry_delay(%d) failed, and the delay of the worker holds: %s: %s",
+                    task_class.__qualname__,
+                    refusals,
+                    type(broken).__name__,
+                    broken,
+                )
+        return LockBusy(error, refusals, wanted)
 
     async def _attempt_locked(
         self, job: Job, execution: Execution, locks: list[BaseLock], on_start: OnStart | None
@@ -154,7 +182,7 @@ class Executor:
                     holding = self._keeper.hold(locks, owner, lambda: execution.cancel(lost))
                     held = await stack.enter_async_context(holding)
                 except UnableToAcquireLockError as error:
-                    return LockBusy(error)
+                    return self._busy(job, error)
                 except ServerError as error:
                     return Interrupted(f"its locks could not be taken: {error}", _SERVER_RETRY_DELAY)
                 except BaseException as error:  # the lock may be the author's code: its failure is the task's

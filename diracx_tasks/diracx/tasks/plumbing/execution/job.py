@@ -25,6 +25,8 @@ class Job:
     task: BaseTask
     attempt: int = 0
     """The number of retries already made: 0 at the first execution, and again after one that did not count."""
+    refusals: int = 0
+    """How often in a row a lock of the task was busy before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,18 @@ class LockBusy:
     """Somebody else holds a lock of the task. Nothing was executed, and no retry is used up."""
 
     error: UnableToAcquireLockError
+    refusals: int = 1
+    """How often in a row, this time included."""
+    wanted_delay: timedelta | None = None
+    """What `BaseTask.lock_retry_delay` returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The configuration disables the task. Nothing was executed, and nothing counts: it waits in its queue."""
+
+    path: str
+    """The path of the setting, e.g. `tasks.lollygag:SyncOwnersTask.enabled`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +100,4 @@ class WrongQueue:
     """The subject of the right queue."""
 
 
-Outcome: TypeAlias = Succeeded | Retry | LockBusy | Dead | Discarded | Interrupted | WrongQueue
+Outcome: TypeAlias = Succeeded | Retry | LockBusy | Held | Dead | Discarded | Interrupted | WrongQueue

@@ -36,7 +36,7 @@ from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.locks.acquired import SAFETY_MARGIN, AcquiredKey, AcquiredLock, LockOwner
-from diracx.tasks.plumbing.wire.names import lock_key
+from diracx.tasks.plumbing.wire.names import escape, lock_key
 
 DEFAULT_TTL_MS = 30_000
 """The default life of a lock after its owner died, in milliseconds."""
@@ -183,4 +183,11 @@ class CountingLimiter(BaseLimiter):
         other = copy.copy(self)
         other.limit = limit
         other._check()
+        return other
+
+    def of_vo(self, vo: str) -> Self:
+        """Return a copy that counts the tasks of one VO apart, under a key of its own."""
+        other = copy.copy(self)
+        # An escaped part never contains `/`, so no limiter in the code has this key.
+        other.key = f"{self.key}./vo.{escape(vo)}"
         return other

@@ -105,6 +105,10 @@ class RateLimiter(CountingLimiter):
         if not isinstance(window_seconds, EllipsisType):
             self.window_seconds = window_seconds
         self._check()
+        if self.limit is not None and self.n_items > self.limit:
+            raise ValueError(
+                f"{type(self).__name__}: n_items={self.n_items} is more than limit={self.limit} ever admits"
+            )
 
     def _check(self) -> None:
         super()._check()
@@ -112,16 +116,14 @@ class RateLimiter(CountingLimiter):
             raise ValueError(f"{type(self).__name__}: window_seconds={self.window_seconds} must be more than 0")
         if self.n_items < 1:
             raise ValueError(f"{type(self).__name__}: n_items={self.n_items} must be at least 1")
-        if self.limit is not None and self.n_items > self.limit:
-            raise ValueError(
-                f"{type(self).__name__}: n_items={self.n_items} is more than limit={self.limit} ever admits"
-            )
 
     def limited(self, limit: int | None, window_seconds: float | None = None) -> Self:
         """Return a copy with another limit and, unless it is None, another window.
 
+        With fewer than `n_items` it admits nothing: its task waits until the limit is raised again.
+
         Raises:
-            ValueError: As for the constructor.
+            ValueError: The limit or the window is impossible.
         """
         other = super().limited(limit)
         if window_seconds is not None:
@@ -142,6 +144,9 @@ class RateLimiter(CountingLimiter):
     async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
         """Take the slots, or say when to try again."""
         assert self.limit is not None
+        if self.n_items > self.limit:
+            reason = f"{self.key} admits {self.limit}, and the task stands for {self.n_items}: raise the limit"
+            raise UnableToAcquireLockError(self.key, reason=reason)
 
         async def claim(slot: str) -> AcquiredKey | None:
             return await AcquiredKey.claim(store, slot, owner, self.window, self.clock)

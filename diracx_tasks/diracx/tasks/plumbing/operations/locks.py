@@ -91,8 +91,9 @@ class LockReader:
 
 
 def _lock_of(key: str) -> str:
-    """The key of a lock, from one of the keys that it consists of."""
-    return key.partition("./")[0]
+    """The key of a lock, from one of the keys that it consists of. A limiter for one VO is a lock of its own."""
+    lock, *tokens = key.split("./")
+    return "./".join([lock, *(token for token in tokens if token.startswith("vo."))])
 
 
 def _held_lock(key: str, keys: list[StoredKey]) -> HeldLock:

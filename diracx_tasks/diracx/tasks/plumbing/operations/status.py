@@ -30,6 +30,7 @@ from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
+from diracx.tasks.plumbing.worker.snapshot import HeldTask
 
 # An offset beyond all subjects: the answer holds their total, and no subject.
 _BEYOND_LAST_PAGE: Final = 1 << 40
@@ -90,6 +91,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The number of locks in `locks list`, which include limiters and the leadership of the scheduler."""
     scheduler: SchedulerStatus
     workers: list[WorkerStatus]
+    held: list[HeldTask]
+    """The tasks that the workers hold: the configuration has `enabled: false` for them. Empty if this user may not ask
+    the workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,7 @@ class StatusReader:
             locks=locks,
             scheduler=_scheduler_status(schedulers or ()),
             workers=sorted(map(_worker_status, workers or ()), key=_worker_rank),
+            held=_held(workers or ()),
         )
         return StatusSnapshot(
             status=status,
@@ -235,6 +240,12 @@ def _worker_status(answer: Mapping[str, Any]) -> WorkerStatus:
         since=from_rfc3339(answer["started"]),
         isolated=data.get("isolated"),  # earlier workers do not tell
     )
+
+
+def _held(workers: Iterable[Mapping[str, Any]]) -> list[HeldTask]:
+    # Earlier workers hold nothing.
+    held = {msgspec.convert(each, HeldTask) for answer in workers for each in _endpoint_data(answer).get("held", ())}
+    return sorted(held, key=lambda each: (each.task, each.vo or ""))
 
 
 def _scheduler_status(schedulers: Iterable[Mapping[str, Any]]) -> SchedulerStatus:

@@ -118,6 +118,7 @@ def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:
             "stopping": facts.stopping,
             "isolated": facts.isolated,
             "left_behind": facts.left_behind,
+            "held": facts.held,
         },
     )
 

@@ -32,6 +32,10 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     """The delivery that has the message, and its latest write: `<id>.<verb>`. Whoever only writes down that an
     execution was interrupted leaves it as it is."""
 
+    deliveries: int = 0
+    """How often the server had delivered the message at the latest write of a delivery. Later deliveries wrote nothing;
+    most of them found a lock busy."""
+
     @property
     def last_failure(self) -> Failure | None:
         """The latest failure; None: there was none, or it found no room."""

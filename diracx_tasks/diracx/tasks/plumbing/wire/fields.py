@@ -32,8 +32,9 @@ from diracx.tasks.plumbing.wire.pydantic_json import (
 
 T = TypeVar("T")
 
-# Python 3.14 evaluates annotations when they are asked for; as texts they need no name that is defined later.
-_AS_TEXTS: Final[dict[str, Any]] = {"format": 4} if sys.version_info >= (3, 14) else {}
+_CLASS_ATTRIBUTES = frozenset(
+    {"priority", "size", "retry_policy", "dlq_eligible", "timeout_seconds", "default_schedule", "lock_retry_delay"}
+)
 
 _NOT_A_JSON_KEY = (
     shapes.CustomType,

@@ -99,6 +99,14 @@ class Attempts:
     """Unique to this delivery; made with its first write."""
     writing: asyncio.Lock | None = None
     """Held by the write that is under way; made with the first write."""
+    delivered: int = 0
+    """How often the server has delivered the message, this time included."""
+
+    @property
+    def refusals(self) -> int:
+        """How many deliveries in a row, before this one, have written nothing: they found a lock busy, or were given
+        back before they began. A server that was killed may have forgotten some."""
+        return max(0, self.delivered - 1 - self.record.deliveries)
 
 
 class AttemptStore:
@@ -191,7 +199,7 @@ class AttemptStore:
     def untried(self, delivery: Delivery) -> Attempts | None:
         """The empty record of a first delivery, without a request. None: it may have a record, so `read` it."""
         if delivery.delivered == 1 and delivery.sequence not in self._known:
-            return Attempts(delivery.sequence, AttemptRecord(delivery.stored_ns))
+            return Attempts(delivery.sequence, AttemptRecord(delivery.stored_ns), delivered=1)
         return None
 
     async def read(self, delivery: Delivery) -> Attempts:
@@ -201,11 +209,11 @@ class AttemptStore:
             await self._pay(sequence)
         entry = await self._bucket.read(str(sequence))
         if entry is None:
-            return Attempts(sequence, AttemptRecord(delivery.stored_ns))
+            return Attempts(sequence, AttemptRecord(delivery.stored_ns), delivered=delivery.delivered)
         record = self._decode(sequence, entry)
         if record.stored_ns != delivery.stored_ns:
             record = AttemptRecord(delivery.stored_ns)
-        return Attempts(sequence, record, entry.revision)
+        return Attempts(sequence, record, entry.revision, delivered=delivery.delivered)
 
     def _decode(self, sequence: int, entry: Entry) -> AttemptRecord:
         try:
@@ -336,7 +344,7 @@ class AttemptStore:
             self._known.add(attempts.sequence)
             self._learned.add(attempts.sequence)
             for _ in range(MAX_TRIES):
-                changed = replace(change(attempts.record), writer=writer)
+                changed = replace(change(attempts.record), writer=writer, deliveries=attempts.delivered)
                 record, value = self._encode(changed if verb == _BEGIN else _without(changed, {attempts.id}))
                 try:
                     revision = await self._bucket.replace(str(attempts.sequence), value, None, attempts.revision)

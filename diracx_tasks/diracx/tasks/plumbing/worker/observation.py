@@ -11,6 +11,7 @@ from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
+    Held,
     Interrupted,
     LockBusy,
     Outcome,
@@ -28,6 +29,7 @@ OUTCOME_WORDS: Final[dict[type[Outcome], str]] = {
     Succeeded: "succeeded",
     Retry: "retry",
     LockBusy: "lock_busy",
+    Held: "held",
     Dead: "dead",
     Discarded: "discarded",
     Interrupted: "interrupted",

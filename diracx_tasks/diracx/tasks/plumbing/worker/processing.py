@@ -43,6 +43,7 @@ from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.envelope import FORMAT_VERSION, TASK_ID, TASK_NAME, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore, StaleAttemptError
+from diracx.tasks.plumbing.worker.holds import Holds
 from diracx.tasks.plumbing.worker.isolation import (
     ISOLATE_AFTER_CRASHES,
     POISON_AFTER_CRASHES,
@@ -100,6 +101,7 @@ class Processor:
         executor: Executor,
         settlement: Settlement,
         gate: IsolationGate,
+        holds: Holds,
         on_outcome: OnOutcome | None = None,
     ) -> None:
         self._namespace = namespace
@@ -109,6 +111,7 @@ class Processor:
         self._executor = executor
         self._settlement = settlement
         self._gate = gate
+        self._holds = holds
         self._on_outcome = on_outcome
         self._telemetry = telemetry.current()
 
@@ -191,7 +194,8 @@ class Processor:
             return NotKnownHere(str(error))
         if envelope.expires is not None and envelope.expires <= datetime.now(UTC):
             return _expired(envelope.expires, record, registered.task_class.dlq_eligible)
-        return Job(registered, envelope, task, record.failed)
+        job = Job(registered, envelope, task, record.failed, attempts.refusals)
+        return (self._holds.active and self._holds.outcome_of(job)) or job
 
     def _run(self, lease: Lease, attempts: Attempts, screened: Screened) -> Awaitable[Outcome]:
         """Execute the job and give its outcome; telemetry, where it is on, sees each outcome here."""

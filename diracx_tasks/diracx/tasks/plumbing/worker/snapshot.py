@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.execution.job import Outcome, Succeeded
 from diracx.tasks.plumbing.worker.observation import error_of
 
 RATE_WINDOW_SECONDS: Final = 10.0
+
+
+class HeldTask(msgspec.Struct, frozen=True):
+    """A task that the configuration holds."""
+
+    task: str
+    """`<category>:<ClassName>`."""
+    vo: str | None
+    """The VO whose tasks are held; None: those of all VOs, but for VOs that are enabled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,8 @@ class WorkerSnapshot:
     """Executions that have ended, and of which something still runs: calls in threads, or code that was given up."""
     isolated: str | None
     """`<task> <id>` of the task that runs isolated, until it ends, or of the next one that waits. None: neither."""
+    held: Sequence[HeldTask]
+    """The tasks of its registry that the configuration holds, of any size."""
 
 
 class Counters:

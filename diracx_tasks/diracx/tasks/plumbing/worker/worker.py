@@ -14,29 +14,29 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final
 
 from diracx.tasks.plumbing.background import in_background
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
-from diracx.tasks.plumbing.exceptions import BackgroundEndedError
-from diracx.tasks.plumbing.execution.executor import Executor, Invoke, Limits
-from diracx.tasks.plumbing.execution.job import Job
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError
+from diracx.tasks.plumbing.execution.executor import Executor, Invoke
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.locks import ConcurrencyLimiter, CountingLimiter, RateLimiter
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
+from diracx.tasks.plumbing.worker.holds import Holds
 from diracx.tasks.plumbing.worker.in_flight import InFlight
 from diracx.tasks.plumbing.worker.intake import Intake
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import LeaseKeeper
+from diracx.tasks.plumbing.worker.limits import ConfiguredLimits
 from diracx.tasks.plumbing.worker.loop_watch import LoopWatch
 from diracx.tasks.plumbing.worker.processing import OnOutcome, Processor
 from diracx.tasks.plumbing.worker.relief import Relief
@@ -82,7 +82,8 @@ class Worker:
         self._attempts = AttemptStore(Bucket(connection, namespace.attempts_bucket))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
-        limits = _configured_limits(self._configuration)
+        self._holds = Holds(self._configuration, registry)
+        limits = ConfiguredLimits(self._configuration)
         self._executor = executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits)
         dead_letters = DeadLetterStore(connection, namespace)
         self._settlement = Settlement(connection, self._attempts, dead_letters, settings.lock_retry_delay)
@@ -92,7 +93,7 @@ class Worker:
             lambda: len(self._leases), settings.isolation_timeout, settings.isolation_window
         )
         processor = Processor(
-            namespace, settings, registry, self._attempts, executor, self._settlement, gate, on_outcome
+            namespace, settings, registry, self._attempts, executor, self._settlement, gate, self._holds, on_outcome
         )
         self._in_flight = InFlight(self._leases, self._slots, gate, processor)
         if last_resort is not None:
@@ -128,6 +129,7 @@ class Worker:
             stopping=self._intake.is_stopping,
             left_behind=self._executor.left_behind,
             isolated=self._gate.isolated_task,
+            held=self._holds.tasks,
         )
 
     @property
@@ -173,6 +175,8 @@ class Worker:
         """
         self._leases.owner = asyncio.current_task()
         self._leases.set_ack_wait(await self._intake.inspect_queues())
+        with suppress(ServerError):  # the follower tries again, and says so
+            await self._configuration.refresh()  # before the first task: it may be held
         async with self._locks, self._watching():
             try:
                 await self._intake.run()
@@ -201,22 +205,3 @@ class Worker:
                     yield
             finally:
                 self._connection.remove_on_reconnect(resend)
-
-
-def _configured_limits(follower: ConfigurationFollower) -> Limits:
-    """The `limits` of an executor: a limit in the configuration, for a task or one VO of it, replaces the code's.
-
-    The configuration is read at each execution, so a change counts from the next execution on.
-    """
-
-    def limit(job: Job, limiter: CountingLimiter) -> CountingLimiter:
-        vo = getattr(job.task, "vo", None)
-        override = follower.current.override(job.envelope.name, vo if isinstance(vo, str) else None)
-        if isinstance(limiter, RateLimiter):
-            rate = override.rate_limit
-            return limiter if rate is None else limiter.limited(rate.limit, rate.window_seconds)
-        if isinstance(limiter, ConcurrencyLimiter) and override.concurrency_limit is not None:
-            return limiter.limited(override.concurrency_limit)
-        return limiter
-
-    return limit

@@ -7,6 +7,7 @@ finds no room, is given back by `InFlight.give_back`.
     Discarded      ack, with a warning
     Retry          write the failure and `not_before`; nak with the delay
     LockBusy       nak with a delay; nothing is written
+    Held           the same
     Interrupted    write that a counted execution ended; nak
     Dead           write `exhausted`; store the dead letter; term
     WrongQueue     store a copy in the right queue; ack
@@ -46,6 +47,7 @@ from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
+    Held,
     Interrupted,
     LockBusy,
     Outcome,
@@ -75,7 +77,8 @@ class Settlement:
     """Settles the messages of one worker.
 
     Args:
-        lock_retry_delay: How long a task waits when its lock is held, see `LockBackoff`.
+        lock_retry_delay: How long a task waits at first when its lock is busy, see `LockBackoff`, and when the
+            configuration holds it.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Settlement:
         self._attempts = attempts
         self._dead_letters = dead_letters
         self._lock_backoff = LockBackoff(lock_retry_delay)
+        self._hold_backoff = LockBackoff(lock_retry_delay)
         self.ack_replay = AckReplay(connection)
         """To be resent after each reconnect."""
         self.naks = NakBatcher(connection)
@@ -139,6 +143,8 @@ class Settlement:
                 return self._retry(lease, name, attempts, outcome)
             case LockBusy():
                 return self._postpone_for_lock(lease, name, outcome)
+            case Held():
+                return self._hold(lease, name, outcome)
             case Dead():
                 return self._dead_letter(lease, name, attempts, outcome)
             case Discarded():
@@ -222,10 +228,22 @@ class Settlement:
         )
 
     async def _postpone_for_lock(self, lease: Lease, name: str, outcome: LockBusy) -> None:
-        delay = self._lock_backoff.delay(outcome.error)
+        delay = self._lock_backoff.delay(outcome)
         self.naks.send(lease, delay)
         level = logging.INFO if self._lock_backoff.should_log() else logging.DEBUG
         logger.log(level, "%s waits %.1f s: %s", name, delay.total_seconds(), outcome.error)
+
+    async def _hold(self, lease: Lease, name: str, outcome: Held) -> None:
+        delay = self._hold_backoff.delay(outcome)
+        self.naks.send(lease, delay)
+        level = logging.INFO if self._hold_backoff.should_log() else logging.DEBUG
+        logger.log(
+            level,
+            "%s is held by %s: false, and is looked at again in %.1f s",
+            name,
+            outcome.path,
+            delay.total_seconds(),
+        )
 
     async def _interrupt(self, lease: Lease, name: str, attempts: Attempts, outcome: Interrupted) -> None:
         await self._attempts.interrupt(attempts)
