@@ -28,7 +28,7 @@ async def lock_mesh(url: str, namespace: str) -> AsyncIterator[JetStreamBroker]:
 
 @asynccontextmanager
 async def worker_process(
-    url: str, namespace: str, journal: Path, *, slots: int, lock_retry_delay: float
+    url: str, namespace: str, journal: Path, *, slots: int, lock_retry_delay: float, log_level: str = "info"
 ) -> AsyncIterator[LoggedProcess]:
     """A worker process that is ready. At the end of the block it is stopped and must exit with 0, unless it was killed.
 
@@ -44,7 +44,8 @@ async def worker_process(
         "PYTHONPATH": os.pathsep.join((str(site), str(TESTS))),
         lock_tasks.JOURNAL_VARIABLE: str(journal),
     }
-    options = ("--max-concurrent-tasks", str(slots), "--lock-retry-delay", str(lock_retry_delay))
+    options = ["--max-concurrent-tasks", str(slots), "--lock-retry-delay", str(lock_retry_delay)]
+    options += ["--log-level", log_level]
     with process_of_a_worker(CommandLine(environment, journal.parent), Size.SMALL, *options) as worker:
         await worker.logs("tasks known")
         yield worker

@@ -7,13 +7,21 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import BaseLock, ExclusiveRWLock, MutexLock, RateLimiter, SharedRWLock
+from diracx.tasks.plumbing.locks import (
+    BaseLock,
+    ConcurrencyLimiter,
+    ExclusiveRWLock,
+    MutexLock,
+    RateLimiter,
+    SharedRWLock,
+)
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 JOURNAL_VARIABLE = "LOCK_TASKS_JOURNAL"
@@ -89,7 +97,57 @@ class Free(BaseTask):
         record("free", self.number)
 
 
-KINDS: tuple[type[BaseTask], ...] = (Inside, Crowded, Free)
+@dataclasses.dataclass
+class OfVo(BaseTask):
+    """A task of a VO that stays inside until `let_out` was called, under a limiter on its place if it has one."""
+
+    vo: str
+    number: int
+    place: str = ""
+
+    size = Size.SMALL
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [ConcurrencyLimiter(JOB, self.place, limit=None)] if self.place else []
+
+    async def execute(self, **kwargs: Any) -> None:
+        record("enters", self.vo, self.place or "nowhere", self.number)
+        while not _door(Path(os.environ[JOURNAL_VARIABLE])).exists():  # noqa: ASYNC110 - another process opens it
+            await asyncio.sleep(0.02)
+        record("leaves", self.vo, self.place or "nowhere", self.number)
+
+
+@dataclasses.dataclass
+class Patient(BaseTask):
+    """A task of a VO that waits for a mutex of the VO; a keen one asks for it ten times a second."""
+
+    vo: str
+    keen: bool = False
+
+    size = Size.SMALL
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [MutexLock(JOB, self.vo)]
+
+    def lock_retry_delay(self, refusals: int) -> timedelta | None:
+        return timedelta(seconds=0.1) if self.keen else None
+
+    async def execute(self, **kwargs: Any) -> None:
+        record("patient", self.vo)
+
+
+def _door(journal: Path) -> Path:
+    return journal.with_name("door")
+
+
+def let_out(journal: Path) -> None:
+    """Let the `OfVo` tasks end, and those that come."""
+    _door(journal).touch()
+
+
+KINDS: tuple[type[BaseTask], ...] = (Inside, Crowded, Free, OfVo, Patient)
 
 
 def registry() -> TaskRegistry:

@@ -78,7 +78,7 @@ async def test_a_vo_may_be_held_and_a_vo_may_be_exempt(mesh: TaskMesh) -> None:
     async with mesh.working():
         await wait_until(lambda: 1 in ran, description="atlas is exempt")
     assert ran == [2, 1]
-    await configure(mesh, "")
+    await configure(mesh, "{}")
     async with mesh.working():
         await wait_until(lambda: 3 in ran, description="all are enabled")
 

@@ -14,8 +14,6 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.execution.job import LockBusy, Outcome
 from diracx.tasks.plumbing.lock_registry import JOB, TASK
 from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, RateLimiter
-from diracx.tasks.plumbing.overrides import follower as follower_module
-from diracx.tasks.plumbing.overrides.configuration import Configuration, ObjectLimits
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.worker import Worker
 from diracx.tasks.testing import wait_until
@@ -184,16 +182,14 @@ async def test_a_rate_and_a_concurrency_limit_hold_together_for_a_task_with_its_
     assert keys == ["rate.task.Few", "rate.task.Few./vo.atlas"]
 
 
-async def test_limits_of_objects_hold_for_all_vos_and_for_one(mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_limits_of_objects_hold_for_all_vos_and_for_one(mesh: TaskMesh) -> None:
     mesh.register(OfOwner)
-    objects: dict[tuple[str, ...], ObjectLimits] = {
-        ("", "job", "default"): ObjectLimits(concurrency_limit=2),
-        ("", "job", "alice"): ObjectLimits(concurrency_limit=1),
-        ("atlas", "job", "bob"): ObjectLimits(concurrency_limit=1),
-    }
-    monkeypatch.setattr(follower_module, "parse", lambda text: Configuration(objects=objects))
+    text = """
+    limits: {Job: {default: {concurrency_limit: 2}, alice: {concurrency_limit: 1}}}
+    vo_limits: {atlas: {Job: {bob: {concurrency_limit: 1}}}}
+    """
     async with mesh.working(slots=20, on_outcome=note) as first, mesh.working(slots=20, on_outcome=note) as second:
-        await configure(mesh, "as patched", first, second)
+        await configure(mesh, text, first, second)
         owners = [(vo, owner) for vo in ("atlas", "lhcb") for owner in ("alice", "bob") for _ in range(3)]
         await mesh.broker.submit_many([OfOwner(vo, owner) for vo, owner in owners])
 

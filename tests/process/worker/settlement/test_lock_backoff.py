@@ -1,12 +1,15 @@
-"""A crowd behind one lock asks the server for it once in a while, and keeps nobody else waiting.
+"""A crowd behind one lock asks the server for it once in a while, and keeps nobody else waiting. The wait of one task
+grows, also from one worker to the next.
 
-What it costs is measured by `scripts/bench crowd`.
+What a crowd costs is measured by `scripts/bench crowd`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ from diracx.tasks.plumbing.locks import MutexLock
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.testing import wait_until
 from support.lock_mesh import lock_mesh, worker_process
-from support.lock_tasks import Crowded, Free, lines_of
+from support.lock_tasks import Crowded, Free, Patient, lines_of
 from support.locking import new_owner
+from support.processes import LoggedProcess
 
 CROWD = 2_000
 OTHERS = 100
@@ -78,3 +82,34 @@ async def test_a_crowd_behind_one_held_mutex(server: EmbeddedServer, namespace: 
 async def test_a_crowd_behind_a_rate_limit(server: EmbeddedServer, namespace: str, journal: Path) -> None:
     async with lock_mesh(server.url, namespace) as broker, crowded_worker(broker, server.url, journal, "rate"):
         await wait_until(lambda: len(begun(journal, "crowded")) > 10, description="the window moves on")
+
+
+def waits(worker: LoggedProcess, vo: str) -> list[float]:
+    """The waits of the task of one VO, in seconds, as its worker logged them."""
+    return [float(seconds) for seconds in re.findall(rf"waits ([\d.]+) s: mutex\.job\.{vo} ", worker.log)]
+
+
+def _waits_longer(worker: LoggedProcess, vo: str, seconds: float) -> bool:
+    return max(waits(worker, vo), default=0.0) > seconds
+
+
+async def test_the_wait_of_a_task_grows_through_a_restart_of_its_worker_and_another_has_its_own_say(
+    server: EmbeddedServer, namespace: str, journal: Path
+) -> None:
+    async with (
+        lock_mesh(server.url, namespace) as broker,
+        LockKeeper(Bucket(broker.connection, broker.namespace.locks_bucket)) as keeper,
+    ):
+        async with keeper.hold([MutexLock(JOB, vo) for vo in ("atlas", "lhcb")], new_owner("elsewhere"), lambda: None):
+            await broker.submit_many([Patient("atlas"), Patient("lhcb", keen=True)])
+            for base in (0.2, 1.6):
+                async with worker_process(
+                    server.url, namespace, journal, slots=4, lock_retry_delay=0.2, log_level="debug"
+                ) as worker:
+                    waits_long = partial(_waits_longer, worker, "atlas", 1.6)
+                    await wait_until(waits_long, description="atlas waits for long", timeout=30)
+                    assert 0.7 * base < waits(worker, "atlas")[0]
+                    assert set(waits(worker, "lhcb")) == {0.1}
+            assert lines_of(journal) == []
+        async with worker_process(server.url, namespace, journal, slots=4, lock_retry_delay=0.2):
+            await wait_until(lambda: len(lines_of(journal)) == 2, description="both run", timeout=30)
