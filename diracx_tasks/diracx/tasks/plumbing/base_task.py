@@ -86,7 +86,8 @@ class BaseTask(ABC):
             def lock_retry_delay(self, refusals: int) -> timedelta:
                 return timedelta(seconds=2)
 
-        A rate limiter that knows when it admits the next task wins, and many tasks behind one lock come one at a time.
+        A lock that knows when to ask again wins: a rate limiter, or a writer's lock behind readers. Many tasks behind
+        one lock come back one at a time.
 
         Args:
             refusals: How often in a row a lock of the task was busy, this time included: 1 at the first time. A

@@ -78,7 +78,7 @@ logger = logging.getLogger("diracx.tasks.worker")
     default="5",
     show_default=True,
     metavar="SECONDS",
-    help="The delay after which a task whose lock is held is tried again, give or take a quarter.",
+    help="The first wait of a task whose lock is held, give or take a quarter. It grows up to a minute.",
 )
 @health_options
 @click.option("--stop-with-input", is_flag=True, hidden=True, help="Stop when standard input ends.")

@@ -101,8 +101,9 @@ def _is_on_class(limiter: CountingLimiter, job: Job) -> bool:
 
 def _limited(limiter: CountingLimiter, limit: Limit) -> CountingLimiter:
     value = limit.value
-    if isinstance(limiter, RateLimiter) and isinstance(value, RateLimit):
+    if isinstance(value, RateLimit):
+        assert isinstance(limiter, RateLimiter)
         limiter = limiter.limited(value.limit, value.window_seconds)
-    elif isinstance(value, int):
+    else:
         limiter = limiter.limited(value)
     return limiter.of_vo(limit.vo) if limit.vo else limiter

@@ -27,7 +27,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     grace: timedelta = timedelta(seconds=30)
     """How long running tasks may go on after a stop was requested. The stop itself may take 9 s longer."""
     lock_retry_delay: timedelta = timedelta(seconds=5)
-    """How long a task waits when its lock is held, give or take a quarter."""
+    """How long a task waits for a busy lock at first, give or take a quarter, and while the configuration holds it. The
+    wait grows, see `settlement.lock_backoff`."""
     isolation_timeout: timedelta = timedelta(seconds=60)
     """How long a task that must run isolated waits for that; then it goes back, and another worker may isolate it."""
     isolation_window: timedelta = timedelta(seconds=60)

@@ -7,14 +7,16 @@ The wait grows with the refusals of one task in a row:
 
 * So a task that has waited for a while waits for about as long again, and a minute at the most. A lock that was busy
   for seconds is found free within seconds; one that was busy for an hour, within a minute. A task that waits for an
-  hour costs 80 deliveries, not 720. An occurrence of a periodic task that waits for the one before is no different.
+  hour costs 80 deliveries, not 720. An occurrence of a periodic task that waits for the one before is no different: if
+  it comes back too late, it gives way to the next one, which asks at once.
 * A lock that changes hands is served to one task after another, and must not lie idle until a waiting task comes back.
   So nobody waits longer than this worker has seen the present owner hold it, or 5 s. The worker notes the owner that
   each refusal names.
 * The refusals are counted from the deliveries of the message (`Attempts.refusals`), so a busy lock costs no write, and
   the count holds in all workers and through their restarts. A server that was killed forgets some: the wait is shorter.
-* `BaseTask.lock_retry_delay` of a task replaces all of this, and a lock that knows when it is free again replaces both:
-  a rate limiter. Its task comes back a minute later at the latest all the same, since an operator may raise the limit.
+* `BaseTask.lock_retry_delay` of a task replaces all of this, and a lock that knows when to ask again replaces both: a
+  rate limiter, or a writer's lock behind readers. The task comes back a minute later at the latest all the same, since
+  an operator may raise the limit.
 
 The tasks of one worker that wait for one key come back one at a time. Each return costs the worker 1 to 2 ms of CPU
 when it comes back alone, most of it for pulling from all three queues, whether or not it gets its lock:
