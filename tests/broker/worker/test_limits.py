@@ -147,8 +147,16 @@ async def test_limits_that_are_raised_and_lowered_count_from_the_next_start_on(m
         await configure(mesh, "tasks: {test:Plain: {concurrency_limit: 3}}", worker)
         await wait_until(lambda: running["atlas"] == 3, description="three run")
         await configure(mesh, "tasks: {test:Plain: {concurrency_limit: 1}}", worker)
-        let_end("atlas", 5)
+        let_end("atlas", 3)
+        await wait_until(
+            lambda: (len(ended), running["atlas"]) == (3, 1),
+            description="those of the old limit have ended",
+            timeout=30,
+        )
+        most.clear()
+        let_end("atlas", 2)
         await wait_until(lambda: len(ended) == 5, description="all but one have run", timeout=30)
+        assert most["atlas"] == 1
         await configure(mesh, "tasks: {}", worker)
         await mesh.broker.submit_many([Plain("atlas") for _ in range(5)])
         await wait_until(lambda: running["atlas"] == 6, description="without a limit all run", timeout=30)

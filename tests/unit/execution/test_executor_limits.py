@@ -12,7 +12,7 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.job import Job, LockBusy, Succeeded
+from diracx.tasks.plumbing.execution.job import Discarded, Job, LockBusy, Succeeded
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import (
@@ -84,13 +84,21 @@ async def test_limits_that_are_not_active_are_not_asked_and_neither_are_those_of
     assert not inactive.asked + active.asked
 
 
+async def test_what_is_no_lock_fails_the_task_with_the_mend(executor: Executor) -> None:
+    outcome = await executor.execute(job(nothing, locks=["mutex"]))
+    assert isinstance(outcome, Discarded)
+    assert "Called.execution_locks gives 'mutex'; make it a property that gives a list of locks" in outcome.reason
+
+
 async def test_a_task_with_more_items_than_a_lowered_limit_waits_until_it_is_raised(
     executor: Executor, store: RecordingStore
 ) -> None:
     limiter = RateLimiter(JOB, 1, n_items=5, limit=9)
-    outcome = await executor.execute(job(nothing, locks=[limiter.limited(3)], retry_policy=Policy(LATER)))
+    lowered = limiter.limited(3)
+    lowered.written_at = "limits.Job.1"
+    outcome = await executor.execute(job(nothing, locks=[lowered], retry_policy=Policy(LATER)))
     assert isinstance(outcome, LockBusy)
-    assert str(outcome.error) == "rate.job.1 admits 3, and the task stands for 5: raise the limit"
+    assert str(outcome.error) == "rate.job.1 admits 3 (limits.Job.1), and the task stands for 5: raise the limit"
 
     async def runs() -> bool:
         return await executor.execute(job(nothing, locks=[limiter.limited(5)])) == Succeeded("done")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 from diracx.tasks.plumbing.execution.job import Job
 from diracx.tasks.plumbing.lock_registry import JOB, TASK
 from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, CountingLimiter, MutexLock, RateLimiter
@@ -16,6 +18,8 @@ from diracx.tasks.plumbing.overrides.overrides import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.worker.limits import with_limits
+from support.lock_store import RecordingStore
+from support.locking import new_owner
 
 
 @dataclasses.dataclass
@@ -132,6 +136,25 @@ def test_a_limiter_takes_the_limit_of_its_object_and_a_mutex_takes_none() -> Non
         ("rate.job.7", 8, 30),
         ("rate.job.8", 4, 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        (
+            "concurrency_limit: 1",
+            "conc.task.acme.Sync is held by all 1 that may run at a time (tasks.Sync), among them",
+        ),
+        ("rate_limit: {limit: 1, window_seconds: 9}", "rate.task.acme.Sync has admitted its 1 in 9 s (tasks.Sync)"),
+    ],
+)
+async def test_a_refusal_names_the_place_of_the_limit(store: RecordingStore, text: str, refusal: str) -> None:
+    task, name = Sync(), "acme:Sync"
+    job = Job(TaskRegistry().add(name, Sync), Envelope(name=name, id="1"), task)
+    (limiter,) = with_limits(parse(f"tasks: {{Sync: {{{text}}}}}"), job, [])
+    await limiter.acquire(store, new_owner())
+    with pytest.raises(UnableToAcquireLockError, match=f"^{re.escape(refusal)}"):
+        await limiter.acquire(store, new_owner())
 
 
 def test_a_limit_of_an_object_for_one_vo_counts_its_tasks_apart() -> None:

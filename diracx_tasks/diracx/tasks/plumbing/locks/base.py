@@ -170,9 +170,16 @@ class CountingLimiter(BaseLimiter):
     limit: int | None = None
     """The limit; None: no limit, at no cost. Set it on a subclass or on an instance."""
 
+    written_at: str = ""
+    """Where the configuration sets the limit, for the texts of refusals; empty: the code sets it."""
+
     def _check(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"{type(self).__name__}: limit={self.limit} must be at least 1, or None for no limit")
+
+    @property
+    def _place(self) -> str:
+        return f" ({self.written_at})" if self.written_at else ""
 
     def limited(self, limit: int | None) -> Self:
         """Return a copy with another limit: the configuration overrides the code.

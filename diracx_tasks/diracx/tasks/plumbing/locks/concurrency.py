@@ -60,4 +60,6 @@ class ConcurrencyLimiter(CountingLimiter):
         except SlotsFullError:
             oldest = await store.oldest(slots_of(self.key))
             among = "" if oldest is None else f", among them {describe_owner(oldest.value)}"
-            raise UnableToAcquireLockError(self.key, f"all {self.limit} that may run at a time{among}") from None
+            raise UnableToAcquireLockError(
+                self.key, f"all {self.limit} that may run at a time{self._place}{among}"
+            ) from None

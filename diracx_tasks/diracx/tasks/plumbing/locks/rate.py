@@ -145,7 +145,9 @@ class RateLimiter(CountingLimiter):
         """Take the slots, or say when to try again."""
         assert self.limit is not None
         if self.n_items > self.limit:
-            reason = f"{self.key} admits {self.limit}, and the task stands for {self.n_items}: raise the limit"
+            reason = (
+                f"{self.key} admits {self.limit}{self._place}, and the task stands for {self.n_items}: raise the limit"
+            )
             raise UnableToAcquireLockError(self.key, reason=reason)
 
         async def claim(slot: str) -> AcquiredKey | None:
@@ -159,7 +161,7 @@ class RateLimiter(CountingLimiter):
 
     async def _refusal(self, store: LockStore, *, collided: bool) -> UnableToAcquireLockError:
         assert self.limit is not None
-        reason = f"{self.key} has admitted its {self.limit} in {self.window.total_seconds():.0f} s"
+        reason = f"{self.key} has admitted its {self.limit} in {self.window.total_seconds():.0f} s{self._place}"
         oldest = None
         if collided:
             reason = f"other contenders took the free slots of {self.key} first"

@@ -106,4 +106,5 @@ def _limited(limiter: CountingLimiter, limit: Limit) -> CountingLimiter:
         limiter = limiter.limited(value.limit, value.window_seconds)
     else:
         limiter = limiter.limited(value)
+    limiter.written_at = limit.path  # of the copy
     return limiter.of_vo(limit.vo) if limit.vo else limiter
