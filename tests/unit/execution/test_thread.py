@@ -7,22 +7,23 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.exceptions import ResourceError
+from diracx.tasks.plumbing.exceptions import NotServedError
 from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
 from diracx.tasks.plumbing.execution.last_resort import EXIT_CODE, LastResort
 from diracx.tasks.plumbing.execution.loops import LoopClosedError
 from diracx.tasks.plumbing.execution.thread import ExecutionThreads, executing
-from diracx.tasks.plumbing.injection.injector import Injector
+from diracx.tasks.plumbing.injection.outages import KeptOpen
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.testing import wait_until
 
@@ -267,17 +268,17 @@ def test_the_end_of_the_process_waits_for_no_thread() -> None:
 
 
 class OpenedOn(Resources):
-    """Records the threads on which it is opened and closed."""
+    """Records the threads on which its resources are opened and closed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.threads: list[str] = []
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Injector]:
+    async def kept_open(self) -> AsyncIterator[KeptOpen]:
         self.threads.append(threading.current_thread().name)
-        async with super().opened() as injector:
-            yield injector
+        async with super().kept_open() as here:
+            yield here
         self.threads.append(threading.current_thread().name)
 
 
@@ -297,16 +298,42 @@ async def test_resources_are_opened_on_each_thread_that_executes() -> None:
         assert here.threads == [threading.current_thread().name]
 
 
-async def test_a_resource_that_cannot_be_opened_is_reported_before_any_task() -> None:
-    class Missing(Resources):
-        @asynccontextmanager
-        async def opened(self) -> AsyncIterator[Injector]:
-            self.check()
-            yield self.injector
+def no_loop() -> asyncio.AbstractEventLoop:
+    raise OSError("too many open files")
 
-        def problems(self) -> list[str]:
-            return ["lollygag:SyncOwnersTask needs LollygagDB"]
 
-    with pytest.raises(ResourceError, match="needs LollygagDB"):
-        async with executing(Size.MEDIUM, Missing()):
-            pytest.fail("it was opened")
+async def test_without_another_thread_an_execution_is_refused_which_is_not_its_failure() -> None:
+    loops: Iterator[Callable[[], asyncio.AbstractEventLoop]] = iter([asyncio.SelectorEventLoop])
+    async with executing(Size.MEDIUM, Resources(), lambda: next(loops, no_loop)()) as threads:
+        assert threads is not None
+        blocks, execution = Blocks(), Execution()
+        running = asyncio.create_task(run(threads, blocks))
+        await wait_until(blocks.begun.is_set, description="the one thread is busy")
+        _, error = await run(threads, where, execution)
+        assert isinstance(error, NotServedError)
+        assert execution.refusal is error
+        assert str(error) == "no thread can be started for it: OSError: too many open files"
+        assert timedelta(seconds=3) < error.delay < timedelta(seconds=7)
+        blocks.released.set()
+        assert await running == ("done", None)
+        again = Execution()
+        assert (await run(threads, where, again))[0][0] == "execution 1"
+        assert again.refusal is None
+
+
+async def test_a_timeout_that_ends_the_wait_for_a_thread_is_not_the_failure_of_the_task() -> None:
+    release = threading.Event()
+
+    def slow_loop() -> asyncio.AbstractEventLoop:
+        assert release.wait(20)
+        return asyncio.SelectorEventLoop()
+
+    threads, execution = ExecutionThreads(Resources(), slow_loop), Execution()
+    running = asyncio.create_task(run(threads, where, execution))
+    await wait_until(lambda: execution.refusal is not None, description="it waits for a thread")
+    execution.cancel(Cancellation(Cause.TIMEOUT, "too long", TimeoutError()))
+    release.set()
+    await running
+    assert str(execution.refusal) == "it has not found a thread yet"
+    assert (await run(threads, where))[0][0] == "execution 1"
+    await threads.close()

@@ -18,8 +18,10 @@ from diracx.tasks.plumbing import depends
 from diracx.tasks.plumbing.depends import DBDepends, Depends, NoTransaction
 from diracx.tasks.plumbing.exceptions import ResourceError, TaskDefinitionError
 from diracx.tasks.plumbing.execution.loops import loop_on_a_thread, run_on
+from diracx.tasks.plumbing.injection.diracx_config import DiracxConfig
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.resources import Resources
+from diracx.tasks.plumbing.injection.service_settings import ServiceSettings
 from support.acme import (
     GarageSettings,
     LogsDB,
@@ -133,6 +135,35 @@ class TestMissingResources:
         assert colour == "acme:SomeTask needs GarageSettings: set ACME_GARAGE_COLOUR (Field required)"
         assert doors.startswith("acme:SomeTask needs GarageSettings: set ACME_GARAGE_DOORS (Input should be")
         assert "secrets" not in doors
+
+    def test_of_settings_only_another_start_sets_a_missing_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ACME_GARAGE_DOORS", "many")
+        settings = ServiceSettings(GarageSettings)
+        assert settings.unset() == ["set ACME_GARAGE_COLOUR (Field required)"]
+
+        def create(cls: Any) -> Any:
+            raise ConnectionError("the vault is closed")
+
+        monkeypatch.setattr(GarageSettings, "create", classmethod(create))
+        assert settings.unset() == []
+        assert settings.problems() == ["ConnectionError: the vault is closed"]
+
+    def test_a_configuration_without_a_variable_needs_another_start_and_one_without_a_repository_does_not(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DIRACX_CONFIG_BACKEND_URL", f"git+file://{tmp_path}")
+        assert DiracxConfig().unset() == []
+        assert DiracxConfig().problems()[0].startswith("DIRACX_CONFIG_BACKEND_URL cannot be used (")
+        for unusable in ("", "git+file://[", "http"):
+            monkeypatch.setenv("DIRACX_CONFIG_BACKEND_URL", unusable)
+            assert (
+                DiracxConfig()
+                .problems()[0]
+                .endswith("set DIRACX_CONFIG_BACKEND_URL, e.g. git+file:///path/of/a/repository")
+            )
+        monkeypatch.setenv("DIRACX_CONFIG_BACKEND_URL", "git+file://[")
+        (line,) = DiracxConfig().unset()
+        assert line.startswith("DIRACX_CONFIG_BACKEND_URL cannot be used (")
 
     def test_a_task_may_be_prepared_while_others_are_checked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def late(self: Any, db: LollygagDB) -> None: ...

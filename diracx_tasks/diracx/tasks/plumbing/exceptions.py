@@ -7,6 +7,7 @@
     - TooManyRetriesError          the retry policy allows no further retry
   x UnableToAcquireLockError       another task holds a lock; nothing was executed
   x LockLostError                  a lock lapsed while its task ran
+  x NotServedError                 a worker lacks a resource of a task, and gives it back; nothing was executed
   x LoopHeldUpError                a small task blocked the event loop for longer than its lease
   x SendTaskError                  JetStream did not store a task
   x ResultIsMissingError           no result is stored for a task id
@@ -91,6 +92,21 @@ class UnableToAcquireLockError(TaskError):
         self.pace = pace
         self.reason = reason
         super().__init__(reason or (f"{key} is held by {holder}" if holder else f"{key} is held"))
+
+
+class NotServedError(TaskError):
+    """This worker cannot execute a task at the moment: something that it needs is not open. Nothing was executed.
+
+    Args:
+        reason: What is missing, and why.
+        delay: The wait before the next try.
+        quiet: Whether the log has said so of this task lately.
+    """
+
+    def __init__(self, reason: str, delay: timedelta = timedelta(0), *, quiet: bool = False) -> None:
+        self.delay = delay
+        self.quiet = quiet
+        super().__init__(reason)
 
 
 class LoopHeldUpError(TaskError):

@@ -41,7 +41,7 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     document = documents[-1]
     host = socket.gethostname()
     (listed,) = document["workers"]
-    assert list(listed) == ["id", "size", "slots", "busy", "host", "pid", "since", "isolated"]
+    assert list(listed) == ["id", "size", "slots", "busy", "host", "pid", "since", "isolated", "not_served"]
     since = listed.pop("since")
     assert since.endswith("Z")
     assert datetime.fromisoformat(since) <= datetime.now(UTC)
@@ -53,6 +53,7 @@ async def test_the_document_names_a_running_worker_and_scheduler(
         "host": host,
         "pid": worker.pid,
         "isolated": None,
+        "not_served": {},
     }
     assert document["scheduler"] == {"leader": f"{host}-{scheduler.pid}-scheduler", "standbys": []}
     (queue,) = (each for each in document["queues"] if each["in_hand"])

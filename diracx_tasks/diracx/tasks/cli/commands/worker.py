@@ -105,7 +105,6 @@ def command(
         stop_when_input_ends()
     registry, resources = installed_tasks(warn=logger.warning), Resources()
     _prepare(registry, resources, Size(size))
-    resources.check()
     settings = WorkerSettings(
         size=Size(size),
         max_concurrent_tasks=slots or DEFAULT_SLOTS[Size(size)],
@@ -156,9 +155,9 @@ async def _serve(
                 executing(settings.size, resources, _new_loop) as threads,
             ):
                 counters, invoke = Counters(), None if threads is None else threads.invoke
-                injector, on_outcome = resources.injector, counters.record
+                on_outcome, injector, outages = counters.record, resources.injector, resources.outages
                 worker = Worker(
-                    broker.connection, namespace, registry, injector, settings, invoke, on_outcome, last_resort
+                    broker.connection, namespace, registry, injector, settings, invoke, on_outcome, last_resort, outages
                 )
                 before_force.append(worker.abandon_from_thread)
                 signals.on_signal(worker.stop, worker.stop_now)

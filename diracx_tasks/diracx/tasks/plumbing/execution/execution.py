@@ -34,7 +34,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from diracx.tasks.plumbing.exceptions import LoopHeldUpError
+from diracx.tasks.plumbing.exceptions import LoopHeldUpError, NotServedError
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.execution.loops import log_escape
 from diracx.tasks.plumbing.execution.stacks import line_of_thread, threads_of
@@ -121,6 +121,7 @@ class Execution:
         "code_returned",
         "in_child",
         "name",
+        "refusal",
         "task",
         "thread",
         "threads",
@@ -135,6 +136,8 @@ class Execution:
     ) -> None:
         self.name = name
         self.cancellation: Cancellation | None = None
+        self.refusal: NotServedError | None = None
+        """Why its code has not begun although it was told to, through no fault of the task."""
         self.task: asyncio.Task[Any] | None = None
         """The asyncio task that drives the execution; None before `begin`."""
         self.cancel_code: Callable[[], object] | None = None

@@ -249,7 +249,10 @@ class Executor:
             stop                        Succeeded           Interrupted
             timeout, held up, escaped   failure             failure
             lease lapsed, lock lost     Interrupted         Interrupted
+        Code that found no place to execute is Interrupted, whatever else happened.
         """
+        if execution.refusal is not None:
+            return Interrupted.of(execution.refusal)
         cancellation = execution.explain(error)
         if cancellation is None:
             return Succeeded(value) if error is None else self._failed(job, error)

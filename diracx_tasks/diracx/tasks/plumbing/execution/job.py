@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
+from diracx.tasks.plumbing.exceptions import NotServedError, UnableToAcquireLockError
 from diracx.tasks.plumbing.registry import RegisteredTask
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.wire.failure import Failure
@@ -90,6 +90,13 @@ class Interrupted:
     reason: str
     delay: timedelta = timedelta(0)
     """The delay before the next delivery."""
+    quiet: bool = False
+    """Whether the log has said so of this task lately."""
+
+    @classmethod
+    def of(cls, error: NotServedError) -> Interrupted:
+        """The outcome of a task that this worker cannot execute at the moment."""
+        return cls(str(error), error.delay, error.quiet)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@
   worker's loop goes on: it sends heartbeats and renews locks.
 * A thread is started when an execution finds no idle one, and used again by later executions. So there are no more than
   the worker has slots.
-* Engines and clients belong to an event loop: each thread opens its own. They connect when they are first used.
+* Engines and clients belong to an event loop: each thread opens its own. They connect when they are first used. A task
+  that comes to a thread which lacks one, or for which no thread can be started, is refused: that is not its failure.
 * The code cannot end the loop of its thread, see `loops`. If it closes the loop or cancels everything on it, the
   execution has failed with that error, and the thread is replaced.
 * A thread cannot be stopped from outside, see `last_resort`.
@@ -24,10 +25,13 @@ from typing import Any, Final, TypeAlias
 from diracx.tasks.plumbing.background import uncancelled
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import NotServedError
 from diracx.tasks.plumbing.execution.execution import End, Execution, current_execution
 from diracx.tasks.plumbing.execution.forks import guard_forks
 from diracx.tasks.plumbing.execution.loops import LoopClosedError, LoopFactory, log_escape, run, task_that_raised
 from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask, secluded
+from diracx.tasks.plumbing.injection.outages import KeptOpen
+from diracx.tasks.plumbing.injection.resource import one_line
 from diracx.tasks.plumbing.injection.resources import Resources
 
 Result: TypeAlias = concurrent.futures.Future[End]
@@ -42,11 +46,11 @@ CLOSE_SECONDS: Final = 5.0
 
 
 class ExecutionThread:
-    """One thread with an event loop, for one execution at a time. Its resources are open while it runs."""
+    """One thread with an event loop, for one execution at a time. Its resources are kept open while it runs."""
 
     def __init__(self, name: str, resources: Resources, loop_factory: LoopFactory) -> None:
         self._resources = resources
-        self._opened: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._started: concurrent.futures.Future[KeptOpen] = concurrent.futures.Future()
         self._result: Result | None = None
         self._loop_factory = loop_factory
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -57,13 +61,14 @@ class ExecutionThread:
         return self._thread.is_alive() and not self._loop.is_closed() and not self._left.is_set()
 
     async def start(self) -> None:
-        """Start the thread and open its resources.
+        """Start the thread, which begins to open its resources.
 
         Raises:
-            ResourceError: A resource is missing.
+            RuntimeError: The system gives no more threads.
+            OSError: The system gives no more files for an event loop.
         """
         self._thread.start()
-        await asyncio.wrap_future(self._opened)
+        self.resources = await asyncio.wrap_future(self._started)
 
     async def run(self, coroutine: Coroutine[Any, Any, Any], execution: Execution) -> Any:
         """Run the code of an execution on the thread, and await its end."""
@@ -82,12 +87,16 @@ class ExecutionThread:
 
     def _main(self) -> None:
         error: BaseException = LoopClosedError("everything on its event loop was cancelled")
+        serving = self._serve()
         try:
-            run(self._serve(), self._loop_factory, blame_escape)
+            run(serving, self._loop_factory, blame_escape)
         except BaseException as raised:
             error = raised
-        if not self._opened.done():
-            self._opened.set_exception(error)
+            serving.close()  # on a loop that could not be made, or was closed, it does not end
+        if self._started.done():
+            self._started.result().forget()
+        else:
+            self._started.set_exception(error)
         if self._result is not None and not self._result.done():
             self._result.set_result((None, error))
 
@@ -95,8 +104,8 @@ class ExecutionThread:
         self._loop, self._left = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_default_executor(TaskThreads(thread_name_prefix=self._thread.name))
         with secluded(self._loop):
-            async with self._resources.opened():
-                self._opened.set_result(None)
+            async with self._resources.kept_open() as resources:
+                self._started.set_result(resources)
                 await self._left.wait()
 
 
@@ -230,8 +239,7 @@ class ExecutionThreads:
         self, call: Callable[[BaseTask], Coroutine[Any, Any, Any]], task: BaseTask, execution: Execution
     ) -> Any:
         """Run the code of a task on a thread of its own. An `Invoke` for the executor."""
-        while (thread := self._take_idle()) is None:
-            await uncancelled(self.start_one())
+        thread = await self._place(type(task), execution)
         try:
             return await thread.run(call(task), execution)
         finally:
@@ -240,19 +248,50 @@ class ExecutionThreads:
             else:
                 self._threads.remove(thread)
 
-    def _take_idle(self) -> ExecutionThread | None:
-        """An idle thread that still works: what an earlier task left behind may have broken it meanwhile."""
-        while self._idle:
-            if (thread := self._idle.pop()).usable:
-                return thread
-            self._threads.remove(thread)
-        return None
+    async def _place(self, task_class: type[BaseTask], execution: Execution) -> ExecutionThread:
+        """Find a thread on which a task can execute. Until then the execution has a refusal: whatever ends it has not
+        ended the code of the task.
 
-    async def start_one(self) -> None:
+        Raises:
+            NotServedError: There is none at the moment.
+        """
+        refuse = self._resources.outages.refuse
+        execution.refusal = NotServedError("it has not found a thread yet")
+        while (thread := self._take_idle(task_class)) is None:
+            try:
+                await uncancelled(self.start_one())
+            except Exception as error:
+                execution.refusal = refuse(task_class, f"no thread can be started for it: {one_line(error)}")
+                raise execution.refusal from error
+        try:
+            await thread.resources.tried(task_class)
+            execution.refusal = thread.resources.refusal(task_class)
+            if execution.refusal is not None:
+                raise execution.refusal
+        except BaseException:
+            self._idle.append(thread)
+            raise
+        return thread
+
+    def _take_idle(self, task_class: type[BaseTask]) -> ExecutionThread | None:
+        """An idle thread that still works, best one that has what the task needs. What an earlier task left behind may
+        have broken a thread meanwhile."""
+        for thread in self._idle[:]:
+            if not thread.usable:
+                self._idle.remove(thread)
+                self._threads.remove(thread)
+        if not self._idle:
+            return None
+        best = next((each for each in reversed(self._idle) if each.resources.has(task_class)), self._idle[-1])
+        self._idle.remove(best)
+        return best
+
+    async def start_one(self) -> ExecutionThread:
         """Start a thread that waits for an execution.
 
         Raises:
-            ResourceError: A resource is missing, or cannot be opened.
+            RuntimeError: The system gives no more threads.
+            OSError: The system gives no more files for an event loop.
         """
         thread = ExecutionThread(f"execution {len(self._threads) + 1}", self._resources, self._loop_factory)
         self._threads.append(thread)
@@ -262,6 +301,7 @@ class ExecutionThreads:
             self._threads.remove(thread)
             raise
         self._idle.append(thread)
+        return thread
 
     async def close(self) -> None:
         """End the threads. One that a task still blocks is left behind."""
@@ -279,24 +319,25 @@ async def executing(
 ) -> AsyncIterator[ExecutionThreads | None]:
     """Open the place where tasks of a size execute, with their resources, for the block.
 
+    It waits until each resource is open or down, for 10 s at the most.
+
     Yields:
         The threads; None for small tasks, which share this event loop.
-
-    Raises:
-        ResourceError: A resource of the tasks is missing.
     """
     guard_forks()
     if size is Size.SMALL:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(TaskThreads())
         with secluded(loop):
-            async with resources.opened():
+            async with resources.kept_open() as here:
+                await here.tried()
                 yield None
         return
     threads = ExecutionThreads(resources, loop_factory)
     try:
-        # The first one starts at once, so that a resource that cannot be opened is reported before any task.
-        await threads.start_one()
+        # The first one starts at once, so that a resource that cannot be opened is known before any task.
+        first = await threads.start_one()
+        await first.resources.tried()
         yield threads
     finally:
         await threads.close()

@@ -16,6 +16,7 @@ from diracx.tasks.plumbing.injection.resource import Resource, one_line
 VARIABLE: Final = "DIRACX_CONFIG_BACKEND_URL"
 
 _SETTINGS: Final = "diracx.core.settings"
+_HINT: Final = f"set {VARIABLE}, e.g. git+file:///path/of/a/repository"
 
 
 class DiracxConfig(Resource[Any]):
@@ -31,6 +32,8 @@ class DiracxConfig(Resource[Any]):
         self._openers = 0
         self._lock = threading.Lock()
         """Guards the two above."""
+        self._creating = threading.Lock()
+        """Held while the source is made, which may take long: a remote source clones its repository."""
 
     @property
     def value(self) -> Any:
@@ -41,15 +44,20 @@ class DiracxConfig(Resource[Any]):
 
     def problems(self) -> list[str]:
         """Report a variable that is not set or names no source."""
-        hint = f"set {VARIABLE}, e.g. git+file:///path/of/a/repository"
+        if unset := self.unset():
+            return unset
         try:
-            if not import_module(_SETTINGS).FactorySettings().config_backend_url:
-                return [hint]
-            with self._lock:
-                self._create()
-        except Exception as error:  # of pydantic, of the source's scheme, of its path
-            return [f"{VARIABLE} cannot be used ({one_line(error)}); {hint}"]
+            self._create()
+        except Exception as error:  # of the source's scheme, of its path
+            return [f"{VARIABLE} cannot be used ({one_line(error)}); {_HINT}"]
         return []
+
+    def unset(self) -> list[str]:
+        """Report a variable that is not set, or that diracx cannot read."""
+        try:
+            return [] if import_module(_SETTINGS).FactorySettings().config_backend_url else [_HINT]
+        except Exception as error:  # of pydantic
+            return [f"{VARIABLE} cannot be used ({one_line(error)}); {_HINT}"]
 
     def replacements(self) -> dict[str, Callable[..., Any]]:
         """Return the current configuration. The callable is sync, so it runs in a thread: it may have to fetch."""
@@ -62,8 +70,10 @@ class DiracxConfig(Resource[Any]):
         Raises:
             ResourceError: The configuration cannot be read.
         """
-        with self._kept() as source:
+        with self._kept():
             try:
+                # In a thread: a remote source clones its repository, and meanwhile this loop may send heartbeats.
+                source = await asyncio.to_thread(self._create)
                 await asyncio.to_thread(source.read)
             except Exception as error:
                 raise ResourceError([f"{self.name} cannot be read from {VARIABLE}: {one_line(error)}"]) from error
@@ -71,17 +81,16 @@ class DiracxConfig(Resource[Any]):
                 yield
 
     @contextmanager
-    def _kept(self) -> Iterator[Any]:
+    def _kept(self) -> Iterator[None]:
         """Keep the source for the block. The last to leave drops it, and its cache, thread and clone go with it.
 
         It is dropped rather than cleared: clearing waits for a fetch, which may hang, and a loop that opens the source
         at that moment would read from a half-cleared one.
         """
         with self._lock:
-            source = self._create()
             self._openers += 1
         try:
-            yield source
+            yield
         finally:
             with self._lock:
                 self._openers -= 1
@@ -90,7 +99,8 @@ class DiracxConfig(Resource[Any]):
 
     def _create(self) -> Any:
         # Once for all openers: a remote source may have to clone its repository.
-        if self._source is None:
-            source: Any = DiracxClass.CONFIGURATION_SOURCE.base
-            self._source = source.create()
-        return self._source
+        with self._creating:
+            if (source := self._source) is None:
+                base: Any = DiracxClass.CONFIGURATION_SOURCE.base
+                source = self._source = base.create()
+            return source

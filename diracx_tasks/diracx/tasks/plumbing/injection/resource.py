@@ -46,6 +46,15 @@ class Resource(ABC, Generic[T]):
     def problems(self) -> list[str]:
         """Return a phrase with a hint for each thing that is missing or wrong, as far as it shows before opening."""
 
+    def unset(self) -> list[str]:
+        """Return those of the problems that only another start of the process can solve: variables that are not set."""
+        return self.problems()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open on the running event loop."""
+        return asyncio.get_running_loop() in self._values
+
     @abstractmethod
     def replacements(self) -> dict[str, Callable[..., Any]]:
         """Return the callables that replace the sentinels of the class, by the sentinel's name. Called once."""
@@ -56,14 +65,8 @@ class Resource(ABC, Generic[T]):
 
     @asynccontextmanager
     async def serving(self, value: T) -> AsyncIterator[None]:
-        """Make `value` the open thing of this event loop for the block.
-
-        Raises:
-            RuntimeError: It is open already on this loop.
-        """
+        """Make `value` the open thing of this event loop for the block. It must not be open there."""
         loop = asyncio.get_running_loop()
-        if loop in self._values:
-            raise RuntimeError(f"{self.name} is open already")
         self._values[loop] = value
         try:
             yield

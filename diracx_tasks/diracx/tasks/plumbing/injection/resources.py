@@ -7,6 +7,9 @@
     async with resources.opened():
         ...  # execute, with resources.injector
 
+A worker has `kept_open` in place of the last two: a resource that cannot be opened stops the tasks that need it, and no
+others, see `outages`.
+
 `opened` may be entered on several event loops at a time, on threads of their own: each gets engines and clients of its
 own. Tasks may be prepared on any thread.
 
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
@@ -27,7 +30,8 @@ from diracx.tasks.plumbing.injection.databases import Database, OpenSearchDataba
 from diracx.tasks.plumbing.injection.diracx_classes import DiracxClass, Sentinel, sentinel_of
 from diracx.tasks.plumbing.injection.diracx_config import DiracxConfig
 from diracx.tasks.plumbing.injection.injector import Injector, Invocation
-from diracx.tasks.plumbing.injection.resource import Resource
+from diracx.tasks.plumbing.injection.outages import KeptOpen, Outages
+from diracx.tasks.plumbing.injection.resource import Resource, one_line
 from diracx.tasks.plumbing.injection.service_settings import ServiceSettings
 
 AnyCallable = Callable[..., Any]
@@ -49,6 +53,8 @@ class Resources:
         providers: Mapping[type, AnyCallable] | None = None,
     ) -> None:
         self.injector = Injector(overrides, providers, self._replacement)
+        self.outages = Outages()
+        """The tasks that are stopped while a resource is down; only `kept_open` stops any."""
         self._replacements: dict[tuple[DiracxClass, str | type], dict[str, AnyCallable]] = {}
         self._resource_of: dict[AnyCallable, Resource[Any]] = {}
         self._needed_by: dict[Resource[Any], dict[str, None]] = {}
@@ -66,10 +72,12 @@ class Resources:
             TaskDefinitionError: The class cannot work as a task. No resource is recorded for it.
         """
         invocation = self.injector.prepare(task_class)
+        name = name or task_class.__qualname__
+        needed = {resource for call in invocation.dependencies if (resource := self._resource_of.get(call))}
         with self._lock:
-            for call in invocation.dependencies:
-                if (resource := self._resource_of.get(call)) is not None:
-                    self._needed_by.setdefault(resource, {})[name or task_class.__qualname__] = None
+            for resource in needed:
+                self._needed_by.setdefault(resource, {})[name] = None
+        self.outages.add(task_class, name, needed)
         return invocation
 
     def problems(self) -> list[str]:
@@ -105,16 +113,35 @@ class Resources:
         Engines and clients connect when they are first used. A task that is prepared later finds its resources closed.
 
         Raises:
-            ResourceError: A resource is missing, or the configuration cannot be read.
+            ResourceError: A resource is missing, or cannot be opened.
             RuntimeError: They are open already on this loop.
         """
         self.check()
-        with self._lock:
-            needed = sorted(self._needed_by, key=lambda resource: resource.name)
+        needed = self._needed()
+        if already := [resource.name for resource in needed if resource.is_open]:
+            raise RuntimeError(f"{already[0]} is open already")
         async with AsyncExitStack() as stack:
             for resource in needed:
-                await stack.enter_async_context(resource.opened())
+                try:
+                    await stack.enter_async_context(resource.opened())
+                except ResourceError:
+                    raise
+                except Exception as error:  # of an author's `lifetime_function`, of a database driver
+                    names = _needing(list(self._needed_by[resource]))
+                    line = f"{names} {resource.name}, which cannot be opened: {one_line(error)}"
+                    raise ResourceError([line]) from error
             yield self.injector
+
+    def kept_open(self) -> AbstractAsyncContextManager[KeptOpen]:
+        """Open what can be opened of the resources of the prepared tasks, for this event loop and the block.
+
+        A resource that cannot be opened is tried again. Meanwhile the tasks that need it are not served, see `outages`.
+        """
+        return KeptOpen.on_this_loop(self._needed(), self.outages)
+
+    def _needed(self) -> list[Resource[Any]]:
+        with self._lock:
+            return sorted(self._needed_by, key=lambda resource: resource.name)
 
     def _replacement(self, call: AnyCallable) -> AnyCallable | None:
         sentinel = sentinel_of(call)

@@ -25,15 +25,11 @@ class ServiceSettings(Resource[Any]):
 
     def problems(self) -> list[str]:
         """Report each variable that is missing or wrong."""
-        try:
-            self._create()
-        except Exception as error:  # an author's `create` may raise anything
-            listed = getattr(error, "errors", None)
-            if not callable(listed):
-                return [one_line(error)]
-            found = listed(include_url=False, include_input=False, include_context=False)
-            return [f"set {self._variable(each['loc'])} ({each['msg']})" for each in found]
-        return []
+        return self._problems(only_unset=False)
+
+    def unset(self) -> list[str]:
+        """Report each variable that is not set. A wrong one may name a file that comes later."""
+        return self._problems(only_unset=True)
 
     def replacements(self) -> dict[str, Callable[..., Any]]:
         """Return the instance of the running loop."""
@@ -49,6 +45,21 @@ class ServiceSettings(Resource[Any]):
         settings = self._create()
         async with settings.lifetime_function(), self.serving(settings):
             yield
+
+    def _problems(self, *, only_unset: bool) -> list[str]:
+        try:
+            self._create()
+        except Exception as error:  # an author's `create` may raise anything
+            listed = getattr(error, "errors", None)
+            if not callable(listed):
+                return [] if only_unset else [one_line(error)]
+            found = listed(include_url=False, include_input=False, include_context=False)
+            return [
+                f"set {self._variable(each['loc'])} ({each['msg']})"
+                for each in found
+                if not only_unset or each["type"] == "missing"
+            ]
+        return []
 
     def _create(self) -> Any:
         base: Any = DiracxClass.SETTINGS.base

@@ -76,6 +76,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime
     isolated: str | None = None
     """`<task> <id>` of the task that runs isolated in it, or of the next one that waits for that; None: neither."""
+    not_served: dict[str, str] = {}
+    """Why it gives a task back, by the name of the task: a resource that the task needs is down in this worker."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,6 +241,7 @@ def _worker_status(answer: Mapping[str, Any]) -> WorkerStatus:
         pid=int(metadata["pid"]),
         since=from_rfc3339(answer["started"]),
         isolated=data.get("isolated"),  # earlier workers do not tell
+        not_served=data.get("not_served", {}),
     )
 
 

@@ -4,7 +4,8 @@
   rarely older. A worker with a reason not to pull (no free slot, or an isolated task) is live whatever the age.
 * Not live: a worker that ends itself (`Worker.why_it_ends`), and one whose server is away for longer than that. The
   leases of its tasks have lapsed by then, so a restart costs nothing.
-* Ready: the worker is connected, does not stop, and its last pull was answered within `READY_WITHIN`.
+* Ready: the worker is connected, does not stop, serves at least one task, and its last pull was answered within
+  `READY_WITHIN`.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ class WorkerHealth:
         return self._worker.why_it_ends or self._why_no_pull(LIVE_WITHIN)
 
     def why_not_ready(self) -> str | None:
-        """Why the worker is not ready: it stops, is not connected, or no pull was answered. None if it is ready."""
+        """Why the worker is not ready: it stops, is not connected, serves no task, or got no answer. None if it is."""
         if self._worker.snapshot.stopping:
             return "stopping"
         if not self._connection.is_connected:
             return "not connected to NATS"
         if self._worker.snapshot.last_pull is None:
             return "starting"
-        return self._why_no_pull(READY_WITHIN)
+        return self._worker.why_idle or self._why_no_pull(READY_WITHIN)
 
     def _why_no_pull(self, within: timedelta) -> str | None:
         facts = self._worker.snapshot
@@ -118,7 +119,7 @@ def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:
             "stopping": facts.stopping,
             "isolated": facts.isolated,
             "left_behind": facts.left_behind,
-            "held": facts.held,
+            "not_served": facts.not_served,
         },
     )
 

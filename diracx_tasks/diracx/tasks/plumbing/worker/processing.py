@@ -36,6 +36,7 @@ from diracx.tasks.plumbing.exceptions import (
 )
 from diracx.tasks.plumbing.execution.executor import Executor
 from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Job, Outcome, Succeeded, WrongQueue
+from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability import log_context, telemetry
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -90,6 +91,7 @@ class Processor:
 
     Args:
         on_outcome: See `OnOutcome`.
+        outages: The tasks that are given back since a resource is down; None: none is.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class Processor:
         gate: IsolationGate,
         holds: Holds,
         on_outcome: OnOutcome | None = None,
+        outages: Outages | None = None,
     ) -> None:
+        self._outages = outages or Outages()
         self._namespace = namespace
         self._settings = settings
         self._registry = registry
@@ -194,8 +198,9 @@ class Processor:
             return NotKnownHere(str(error))
         if envelope.expires is not None and envelope.expires <= datetime.now(UTC):
             return _expired(envelope.expires, record, registered.task_class.dlq_eligible)
-        job = Job(registered, envelope, task, record.failed, attempts.refusals)
-        return (self._holds.active and self._holds.outcome_of(job)) or job
+        if self._outages.any and (refusal := self._outages.refusal(registered.task_class)) is not None:
+            return Interrupted.of(refusal)
+        return Job(registered, envelope, task, record.failed)
 
     def _run(self, lease: Lease, attempts: Attempts, screened: Screened) -> Awaitable[Outcome]:
         """Execute the job and give its outcome; telemetry, where it is on, sees each outcome here."""

@@ -24,6 +24,7 @@ from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError
 from diracx.tasks.plumbing.execution.executor import Executor, Invoke
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.injection.injector import Injector
+from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
@@ -61,6 +62,7 @@ class Worker:
         invoke: Runs a task elsewhere, e.g. on a thread of its own; None: on this loop.
         on_outcome: See `processing.OnOutcome`.
         last_resort: Ends the process when the code of a task keeps a thread; None: nothing does.
+        outages: The tasks that are not served since a resource is down; None: none is.
     """
 
     def __init__(
@@ -73,12 +75,13 @@ class Worker:
         invoke: Invoke | None = None,
         on_outcome: OnOutcome | None = None,
         last_resort: LastResort | None = None,
+        outages: Outages | None = None,
     ) -> None:
         self.id = worker_id(settings.size)
         self.settings = settings
         self._broken: BackgroundEndedError | None = None
         self._last_resort = last_resort
-        self._connection = connection
+        self._connection, self._outages = connection, outages or Outages()
         self._attempts = AttemptStore(Bucket(connection, namespace.attempts_bucket))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
@@ -93,7 +96,7 @@ class Worker:
             lambda: len(self._leases), settings.isolation_timeout, settings.isolation_window
         )
         processor = Processor(
-            namespace, settings, registry, self._attempts, executor, self._settlement, gate, self._holds, on_outcome
+            namespace, settings, registry, self._attempts, executor, self._settlement, gate, on_outcome, self._outages
         )
         self._in_flight = InFlight(self._leases, self._slots, gate, processor)
         if last_resort is not None:
@@ -129,8 +132,13 @@ class Worker:
             stopping=self._intake.is_stopping,
             left_behind=self._executor.left_behind,
             isolated=self._gate.isolated_task,
-            held=self._holds.tasks,
+            not_served=self._outages.not_served,
         )
+
+    @property
+    def why_idle(self) -> str | None:
+        """Why the worker serves no task at all: each one needs a resource that is down. None: it serves some."""
+        return self._outages.why_idle
 
     @property
     def why_it_ends(self) -> str | None:

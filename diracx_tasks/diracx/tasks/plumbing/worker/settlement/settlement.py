@@ -249,7 +249,8 @@ class Settlement:
         await self._attempts.interrupt(attempts)
         lease.ensure_held()
         self.naks.send(lease, outcome.delay)
-        logger.info("gave back %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
+        level = logging.DEBUG if outcome.quiet else logging.INFO
+        logger.log(level, "gave back %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
         if outcome.delay and attempts.record.not_before is not None:  # the record enforces that time
             self.ack_replay.record_nak(lease, attempts.record.not_before)
 
