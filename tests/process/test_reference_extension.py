@@ -108,6 +108,23 @@ def test_a_database_that_no_variable_names_is_told_with_the_task_before_anything
     )
 
 
+def test_a_database_without_tables_is_told_in_a_line_with_the_command_that_makes_them(gubbins: CommandLine) -> None:
+    gubbins.environment[VARIABLE] = url_of(gubbins.folder)
+    call = ("call", "lollygag:SyncOwnersTask", "--args", '["alice"]')
+    done = gubbins(*call)
+    assert (done.returncode, done.stdout) == (1, "")
+    told, would = [line for line in done.stderr.splitlines() if not line.startswith("an embedded server")]
+    assert told == (
+        "error: LollygagDB has no tables (no such table: Owners): run `python -m diracx.db init-sql`, with "
+        "DIRACX_DB_URL_LOLLYGAGDB set as it is here"
+    )
+    assert would.startswith("failed; a worker would")
+    debugged = gubbins(*call, "--log-level", "debug")
+    assert "Traceback" in debugged.stderr
+    run_python("-m", "diracx.db", "init-sql", command_line=gubbins)
+    assert gubbins(*call).stdout == "Result: 1\n"
+
+
 def test_the_demo_ends_with_all_as_expected(gubbins: CommandLine) -> None:
     told = run_python(str(DEMONSTRATION), command_line=gubbins)
     assert "All as expected: 1,000 stored, 1 recovered, 1 kept as a dead letter, 6 run by the scheduler" in told

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import pdb
 import signal
@@ -38,6 +39,7 @@ from diracx.tasks.plumbing.execution.forks import guard_forks
 from diracx.tasks.plumbing.execution.job import Dead, Discarded, Job, Outcome, Retry
 from diracx.tasks.plumbing.execution.loops import loop_on_a_thread, run_on
 from diracx.tasks.plumbing.execution.thread import TaskThreads, blame_escape, run_code
+from diracx.tasks.plumbing.injection.databases import note_of_missing_table
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
@@ -45,6 +47,8 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
+
+logger = logging.getLogger("diracx.tasks.call")
 
 _OUR_CODE: Final = str(Path(__file__).parents[2])
 
@@ -157,6 +161,9 @@ class Call:
             return f"{failure.type}: {failure.message}"
         if raised is None:
             return failure.traceback
+        if (note := note_of_missing_table(raised)) is not None:
+            logger.debug("the traceback of the missing table", exc_info=raised)
+            return f"error: {note}"
         trace = raised.__traceback__
         while trace is not None and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(_OUR_CODE):
             trace = trace.tb_next

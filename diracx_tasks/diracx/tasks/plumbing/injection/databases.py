@@ -9,6 +9,8 @@ class of a name gets its loop's one instance of the preferred class of that name
 from __future__ import annotations
 
 import os
+import re
+import sys
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -19,6 +21,11 @@ from typing import Any, ClassVar, Final
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.diracx_classes import DiracxClass
 from diracx.tasks.plumbing.injection.resource import Resource, one_line
+
+INIT_SQL: Final = "python -m diracx.db init-sql"
+"""Makes the tables of all databases whose variables are set."""
+MAX_CAUSES: Final = 10
+"""Errors that are looked at in a chain of causes, which may be a circle."""
 
 _EXTENSIONS: Final = "diracx.core.extensions"
 _SETTINGS: Final = "diracx.core.settings"
@@ -107,14 +114,57 @@ class SQLDatabase(Database):
             async with database:
                 connection = database.conn
                 yield database
-        except BaseException:
+        except BaseException as error:
+            self._note_missing_table(error)
             # After a failed commit the connection is still checked out of the pool.
             if connection is not None:
                 await connection.close()
             raise
 
-    async def _no_transaction(self) -> Any:
-        return self.value
+    async def _no_transaction(self) -> AsyncIterator[Any]:
+        try:
+            yield self.value
+        except BaseException as error:
+            self._note_missing_table(error)
+            raise
+
+    def _note_missing_table(self, error: BaseException) -> None:
+        """Add a note to an error that says that a table of this database was never made."""
+        if (said := missing_table(error)) is None:
+            return
+        words = set(map(str.casefold, re.findall(r"\w+", said)))
+        # A task may use several databases, and the error goes through all of them.
+        if any(table.name.casefold() in words for table in self.value.metadata.tables.values()):
+            error.add_note(
+                f"{self.name} has no tables ({said}): run `{INIT_SQL}`, with {self.variable} set as it is here"
+            )
+
+
+def missing_table(error: BaseException) -> str | None:
+    """Return what a database says of a table that does not exist, in one line; None for any other error.
+
+    It is an error of SQLAlchemy, or raised from one, around that of a driver. SQLite has no code for it. MySQL has 1146
+    (ER_NO_SUCH_TABLE), PostgreSQL the SQLSTATE 42P01 (undefined_table).
+    """
+    database_error = getattr(sys.modules.get("sqlalchemy.exc"), "DBAPIError", ())
+    seen, of_driver = error, False
+    for _ in range(MAX_CAUSES):
+        if of_driver:
+            text = " ".join(str(seen).split())
+            states = {getattr(seen, name, None) for name in ("sqlstate", "pgcode")}
+            if text.startswith("no such table") or seen.args[:1] == (1146,) or "42P01" in states:
+                return text
+        of_driver = of_driver or isinstance(seen, database_error)
+        cause = getattr(seen, "orig", None) or seen.__cause__
+        if not isinstance(cause, BaseException):
+            break
+        seen = cause
+    return None
+
+
+def note_of_missing_table(error: BaseException) -> str | None:
+    """Return the line that says how to make the tables that were missing; None: none was."""
+    return next((note for note in getattr(error, "__notes__", ()) if INIT_SQL in note), None)
 
 
 class OpenSearchDatabase(Database):
