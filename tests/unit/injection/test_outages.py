@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -115,9 +116,7 @@ async def test_a_missing_variable_is_not_tried_again(
     door.missing = ["set DOOR"]
     async with KeptOpen.on_this_loop([door], outages) as here:
         await here.tried()
-        refusal = outages.refusal(Needs)
-        assert refusal is not None
-        assert timedelta(seconds=22) < refusal.delay < timedelta(seconds=38)
+        assert str(outages.refusal(Needs)) == "Door: set DOOR"
     assert "not served: test:Needs: Door: set DOOR; then start this worker again" in caplog.text
     assert door.tries == 0
 
@@ -196,6 +195,28 @@ async def test_each_loop_has_its_own_and_one_that_opens_wakes_the_others(
         assert "served again: test:Needs: Door is open" in caplog.text
         await run_on(one, opened.aclose())
     here.forget()
+
+
+async def test_a_loop_that_a_task_blocks_keeps_no_other_thread_from_trying(
+    outages: Outages, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.5)
+    door.error = ConnectionRefusedError("nobody there")
+    opened, released = AsyncExitStack(), threading.Event()
+
+    async def block() -> bool:
+        return released.wait(20)
+
+    with loop_on_a_thread("one") as one:
+        here = await run_on(one, opened.enter_async_context(KeptOpen.on_this_loop([door], outages)))
+        await here.tried()
+        assert outages.refusal(Needs) is not None
+        blocked = asyncio.create_task(run_on(one, block()))
+        await wait_until(lambda: outages.refusal(Needs) is None, description="the loop is late with its next try")
+        assert here.refusal(Needs) is not None
+        released.set()
+        assert await blocked
+        await run_on(one, opened.aclose())
 
 
 @asynccontextmanager

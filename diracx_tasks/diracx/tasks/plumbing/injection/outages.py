@@ -13,6 +13,8 @@
   are given back uncounted, with a delay, and another worker may execute them.
 * Where a resource is open on some loops only, a loop that lacks it refuses the tasks that need it, see
   `execution/thread.py`.
+* A loop that a task blocks cannot try again. When it is late, what it knows counts no more: the next task that needs
+  the resource tries it on another thread.
 
 The log has a line when a task stops being served, and one when it is served again. The messages that are given back
 meanwhile have a line a minute for each task.
@@ -23,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import math
 import random
 import threading
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -75,7 +78,7 @@ class _Level(IntEnum):
 
 
 class Outages:
-    """The tasks that this process does not serve, and why. Any thread may ask.
+    """The tasks that this process does not serve, and why. Any event loop may ask.
 
     Args:
         clock: Measures how long an outage lasts.
@@ -136,14 +139,16 @@ class Outages:
 
     def refuse_for(self, task_class: TaskClass, outage: Outage) -> NotServedError:
         """Make the error for one delivery of a task that needs what is down."""
-        lasted = MAX_DELAY_SECONDS if outage.lasting else self._clock() - outage.since
+        lasted = self._clock() - outage.since
         delay = timedelta(seconds=min(max(lasted, MIN_DELAY_SECONDS), MAX_DELAY_SECONDS))
         return self.refuse(task_class, outage.problem, delay)
 
     def _outage(self, needs: Iterable[Resource[Any]]) -> Outage | None:
         for resource in sorted(needs, key=lambda resource: resource.name):
             if self._levels.get(resource) is _Level.DOWN:
-                return min((k.outage for k in self._keepers[resource] if k.outage), key=lambda outage: outage.since)
+                found = [k.outage for k in self._keepers[resource] if k.outage and not k.is_stalled]
+                if found:
+                    return min(found, key=lambda outage: outage.since)
         return None
 
     def attach(self, keeper: _Keeper) -> None:
@@ -217,8 +222,16 @@ class _Keeper:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._ending = False
+        self._next_try = math.inf
+        """When it is tried again, on the clock of the loop; infinite while it is tried."""
         self._task: asyncio.Task[None] | None = None
         self._slow = self._loop.call_later(SLOW_SECONDS, self._note_slow)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether another loop than this one is late with the next try: a task blocks it."""
+        late = self._loop.time() - self._next_try
+        return late > SLOW_SECONDS and self._loop is not asyncio.get_running_loop()
 
     def start(self) -> asyncio.Task[None]:
         """Begin to open it."""
@@ -245,7 +258,10 @@ class _Keeper:
             if self.outage is not None and self.outage.lasting:
                 return
             self._wake.clear()
-            await wait_for_event(self._wake, seconds * random.uniform(0.9, 1.1))
+            pause = seconds * random.uniform(0.9, 1.1)
+            self._next_try = self._loop.time() + pause
+            await wait_for_event(self._wake, pause)
+            self._next_try = math.inf
             seconds = min(2 * seconds, MAX_RETRY_SECONDS)
 
     async def _open_once(self) -> bool:
