@@ -286,8 +286,7 @@ class _Keeper:
         return True
 
     def _note_slow(self) -> None:
-        if not self.tried.done():
-            self._down(f"{self.resource.name}: it has not opened for {SLOW_SECONDS:g} s")
+        self._down(f"{self.resource.name}: it has not opened for {SLOW_SECONDS:g} s")
 
     def _down(self, problem: str, *, lasting: bool = False) -> None:
         self._outages.set_down(self, problem, lasting=lasting)
