@@ -117,6 +117,17 @@ async def test_a_safe_difference_is_updated_and_told(connection: Connection, top
     assert await ensure(connection, assets(topology)) == []
 
 
+@pytest.mark.parametrize(("kept", "then"), [(1, 20), (19, 20), (20, 20), (64, 64), (-1, -1)])
+async def test_the_history_of_the_configuration_is_made_long_enough_and_never_cut(
+    connection: Connection, topology: Namespace, kept: int, then: int
+) -> None:
+    bucket = f"KV_{topology.config_bucket}"
+    await edit(connection, bucket, max_msgs_per_subject=kept)
+    updated = [] if kept == then else [f"updated bucket {topology.config_bucket}: max_msgs_per_subject"]
+    assert await ensure(connection, assets(topology)) == updated
+    assert (await stream_config(connection, bucket))["max_msgs_per_subject"] == then
+
+
 async def test_what_an_operator_set_beside_it_survives_an_update(connection: Connection, topology: Namespace) -> None:
     stream = topology.tasks_stream
     by_hand = {"max_bytes": 5_000_000, "max_msg_size": 70_000, "compression": "s2"}
@@ -160,6 +171,7 @@ def changed(asset: Asset, **config: Any) -> Asset:
         ("LATER", "allow_msg_schedules", False),
         ("locks", "allow_msg_ttl", False),
         ("attempts", "max_msgs_per_subject", 5),
+        ("attempts", "max_msgs_per_subject", -1),
     ],
 )
 async def test_an_unsafe_difference_is_an_error_that_names_asset_and_field(

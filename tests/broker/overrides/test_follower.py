@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.key_value_store import RevisionConflictError
 from diracx.tasks.plumbing.overrides import follower as follower_module
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
-from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, ConfigurationFollower, in_force
 from diracx.tasks.testing import wait_until
 from support.scheduling import SchedulingMesh
+
+SLACK = timedelta(seconds=1)
+"""By how much two clocks of one machine may differ."""
 
 
 @pytest.fixture
@@ -93,3 +98,96 @@ async def test_a_text_that_breaks_the_parser_is_logged_with_a_traceback_and_ends
         await mesh.configuration.write("vos: [cms]")
         await wait_until(partial(_has_vos, follower, ("cms",)), description="the next text is in force")
     assert "revision 2 of the configuration is not in force: too deep" in caplog.text
+
+
+async def by_hand(mesh: SchedulingMesh, text: bytes, **headers: str) -> None:
+    """Write a text past the check, or with a header of another client."""
+    subject = f"$KV.{mesh.namespace.config_bucket}.configuration"
+    await mesh.connection.request(
+        subject, text, headers={name.replace("_", "-"): value for name, value in headers.items()}
+    )
+
+
+async def test_a_process_that_starts_takes_the_latest_valid_text_like_those_that_run(
+    mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = ConfigurationFollower(mesh.connection, mesh.namespace)
+    for vos in ("lhcb", "atlas"):
+        await mesh.configuration.write(f"vos: [{vos}]")
+    await running.refresh()
+    for text in (b"vo: [cms]", b"vos: 7", b"["):
+        await by_hand(mesh, text)
+    await running.refresh()
+    caplog.clear()
+    starting = ConfigurationFollower(mesh.connection, mesh.namespace)
+    for _ in range(2):
+        await starting.refresh()
+    assert running.current.vos == starting.current.vos == ("atlas",)
+    assert (running.revision, starting.revision) == (5, 5)
+    assert len([record for record in caplog.records if "is not in force" in record.message]) == 1
+    await mesh.configuration.write("vos: [cms]")
+    await starting.refresh()
+    assert starting.current.vos == ("cms",)
+
+
+async def test_a_bucket_without_a_valid_text_gives_the_empty_configuration(mesh: SchedulingMesh) -> None:
+    await by_hand(mesh, b"vos: 7")
+    starting = ConfigurationFollower(mesh.connection, mesh.namespace)
+    await starting.refresh()
+    assert (starting.current, starting.revision) == (Configuration(), 1)
+    assert in_force(await mesh.configuration.revisions()) is None
+
+
+async def test_a_process_that_has_seen_no_text_keeps_none_when_the_first_one_is_invalid(mesh: SchedulingMesh) -> None:
+    running = ConfigurationFollower(mesh.connection, mesh.namespace)
+    await running.refresh()
+    await by_hand(mesh, b"vos: 7")
+    await running.refresh()
+    assert (running.current, running.revision) == (Configuration(), 1)
+
+
+async def test_a_text_that_was_removed_by_hand_leaves_no_configuration(mesh: SchedulingMesh) -> None:
+    await mesh.configuration.write("vos: [lhcb]")
+    follower = ConfigurationFollower(mesh.connection, mesh.namespace)
+    await follower.refresh()
+    await by_hand(mesh, b"", KV_Operation="DEL")
+    await follower.refresh()
+    assert follower.current == Configuration()
+    await by_hand(mesh, b"vos: 7")
+    starting = ConfigurationFollower(mesh.connection, mesh.namespace)
+    await starting.refresh()
+    assert starting.current == Configuration()
+    assert [revision.text for revision in await mesh.configuration.revisions()] == ["vos: [lhcb]", None, "vos: 7"]
+
+
+async def test_the_last_revisions_are_kept_with_their_time_and_author(mesh: SchedulingMesh) -> None:
+    assert await mesh.configuration.revisions() == []
+    before = datetime.now(UTC)
+    for number in range(22):
+        author = f"Zoë {number}@node1" if number % 2 else ""
+        bucket = ConfigurationBucket(mesh.connection, mesh.namespace, author=author)
+        await bucket.write(f"vos: [vo{number}]")
+    kept = await mesh.configuration.revisions()
+    assert [revision.number for revision in kept] == list(range(3, 23))
+    assert [revision.parsed().vos for revision in kept] == [(f"vo{number}",) for number in range(2, 22)]
+    assert [revision.author for revision in kept[:2]] == [None, "Zoë 3@node1"]
+    assert all(before - SLACK <= revision.written <= datetime.now(UTC) + SLACK for revision in kept)
+    assert kept == sorted(kept, key=lambda revision: revision.written)
+
+
+async def test_of_two_that_replace_one_revision_the_second_is_refused(mesh: SchedulingMesh) -> None:
+    first = await mesh.configuration.write("vos: [lhcb]", replacing=0)
+    second = await mesh.configuration.write("vos: [atlas]", replacing=first)
+    for seen in (0, first):
+        with pytest.raises(RevisionConflictError):
+            await mesh.configuration.write("vos: [cms]", replacing=seen)
+    assert await mesh.configuration.read() == ("vos: [atlas]", second)
+
+
+async def test_of_many_that_write_at_once_the_later_counts_and_none_is_lost(mesh: SchedulingMesh) -> None:
+    texts = [f"vos: [vo{number}]" for number in range(8)]
+    numbers = await asyncio.gather(*(mesh.configuration.write(text) for text in texts))
+    assert sorted(numbers) == list(range(1, 9))
+    assert {revision.number: revision.text for revision in await mesh.configuration.revisions()} == dict(
+        zip(numbers, texts, strict=True)
+    )

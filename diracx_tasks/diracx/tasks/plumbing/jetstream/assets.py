@@ -26,6 +26,9 @@ MEBIBYTE: Final = 1 << 20
 MONITOR: Final = "io.nats.monitor"
 """The prefix of the metadata that hold thresholds of `nats server check`."""
 
+CONFIGURATION_REVISIONS: Final = 20
+"""How many revisions of the configuration are kept, at the least."""
+
 _MAX_WAITING: Final = {Priority.REALTIME: 1_000, Priority.NORMAL: 10_000, Priority.BACKGROUND: 100_000}
 
 
@@ -66,7 +69,12 @@ def assets(namespace: Namespace, replicas: int = 1) -> list[Asset]:
         _bucket(namespace.attempts_bucket, "Failures and retries by sequence of the task stream"),
         _bucket(namespace.results_bucket, "Results that somebody asked to keep", expiring=True, direct=True),
         _bucket(namespace.groups_bucket, "Groups of tasks with a callback"),
-        _bucket(namespace.config_bucket, "Overrides that workers and schedulers follow", direct=True),
+        _bucket(
+            namespace.config_bucket,
+            "Overrides that workers and schedulers follow",
+            direct=True,
+            history=CONFIGURATION_REVISIONS,
+        ),
     ]
     consumers = [_consumer(namespace, priority, size) for size in Size for priority in Priority]
     return [_replicated(asset, replicas) for asset in (*streams, *buckets)] + consumers
@@ -178,7 +186,7 @@ def _dead_letters(namespace: Namespace) -> Asset:
     return Asset("stream", name, name, config, initial)
 
 
-def _bucket(name: str, description: str, *, expiring: bool = False, direct: bool = False) -> Asset:
+def _bucket(name: str, description: str, *, expiring: bool = False, direct: bool = False, history: int = 1) -> Asset:
     stream = f"KV_{name}"
     config = {
         "name": stream,
@@ -188,7 +196,7 @@ def _bucket(name: str, description: str, *, expiring: bool = False, direct: bool
         "retention": "limits",
         "storage": "file",
         "discard": "new",
-        "max_msgs_per_subject": 1,
+        "max_msgs_per_subject": history,
         "allow_rollup_hdrs": True,
         # A key is removed by deleting its own revision, which leaves no marker.
         "deny_delete": False,

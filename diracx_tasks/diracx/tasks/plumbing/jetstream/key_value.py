@@ -22,6 +22,7 @@ import logging
 import math
 import re
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -46,6 +47,18 @@ _READS_AT_ONCE: Final = 64
 _WHOLE_SECONDS: Final = re.compile(r"(\d+)s")
 
 
+@dataclass(frozen=True, slots=True)
+class KeptRevision:
+    """One of the revisions that a bucket with a history keeps of a key."""
+
+    revision: int
+    value: bytes | None
+    """None: another client removed the key, and left a marker."""
+    stored: datetime
+    """By the server's clock."""
+    headers: Mapping[str, str]
+
+
 class Bucket:
     """One bucket; satisfies `key_value_store.LockStore`.
 
@@ -54,16 +67,24 @@ class Bucket:
     Args:
         timeout: Seconds to wait for one answer.
         overdue: A key that the server still has this long after its end counts as gone.
+        headers: Further headers of each write, which `history` returns.
     """
 
     def __init__(
-        self, connection: Connection, name: str, *, timeout: float = 5.0, overdue: timedelta = OVERDUE_AFTER
+        self,
+        connection: Connection,
+        name: str,
+        *,
+        timeout: float = 5.0,
+        overdue: timedelta = OVERDUE_AFTER,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self._connection = connection
         self._stream = f"KV_{name}"
         self._timeout = timeout
         self._overdue = overdue
+        self._headers = dict(headers or {})
         self._clock_offset: timedelta | None = None
 
     @property
@@ -97,7 +118,7 @@ class Bucket:
         Raises:
             RevisionConflictError: The key is at another revision, or gone.
         """
-        headers = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(revision)}
+        headers = {**self._headers, EXPECTED_LAST_SUBJECT_SEQUENCE: str(revision)}
         if ttl is not None:
             headers[TTL] = f"{math.ceil(ttl.total_seconds())}s"
         try:
@@ -117,6 +138,16 @@ class Bucket:
             await self.delete(key, message.sequence)
             return None
         return Entry(value=message.body, revision=message.sequence)
+
+    async def history(self, key: str) -> list[KeptRevision]:
+        """Read all revisions of a key that the bucket keeps, the oldest first, with markers."""
+        found: list[KeptRevision] = []
+        since = 1
+        while (message := await self._read(seq=since, next_by_subj=self._subject(key))) is not None:
+            value = None if _is_marker(message) else message.body
+            found.append(KeptRevision(message.sequence, value, message.stored, message.headers))
+            since = message.sequence + 1
+        return found
 
     async def delete(self, key: str, revision: int) -> None:
         """Delete exactly this revision; nothing happens when it is gone already."""

@@ -2,6 +2,7 @@
 
 * A missing asset is created. An equal one is left alone.
 * A safe difference is updated. An unsafe one is an error that names the field.
+* A bucket with a history keeps as many revisions of a key as defined, or more if an operator wants more.
 * Only the fields of the definition are compared and written. An update starts from the configuration on the server, so
   the other fields keep the values that an operator set.
 """
@@ -32,6 +33,9 @@ _UNSAFE = {
     "bucket": frozenset({"retention", "storage", "allow_msg_ttl", "max_msgs_per_subject"}),
     "consumer": frozenset({"ack_policy", "deliver_policy", "filter_subject"}),
 }
+
+_HISTORY = "max_msgs_per_subject"
+"""The number of revisions that a bucket keeps of each key. To keep more removes nothing."""
 
 
 async def ensure(
@@ -104,13 +108,22 @@ def differences(asset: Asset, found: Mapping[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for field, needed in asset.config.items():
         has = found.get(field)
-        if _satisfies(has, needed):
+        if _satisfies(has, needed) or (field == _HISTORY and _keeps_more(has, needed)):
             continue
-        if field in _UNSAFE[asset.kind]:
+        if field in _UNSAFE[asset.kind] and not (field == _HISTORY and _keeps_fewer(has, needed)):
             raise TopologyDriftError(str(asset), field, has, needed)
         # The server keeps metadata of its own.
         changes[field] = {**(has or {}), **needed} if field == "metadata" else needed
     return changes
+
+
+def _keeps_more(has: int | None, needed: int) -> bool:
+    """Whether a bucket with a history keeps more revisions than needed. Negative: all of them."""
+    return needed > 1 and has is not None and not 0 <= has <= needed
+
+
+def _keeps_fewer(has: int | None, needed: int) -> bool:
+    return has is not None and 0 <= has < needed
 
 
 def _satisfies(has: Any, needed: Any) -> bool:

@@ -1,24 +1,30 @@
 """The configuration of a mesh in its bucket, and a follower that keeps a process up to date.
 
 * The bucket keeps the text as it was written, comments included. A text is checked before it is stored.
+* The bucket keeps the last revisions, with the time and the author of each. The author is what the writing process
+  claims; the server does not check it.
 * A follower polls the revision once a second, and does not rely on a watch: a watch may die without notice, whereas a
   poll that fails is repeated.
 * The last valid configuration stays in force if a poll fails, or if a text got into the bucket without the check and is
-  invalid. Either is logged once.
+  invalid. Either is logged once. A process that starts then takes the latest valid revision from the history, so all
+  processes of the mesh have the same one in force.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Final
+
+import msgspec
 
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.locks import RevisionConflictError
+from diracx.tasks.plumbing.key_value_store import RevisionConflictError
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
 from diracx.tasks.plumbing.overrides.overrides import parse
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -26,40 +32,101 @@ from diracx.tasks.plumbing.wire.names import Namespace
 logger = logging.getLogger("diracx.tasks.configuration")
 
 KEY: Final = "configuration"
+AUTHOR: Final = "Configuration-Author"
+"""The header with the author of a revision."""
 POLL_INTERVAL: Final = timedelta(seconds=1)
 
 
-class ConfigurationBucket:
-    """Reads and writes the configuration of one mesh."""
+class Revision(msgspec.Struct, frozen=True):
+    """One text that the bucket keeps."""
 
-    def __init__(self, connection: Connection, namespace: Namespace) -> None:
-        self._bucket = Bucket(connection, namespace.config_bucket)
+    number: int
+    text: str | None
+    """None: the text was removed by hand, so no configuration is set."""
+    written: datetime
+    """By the server's clock."""
+    author: str | None
+    """As the writing process called itself; None: it did not."""
+
+    def parsed(self) -> Configuration:
+        """Read the text.
+
+        Raises:
+            ConfigurationError: The text is invalid.
+        """
+        return Configuration() if self.text is None else parse(self.text)
+
+
+def in_force(revisions: Sequence[Revision]) -> tuple[Revision, Configuration] | None:
+    """The latest valid of these revisions, which are sorted, and its configuration; None if none is valid."""
+    for revision in reversed(revisions):
+        with suppress(Exception):  # a text that was not checked may break the parser in any way
+            return revision, revision.parsed()
+    return None
+
+
+class ConfigurationBucket:
+    """Reads and writes the configuration of one mesh.
+
+    Args:
+        author: Who writes, in one line; empty: it is not told.
+    """
+
+    def __init__(self, connection: Connection, namespace: Namespace, *, author: str = "") -> None:
+        headers = {AUTHOR: author} if author else {}
+        self._bucket = Bucket(connection, namespace.config_bucket, headers=headers)
 
     async def read(self) -> tuple[str, int]:
-        """The text as it was written, and its revision; `("", 0)` if none was set.
+        """The latest text as it was written, and its revision; `("", 0)` if none is set.
 
         Raises:
             ServerError: The text cannot be read.
         """
         entry = await self._bucket.read(KEY)
-        return ("", 0) if entry is None else (entry.value.decode("utf-8", "replace"), entry.revision)
+        return ("", 0) if entry is None else (_text(entry.value), entry.revision)
 
-    async def write(self, text: str) -> int:
+    async def revisions(self) -> list[Revision]:
+        """The revisions that are kept, the oldest first; empty if no text was ever written.
+
+        Raises:
+            ServerError: They cannot be read.
+        """
+        return [
+            Revision(
+                number=kept.revision,
+                text=None if kept.value is None else _text(kept.value),
+                written=kept.stored,
+                author=kept.headers.get(AUTHOR) or None,
+            )
+            for kept in await self._bucket.history(KEY)
+        ]
+
+    async def write(self, text: str, *, replacing: int | None = None) -> int:
         """Check and store a new text, and return its revision.
+
+        Args:
+            replacing: The revision that the text replaces, 0 for none; None: any.
 
         Raises:
             ConfigurationError: The text is invalid; nothing was stored.
+            RevisionConflictError: Another revision than `replacing` is the latest; nothing was stored.
             ServerError: The text was not stored.
         """
         parse(text)
         while True:
-            entry = await self._bucket.read(KEY)
+            latest = (await self.read())[1] if replacing is None else replacing
             try:
-                if entry is None:
+                if not latest:
                     return await self._bucket.create(KEY, text.encode())
-                return await self._bucket.replace(KEY, text.encode(), None, entry.revision)
+                return await self._bucket.replace(KEY, text.encode(), None, latest)
             except RevisionConflictError:
-                continue  # somebody else has just written; the later text counts
+                if replacing is not None:
+                    raise
+                # Somebody else has just written. The later text counts.
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
 
 
 class ConfigurationFollower:
@@ -75,6 +142,8 @@ class ConfigurationFollower:
         self._bucket = ConfigurationBucket(connection, namespace)
         self._poll_seconds = poll_interval.total_seconds()
         self._callbacks: list[Callable[[], None]] = []
+        self._has_read = False
+        """Whether `current` was read from the server, or is the empty one of a server without any text."""
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` after `current` has changed."""
@@ -88,14 +157,23 @@ class ConfigurationFollower:
         """
         text, revision = await self._bucket.read()
         if revision == self.revision:
+            self._has_read = True
             return
-        self.revision = revision
+        found: tuple[int, Configuration] | None = None
         try:
-            self.current = parse(text) if revision else Configuration()
+            found = revision, parse(text) if revision else Configuration()
         except Exception as error:  # a text must never end all processes of the mesh, nor keep them from starting
+            if not self._has_read and (older := in_force(await self._bucket.revisions())) is not None:
+                found = older[0].number, older[1]
             unexpected = None if isinstance(error, ConfigurationError) else error
             logger.error("revision %d of the configuration is not in force: %s", revision, error, exc_info=unexpected)
-            return
+        self.revision = revision
+        self._has_read = True
+        if found is not None:
+            self._put_in_force(*found)
+
+    def _put_in_force(self, revision: int, configuration: Configuration) -> None:
+        self.current = configuration
         logger.info("revision %d of the configuration is in force", revision)
         for callback in self._callbacks:
             callback()
