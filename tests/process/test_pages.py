@@ -164,10 +164,14 @@ def test_the_configuration_of_the_page_is_accepted(acme: Extension, own: Embedde
     (name, text), *others = files(OPERATORS).items()
     assert not others
     (acme.command_line.folder / name).write_text(text, encoding="utf-8")
-    for command in (words for words in commands(OPERATORS, "diracx-task-run") if words[0] == "config"):
+    shown = ""
+    typed = [words for words in commands(OPERATORS, "diracx-task-run") if words[0] == "config"]
+    for command in (["setup"], *typed):
         done = acme.command_line(*command, "--nats-url", own.url, "--namespace", "diracx")
         assert done.returncode == 0, done.stderr
-    assert text in done.stdout
+        shown += done.stdout
+    assert [words[1] for words in typed] == ["diff", "set", "show", "history"]
+    assert f"\n{text}# --- From `config show`" in shown
 
 
 PARSER = """
@@ -236,8 +240,7 @@ def test_the_table_of_commands_has_every_command_with_its_options(bare: CommandL
         for name in re.findall(r"`([a-z][^`]*)`", names)
         for option in [re.findall(r"`(--[a-z-]+)", options)]
     ]
-    # `config set` shares its row with `config show`, which has the option.
-    mentioned = [([*name, *options], False) for name, options in listed if name != ["config", "set"]]
+    mentioned = [([*name, *options], False) for name, options in listed]
     found = parsed(bare, mentioned)
     assert not found["problems"]
     assert sorted(" ".join(name) for name, _ in listed) == found["commands"]

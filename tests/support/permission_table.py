@@ -267,6 +267,8 @@ COMMANDS = (
     Command("dlq show", _SEEING, ("{shown}",)),
     Command("locks list", _SEEING),
     Command("config show", _SEEING),
+    Command("config history", _SEEING),
+    Command("config diff", _SEEING, ("{file}",)),
     Command("cancel", _OPERATING, ("{later}",)),
     Command("pause", _OPERATING, ("{queue}",)),
     Command("resume", _OPERATING, ("{queue}",)),
@@ -274,6 +276,7 @@ COMMANDS = (
     Command("dlq purge", _OPERATING, ("{purged}", "--yes")),
     Command("locks release", _OPERATING, ("{lock}", "--yes")),
     Command("config set", _OPERATING, ("{file}",)),
+    Command("config rollback", _OPERATING),
     Command("setup", _OPERATING),
 )
 """The commands that connect. The test fills in `{...}` with values of its own for each role."""

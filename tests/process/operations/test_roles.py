@@ -219,6 +219,8 @@ async def objects(as_role: Roles, on_secured: OnTheServer) -> dict[str, dict[str
         await operator.request(f"{NAMESPACE}.tasks.normal.small", b'{"why": "mice"}', headers=headers)
     as_role.run("worker", "worker", "--worker-size", "small", "--burst")
     (file := as_role.command_line.folder / "configuration.yaml").write_text("vos: []\n")
+    for text in (b"vos: [lhcb]", b"vos: [atlas]"):
+        await operator.request(f"$KV.{NAMESPACE}_config.configuration", text)
     letters = [str(letter["seq"]) for letter in json.loads(as_role.run("operator", "dlq", "list", "--json").stdout)]
     holder = {"owner": "o", "task": "t", "id": "i", "worker": "w", "since": "2026-05-04T09:30:12Z"}
     found = {}

@@ -47,7 +47,7 @@ def schedule() -> None:
 
 @click.group("config", cls=LazyGroup, panel="See and operate")
 def config() -> None:
-    """Show or set the configuration of workers and schedulers."""
+    """Show, compare, set or roll back the configuration of workers and schedulers."""
 
 
 def _add(group: click.RichGroup, panel: str, name: str, location: str, short_help: str) -> None:
@@ -76,7 +76,10 @@ _add(locks, "Locks", "release", "locks.release:command", "Take a lock away from 
 _add(schedule, "Schedules", "list", "schedule.list:command", "List the schedules.")
 _add(schedule, "Schedules", "run", "schedule.run:command", "Run a periodic task once, now.")
 _add(config, "Configuration", "show", "config.show:command", "Show the configuration.")
+_add(config, "Configuration", "history", "config.history:command", "List the last revisions.")
+_add(config, "Configuration", "diff", "config.diff:command", "Show what a file would change.")
 _add(config, "Configuration", "set", "config.set:command", "Put a configuration file in force.")
+_add(config, "Configuration", "rollback", "config.rollback:command", "Put an earlier revision in force again.")
 
 
 class ColonsInBash(BashComplete):

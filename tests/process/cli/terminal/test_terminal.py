@@ -26,7 +26,7 @@ WIDTHS = pytest.mark.parametrize("columns", [80, 140])
 COMMANDS = (
     *("call", "submit", "cancel", "worker", "scheduler", "dev", "status", "tasks", "setup", "pause", "resume"),
     *("schedule list", "schedule run", "dlq list", "dlq show", "dlq replay", "dlq purge"),
-    *("locks list", "locks release", "config show", "config set"),
+    *("locks list", "locks release", "config show", "config history", "config diff", "config set", "config rollback"),
 )
 
 

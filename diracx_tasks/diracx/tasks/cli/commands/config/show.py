@@ -3,36 +3,107 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
+from collections.abc import Iterator, Sequence
 
+import msgspec
 import rich_click as click
 
-from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
+from diracx.tasks.cli.access import namespace_of
+from diracx.tasks.cli.commands.config.proposal import NOTES, object_in_words
+from diracx.tasks.cli.commands.config.revisions import REVISION, find, origin, read_revisions
+from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import print_document
-from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
+from diracx.tasks.cli.terminal.output import aligned, print_document, printable
+from diracx.tasks.plumbing.overrides.changes import SetLimit, limit_in_words, limits_of
+from diracx.tasks.plumbing.overrides.configuration import Configuration, RateLimit
+from diracx.tasks.plumbing.overrides.follower import Revision, in_force
+
+
+class ShownConfiguration(msgspec.Struct, kw_only=True):
+    """These fields, in this order, are those of `config show --json`."""
+
+    revision: int
+    text: str
+    limits: list[SetLimit] | None
+    """None: the text is not valid."""
 
 
 @click.command("show")
+@click.option("--revision", "number", type=REVISION, metavar="N", help="Show this revision, not the latest one.")
+@click.option("--text", "text_only", is_flag=True, help="Show the text alone, without the comments on its limits.")
 @json_option
 @log_option("warning")
 @server_options
-def command(*, as_json: bool, access: Access) -> None:
-    """Show the text of the configuration that is in force.
+def command(*, number: int | None, text_only: bool, as_json: bool, access: Access) -> None:
+    """Show the text of the configuration that is in force, and the limits that it sets.
 
-    --json adds the revision: {"revision", "text"}. Revision 0 means that no configuration is set.
+    The limits follow the text as comments: each with the task or the locked object that it limits, its VO, and the
+    place in the file where it is written. `config set` and `config diff` leave these comments out again.
+
+    --json prints {"revision", "text", "limits"}. Revision 0 means that no configuration is set.
+
+    \b
+    diracx-task-run config show
+    diracx-task-run config show --text > mesh.yaml
+    diracx-task-run config show --revision 5 --json
     """
-    text, revision = asyncio.run(_read(access))
+    revisions = asyncio.run(read_revisions(access))
+    revision = find(revisions, number) if number is not None else revisions[-1] if revisions else None
+    if revision is None or revision.text is None:
+        if number is not None:
+            raise click.UsageError(f"revision {number} has no text: it was removed by hand")
+        if as_json:
+            print_document(ShownConfiguration(revision=0, text="", limits=[]))
+        else:
+            print(f"no configuration is set in namespace {namespace_of(access).name}", file=sys.stderr)
+        return
+    configuration = _parsed(revision, is_latest=revision is revisions[-1])
+    limits = None if configuration is None else limits_of(configuration, installed_tasks())
     if as_json:
-        print_document({"revision": revision, "text": text})
-    elif not revision:
-        print(f"no configuration is set in namespace {namespace_of(access).name}", file=sys.stderr)
-    else:
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        print_document(ShownConfiguration(revision=revision.number, text=revision.text, limits=limits))
+        return
+    text = revision.text if revision.text.endswith("\n") else f"{revision.text}\n"
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    if not text_only:
+        print("\n".join(_notes(revision, revisions, limits)))
 
 
-async def _read(access: Access) -> tuple[str, int]:
-    namespace = namespace_of(access)
-    async with operator_connection(access, "config") as connection:
-        with mesh_expected(namespace):
-            return await ConfigurationBucket(connection, namespace).read()
+def _parsed(revision: Revision, *, is_latest: bool) -> Configuration | None:
+    """The configuration of a revision; None, with a warning, if its text is not valid."""
+    try:
+        return revision.parsed()
+    except Exception as error:  # a text that was not checked may break the parser in any way
+        todo = "; an earlier one stays in force, and `diracx-task-run config rollback` writes it anew"
+        print(f"warning: revision {revision.number} is not valid: {error}{todo if is_latest else ''}", file=sys.stderr)
+        return None
+
+
+def _notes(revision: Revision, revisions: Sequence[Revision], limits: Sequence[SetLimit] | None) -> Iterator[str]:
+    """The comments on a text, a line each."""
+    latest = in_force(revisions)
+    state = "in force" if latest is not None and latest[0].number == revision.number else "not in force"
+    yield NOTES
+    yield f"# revision {revision.number}, {state}, written {_line(origin(revision))}"
+    if not limits:
+        yield "# it is not valid" if limits is None else "# it sets no limits"
+        return
+    heads = ["limit on", "vo", "kind", "limit", "set at"]
+    cells = [list(map(_line, _cells(limit))) for limit in limits]
+    lines = aligned([heads, *cells])
+    # A pipe has no width.
+    if sys.stdout.isatty() and max(map(len, lines)) + 2 > shutil.get_terminal_size().columns:
+        lines = [line for on, vo, kind, limit, path in cells for line in (on, f"  {vo}: {kind} {limit}", f"  {path}")]
+    yield from (f"# {line}" for line in lines)
+
+
+def _cells(limit: SetLimit) -> list[str]:
+    value = limit.limit if limit.window_seconds is None else RateLimit(limit.limit, limit.window_seconds)
+    on = limit.task or object_in_words(limit.object)
+    return [on, limit.vo or "all VOs", limit.kind, limit_in_words(value), limit.path]
+
+
+def _line(text: str) -> str:
+    """One line, whatever stands in a key."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -1,0 +1,134 @@
+"""A text that may become the configuration: read from a file, checked, and compared with the one in force."""
+
+from __future__ import annotations
+
+import difflib
+import getpass
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TextIO, TypeVar
+
+import rich_click as click
+
+from diracx.tasks.cli.terminal.output import Prose, print_table, printable
+from diracx.tasks.plumbing.overrides.changes import Change, changes_between
+from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
+from diracx.tasks.plumbing.overrides.follower import Revision, in_force
+from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.registry import TaskRegistry
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+NOTES: Final = "# --- From `config show`; `config set` and `config diff` leave out the rest."
+"""The first line of the comments that `config show` adds to a text."""
+
+file_argument: Final = click.argument(
+    "file",
+    type=click.File("r", encoding="utf-8"),
+    metavar="FILE",
+    envvar="DIRACX_TASKS_CONFIG",
+    help="The YAML file; `-` reads standard input.",
+)
+
+
+def read_text(file: TextIO) -> str:
+    """Return the text of a file without the comments of `config show`.
+
+    Raises:
+        click.UsageError: The file is not UTF-8.
+    """
+    try:
+        text = file.read()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{file.name}: {error}") from None
+    kept, notes, rest = f"\n{text}".rpartition(f"\n{NOTES}")
+    # What somebody wrote below them counts.
+    only_comments = all(not line or line.startswith("#") for line in rest.splitlines()[1:])
+    return f"{kept}\n"[1:] if notes and only_comments else text
+
+
+def checked(text: str, name: str, registry: TaskRegistry) -> Configuration:
+    """Return the configuration of a text, with a warning for each task that is not installed here.
+
+    Args:
+        name: The file or revision, for the error.
+
+    Raises:
+        click.UsageError: The text is invalid.
+    """
+    try:
+        configuration = parse(text)
+    except ConfigurationError as error:
+        raise click.UsageError(f"{name}: {error}") from None
+    for task in sorted(configuration.tasks.keys() - {task.name for task in registry}):
+        print(f"warning: tasks.{task}: no task of that name is installed here", file=sys.stderr)
+    return configuration
+
+
+class Proposal:
+    """A checked text beside the revisions that are kept.
+
+    Args:
+        revisions: The revisions that are kept, the oldest first.
+    """
+
+    def __init__(
+        self, text: str, configuration: Configuration, revisions: Sequence[Revision], registry: TaskRegistry
+    ) -> None:
+        found = in_force(revisions)
+        before, old_configuration = found or (None, Configuration())
+        self.revision = 0 if before is None or before.text is None else before.number
+        """The revision in force; 0 if no configuration is set."""
+        self.latest = revisions[-1].number if revisions else 0
+        """The revision that the text would replace; not the one in force if it is invalid."""
+        self._old_text = "" if before is None or before.text is None else before.text
+        self._text = text
+        self.changes: list[Change] = changes_between(old_configuration, configuration, registry)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the same text is in force, and was written last."""
+        return 0 < self.revision == self.latest and same_text(self._old_text, self._text)
+
+    def diff(self, name: str) -> str:
+        """A unified diff of the texts; empty if they are the same."""
+        old_name = f"revision {self.revision}" if self.revision else "no configuration"
+        lines = difflib.unified_diff(self._old_text.splitlines(), self._text.splitlines(), old_name, name, lineterm="")
+        return "".join(f"{line}\n" for line in lines)
+
+    def print_changes(self) -> None:
+        """Print the settings that change; a dash stands for a setting that is not made."""
+        if not self.changes:
+            print("nothing changes" if self.changes_nothing else "no setting changes")
+            return
+        rows = [
+            [subject(each), each.vo or "-", each.setting, each.before or "-", each.after or "-"]
+            for each in self.changes
+        ]
+        print_table(["of", "vo", "setting", Prose("before"), Prose("after")], rows)
+
+
+def same_text(one: str, other: str) -> bool:
+    """Whether two texts are the same, but for line breaks at the end."""
+    return one.rstrip("\n") == other.rstrip("\n")
+
+
+def subject(change: Change) -> str:
+    """The task or the object that a change is about."""
+    return change.task or object_in_words(change.object) or "the mesh"
+
+
+def object_in_words(place: tuple[str, ...] | None) -> str:
+    """E.g. `transformation 12345`."""
+    return " ".join(place or ())
+
+
+def author() -> str:
+    """The user and the host of this process, e.g. `alice@node1`."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container may run under a number without a name
+        user = str(os.getuid())
+    return printable(f"{user}@{socket.gethostname()}").replace("\n", " ")

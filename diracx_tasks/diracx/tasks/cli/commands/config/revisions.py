@@ -1,0 +1,45 @@
+"""The revisions of the configuration that are kept, for the commands that show or restore one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import rich_click as click
+
+from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
+from diracx.tasks.cli.options import Access, Number
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, Revision
+from diracx.tasks.plumbing.wire.times import readable_time
+
+REVISION: Final = Number(1)
+
+
+async def read_revisions(access: Access) -> list[Revision]:
+    """Return the revisions that are kept, the oldest first.
+
+    Raises:
+        ServerError: They cannot be read.
+    """
+    namespace = namespace_of(access)
+    async with operator_connection(access, "config") as connection:
+        with mesh_expected(namespace):
+            return await ConfigurationBucket(connection, namespace).revisions()
+
+
+def find(revisions: Sequence[Revision], number: int) -> Revision:
+    """Return one revision.
+
+    Raises:
+        click.UsageError: It is not kept.
+    """
+    for revision in revisions:
+        if revision.number == number:
+            return revision
+    kept = f"{revisions[0].number} to {revisions[-1].number}" if revisions else "none"
+    raise click.UsageError(f"revision {number} is not kept; kept: {kept}")
+
+
+def origin(revision: Revision) -> str:
+    """When a revision was written, and by whom if that is known."""
+    return f"{readable_time(revision.written)}{f' by {revision.author}' if revision.author else ''}"

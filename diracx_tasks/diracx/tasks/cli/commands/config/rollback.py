@@ -1,0 +1,82 @@
+"""`diracx-task-run config rollback`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import rich_click as click
+
+from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
+from diracx.tasks.cli.commands.config.proposal import Proposal, author, checked, same_text
+from diracx.tasks.cli.commands.config.revisions import REVISION, find, origin
+from diracx.tasks.cli.installed import installed_tasks
+from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.terminal.output import print_document
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.key_value_store import RevisionConflictError
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, Revision, in_force
+from diracx.tasks.plumbing.registry import TaskRegistry
+
+
+@click.command("rollback")
+@click.argument(
+    "number", type=REVISION, required=False, metavar="REVISION", help="The revision; by default the one before."
+)
+@json_option
+@log_option("warning")
+@server_options
+def command(*, number: int | None, as_json: bool, access: Access) -> None:
+    """Put an earlier revision in force again. Its text becomes a new revision, so a rollback can be undone like any
+    other change.
+
+    Without REVISION it restores the latest valid revision before the one that was written last, with another text. The
+    text is checked like that of `config set`. If somebody writes at the same moment, nothing is changed.
+
+    Prints the settings that change, then the new revision. --json: {"revision", "restored", "changes"}.
+
+    \b
+    diracx-task-run config history
+    diracx-task-run config rollback
+    diracx-task-run config rollback 5
+    """
+    restored, proposal, revision = asyncio.run(_roll_back(access, number, installed_tasks()))
+    if as_json:
+        print_document({"revision": revision, "restored": restored.number, "changes": proposal.changes})
+        return
+    print(f"back to revision {restored.number}, written {origin(restored)}")
+    proposal.print_changes()
+    print(f"revision {revision} is in force in namespace {namespace_of(access).name}")
+
+
+async def _roll_back(access: Access, number: int | None, registry: TaskRegistry) -> tuple[Revision, Proposal, int]:
+    """Write the earlier text. Returns the revision that is restored, what changes, and the new revision."""
+    namespace = namespace_of(access)
+    async with operator_connection(access, "config") as connection:
+        bucket = ConfigurationBucket(connection, namespace, author=author())
+        with mesh_expected(namespace):
+            revisions = await bucket.revisions()
+        restored = _before_the_last(revisions) if number is None else find(revisions, number)
+        if restored.text is None:
+            raise click.UsageError(f"revision {restored.number} has no text: it was removed by hand")
+        configuration = checked(restored.text, f"revision {restored.number}", registry)
+        proposal = Proposal(restored.text, configuration, revisions, registry)
+        if proposal.changes_nothing:
+            return restored, proposal, proposal.revision
+        try:
+            return restored, proposal, await bucket.write(restored.text, replacing=proposal.latest)
+        except RevisionConflictError:
+            raise ServerError(
+                "somebody wrote another configuration at the same moment, and nothing was rolled back: look at "
+                "`diracx-task-run config history`, and roll back again"
+            ) from None
+
+
+def _before_the_last(revisions: Sequence[Revision]) -> Revision:
+    if not revisions:
+        raise click.UsageError("no configuration is set, so there is none to go back to")
+    last = revisions[-1].text
+    earlier = [each for each in revisions if each.text is not None and (last is None or not same_text(each.text, last))]
+    if (found := in_force(earlier)) is None:
+        raise click.UsageError("no earlier revision with another text is kept; see `diracx-task-run config history`")
+    return found[0]

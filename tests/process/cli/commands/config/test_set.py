@@ -1,0 +1,78 @@
+"""`config set`: what it says, stores and refuses."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+
+import pytest
+
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
+from support.command_line import CommandLine
+
+TEXT = "tasks: {lollygag:OwnerCleanupTask: {schedule: {interval: 60}}}  # often\n"
+
+
+async def test_it_says_what_changes_then_the_revision_and_keeps_the_author(
+    with_server: CommandLine, bucket: ConfigurationBucket, namespace: str
+) -> None:
+    done = with_server("config", "set", "-", typed=TEXT)
+    assert done.returncode == 0
+    assert [line.split("  ") for line in done.stdout.splitlines()][1:] == [
+        ["lollygag:OwnerCleanupTask", "-", " schedule", "every 3600 s", "every 60 s"],
+        [f"revision 1 is in force in namespace {namespace}"],
+    ]
+    (revision,) = await bucket.revisions()
+    assert (revision.text, revision.author) == (TEXT, f"{getpass.getuser()}@{socket.gethostname()}")
+
+
+async def test_the_text_in_force_makes_no_new_revision_and_a_comment_does(
+    with_server: CommandLine, bucket: ConfigurationBucket, namespace: str
+) -> None:
+    await bucket.write(TEXT)
+    done = with_server("config", "set", "-", typed=TEXT)
+    assert done.stdout == f"nothing changes\nrevision 1 is in force in namespace {namespace}\n"
+    done = with_server("config", "set", "-", typed=TEXT.replace("often", "more often"))
+    assert done.stdout == f"no setting changes\nrevision 2 is in force in namespace {namespace}\n"
+    assert with_server("config", "set", "-", "--json", typed=TEXT).stdout == '{\n  "revision": 3,\n  "changes": []\n}\n'
+
+
+async def test_what_show_prints_can_be_edited_and_set(with_server: CommandLine, bucket: ConfigurationBucket) -> None:
+    await bucket.write(TEXT)
+    shown = with_server("config", "show").stdout
+    assert shown.startswith(TEXT)
+    assert len(shown.splitlines()) > 2
+    done = with_server("config", "set", "-", "--json", typed=shown.replace("60", "90"))
+    (change,) = json.loads(done.stdout)["changes"]
+    assert change == {
+        "task": "lollygag:OwnerCleanupTask",
+        "object": None,
+        "vo": None,
+        "setting": "schedule",
+        "before": "every 60 s",
+        "after": "every 90 s",
+    }
+    assert (await bucket.read())[0] == TEXT.replace("60", "90")
+
+
+@pytest.mark.parametrize("command", ["set", "diff"])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"vo: [lhcb]", "`vo`"),
+        (b"tasks: {a:B: {concurrency_limit: 0}}", "tasks.a:B.concurrency_limit: 0"),
+        (b"\xff", "can't decode"),
+    ],
+)
+async def test_a_file_that_is_not_valid_is_refused_in_one_line(
+    with_server: CommandLine, bucket: ConfigurationBucket, command: str, text: bytes, says: str
+) -> None:
+    await bucket.write(TEXT)
+    (with_server.folder / "bad.yaml").write_bytes(text)
+    done = with_server("config", command, "bad.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = [each for each in done.stderr.splitlines() if not each.startswith("warning: lollygag:")]
+    assert line.startswith("error: bad.yaml: ")
+    assert says in line
+    assert (await bucket.read())[0] == TEXT

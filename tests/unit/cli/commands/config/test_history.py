@@ -1,0 +1,43 @@
+"""The list of revisions: what each one changed, and which one is in force."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from diracx.tasks.cli.commands.config.history import ListedRevision, list_revisions
+from diracx.tasks.plumbing.overrides.follower import Revision
+from diracx.tasks.plumbing.registry import TaskRegistry
+
+NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
+
+
+def listed(*texts: str | None, first: int = 1) -> list[ListedRevision]:
+    revisions = [Revision(first + place, text, NOON, None) for place, text in enumerate(texts)]
+    return list_revisions(revisions, TaskRegistry())
+
+
+def changed(revision: ListedRevision) -> list[tuple[str | None, str | None]] | None:
+    return None if revision.changes is None else [(each.before, each.after) for each in revision.changes]
+
+
+def test_each_is_compared_with_the_one_that_was_in_force_before_it() -> None:
+    rows = listed("vos: [a]", "vos: 7", "vos: [b]", None, "vos: [b]")
+    assert [changed(each) for each in rows] == [[(None, "a")], None, [("a", "b")], [("b", None)], [(None, "b")]]
+    assert [each.same_as for each in rows] == [None, None, None, None, 3]
+    assert [each.in_force for each in rows] == [False, False, False, False, True]
+    assert [each.problem for each in rows if each.problem] == [
+        "it is not valid: vos: Expected `array | null`, got `int`",
+        "it was removed by hand",
+    ]
+
+
+def test_what_the_oldest_changed_is_known_of_the_first_revision_only() -> None:
+    assert [changed(each) for each in listed("vos: 7", "vos: [a]")] == [None, [(None, "a")]]
+    assert [changed(each) for each in listed("vos: 7", "vos: [a]", "vos: [b]", first=5)] == [None, None, [("a", "b")]]
+
+
+def test_the_latest_valid_one_is_in_force() -> None:
+    assert [each.in_force for each in listed("vos: [a]", "vos: [b]", "vos: 7", "[")] == [False, True, False, False]
+    assert [each.in_force for each in listed("vos: [a]", None)] == [False, True]
+    assert [each.in_force for each in listed("vos: 7")] == [False]
+    assert listed() == []
