@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.overrides.changes import Change, SetLimit, changes_between, limits_of
 from diracx.tasks.plumbing.overrides.configuration import (
+    DEFAULT,
     Configuration,
     Entry,
     LimitKind,
@@ -50,12 +54,16 @@ class Report(PeriodicVoAwareBaseTask):
     async def execute(self) -> None: ...
 
 
-@pytest.fixture
-def registry() -> TaskRegistry:
+def installed() -> TaskRegistry:
     registry = TaskRegistry()
     for task_class in (Sync, Clean, Sleeps, Report):
         registry.add(f"acme:{task_class.__name__}", task_class)
     return registry
+
+
+@pytest.fixture
+def registry() -> TaskRegistry:
+    return installed()
 
 
 def rows(
@@ -260,3 +268,56 @@ def test_each_limit_has_a_row_with_the_place_where_it_is_written(registry: TaskR
         *("task", "object", "kind", "vo", "limit", "window_seconds", "path"),
     ]
     assert list(Change.__struct_fields__) == ["task", "object", "vo", "setting", "before", "after"]
+
+
+ENABLED = st.sampled_from([None, True, False])
+SCHEDULES = st.sampled_from([None, IntervalSeconds(60), IntervalSeconds(3600)])
+LIMITS = st.sampled_from([None, 1, 2])
+OVERRIDES = st.builds(Override, enabled=ENABLED, schedule=SCHEDULES, concurrency_limit=LIMITS)
+TASKS = st.sampled_from(["acme:Sync", "Clean", "acme:Sleeps", "Report", "gone:Task"])
+VOS = st.sampled_from(["lhcb", "atlas"])
+PARTS = [("7",), ("7", "x"), ("8", "x")]
+PLACES = st.tuples(st.sampled_from(["", "lhcb"]), st.just("job"), st.sampled_from(["7", DEFAULT])) | st.tuples(
+    st.sampled_from(["", "lhcb"]), st.just("job"), st.sampled_from(["7", DEFAULT]), st.just("x")
+)
+CONFIGURATIONS = st.builds(
+    Configuration,
+    tasks=st.dictionaries(TASKS, OVERRIDES),
+    task_vos=st.dictionaries(st.tuples(TASKS, VOS), OVERRIDES),
+    objects=st.dictionaries(PLACES, st.builds(ObjectLimits, concurrency_limit=LIMITS)),
+)
+
+
+def in_effect(configuration: Configuration, registry: TaskRegistry, vo: str | None) -> set[tuple[str, str, object]]:
+    """Task, setting and value, as workers and schedulers read them for one VO, or for none."""
+    classes: dict[str, Any] = {task.name: task.task_class for task in registry} | {"gone:Task": None}
+    found: set[tuple[str, str, object]] = set()
+    for task, task_class in classes.items():
+        override = configuration.override(task, vo)
+        limit = configuration.task_limit(LimitKind.CONCURRENCY, task, vo)
+        enabled = getattr(task_class, "_enabled", None if task_class is None else True)
+        found |= {
+            (task, "enabled", enabled if override.enabled is None else override.enabled),
+            (task, "schedule", override.schedule or getattr(task_class, "default_schedule", None)),
+            (task, "concurrency_limit", limit and (limit.value, limit.vo)),
+        }
+    return found
+
+
+@given(CONFIGURATIONS, CONFIGURATIONS)
+def test_the_settings_with_a_row_are_those_that_differ_for_workers_and_schedulers(
+    before: Configuration, after: Configuration
+) -> None:
+    tasks = installed()
+    found = changes_between(before, after, tasks)
+    differing = set()
+    for vo in (None, "lhcb", "atlas"):
+        differing |= {each[:2] for each in in_effect(before, tasks, vo) ^ in_effect(after, tasks, vo)}
+    assert {(each.task, each.setting) for each in found if each.task} == differing
+    if all(each.object is None for each in found):
+        for vo in (None, "lhcb", "atlas"):
+            for parts in PARTS:
+                limits = [each.object_limit(LimitKind.CONCURRENCY, "job", parts, vo) for each in (before, after)]
+                assert [limit and limit.value for limit in limits[:1]] == [
+                    limit and limit.value for limit in limits[1:]
+                ]
