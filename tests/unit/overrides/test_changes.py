@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
+from diracx.tasks.plumbing.lock_registry import register_locked_object_type
 from diracx.tasks.plumbing.overrides.changes import Change, SetLimit, changes_between, limits_of
 from diracx.tasks.plumbing.overrides.configuration import (
     DEFAULT,
@@ -23,6 +24,8 @@ from diracx.tasks.plumbing.overrides.configuration import (
 from diracx.tasks.plumbing.overrides.overrides import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.schedules import IntervalSeconds
+
+TYPE = register_locked_object_type("storage_element_of_changes")
 
 
 @dataclasses.dataclass
@@ -195,6 +198,17 @@ def test_an_entry_is_shown_with_what_it_takes_from_its_task(registry: TaskRegist
     assert rows(registry, Configuration(), gone)[-1] == ("gone:Task", None, "entries.x", None, "as the task")
 
 
+def test_an_entry_is_switched_on_where_the_code_switches_the_task_off_but_not_where_the_configuration_does(
+    registry: TaskRegistry,
+) -> None:
+    entries = {"x": Entry(enabled=True), "y": Entry()}
+    by_code = Configuration(tasks={"acme:Sleeps": Override(entries=entries)})
+    by_configuration = Configuration(tasks={"acme:Sleeps": Override(entries=entries, enabled=False)})
+    assert rows(registry, by_code, by_configuration) == [
+        ("acme:Sleeps", None, "entries.x", "every 60 s", "every 60 s; disabled"),
+    ]
+
+
 def test_the_entries_of_a_vo_replace_the_common_ones(registry: TaskRegistry) -> None:
     common = with_entries("x", task="acme:Report")
     entries = {"y": Entry(schedule=IntervalSeconds(7))}
@@ -206,9 +220,27 @@ def test_the_entries_of_a_vo_replace_the_common_ones(registry: TaskRegistry) -> 
 
 
 def test_a_vo_that_comes_runs_the_entries(registry: TaskRegistry) -> None:
-    entries = {"acme:Report": Override(entries={"x": Entry(), "y": Entry()})}
-    before, after = (Configuration(vos=vos, tasks=entries) for vos in (("lhcb",), ("lhcb", "atlas")))
-    assert rows(registry, before, after)[1:] == [("acme:Report", "atlas", "schedule", None, "entries x, y")]
+    entries = {"": Entry(), "x": Entry(), "y": Entry(enabled=False)}
+    tasks = {"acme:Report": Override(entries=entries)}
+    before, after = (Configuration(vos=vos, tasks=tasks) for vos in (("lhcb",), ("lhcb", "atlas")))
+    assert rows(registry, before, after)[1:] == [
+        ("acme:Report", "atlas", "schedule", None, "entries without a name, x")
+    ]
+
+
+@pytest.mark.parametrize("override", [Override(enabled=False), Override(entries={})])
+def test_a_vo_that_comes_and_runs_nothing_is_no_change_of_the_task(registry: TaskRegistry, override: Override) -> None:
+    tasks = {"acme:Report": override}
+    before, after = (Configuration(vos=vos, tasks=tasks) for vos in (("lhcb",), ("lhcb", "atlas")))
+    assert rows(registry, before, after) == [(None, None, "vos", "lhcb", "lhcb, atlas")]
+
+
+def test_a_locked_type_is_shown_as_it_is_registered(registry: TaskRegistry) -> None:
+    key = ("", "storageelementofchanges", "CERN")
+    configuration = Configuration(objects={key: ObjectLimits(concurrency_limit=1)})
+    shown = (TYPE, "CERN")
+    assert [each.object for each in changes_between(Configuration(), configuration, registry)] == [shown]
+    assert [each.object for each in limits_of(configuration, registry)] == [shown]
 
 
 def test_limits_of_objects_change_by_their_place(registry: TaskRegistry) -> None:

@@ -15,11 +15,21 @@ from typing import Any, Final
 import msgspec
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
-from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Limit, LimitKind, Override, RateLimit
+from diracx.tasks.plumbing.lock_registry import registered_lock_types
+from diracx.tasks.plumbing.overrides.configuration import (
+    Configuration,
+    Entry,
+    Limit,
+    LimitKind,
+    RateLimit,
+    type_name,
+)
 from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.schedules import TaskScheduleBase
 
 SHARED: Final = "for all VOs together"
 _LIMITS: Final = frozenset(LimitKind)
+_DISABLED: Final = "disabled"
 
 
 class SetLimit(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +38,7 @@ class SetLimit(msgspec.Struct, frozen=True, kw_only=True):
     task: str | None
     """The task whose executions it limits; None: it limits owners of an object."""
     object: tuple[str, ...] | None
-    """The locked type, the key or `default`, and extra parts; None: it limits a task."""
+    """The locked type as it is registered here, the key or `default`, and extra parts; None: it limits a task."""
     kind: LimitKind
     vo: str | None
     """The VO whose tasks it counts apart; None: it counts the tasks of all VOs together."""
@@ -71,7 +81,7 @@ def limits_of(configuration: Configuration, registry: TaskRegistry) -> list[SetL
     for place, limits in sorted(configuration.objects.items()):
         for kind in LimitKind:
             if (value := getattr(limits, kind)) is not None:
-                found.append(_set_limit(Limit(kind, value, place[0], limits.path), place=place[1:]))
+                found.append(_set_limit(Limit(kind, value, place[0], limits.path), place=_spelled(place)))
     return found
 
 
@@ -119,7 +129,13 @@ def _changes_of_objects(before: Configuration, after: Configuration) -> Iterator
             if values[0] != values[1]:
                 words = [None if value is None else limit_in_words(value) for value in values]
                 vo = place[0] or None
-                yield Change(task=None, object=place[1:], vo=vo, setting=kind, before=words[0], after=words[1])
+                yield Change(task=None, object=_spelled(place), vo=vo, setting=kind, before=words[0], after=words[1])
+
+
+def _spelled(place: tuple[str, ...]) -> tuple[str, ...]:
+    """Type, key and parts of a place in `Configuration.objects`, with the type as it is registered."""
+    registered = {type_name(each): each for each in registered_lock_types()}
+    return registered.get(place[1], place[1]), *place[2:]
 
 
 def _changes_of_tasks(before: Configuration, after: Configuration, registry: TaskRegistry) -> Iterator[Change]:
@@ -173,28 +189,29 @@ def _settings(
     for kind in LimitKind:
         limit = configuration.task_limit(kind, task, vo)
         found[kind] = None if limit is None else (limit.value, limit.vo)
-    defaults = Override(enabled=enabled, schedule=schedule)
-    entries = override.entries or {}
-    return found | {f"entries.{name}": _entry_in_words(entries[name], defaults) for name in sorted(entries)}
+    for name, entry in sorted((override.entries or {}).items()):
+        # An entry may be switched on where the code switches its task off, but not where the configuration does.
+        off = False in (entry.enabled, override.enabled) or (enabled is False and not entry.enabled)
+        found[f"entries.{name}"] = _entry_in_words(entry, entry.schedule or schedule, off)
+    return found
 
 
-def _entry_in_words(entry: Entry, defaults: Override) -> str:
-    schedule = entry.schedule or defaults.schedule
-    enabled = defaults.enabled if entry.enabled is None else entry.enabled
+def _entry_in_words(entry: Entry, schedule: TaskScheduleBase | None, off: bool) -> str:
     parts = [
         "" if schedule is None else str(schedule),
         f"args {msgspec.json.encode(entry.args, order='sorted').decode()}" if entry.args else "",
-        "disabled" if enabled is False else "",
+        _DISABLED if off else "",
     ]
     return "; ".join(filter(None, parts)) or "as the task"
 
 
 def _scheduled(settings: _Settings) -> str | None:
-    """The schedules of one VO of a task in words; None if it is disabled."""
-    if settings["enabled"] == "false":
-        return None
-    entries = [name.partition(".")[2] for name in settings if name.startswith("entries.")]
-    return settings["schedule"] or f"entries {', '.join(entries) or 'none'}"
+    """What runs for one VO of a task, in words; None: nothing."""
+    if (schedule := settings["schedule"]) is not None:
+        return None if settings["enabled"] == "false" else str(schedule)
+    entries = {name.partition(".")[2]: words for name, words in settings.items() if name.startswith("entries.")}
+    running = [name or "without a name" for name, words in entries.items() if not words.endswith(_DISABLED)]
+    return f"entries {', '.join(running)}" if running else None
 
 
 def _differences(

@@ -28,7 +28,9 @@ def configured(limit: int, vos: str = "lhcb, atlas") -> str:
         f"  {TRANSFER}:\n"
         f"    concurrency_limit: {limit}\n"
         "    vos:\n"
-        "      cms: {rate_limit: {limit: 3, window_seconds: 60}}\n"
+        "      atlas: {rate_limit: {limit: 3, window_seconds: 60}}\n"
+        f"limits: {{Job: {{default: {{concurrency_limit: {2 * limit}}}}}}}\n"
+        "vo_limits: {lhcb: {Job: {7: {rate_limit: {limit: 1, window_seconds: 9}}}}}\n"
     )
 
 
@@ -68,12 +70,13 @@ async def test_two_vos_are_configured_compared_shown_and_rolled_back(
         await wait_until(lambda: limit() == 5, description="the limit is in force", timeout=2)
 
         file.write_text(configured(6, vos="lhcb, atlas, cms"))
-        rows = [line.split() for line in acme("config", "diff", "mesh.yaml").stdout.splitlines()[-4:]]
+        rows = [line.split() for line in acme("config", "diff", "mesh.yaml").stdout.splitlines()[-5:]]
         assert rows == [
             ["of", "vo", "setting", "before", "after"],
             ["the", "mesh", "-", "vos", "lhcb,", "atlas", "lhcb,", "atlas,", "cms"],
             [REPORT, "cms", "schedule", "-", "every", "3600", "s"],
             [TRANSFER, "-", "concurrency_limit", "5", "6"],
+            ["job", "default", "-", "concurrency_limit", "10", "12"],
         ]
         assert limit() == 5
 
@@ -81,9 +84,12 @@ async def test_two_vos_are_configured_compared_shown_and_rolled_back(
         await wait_until(lambda: limit() == 6, description="the new limit is in force", timeout=2)
         limits = acme.json("config", "show")["limits"]
         assert [(each["kind"], each["vo"], each["limit"], each["path"]) for each in limits] == [
-            ("rate_limit", "cms", 3, f"tasks.{TRANSFER}.vos.cms"),
+            ("rate_limit", "atlas", 3, f"tasks.{TRANSFER}.vos.atlas"),
             ("concurrency_limit", None, 6, f"tasks.{TRANSFER}"),
+            ("concurrency_limit", None, 12, "limits.Job.default"),
+            ("rate_limit", "lhcb", 1, "vo_limits.lhcb.Job.7"),
         ]
+        assert [each["object"] for each in limits] == [None, None, ["job", "default"], ["job", "7"]]
 
         assert acme("config", "rollback").returncode == 0
         await wait_until(lambda: limit() == 5, description="the old limit is in force again", timeout=2)

@@ -56,6 +56,34 @@ async def test_what_show_prints_can_be_edited_and_set(with_server: CommandLine, 
     assert (await bucket.read())[0] == TEXT.replace("60", "90")
 
 
+async def test_what_does_not_fit_the_installed_tasks_is_refused_and_what_is_not_installed_is_a_warning(
+    with_server: CommandLine, bucket: ConfigurationBucket
+) -> None:
+    text = (
+        "tasks:\n"
+        "  lollygag:Gone: {concurrency_limit: 1}\n"
+        "  lollygag:SyncOwnersTask: {schedule: {interval: 60}}\n"
+        "  lollygag:OwnerCleanupTask: {entries: {x: {args: {why: mice}}}}\n"
+    )
+    for command in ("set", "diff"):
+        done = with_server("config", command, "-", typed=text)
+        assert (done.returncode, done.stdout) == (2, "")
+        lines = [each for each in done.stderr.splitlines() if not each.startswith("warning: lollygag:")]
+        begins = [
+            "warning: tasks.lollygag:Gone: no task of that name is installed here",
+            "error: <stdin>: tasks.lollygag:SyncOwnersTask.schedule: ",
+            "error: <stdin>: tasks.lollygag:OwnerCleanupTask.entries.x.args: ",
+        ]
+        assert [line.startswith(begin) for line, begin in zip(lines, begins, strict=True)] == [True] * 3, lines
+    assert await bucket.revisions() == []
+    await bucket.write(text)
+    await bucket.write("vos: []")
+    done = with_server("config", "rollback")
+    assert done.returncode == 2
+    assert "error: revision 1: tasks.lollygag:SyncOwnersTask.schedule: " in done.stderr
+    assert (await bucket.read())[1] == 2
+
+
 @pytest.mark.parametrize("command", ["set", "diff"])
 @pytest.mark.parametrize(
     ("text", "says"),

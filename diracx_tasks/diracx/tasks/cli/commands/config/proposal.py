@@ -14,6 +14,7 @@ import rich_click as click
 
 from diracx.tasks.cli.terminal.output import Prose, print_table, printable
 from diracx.tasks.plumbing.overrides.changes import Change, changes_between
+from diracx.tasks.plumbing.overrides.checks import problems
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
 from diracx.tasks.plumbing.overrides.follower import Revision, in_force
 from diracx.tasks.plumbing.overrides.overrides import parse
@@ -50,20 +51,27 @@ def read_text(file: TextIO) -> str:
 
 
 def checked(text: str, name: str, registry: TaskRegistry) -> Configuration:
-    """Return the configuration of a text, with a warning for each task that is not installed here.
+    """Return the configuration of a text that fits the installed tasks. Print a warning for what is not installed here.
 
     Args:
         name: The file or revision, for the error.
 
     Raises:
-        click.UsageError: The text is invalid.
+        click.UsageError: The text is invalid, or does not fit the tasks. Of several problems the last is raised, and
+            the others are printed.
     """
     try:
         configuration = parse(text)
     except ConfigurationError as error:
         raise click.UsageError(f"{name}: {error}") from None
-    for task in sorted(configuration.tasks.keys() - {task.name for task in registry}):
-        print(f"warning: tasks.{task}: no task of that name is installed here", file=sys.stderr)
+    found = problems(configuration, registry)
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if found.errors:
+        *others, last = found.errors
+        for each in others:
+            print(f"error: {name}: {each}", file=sys.stderr)
+        raise click.UsageError(f"{name}: {last}")
     return configuration
 
 

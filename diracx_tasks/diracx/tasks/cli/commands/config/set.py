@@ -37,8 +37,8 @@ def command(*, file: TextIO, as_json: bool, access: Access) -> None:
         vos:
           atlas: {enabled: false}
 
-    A schedule is one of cron, interval (seconds) and rrule. A file with an unknown key or a bad value is refused, and
-    the current configuration stays in force.
+    A schedule is one of cron, interval (seconds) and rrule. A file with an unknown key or a bad value, or that does not
+    fit an installed task, is refused, and the current configuration stays in force. {} removes all settings.
 
     Prints the settings that change, as `config diff` does, then the revision. A file with the text that is in force
     makes no new revision. --json: {"revision", "changes"}.
