@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
-import pytest
-
-from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
+from diracx.tasks.plumbing.overrides.follower import AUTHOR, ConfigurationBucket
 from support.command_line import CommandLine, OnTheServer
-from support.terminal import shown
+from support.terminal import on_terminal, shown
 
 TEXT = """\
 vos: [lhcb, atlas]
@@ -44,6 +43,25 @@ async def test_the_limits_follow_the_text_as_comments(with_server: CommandLine, 
     assert max(map(len, narrow[narrow.index("vos: [lhcb, atlas]") :])) <= 80
     wide = shown(with_server, "config", "show", columns=140).splitlines()
     assert wide[-len(notes) :] == notes
+
+
+async def test_limits_of_locked_objects_are_shown_with_type_key_and_parts(
+    with_server: CommandLine, bucket: ConfigurationBucket
+) -> None:
+    await bucket.write(
+        "limits: {Lollygag: {default: {concurrency_limit: 10}, 'CERN-DST': {Remove: {rate_limit: {limit: 3, "
+        "window_seconds: 0.5}}}}}\n"
+        "vo_limits: {lhcb: {Lollygag: {default: {concurrency_limit: 1, rate_limit: {limit: 2, window_seconds: 60}}}}}"
+    )
+    rows = [re.split(r"  +", line.removeprefix("# ")) for line in with_server("config", "show").stdout.splitlines()[4:]]
+    assert rows[1:] == [
+        ["lollygag CERN-DST Remove", "all VOs", "rate_limit", "3 in 0.5 s", "limits.Lollygag.CERN-DST.Remove"],
+        ["lollygag default", "all VOs", "concurrency_limit", "10", "limits.Lollygag.default"],
+        ["lollygag default", "lhcb", "rate_limit", "2 in 60 s", "vo_limits.lhcb.Lollygag.default"],
+        ["lollygag default", "lhcb", "concurrency_limit", "1", "vo_limits.lhcb.Lollygag.default"],
+    ]
+    summary = with_server("config", "history").stdout.splitlines()[1]
+    assert "lollygag default rate_limit of lhcb: - -> 2 in 60 s; and 1 more" in summary
 
 
 async def test_the_json_has_the_limits_beside_revision_and_text(
@@ -103,16 +121,19 @@ async def test_a_text_that_was_written_past_the_check_is_shown_with_its_fault(
     assert "revision 3 has no text: it was removed by hand" in done.stderr
 
 
-@pytest.mark.parametrize("columns", [80, None])
-async def test_a_key_of_the_file_can_neither_break_a_comment_nor_control_a_terminal(
-    with_server: CommandLine, bucket: ConfigurationBucket, columns: int | None
+async def test_neither_a_text_nor_an_author_controls_a_terminal(
+    with_server: CommandLine, bucket: ConfigurationBucket, on_the_server: OnTheServer
 ) -> None:
-    written = 'tasks: {"a:B\\nc: \\e[31m": {concurrency_limit: 5}}'
-    await bucket.write(written)
-    text = with_server("config", "show").stdout if columns is None else shown(with_server, "config", "show")
-    assert "\x1b" not in text
-    lines = text.splitlines()
-    assert all(line.startswith("#") for line in lines[lines.index(written) + 1 :])
+    await bucket.write("vos: [lhcb]")
+    subject = f"$KV.{on_the_server.names.config_bucket}.configuration"
+    await on_the_server.connection.request(subject, b"# \x1b[31m", headers={AUTHOR: "\x1b[2J"})
+    for command in ("show", "history", "rollback 2"):
+        with on_terminal(with_server, "config", *command.split(), NO_COLOR="1", TERM="dumb") as terminal:
+            terminal.read_to_the_end()
+            assert "\x1b[31m" not in terminal.written
+            assert "\x1b[2J" not in terminal.written
+        if command != "rollback 2":
+            assert "\\x1b[2J" in terminal.text
 
 
 async def test_a_pipe_reads_back_exactly_the_text(with_server: CommandLine, bucket: ConfigurationBucket) -> None:

@@ -85,12 +85,13 @@ def _notes(revision: Revision, revisions: Sequence[Revision], limits: Sequence[S
     latest = in_force(revisions)
     state = "in force" if latest is not None and latest[0].number == revision.number else "not in force"
     yield NOTES
-    yield f"# revision {revision.number}, {state}, written {_line(origin(revision))}"
+    yield f"# revision {revision.number}, {state}, written {origin(revision)}"
     if not limits:
         yield "# it is not valid" if limits is None else "# it sets no limits"
         return
     heads = ["limit on", "vo", "kind", "limit", "set at"]
-    cells = [list(map(_line, _cells(limit))) for limit in limits]
+    # The keys of a valid text are printable, so each limit is one line.
+    cells = [_cells(limit) for limit in limits]
     lines = aligned([heads, *cells])
     # A pipe has no width.
     if sys.stdout.isatty() and max(map(len, lines)) + 2 > shutil.get_terminal_size().columns:
@@ -102,8 +103,3 @@ def _cells(limit: SetLimit) -> list[str]:
     value = limit.limit if limit.window_seconds is None else RateLimit(limit.limit, limit.window_seconds)
     on = limit.task or object_in_words(limit.object)
     return [on, limit.vo or "all VOs", limit.kind, limit_in_words(value), limit.path]
-
-
-def _line(text: str) -> str:
-    """One line, whatever stands in a key."""
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
