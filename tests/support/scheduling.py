@@ -53,6 +53,28 @@ class Report(PeriodicVoAwareBaseTask):
 
 
 @dataclasses.dataclass
+class SubmitPilots(PeriodicVoAwareBaseTask):
+    vo: str
+    ce_regex: str = ".*"
+    count: int = 1
+
+    size = Size.SMALL
+    default_schedule: ClassVar[TaskScheduleBase] = IntervalSeconds(3600)
+
+    async def execute(self) -> None:
+        """Nothing."""
+
+
+class OffByDefault(PeriodicBaseTask):
+    size = Size.SMALL
+    default_schedule: ClassVar[TaskScheduleBase] = IntervalSeconds(1)
+    _enabled = False
+
+    async def execute(self) -> None:
+        """Nothing."""
+
+
+@dataclasses.dataclass
 class Delayed(BaseTask):
     number: int
 
@@ -122,9 +144,9 @@ class SchedulingMesh(TaskMesh):
             async with asyncio.timeout(20):
                 await running
 
-    async def schedule_state(self, task: str, vo: str = "") -> ScheduleState | None:
+    async def schedule_state(self, task: str, vo: str = "", entry: str = "") -> ScheduleState | None:
         """What the schedulers have stored for `test:<task>`; None if nothing."""
-        key = ScheduleKey(f"test:{task}", vo)
+        key = ScheduleKey(f"test:{task}", vo, entry)
         stored = (await self.store.read([key])).get(key)
         return None if stored is None else stored.state
 

@@ -127,9 +127,11 @@ def test_tasks_lists_the_installed_tasks_as_one_document(extension: CommandLine)
         "retry_policy": "exponential backoff, base 5 s, 3 retries",
         "dlq_eligible": True,
         "distribution": "lollygag_tasks",
+        "enabled_by_default": None,
     }
     assert tasks["lollygag:OwnerCleanupTask"]["periodic"] is True
     assert tasks["lollygag:OwnerCleanupTask"]["schedule"] == "every 3600 s"
+    assert tasks["lollygag:OwnerCleanupTask"]["enabled_by_default"] is True
     assert "lollygag:Gone" not in tasks
 
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
+from diracx.tasks.plumbing.base_task import PeriodicBaseTask
 from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
-from diracx.tasks.plumbing.overrides.configuration import Configuration
+from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override
 from diracx.tasks.plumbing.overrides.overrides import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.reconciler import StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
-from support.scheduling import Hourly, Report
+from support.scheduling import Hourly, Report, SubmitPilots
 
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-def state(task: str, vo: str = "", *, enabled: bool = True, ended: bool = False, held: bool = True) -> StoredState:
+def state(
+    task: str, vo: str = "", *, entry: str = "", enabled: bool = True, ended: bool = False, held: bool = True
+) -> StoredState:
     pending = (NOON, NOON + HOUR) if held else (NOON,)
     words = "every 3600 s"
     stored = ScheduleState(task=task, vo=vo, schedule=words, enabled=enabled, after=NOON, pending=pending, ended=ended)
-    return StoredState(stored, 1)
+    return StoredState(msgspec.structs.replace(stored, entry=entry or msgspec.UNSET), 1)
 
 
 def listed(
@@ -30,9 +34,10 @@ def listed(
     vos: tuple[str, ...] = (),
     configuration: Configuration | None = None,
     unreadable: bool = False,
+    tasks: tuple[type[PeriodicBaseTask], ...] = (Hourly, Report),
 ) -> list[ListedSchedule]:
     registry = TaskRegistry()
-    for task_class in (Hourly, Report):
+    for task_class in tasks:
         registry.add(f"test:{task_class.__name__}", task_class)
     by_key = {stored.state.key: stored for stored in states}
 
@@ -53,6 +58,8 @@ def test_a_schedule_is_listed_with_its_last_and_next_occurrence() -> None:
         last=NOON,
         next=NOON + HOUR,
         why_not=None,
+        entry=None,
+        args={},
     )
 
 
@@ -63,6 +70,18 @@ def test_vos_in_force_and_vos_that_are_still_scheduled_are_listed_in_order() -> 
         ("test:Report", "atlas"),
         ("test:Report", "lhcb"),
         ("test:Report", "old"),
+    ]
+
+
+def test_entries_are_listed_with_their_arguments_and_a_removed_one_until_it_is_ended() -> None:
+    entries = {"B": Entry(args={"count": 2}), "A": Entry(enabled=False, path="tasks.X.entries.A")}
+    configuration = Configuration(tasks={"test:SubmitPilots": Override(entries=entries)})
+    gone = state("test:SubmitPilots", "lhcb", entry="Gone")
+    rows = listed(gone, vos=("lhcb",), configuration=configuration, tasks=(SubmitPilots,))
+    assert [(row.vo, row.entry, row.args, row.enabled, row.why_not) for row in rows] == [
+        ("lhcb", "A", {}, False, "disabled by the configuration: tasks.X.entries.A"),
+        ("lhcb", "B", {"count": 2}, True, "no scheduler has taken it up yet"),
+        ("lhcb", "Gone", {}, False, None),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from dataclasses import field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from diracx.tasks.plumbing.locks import BaseLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.registry.definition import check_definition
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
-from diracx.tasks.plumbing.schedules import IntervalSeconds
+from diracx.tasks.plumbing.schedules import IntervalSeconds, TaskScheduleBase
 
 
 class Good(BaseTask):
@@ -59,27 +60,45 @@ class NoSchedule(PeriodicBaseTask):
     async def execute(self) -> None: ...
 
 
-class Model(PeriodicVoAwareBaseTask, BaseModel):
-    vo: str
-    default_schedule: ClassVar = IntervalSeconds(3600)
-
-    async def execute(self) -> None: ...
+class FromNow(TaskScheduleBase):
+    def next_occurrence(self) -> datetime:  # type: ignore[override]
+        return datetime.now(UTC) + timedelta(hours=1)
 
 
-@pydantic.dataclasses.dataclass
-class CheckedPerVo(PeriodicVoAwareBaseTask):
-    vo: str
-    default_schedule = IntervalSeconds(3600)
+class NeedsZone(TaskScheduleBase):
+    def next_occurrence(self, after: datetime, zone: str) -> datetime:  # type: ignore[override]
+        return after
 
-    async def execute(self) -> None: ...
+
+class Async(TaskScheduleBase):
+    async def next_occurrence(self) -> datetime:  # type: ignore[override]
+        return datetime.now(UTC)
+
+
+class NoText(FromNow):
+    def __str__(self) -> str:
+        raise ZeroDivisionError("no text")
 
 
 def variant(**attributes: Any) -> type[BaseTask]:
     return type("Variant", (Good,), attributes)
 
 
+def periodic(**attributes: Any) -> type[BaseTask]:
+    return type("Variant", (Hourly,), attributes)
+
+
 @pytest.mark.parametrize(
-    "task_class", [Good, WithLocks, Hourly, PerVo, Model, CheckedPerVo, variant(timeout_seconds=0.5)]
+    "task_class",
+    [
+        Good,
+        WithLocks,
+        Hourly,
+        PerVo,
+        variant(timeout_seconds=0.5),
+        periodic(_enabled=False),
+        periodic(default_schedule=FromNow()),
+    ],
 )
 def test_a_class_that_can_work_is_accepted(task_class: type[BaseTask]) -> None:
     check_definition(task_class)
@@ -101,6 +120,16 @@ def test_a_class_that_can_work_is_accepted(task_class: type[BaseTask]) -> None:
         (variant(timeout_seconds=0), "Variant: timeout_seconds is 0; make it more than 0"),
         (variant(timeout_seconds=float("nan")), "Variant: timeout_seconds is nan; make it more than 0"),
         (NoSchedule, "NoSchedule: default_schedule is None; make it an instance of a schedule"),
+        (periodic(_enabled=0), "Variant: _enabled is 0; make it True, or False if only the configuration may switch"),
+        (
+            periodic(default_schedule=NeedsZone()),
+            "NeedsZone.next_occurrence takes (after, zone); write `def next_occurrence(self, after=None)`, or",
+        ),
+        (periodic(default_schedule=Async()), "Variant: Async.next_occurrence is async; write `def next_occurrence("),
+        (
+            periodic(default_schedule=NoText()),
+            "Variant: the text of its default_schedule raises ZeroDivisionError: no text; mend its __str__",
+        ),
         (VoWithoutField, "VoWithoutField runs once per VO: give it the field `vo: str`"),
     ],
 )

@@ -1,201 +1,17 @@
-"""Two schedulers that both believe they lead, in thousands of interleavings, with a simulated server and clocks.
-
-A scheduler is a coroutine that stops at each call of the store, where a driver resumes it, fails it or kills it.
-Nothing waits, and only the seed is random, so an interleaving that fails can be repeated.
-"""
+"""Two schedulers that both believe they lead, in thousands of interleavings: see `support.interleaving`."""
 
 from __future__ import annotations
 
-import random
-import types
-from collections import Counter
-from collections.abc import Coroutine, Generator, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+import asyncio
+import itertools
+from datetime import datetime, timedelta
 
 import pytest
 
-from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError
-from diracx.tasks.plumbing.locks import RevisionConflictError
-from diracx.tasks.plumbing.scheduler.instances import Instance
-from diracx.tasks.plumbing.scheduler.planning import Rule
-from diracx.tasks.plumbing.scheduler.reconciler import Change, ScheduleReconciler, StoredState
+from diracx.tasks.plumbing.scheduler.reconciler import REMOVAL_AGE
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
-from diracx.tasks.plumbing.schedules import IntervalSeconds
-
-START = datetime(2026, 12, 1, 12, 0, 0, 500_000, tzinfo=UTC)
-HORIZON = timedelta(seconds=30)
-LONGEST_ABSENCE = timedelta(seconds=12)
-"""The takeover: after it, one scheduler completes its rounds undisturbed."""
-
-
-def instance(name: str, seconds: float, *, enabled: bool = True) -> Instance:
-    return Instance(ScheduleKey(name), Rule(IntervalSeconds(seconds), enabled), Priority.NORMAL, Size.SMALL, b"{}")
-
-
-@types.coroutine
-def stopped() -> Generator[None, None, None]:
-    """A point where the driver decides how the scheduler continues."""
-    yield
-
-
-class Server:
-    """Stores states and schedules as JetStream does, and publishes due occurrences by its own clock."""
-
-    def __init__(self) -> None:
-        self.clock = START
-        self.states: dict[ScheduleKey, StoredState] = {}
-        self.schedules: dict[tuple[ScheduleKey, datetime], int] = {}
-        self.happened: Counter[tuple[ScheduleKey, datetime]] = Counter()
-        self._sequence = 0
-
-    def pass_time(self, seconds: float) -> None:
-        self.clock += timedelta(seconds=seconds)
-        for key, due in [each for each in self.schedules if each[1] <= self.clock]:
-            del self.schedules[key, due]
-            self.happened[key, due] += 1
-
-    async def read(self, keys: Sequence[ScheduleKey]) -> dict[ScheduleKey, StoredState]:
-        await stopped()
-        found = {key: self.states[key] for key in keys if key in self.states}
-        await stopped()
-        return found
-
-    async def read_all(self) -> dict[ScheduleKey, StoredState]:
-        return await self.read(list(self.states))
-
-    def unreadable(self, key: ScheduleKey) -> bool:
-        return False
-
-    async def write(self, changes: Sequence[Change]) -> list[int]:
-        await stopped()
-        revisions = self._store(changes)
-        await stopped()
-        return revisions
-
-    def _store(self, changes: Sequence[Change]) -> list[int]:
-        for change in changes:
-            stored = self.states.get(change.instance.key)
-            if change.revision != (0 if stored is None else stored.revision):
-                raise RevisionConflictError(str(change.instance.key))
-        revisions = []
-        for change in changes:
-            self._sequence += 1
-            revisions.append(self._sequence)
-            self.states[change.instance.key] = StoredState(change.plan.state, self._sequence)
-            for occurrence in change.occurrences:
-                self._sequence += 1
-                self.schedules[change.instance.key, occurrence.due] = self._sequence
-        self.pass_time(0)
-        return revisions
-
-    async def withdraw(self, key: ScheduleKey, dues: Sequence[datetime], before: int) -> None:
-        for due in dues:
-            await stopped()
-            if self.schedules.get((key, due), before) < before:
-                del self.schedules[key, due]
-        await stopped()
-
-
-class Scheduler:
-    """One scheduler with a clock that is off, and its unfinished round."""
-
-    def __init__(self, server: Server, name: str) -> None:
-        self._server = server
-        self.name = name
-        self.offset = timedelta(0)
-        self.instances: list[Instance] = []
-        self.start()
-
-    def start(self) -> None:
-        """Start as a new process."""
-        self._reconciler = ScheduleReconciler(
-            self._server, HORIZON, self.name, lambda: self._server.clock + self.offset
-        )
-        self._loaded = False
-        self._round: Coroutine[Any, Any, Any] | None = None
-
-    def kill(self) -> None:
-        if self._round is not None:
-            self._round.close()
-        self.start()
-
-    async def _one_round(self) -> None:
-        if not self._loaded:
-            await self._reconciler.load()
-            self._loaded = True
-        await self._reconciler.advance(self._reconciler.due(self.instances))
-
-    def step(self, error: Exception | None = None) -> bool:
-        """Continue to the next call of the store; True at the end of a round, however it ended."""
-        if self._round is None:
-            self._round = self._one_round()
-            error = None
-        try:
-            self._round.send(None) if error is None else self._round.throw(error)
-        except (StopIteration, RevisionConflictError, ServerUnavailableError):
-            self._round = None
-            return True
-        return False
-
-    def get_through(self) -> None:
-        """Run whole rounds until everything is supplied."""
-        for _ in range(3):
-            while not self.step():
-                pass
-
-
-class Interleaving:
-    """One run of two schedulers by one seed."""
-
-    def __init__(self, seed: int, intervals: Sequence[float]) -> None:
-        self.random = random.Random(seed)
-        self.server = Server()
-        self.both = [Scheduler(self.server, "one"), Scheduler(self.server, "two")]
-        self.instances = [instance(f"c:T{number}", seconds) for number, seconds in enumerate(intervals)]
-        self.configure(self.instances)
-        self.both[0].get_through()
-        self.supplied_at = self.server.clock
-
-    def configure(self, instances: list[Instance]) -> None:
-        for scheduler in self.both:
-            scheduler.instances = instances
-
-    def run(self, steps: int) -> None:
-        for _ in range(steps):
-            self.act()
-            if self.server.clock - self.supplied_at > LONGEST_ABSENCE:
-                self.random.choice(self.both).get_through()
-                self.supplied_at = self.server.clock
-
-    def act(self) -> None:
-        scheduler = self.random.choice(self.both)
-        chance = self.random.random()
-        if chance < 0.70:
-            scheduler.step()
-        elif chance < 0.78:
-            scheduler.step(ServerUnavailableError("no answer"))
-        elif chance < 0.83:
-            scheduler.kill()
-        elif chance < 0.88:
-            scheduler.offset = timedelta(seconds=self.random.uniform(-2.5, 2.5))
-        else:
-            self.server.pass_time(self.random.choice([0.1, 1, 4]))
-
-    def doubled(self) -> list[tuple[ScheduleKey, datetime]]:
-        return [occurrence for occurrence, times in self.server.happened.items() if times > 1]
-
-    def missing(self) -> list[tuple[ScheduleKey, datetime]]:
-        """The occurrences since the beginning that should have happened and did not."""
-        lost = []
-        for each in self.instances:
-            due = each.rule.schedule.next_occurrence(START)
-            while due <= self.server.clock:
-                if not self.server.happened[each.key, due]:
-                    lost.append((each.key, due))
-                due = each.rule.schedule.next_occurrence(due)
-        return lost
+from diracx.tasks.plumbing.schedules import TaskScheduleBase
+from support.interleaving import START, Interleaving, Server, instance
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -271,3 +87,104 @@ def test_a_stale_scheduler_withdraws_nothing_that_was_published_after_it_stopped
     while not stale.step():
         pass
     assert run.server.schedules == held
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_changing_arguments_lose_and_double_nothing_in_any_interleaving(part: int) -> None:
+    for seed in range(part * 1_000, (part + 1) * 1_000):
+        run = Interleaving(seed, intervals=(3, 10))
+        for number in range(6):
+            run.run(steps=20)
+            run.configure([instance("c:T0", 3, arguments=b"[%d]" % number), run.instances[1]])
+        assert not run.doubled(), f"seed {seed}"
+        assert not run.missing(), f"seed {seed}"
+        for scheduler in run.both:
+            scheduler.offset = timedelta(0)
+            scheduler.kill()
+            scheduler.get_through()
+        held = {run.server.bodies[each] for each in run.server.schedules if each[0].task == "c:T0"}
+        assert held == {b"[5]"}, f"seed {seed}"
+
+
+def test_an_entry_that_comes_and_goes_doubles_nothing_and_leaves_nothing_in_any_interleaving() -> None:
+    for seed in range(1_000):
+        run = Interleaving(seed, intervals=(10,))
+        for _ in range(6):
+            run.run(steps=20)
+            there = run.random.random() < 0.5
+            entry = instance("c:T0", 3, entry="A", enabled=there, removed=not there)
+            run.configure([run.instances[0], entry])
+            if run.random.random() < 0.3:
+                run.server.pass_time(REMOVAL_AGE.total_seconds())
+        assert not run.doubled(), f"seed {seed}"
+        run.configure([run.instances[0], instance("c:T0", 3, entry="A", enabled=False, removed=True)])
+        for scheduler in run.both:
+            scheduler.offset = timedelta(0)
+        for _ in range(2):
+            for scheduler in run.both:
+                scheduler.kill()
+                scheduler.get_through()
+            run.server.pass_time(REMOVAL_AGE.total_seconds() + 5)
+        assert {key.entry for key in run.server.states} == {""}, f"seed {seed}"
+        assert {key.entry for key, _ in run.server.schedules} <= {""}, f"seed {seed}"
+
+
+class FromNow(TaskScheduleBase):
+    """As in DiracX: some seconds from now, by the clock of the machine."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def next_occurrence(self) -> datetime:  # type: ignore[override]
+        # The clocks of the schedulers are up to 2.5 s off.
+        return self._server.clock + timedelta(seconds=7)
+
+
+def test_a_schedule_that_answers_from_now_is_asked_once_for_each_occurrence_in_any_interleaving() -> None:
+    for seed in range(1_000):
+        run = Interleaving(seed, intervals=(10,))
+        run.configure([run.instances[0], instance("c:FromNow", 0, schedule=FromNow(run.server))])
+        run.run(steps=150)
+        assert not run.doubled(), f"seed {seed}"
+        dues = sorted(due for key, due in run.server.happened if key.task == "c:FromNow")
+        # Two: a scheduler whose clock is fast asks before the known occurrence has fallen due on the server.
+        assert len([due for key, due in run.server.schedules if key.task == "c:FromNow"]) <= 2, f"seed {seed}"
+        assert all(later - due > timedelta(seconds=4) for due, later in itertools.pairwise(dues)), f"seed {seed}"
+
+
+class Fails(TaskScheduleBase):
+    error: BaseException | None = None
+
+    def next_occurrence(self) -> datetime:  # type: ignore[override]
+        if self.error is not None:
+            raise self.error
+        return START + timedelta(days=1)
+
+
+@pytest.mark.parametrize("error", [OSError("no file"), SystemExit(3), asyncio.CancelledError(), StopIteration()])
+def test_a_schedule_that_answers_from_now_is_asked_again_a_minute_after_an_error(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Interleaving(0, intervals=(10,))
+    one, schedule = run.both[0], Fails()
+    run.configure([instance("c:Fails", 0, schedule=schedule), run.instances[0]])
+    schedule.error = error
+    for _ in range(3):
+        one.get_through()
+        run.server.pass_time(30)
+    assert not run.missing()
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert told == "c:Fails is not scheduled for now; its schedule is asked again every 60 s: Fails()"
+    schedule.error = None
+    run.server.pass_time(60)
+    one.get_through()
+    assert ScheduleKey("c:Fails") in run.server.states
+
+
+def test_an_interrupt_by_the_keyboard_is_no_error_of_the_schedule() -> None:
+    run = Interleaving(0, intervals=())
+    schedule = Fails()
+    schedule.error = KeyboardInterrupt()
+    run.configure([instance("c:Fails", 0, schedule=schedule)])
+    with pytest.raises(KeyboardInterrupt):
+        run.both[0].get_through()

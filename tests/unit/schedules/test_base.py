@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.exceptions import ScheduleEndedError
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule, TaskScheduleBase
+from diracx.tasks.plumbing.schedules.base import answers_from_now
 from support.occurrences import (
     moments,
     near_turns,
@@ -111,3 +112,34 @@ def test_a_schedule_ends_with_the_calendar() -> None:
     for schedule in (IntervalSeconds(60), CronSchedule("@daily"), RRuleSchedule("FREQ=DAILY")):
         with pytest.raises(ScheduleEndedError):
             schedule.next_occurrence(datetime.max.replace(tzinfo=UTC))
+
+
+class Every(TaskScheduleBase):
+    """As DiracX has them: without a text of its own."""
+
+    def __init__(self, hours: int) -> None:
+        self.hours = hours
+        self.zone = object()
+        self._cache = datetime.now(UTC)
+
+    def next_occurrence(self) -> datetime:  # type: ignore[override]
+        return datetime.now(UTC) + timedelta(hours=self.hours)
+
+
+@dataclasses.dataclass(frozen=True)
+class Daily(TaskScheduleBase):
+    hour: int
+
+    def next_occurrence(self, after: datetime | None = None) -> datetime:
+        raise NotImplementedError
+
+
+def test_the_text_of_a_schedule_of_an_author_is_the_same_in_each_process() -> None:
+    assert str(Every(2)) == str(Every(2)) == "Every(hours=2, zone=<object object>)"
+    assert str(Daily(6)) == "Daily(hour=6)"
+
+
+def test_a_schedule_answers_from_now_if_it_takes_no_time() -> None:
+    assert answers_from_now(Every(2))
+    assert not answers_from_now(Daily(6))
+    assert not answers_from_now(IntervalSeconds(60))

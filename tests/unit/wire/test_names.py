@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.wire.names import Namespace, escape, lock_key, split_task_name
+from diracx.tasks.plumbing.wire.names import Namespace, escape, escape_entry, lock_key, split_task_name
 
 # Lone surrogates included: a name may come from an undecodable file name.
 texts = st.text(st.characters(), max_size=40)
@@ -184,3 +184,19 @@ def test_a_key_takes_parts_of_any_type() -> None:
 )
 def test_a_task_name_splits_at_its_last_colon(name: str, split: tuple[str, str]) -> None:
     assert split_task_name(name) == split
+
+
+def test_the_subjects_of_an_entry_differ_from_those_of_any_vo() -> None:
+    names = Namespace()
+    assert names.state_subject("acme:SubmitPilots", "lhcb") == "diracx.state.acme.SubmitPilots.lhcb"
+    assert names.state_subject("acme:SubmitPilots", "lhcb", "C.ERN") == "diracx.state.acme.SubmitPilots.lhcb.+C=2EERN"
+    assert names.state_subject("acme:Cleanup", None, "A") == "diracx.state.acme.Cleanup.+A"
+    assert names.periodic_subject("acme:Cleanup", None, "1", "A") == "diracx.periodic.acme.Cleanup.+A.1"
+    assert not names.is_replay(names.state_subject("replay:1", None, "2"))
+
+
+@settings(deadline=None)
+@given(texts, texts)
+@example("+A", "A")
+def test_no_vo_has_the_token_of_an_entry(vo: str, entry: str) -> None:
+    assert escape(vo) != escape_entry(entry)

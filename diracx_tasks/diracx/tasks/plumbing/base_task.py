@@ -158,6 +158,9 @@ class PeriodicBaseTask(BaseTask):
     default_schedule: ClassVar[TaskScheduleBase]
     """The schedule, an instance. The configuration of the mesh may override it."""
 
+    _enabled: ClassVar[bool] = True
+    """False: it is off by default, and runs only where the configuration of the mesh says `enabled: true`."""
+
     @property
     def execution_locks(self) -> list[BaseLock]:
         """A mutex on the class: an occurrence waits for the previous one. An override should include it."""

@@ -200,6 +200,8 @@ async def test_schedules_are_listed_with_the_next_occurrence_or_the_reason_for_n
         "last": None,
         "next": None,
         "why_not": "disabled by the configuration",
+        "entry": None,
+        "args": {},
     }
     assert [first["vo"], second["vo"]] == ["lhcb", "my vo.org"]
     assert first["schedule"] == "cron 0 6 * * * (UTC)"

@@ -37,7 +37,7 @@ def command(*, as_json: bool) -> None:
                 task["name"],
                 task["priority"],
                 task["size"],
-                task["schedule"],
+                f"{task['schedule']} (off by default)" if task["enabled_by_default"] is False else task["schedule"],
                 task["retry_policy"],
                 "yes" if task["dlq_eligible"] else "no",
                 task["distribution"],
@@ -68,6 +68,7 @@ def _describe(task: RegisteredTask) -> dict[str, Any]:
         "retry_policy": _text(kind.retry_policy),
         "dlq_eligible": kind.dlq_eligible,
         "distribution": task.distribution,
+        "enabled_by_default": kind._enabled if issubclass(kind, PeriodicBaseTask) else None,
     }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of
+from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of, removed_instances
 from diracx.tasks.plumbing.scheduler.reconciler import StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
 
@@ -28,6 +29,10 @@ class ListedSchedule(msgspec.Struct, frozen=True, kw_only=True):
     """The next occurrence that the server holds; None if it holds none."""
     why_not: str | None
     """Why there is no next occurrence; None if there is one."""
+    entry: str | None
+    """The name of the entry; None if it has none, or if there are no entries."""
+    args: dict[str, Any]
+    """The arguments of the entry; empty if it has none."""
 
 
 def list_schedules(
@@ -38,7 +43,9 @@ def list_schedules(
     unreadable: Callable[[ScheduleKey], bool],
     now: datetime,
 ) -> list[ListedSchedule]:
-    """The schedules of the installed tasks, sorted by task and VO.
+    """The schedules of the installed tasks, sorted by task, VO and entry.
+
+    An entry that the configuration has no more is listed until a scheduler has ended its schedule.
 
     Args:
         registry: The installed tasks.
@@ -50,6 +57,9 @@ def list_schedules(
     """
     scheduled = (key.vo for key, stored in states.items() if key.vo and stored.state.enabled)
     instances = instances_of(registry, configuration, {*vos, *scheduled})
+    enabled = (key for key, stored in states.items() if stored.state.enabled)
+    for removed in removed_instances(registry, enabled, instances, vos_known=True):
+        instances[removed.key] = removed
     return [_listed(instances[key], states.get(key), unreadable(key), now) for key in sorted(instances)]
 
 
@@ -59,11 +69,13 @@ def _listed(instance: Instance, stored: StoredState | None, unreadable: bool, no
     return ListedSchedule(
         task=instance.key.task,
         vo=instance.key.vo or None,
-        schedule=instance.description,
+        schedule=instance.rule.words,
         enabled=instance.rule.enabled,
         last=None if state is None else state.latest_before(now),
         next=following,
         why_not=None if following is not None else _why_not(instance, state, unreadable),
+        entry=instance.key.entry or None,
+        args=instance.arguments,
     )
 
 

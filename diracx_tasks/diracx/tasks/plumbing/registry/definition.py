@@ -11,6 +11,7 @@ from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.schedules import TaskScheduleBase
+from diracx.tasks.plumbing.schedules.base import answers_from_now
 
 _ATTRIBUTES: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     ("priority", Priority, "a member of Priority, e.g. Priority.NORMAL"),
@@ -21,6 +22,7 @@ _ATTRIBUTES: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
 )
 _PERIODIC_ATTRIBUTES = (
     ("default_schedule", TaskScheduleBase, "an instance of a schedule, e.g. IntervalSeconds(3600)"),
+    ("_enabled", bool, "True, or False if only the configuration may switch the task on"),
 )
 
 
@@ -41,6 +43,8 @@ def check_definition(task_class: Any) -> None:
         value = getattr(task_class, attribute, None)
         if not isinstance(value, expected):
             raise TaskDefinitionError(f"{where}: {attribute} is {value!r}; make it {fix}")
+    if issubclass(task_class, PeriodicBaseTask):
+        _check_schedule(task_class.default_schedule, where)
     if abstract := getattr(task_class, "__abstractmethods__", None):
         raise TaskDefinitionError(f"{where} has no {', '.join(sorted(abstract))}(); write `async def execute(self)`")
     if not inspect.iscoroutinefunction(task_class.execute):
@@ -53,22 +57,13 @@ def check_definition(task_class: Any) -> None:
         raise TaskDefinitionError(f"{where} runs once per VO: {fix}")
 
 
-def _fields(task_class: Any) -> set[str]:
-    """The names of the fields of a dataclass, or of a pydantic model."""
-    if dataclasses.is_dataclass(task_class):
-        return {field.name for field in dataclasses.fields(task_class)}
-    return set(getattr(task_class, "__pydantic_fields__", {}))
-
-
-def _refuse_shadowing(task_class: type, where: str) -> None:
-    """Refuse fields that hide what the base classes define, e.g. `schedule`, which could not be called then."""
-    bases = (BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask)
-    attributes = {name for base in bases for name in base.__annotations__} - {"vo"}
-    methods = {name for base in bases for name in vars(base)} - attributes
-    for name in sorted(_fields(task_class) & (attributes | methods)):
-        if name in methods:
-            raise TaskDefinitionError(f"{where}: tasks have {name} already; give the field another name")
+def _check_schedule(schedule: TaskScheduleBase, where: str) -> None:
+    try:
+        answers_from_now(schedule)
+        str(schedule)
+    except TaskDefinitionError as error:
+        raise TaskDefinitionError(f"{where}: {error}") from None
+    except Exception as error:  # an author's own schedule may raise anything
         raise TaskDefinitionError(
-            f"{where}: {name} is an attribute of the class, not a field; write `{name} = ...` without an annotation, "
-            f"or `{name}: ClassVar = ...` in a pydantic model"
-        )
+            f"{where}: the text of its default_schedule raises {type(error).__name__}: {error}; mend its __str__"
+        ) from error

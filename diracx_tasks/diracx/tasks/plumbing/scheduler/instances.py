@@ -1,19 +1,24 @@
-"""The schedules of a mesh: one for each periodic task, and one for each VO of a VO-aware periodic task."""
+"""The schedules of a mesh: one for each periodic task, for each VO of a VO-aware one, and for each entry of either."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
-from diracx.tasks.plumbing.overrides.configuration import Configuration
-from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
+from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override
+from diracx.tasks.plumbing.registry import RegisteredTask
 from diracx.tasks.plumbing.scheduler.planning import Rule
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
+
+OFF_BY_DEFAULT: Final = "off by default: `_enabled = False` in the code; the configuration may switch it on"
+
+_NO_ENTRY: Final = Entry()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +33,18 @@ class Instance:
     """The fields of the task as JSON; empty if the task cannot be created."""
     disabled_reason: str | None = None
     """Why the schedule is disabled; None if it is enabled."""
-    description: str = field(init=False)
-    """The schedule in words, e.g. `every 3600 s`."""
+    removed: bool = False
+    """Whether neither the code nor the configuration has it any more, so that nothing of it has to stay."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "description", str(self.rule.schedule))
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of its entry."""
+        found: dict[str, Any] = msgspec.json.decode(self.rule.arguments or b"{}")
+        return found
 
 
 def instances_of(
-    registry: TaskRegistry, configuration: Configuration, vos: Iterable[str]
+    registry: Iterable[RegisteredTask], configuration: Configuration, vos: Iterable[str]
 ) -> dict[ScheduleKey, Instance]:
     """Every schedule of the installed tasks for these VOs, the disabled ones included."""
     names = sorted(set(vos))
@@ -46,36 +54,82 @@ def instances_of(
         if not issubclass(task_class, PeriodicBaseTask):
             continue
         for vo in names if issubclass(task_class, PeriodicVoAwareBaseTask) else [""]:
-            key = ScheduleKey(task.name, vo)
-            found[key] = _instance(task, task_class, key, configuration)
+            override = configuration.override(task.name, vo or None)
+            entries = {"": _NO_ENTRY} if override.entries is None else override.entries
+            for name, entry in entries.items():
+                key = ScheduleKey(task.name, vo, name)
+                found[key] = _instance(task, task_class, key, override, entry)
     return found
 
 
-def instance_of_removed_vo(registry: TaskRegistry, key: ScheduleKey) -> Instance | None:
-    """A disabled instance that ends the schedule of a VO that was removed.
+def removed_instances(
+    registry: Iterable[RegisteredTask],
+    known: Iterable[ScheduleKey],
+    wanted: Mapping[ScheduleKey, Instance],
+    *,
+    vos_known: bool,
+) -> list[Instance]:
+    """Disabled instances that end known schedules whose VO or entry was removed.
 
-    Returns:
-        None if the task is not VO-aware, or is not installed here. It may be installed where another scheduler runs, so
-        its schedule is left alone.
+    The schedules of a task that is not installed here are left alone: it may be installed where another scheduler
+    runs. So are those of a VO-aware task that name no VO, and the reverse: another version runs there.
+
+    Args:
+        vos_known: Whether the VOs are known. If not, no schedule of a VO has been removed.
     """
+    vo_aware: dict[str, type[PeriodicBaseTask]] = {}
+    plain: dict[str, type[PeriodicBaseTask]] = {}
     for task in registry:
-        task_class = task.task_class
-        if task.name == key.task and key.vo and issubclass(task_class, PeriodicVoAwareBaseTask):
-            rule = Rule(task_class.default_schedule, enabled=False)
-            return Instance(key, rule, task_class.priority, task_class.size, b"", "the VO was removed")
-    return None
+        if issubclass(task.task_class, PeriodicBaseTask):
+            group = vo_aware if issubclass(task.task_class, PeriodicVoAwareBaseTask) else plain
+            group[task.name] = task.task_class
+    vos = {(key.task, key.vo) for key in wanted}
+    found = []
+    for key in known:
+        task_class = (vo_aware if key.vo else plain).get(key.task)
+        if key in wanted or task_class is None or (key.vo and not vos_known):
+            continue
+        reason = "its entry was removed" if not key.vo or (key.task, key.vo) in vos else "the VO was removed"
+        rule = Rule(task_class.default_schedule, enabled=False)
+        found.append(Instance(key, rule, task_class.priority, task_class.size, b"", reason, removed=True))
+    return found
 
 
 def _instance(
-    task: RegisteredTask, task_class: type[PeriodicBaseTask], key: ScheduleKey, configuration: Configuration
+    task: RegisteredTask, task_class: type[PeriodicBaseTask], key: ScheduleKey, override: Override, entry: Entry
 ) -> Instance:
-    override = configuration.override(key.task, key.vo or None)
-    schedule = override.schedule or task_class.default_schedule
-    disabled_reason = "disabled by the configuration" if override.enabled is False else None
-    body = b""
+    schedule = entry.schedule or override.schedule or task_class.default_schedule
+    disabled_reason = _disabled_reason(task_class, override, entry)
+    body = arguments = b""
     try:
-        body = task.codec.encode(task.codec.from_arguments([], {"vo": key.vo} if key.vo else {}))
+        arguments = _arguments(entry)
+        body = _body(task, key.vo, entry)
     except (MalformedTaskError, msgspec.MsgspecError) as error:
-        disabled_reason = f"it cannot be made without arguments: {error}"
-    rule = Rule(schedule, enabled=disabled_reason is None)
+        problem = f"{entry.path}.args: {error}" if entry.args else f"it cannot be made without arguments: {error}"
+        disabled_reason = problem
+    rule = Rule(schedule, enabled=disabled_reason is None, arguments=arguments)
     return Instance(key, rule, task_class.priority, task_class.size, body, disabled_reason)
+
+
+def _disabled_reason(task_class: type[PeriodicBaseTask], override: Override, entry: Entry) -> str | None:
+    if override.enabled is False:
+        return "disabled by the configuration"
+    if entry.enabled is False:
+        return f"disabled by the configuration: {entry.path}"
+    if entry.enabled or override.enabled or task_class._enabled:
+        return None
+    return OFF_BY_DEFAULT
+
+
+def _arguments(entry: Entry) -> bytes:
+    """The arguments of an entry as JSON; empty if it has none. The order of the keys in the file does not matter."""
+    try:
+        return msgspec.json.encode(entry.args, order="sorted") if entry.args else b""
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MalformedTaskError(str(error)) from error
+
+
+def _body(task: RegisteredTask, vo: str, entry: Entry) -> bytes:
+    if vo and "vo" in entry.args:
+        raise MalformedTaskError("the scheduler gives `vo`; leave it out")
+    return task.codec.encode(task.codec.from_arguments([], {**entry.args, "vo": vo} if vo else entry.args))

@@ -14,6 +14,10 @@ Crash points:
 | during the write | all of it or nothing: one atomic batch, with compare-and-set on the state of each schedule |
 | after the write, its answer lost | the new state; the next round reads it anew |
 | before the withdrawal ends | a state that names the cancelled occurrences; its next reader withdraws them first |
+| after a schedule was ended for good | a disabled state; it is removed once it is `REMOVAL_AGE` old |
+
+An occurrence whose arguments changed is replaced on condition that the server still holds it. If it falls due in
+between, the whole batch is refused as after the write of another scheduler.
 
 A withdrawal is fenced by the sequence of the state that decided it: it leaves alone whatever was published after that
 state. So a scheduler that was suspended in between, and continues long after another one took over, changes nothing.
@@ -22,7 +26,7 @@ state. So a scheduler that was suspended in between, and continues long after an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -30,7 +34,7 @@ from typing import Final, Protocol
 from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.scheduler.instances import Instance
-from diracx.tasks.plumbing.scheduler.planning import Plan, decide, next_decision
+from diracx.tasks.plumbing.scheduler.planning import Plan, arguments_changed, decide, next_decision
 from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState
 
 logger = logging.getLogger("diracx.tasks.scheduler")
@@ -40,6 +44,16 @@ MAX_MESSAGES_PER_WRITE: Final = 400
 
 UNREADABLE_RETRY: Final = timedelta(seconds=30)
 """How often a state that could not be read is read again."""
+
+REMOVAL_AGE: Final = timedelta(minutes=10)
+"""How long the state of a schedule that was removed stays.
+
+A state refuses the writes of a scheduler that was suspended before it. So it stays until the server has closed the
+connection of such a scheduler: after three pings without an answer, one every two minutes by default.
+"""
+
+ASK_AGAIN: Final = timedelta(seconds=60)
+"""How often a schedule that answers from now, and raised an error, is asked again."""
 
 Now = Callable[[], datetime]
 """Returns the current time, aware."""
@@ -51,6 +65,21 @@ class StoredState:
 
     state: ScheduleState
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An error that a schedule raised."""
+
+    words: str
+    error: str
+    ask_again: datetime
+
+    def lasts(self, instance: Instance, now: datetime) -> bool:
+        """Whether it is useless to ask the schedule now: with the same `after`, it gives the same answer."""
+        if not instance.rule.enabled or instance.rule.words != self.words:
+            return False
+        return not instance.rule.from_now or now < self.ask_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +116,18 @@ class ScheduleStore(Protocol):
         """Store all states with their occurrences, or nothing, and return the new revisions.
 
         Raises:
-            RevisionConflictError: One of the states has another revision by now.
+            RevisionConflictError: One of the states has another revision by now, or an occurrence to be replaced is
+                not held any more.
         """
 
     async def withdraw(self, key: ScheduleKey, dues: Sequence[datetime], before: int) -> None:
         """Remove these occurrences if they were published before the revision `before` and have not fallen due."""
+
+    async def held(self, key: ScheduleKey, dues: Sequence[datetime]) -> dict[datetime, int]:
+        """The sequences of those of these occurrences that have not fallen due and were not withdrawn."""
+
+    async def remove(self, key: ScheduleKey, revision: int) -> None:
+        """Remove a state if it still has this revision."""
 
 
 def utc_now() -> datetime:
@@ -115,8 +151,8 @@ class ScheduleReconciler:
         self._known: dict[ScheduleKey, StoredState] = {}
         self._stale: set[ScheduleKey] = set()
         """Schedules whose cached state may differ from the stored one, and is read before the next decision."""
-        self._failed: dict[ScheduleKey, str] = {}
-        """The words of schedules that raised an error; they are skipped until their words change."""
+        self._failed: dict[ScheduleKey, _Failure] = {}
+        """Schedules that raised an error."""
         self._retry_unreadable_at = now()
 
     async def load(self) -> None:
@@ -148,14 +184,19 @@ class ScheduleReconciler:
             if retry_unreadable:
                 self._stale.add(instance.key)
             return retry_unreadable
-        if self._failed.get(instance.key) == instance.description and instance.rule.enabled:
+        failure = self._failed.get(instance.key)
+        if failure is not None and failure.lasts(instance, now):
             return False
         if instance.key in self._stale:
             return True
         if (stored := self._known.get(instance.key)) is None:
             return instance.rule.enabled
         state = stored.state
-        if state.enabled != instance.rule.enabled or state.schedule != instance.description:
+        if _is_removable(instance, state, now):
+            return True
+        if state.enabled != instance.rule.enabled or state.schedule != instance.rule.words:
+            return True
+        if arguments_changed(state, instance.rule):
             return True
         at = next_decision(state, instance.rule, self._horizon)
         return at is not None and at <= now
@@ -164,12 +205,22 @@ class ScheduleReconciler:
         """Supply these schedules, and return the number of published occurrences.
 
         Raises:
-            RevisionConflictError: Another scheduler wrote a state; the next call reads it.
+            RevisionConflictError: Another scheduler wrote a state, or an occurrence fell due before it was replaced;
+                the next call reads the states concerned.
             ServerError: Some schedules were not supplied; the next call tries again.
         """
         await self._read([instance.key for instance in instances if instance.key in self._stale])
         published = 0
-        for changes in _batches(self._changes(instances)):
+        held: dict[ScheduleKey, dict[datetime, int]] = {}
+        for instance in instances:
+            if (stored := self._known.get(instance.key)) is None:
+                continue
+            if _is_removable(instance, stored.state, self._now()):
+                await self._store.remove(instance.key, stored.revision)
+                del self._known[instance.key]
+            elif arguments_changed(stored.state, instance.rule):
+                held[instance.key] = await self._store.held(instance.key, stored.state.pending)
+        for changes in _batches(self._changes(instances, held)):
             await self._write(changes)
             published += sum(len(change.occurrences) for change in changes)
         return published
@@ -186,20 +237,42 @@ class ScheduleReconciler:
                 self._known[key] = stored
             self._stale.discard(key)
 
-    def _changes(self, instances: Iterable[Instance]) -> Iterator[Change]:
+    def _changes(
+        self, instances: Iterable[Instance], held: Mapping[ScheduleKey, Mapping[datetime, int]]
+    ) -> Iterator[Change]:
         for instance in instances:
             if self._store.unreadable(instance.key):
                 continue  # a newer version may have written this state: never overwrite it
             known = self._known.get(instance.key)
             state, revision = (None, 0) if known is None else (known.state, known.revision)
             try:
-                plan = decide(instance.key, state, instance.rule, self._now(), self._horizon, self._name)
-            except Exception:  # an author's own schedule may raise anything, and must not stop the others
-                words = self._failed[instance.key] = instance.description
-                logger.exception("%s is not scheduled until its schedule is changed: %s", instance.key, words)
+                known_held = held.get(instance.key, {})
+                plan = decide(instance.key, state, instance.rule, self._now(), self._horizon, self._name, known_held)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # an author's own schedule may raise anything, and must not stop the others
+                self._schedule_failed(instance, error)
                 continue
+            self._failed.pop(instance.key, None)
             if plan is not None:
                 yield Change(instance, plan, revision)
+
+    def _schedule_failed(self, instance: Instance, error: BaseException) -> None:
+        failure = _Failure(instance.rule.words, repr(error), self._now() + ASK_AGAIN)
+        before = self._failed.get(instance.key)
+        self._failed[instance.key] = failure
+        if before is not None and (before.words, before.error) == (failure.words, failure.error):
+            return
+        if instance.rule.from_now:
+            logger.error(
+                "%s is not scheduled for now; its schedule is asked again every %d s: %s",
+                *(instance.key, ASK_AGAIN.total_seconds(), failure.words),
+                exc_info=error,
+            )
+        else:
+            logger.error(
+                "%s is not scheduled until its schedule is changed: %s", instance.key, failure.words, exc_info=error
+            )
 
     async def _write(self, changes: Sequence[Change]) -> None:
         keys = {change.instance.key for change in changes}
@@ -238,6 +311,10 @@ class ScheduleReconciler:
     async def _withdraw(self, stored: StoredState) -> None:
         if stored.state.cancelled:
             await self._store.withdraw(stored.state.key, stored.state.cancelled, stored.revision)
+
+
+def _is_removable(instance: Instance, state: ScheduleState, now: datetime) -> bool:
+    return instance.removed and not state.enabled and state.after <= now - REMOVAL_AGE
 
 
 def _batches(changes: Iterable[Change]) -> Iterator[list[Change]]:

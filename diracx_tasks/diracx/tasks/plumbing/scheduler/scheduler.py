@@ -31,9 +31,10 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.scheduler.instances import Instance, instance_of_removed_vo, instances_of
+from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of, removed_instances
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, POLL_INTERVAL, LeaderLock, ttl_for
 from diracx.tasks.plumbing.scheduler.reconciler import Now, ScheduleReconciler, utc_now
+from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -106,8 +107,12 @@ class Scheduler:
         self._reconciler = ScheduleReconciler(self._store, settings.effective_horizon, self.id, now)
         self._configuration = ConfigurationFollower(connection, namespace)
         self._configuration.on_change(self._wake)
+        self._configured = False
+        """Whether the configuration was read: without it, disabled schedules would run, and entries would end."""
         self._instances: list[Instance] = []
         self._instance_inputs: tuple[Configuration, tuple[str, ...] | None] | None = None
+        self._unmakeable: dict[ScheduleKey, str | None] = {}
+        """Why schedules cannot make their task; each reason is logged once."""
         self._stopping = False
         self._stop_limit: asyncio.Timeout | None = None
         """The limit on the time of the round in progress; None while `run` does not run."""
@@ -150,10 +155,6 @@ class Scheduler:
             BackgroundEndedError: The renewal of the leader lock, or the configuration follower, has ended. The
                 leadership was given up.
         """
-        try:
-            await self._configuration.refresh()
-        except ServerError as error:
-            logger.warning("the configuration cannot be read yet: %s", error)
         async with self._locks, in_background(self._background_ended, configuration_follower=self._configuration.run()):
             try:
                 async with asyncio.timeout(None) as self._stop_limit:
@@ -169,6 +170,9 @@ class Scheduler:
         last_error = ""
         while not self._stopping:
             try:
+                if not self._configured:
+                    await self._configuration.refresh()
+                    self._configured = True
                 await self._try_to_lead()
                 last_error = ""
             except UnableToAcquireLockError as error:
@@ -176,7 +180,8 @@ class Scheduler:
                 last_error = ""
             except ServerError as error:
                 level = logging.DEBUG if str(error) == last_error else logging.WARNING
-                logger.log(level, "the leader cannot be determined: %s", error)
+                unknown = "leader cannot be determined" if self._configured else "configuration cannot be read yet"
+                logger.log(level, "the %s: %s", unknown, error)
                 last_error = str(error)
             await self._pause(POLL_INTERVAL.total_seconds())
 
@@ -209,7 +214,10 @@ class Scheduler:
                 if await self._advance():
                     continue
             except RevisionConflictError as error:
-                logger.info("another scheduler has written the state of %s; it is read again", error)
+                logger.info(
+                    "the state of %s is read again: another scheduler has written it, or an occurrence fell due first",
+                    error,
+                )
             except ServerError as error:
                 logger.warning("schedules were not supplied; the next round tries again: %s", error)
                 pause = _BACKOFF_SECONDS
@@ -227,15 +235,16 @@ class Scheduler:
         return published > 0
 
     def _all_instances(self, configuration: Configuration, vos: tuple[str, ...] | None) -> list[Instance]:
-        """The instances that should be scheduled, and those to end because their VO was removed."""
+        """The instances that should be scheduled, and those to end because their VO or entry was removed."""
         if self._instance_inputs != (configuration, vos):
             wanted = instances_of(self._registry, configuration, vos or ())
-            for instance in wanted.values():
-                if not instance.body:
-                    logger.error("%s is not scheduled: %s", instance.key, instance.disabled_reason)
-            removed = set() if vos is None else self._reconciler.known.keys() - wanted.keys()
-            ending = (instance_of_removed_vo(self._registry, key) for key in removed)
-            self._instances = [*wanted.values(), *filter(None, ending)]
+            unmakeable = {key: each.disabled_reason for key, each in wanted.items() if not each.body}
+            for key, reason in unmakeable.items() - self._unmakeable.items():
+                logger.error("%s is not scheduled: %s", key, reason)
+            self._unmakeable = unmakeable
+            known = self._reconciler.known
+            removed = removed_instances(self._registry, known, wanted, vos_known=vos is not None)
+            self._instances = [*wanted.values(), *removed]
             self._instance_inputs = (configuration, vos)
         return self._instances
 

@@ -7,30 +7,38 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from diracx.tasks.plumbing.wire.names import escape
+from diracx.tasks.plumbing.wire.names import escape, escape_entry
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ScheduleKey:
-    """One periodic task, or one VO of a VO-aware one."""
+    """One periodic task, one VO of a VO-aware one, or one entry of either."""
 
     task: str
     """`<category>:<ClassName>`."""
     vo: str = ""
     """Empty if the task is not VO-aware."""
+    entry: str = ""
+    """The name of the entry; empty if the configuration has no entries, and for the entry without a name."""
 
     def __str__(self) -> str:
-        return f"{self.task}@{escape(self.vo)}" if self.vo else self.task
+        vo = f"@{escape(self.vo)}" if self.vo else ""
+        return f"{self.task}{vo}{escape_entry(self.entry) if self.entry else ''}"
 
 
 class ScheduleState(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of the latest message on `<namespace>.state.<category>.<Task>[.<vo>]`.
+    """The body of the latest message on `<namespace>.state.<category>.<Task>[.<vo>][.+<entry>]`.
 
-    All times are aware. The fields, in this order, are the JSON on the wire.
+    All times are aware. The fields, in this order, are the JSON on the wire; those that are unset are left out.
     """
 
     task: str
     vo: str = ""
+    entry: str | msgspec.UnsetType = msgspec.UNSET
+    """Unset if the entry has no name, or if there are no entries."""
+    args: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The arguments that every occurrence in `pending` has, except those that had fallen due when they changed. Unset:
+    none."""
     schedule: str
     """The schedule in words. If the words change, the schedule has changed."""
     enabled: bool
@@ -50,7 +58,12 @@ class ScheduleState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> ScheduleKey:
         """The schedule that this state belongs to."""
-        return ScheduleKey(self.task, self.vo)
+        return ScheduleKey(self.task, self.vo, self.entry or "")
+
+    @property
+    def arguments(self) -> bytes:
+        """The arguments as JSON; empty: none."""
+        return bytes(self.args) if self.args else b""
 
     def latest_before(self, now: datetime) -> datetime | None:
         """The latest occurrence that has fallen due; None if there was none."""
@@ -68,6 +81,8 @@ class Occurrence:
     due: datetime
     expires: datetime | None
     """When the occurrence is dropped in favour of the next one if it is not done; None: never."""
+    replaces: int | None = None
+    """The sequence of the held message that it replaces, which the server must still hold; None: it replaces none."""
 
 
 def due_name(due: datetime) -> str:

@@ -110,6 +110,21 @@ class JetStreamScheduleStore:
                 *(purge_subject(self._connection, self._stream, subject, before=before) for subject in page)
             )
 
+    async def held(self, key: ScheduleKey, dues: Sequence[datetime]) -> dict[datetime, int]:
+        """The sequences of those of these occurrences that have not fallen due and were not withdrawn."""
+        found: dict[datetime, int] = {}
+        for start in range(0, len(dues), MAX_PARALLEL_REQUESTS):
+            page = dues[start : start + MAX_PARALLEL_REQUESTS]
+            subjects = [self._occurrence_subject(key, due) for due in page]
+            reads = (read_message(self._connection, self._stream, last_by_subj=subject) for subject in subjects)
+            messages = zip(page, await asyncio.gather(*reads), strict=True)
+            found |= {due: message.sequence for due, message in messages if message is not None}
+        return found
+
+    async def remove(self, key: ScheduleKey, revision: int) -> None:
+        """Remove the state with this revision; one that was written after it stays."""
+        await purge_subject(self._connection, self._stream, self._state_subject(key), before=revision + 1)
+
     def _publish_span(self, messages: Sequence[BatchMessage]) -> AbstractContextManager[object]:
         if self._telemetry is None:
             return nullcontext()
@@ -118,10 +133,10 @@ class JetStreamScheduleStore:
         return self._telemetry.publishing_together(pattern, tasks) if tasks else nullcontext()
 
     def _state_subject(self, key: ScheduleKey) -> str:
-        return self._namespace.state_subject(key.task, key.vo or None)
+        return self._namespace.state_subject(key.task, key.vo or None, key.entry)
 
     def _occurrence_subject(self, key: ScheduleKey, due: datetime) -> str:
-        return self._namespace.periodic_subject(key.task, key.vo or None, due_name(due))
+        return self._namespace.periodic_subject(key.task, key.vo or None, due_name(due), key.entry)
 
     def _state_message(self, change: Change) -> BatchMessage:
         headers = {ROLLUP: "sub", EXPECTED_LAST_SUBJECT_SEQUENCE: str(change.revision)}
@@ -141,4 +156,6 @@ class JetStreamScheduleStore:
         # No `Nats-Msg-Id`: it would refuse an occurrence that was withdrawn and is published again. The
         # compare-and-set on the state already prevents duplicates.
         del headers[MSG_ID]
+        if occurrence.replaces is not None:
+            headers[EXPECTED_LAST_SUBJECT_SEQUENCE] = str(occurrence.replaces)
         return BatchMessage(self._occurrence_subject(instance.key, occurrence.due), instance.body, headers)

@@ -14,17 +14,25 @@ Rules that hold for every schedule of this package:
 
 from __future__ import annotations
 
+import inspect
+import re
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from typing import Final
 
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
 class TaskScheduleBase(ABC):
     """When a periodic task runs. Subclass it, as a frozen dataclass, for a schedule of your own.
 
-    Operators read `str(schedule)` in `diracx-task-run schedule list`, so define `__str__`:
+    Operators read `str(schedule)` in `diracx-task-run schedule list`. The scheduler takes another text for another
+    schedule, so the text must be the same in every process. Define `__str__`, or leave it to the default, which names
+    the class and its public attributes:
 
         @dataclass(frozen=True)
         class EveryFullMoon(TaskScheduleBase):
@@ -32,6 +40,11 @@ class TaskScheduleBase(ABC):
 
             def __str__(self) -> str:
                 return "every full moon"
+
+    `next_occurrence` may also take no parameter, as in DiracX, and answer from now. It may then give another answer
+    each time. The scheduler asks it once for each occurrence: when it begins, and whenever an occurrence has fallen
+    due, in whichever process leads by then. It never knows more than one occurrence ahead, so it cannot tell which ones
+    were missed while no scheduler ran, and catches up with none. Two occurrences are a second apart at the least.
     """
 
     @abstractmethod
@@ -50,6 +63,37 @@ class TaskScheduleBase(ABC):
             ScheduleEndedError: The schedule has no further occurrence.
             ValueError: `after` is naive.
         """
+
+    def __str__(self) -> str:
+        kind = type(self)
+        if kind.__repr__ is not object.__repr__:
+            text = repr(self)
+        else:
+            values = (f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+            text = f"{kind.__qualname__}({', '.join(values)})"
+        return _ADDRESS.sub("", text)
+
+
+def answers_from_now(schedule: TaskScheduleBase) -> bool:
+    """Whether `next_occurrence` takes no `after`.
+
+    Raises:
+        TaskDefinitionError: It requires other parameters, or is async.
+    """
+    method = schedule.next_occurrence
+    signature = inspect.signature(method)
+    if not inspect.iscoroutinefunction(method):
+        for arguments in ((EPOCH,), ()):
+            try:
+                signature.bind(*arguments)
+            except TypeError:
+                continue
+            return not arguments
+    kind = "is async" if inspect.iscoroutinefunction(method) else f"takes ({', '.join(signature.parameters)})"
+    raise TaskDefinitionError(
+        f"{type(schedule).__qualname__}.next_occurrence {kind}; write `def next_occurrence(self, after=None)`, or "
+        "`def next_occurrence(self)` if it answers from now"
+    )
 
 
 def utc_or_now(after: datetime | None) -> datetime:

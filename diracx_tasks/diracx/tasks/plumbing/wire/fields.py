@@ -33,7 +33,7 @@ from diracx.tasks.plumbing.wire.pydantic_json import (
 T = TypeVar("T")
 
 _CLASS_ATTRIBUTES = frozenset(
-    {"priority", "size", "retry_policy", "dlq_eligible", "timeout_seconds", "default_schedule", "lock_retry_delay"}
+    {"priority", "size", "retry_policy", "dlq_eligible", "timeout_seconds", "default_schedule", "_enabled"}
 )
 
 _NOT_A_JSON_KEY = (

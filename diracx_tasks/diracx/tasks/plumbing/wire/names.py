@@ -50,9 +50,15 @@ def split_task_name(name: str) -> tuple[str, str]:
     return category, class_name
 
 
-def _instance_tokens(task_name: str, vo: str | None) -> str:
+def escape_entry(entry: str) -> str:
+    """Escape the name of an entry of a periodic task. The result differs from each result of `escape`."""
+    return f"+{escape(entry)}"
+
+
+def _instance_tokens(task_name: str, vo: str | None, entry: str) -> str:
     category, class_name = split_task_name(task_name)
-    return ".".join(map(escape, (category, class_name) if vo is None else (category, class_name, vo)))
+    tokens = [escape(part) for part in (category, class_name, vo) if part is not None]
+    return ".".join([*tokens, escape_entry(entry)] if entry else tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +115,13 @@ class Namespace:
         """The subject of the schedule of one delayed task."""
         return f"{self.name}.delayed.{escape(task_id)}"
 
-    def state_subject(self, task_name: str, vo: str | None = None) -> str:
-        """The subject of the state of one periodic task, or of its instance for one VO."""
-        return f"{self.name}.state.{_instance_tokens(task_name, vo)}"
+    def state_subject(self, task_name: str, vo: str | None = None, entry: str = "") -> str:
+        """The subject of the state of one periodic task, of its instance for one VO, or of one entry of either."""
+        return f"{self.name}.state.{_instance_tokens(task_name, vo, entry)}"
 
-    def periodic_subject(self, task_name: str, vo: str | None, occurrence: str) -> str:
-        """The subject of the schedule of one occurrence. `occurrence` is unique within the instance."""
-        return f"{self.name}.periodic.{_instance_tokens(task_name, vo)}.{escape(occurrence)}"
+    def periodic_subject(self, task_name: str, vo: str | None, occurrence: str, entry: str = "") -> str:
+        """The subject of the schedule of one occurrence. `occurrence` is unique within the instance or entry."""
+        return f"{self.name}.periodic.{_instance_tokens(task_name, vo, entry)}.{escape(occurrence)}"
 
     def dead_letter_subject(self, task_name: str, sequence: int) -> str:
         """The subject that stores the dead letter of one message, once, by the stream sequence of the message."""

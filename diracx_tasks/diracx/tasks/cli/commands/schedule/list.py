@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import msgspec
 import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
@@ -30,16 +31,28 @@ from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
     """List the schedules of the installed periodic tasks.
 
-    The list shows the last and the next run of each task, or the reason why it does not run.
+    The list shows the last and the next run of each task, or the reason why it does not run. A task with entries in the
+    configuration has a line for each of them.
     """
     listed = asyncio.run(_schedules(access, installed_tasks(), VirtualOrganisations(vos)))
     if as_json:
         print_document(listed)
     elif listed:
-        rows = [[each.task, each.vo, each.schedule, each.last, each.next or each.why_not] for each in listed]
-        print_table(["task", "vo", Prose("schedule"), "last", Prose("next")], rows)
+        _print(listed)
     else:
         print("no periodic task is installed here, or no VO is known to those that run per VO", file=sys.stderr)
+
+
+def _print(listed: Sequence[ListedSchedule]) -> None:
+    columns: list[str | Prose] = ["task", "vo", Prose("schedule"), "last", Prose("next")]
+    rows: list[list[object]] = [
+        [each.task, each.vo, each.schedule, each.last, each.next or each.why_not] for each in listed
+    ]
+    if any(each.entry or each.args for each in listed):
+        columns[2:2] = ["entry", Prose("arguments")]
+        for row, each in zip(rows, listed, strict=True):
+            row[2:2] = [each.entry, msgspec.json.encode(each.args).decode() if each.args else None]
+    print_table(columns, rows)
 
 
 async def _schedules(

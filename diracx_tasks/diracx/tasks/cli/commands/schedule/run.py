@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Sequence
 
 import rich_click as click
 
-from diracx.tasks.cli.access import producer
+from diracx.tasks.cli.access import namespace_of, producer
 from diracx.tasks.cli.installed import complete_tasks, installed_task
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicVoAwareBaseTask
-from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, ServerError, near_names
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.overrides.configuration import Configuration
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
+from diracx.tasks.plumbing.scheduler.instances import instances_of
+from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
+from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
+from diracx.tasks.plumbing.wire.names import Namespace
 
 
 @click.command("run")
@@ -22,18 +31,21 @@ from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
     shell_complete=complete_tasks,
 )
 @click.option("--vo", metavar="NAME", help="The virtual organisation, for a task that runs per VO.")
+@click.option("--entry", metavar="NAME", help="The entry, for a task that has entries in the configuration.")
 @log_option("warning")
 @server_options
-def command(*, task: str, vo: str | None, access: Access) -> None:
+def command(*, task: str, vo: str | None, entry: str | None, access: Access) -> None:
     """Submit a periodic task once, now, in addition to its schedule, and print its id.
 
-    The task waits for its locks like any occurrence. It runs even if its schedule is disabled.
+    The task waits for its locks like any occurrence. It runs even if its schedule is disabled. An entry runs with its
+    arguments.
     """
     registry, registered = installed_task(task)
-    print(asyncio.run(_submit(access, registry, _task(registered, vo))))
+    _check(registered, vo)
+    print(asyncio.run(_submit(access, registry, registered, vo or "", entry)))
 
 
-def _task(registered: RegisteredTask, vo: str | None) -> BaseTask:
+def _check(registered: RegisteredTask, vo: str | None) -> None:
     if not registered.periodic:
         raise click.UsageError(f"{registered.name} has no schedule; hand it to the workers with `submit`")
     per_vo = issubclass(registered.task_class, PeriodicVoAwareBaseTask)
@@ -41,12 +53,77 @@ def _task(registered: RegisteredTask, vo: str | None) -> BaseTask:
         raise click.UsageError(f"{registered.name} runs per VO; say for which with --vo")
     if vo and not per_vo:
         raise click.UsageError(f"{registered.name} does not run per VO; leave --vo out")
-    try:
-        return registered.codec.from_arguments([], {"vo": vo} if vo else {})
-    except MalformedTaskError as error:
-        raise MalformedTaskError(f"{registered.name} cannot be made without arguments: {error}") from None
 
 
-async def _submit(access: Access, registry: TaskRegistry, task: BaseTask) -> str:
+async def _submit(
+    access: Access, registry: TaskRegistry, registered: RegisteredTask, vo: str, entry: str | None
+) -> str:
+    namespace = namespace_of(access)
     async with producer(access, registry, "schedule") as broker:
-        return await broker.submit(task)
+        follower = ConfigurationFollower(broker.connection, namespace)
+        unchecked: ServerError | None = None
+        try:
+            await follower.refresh()
+        except ServerError as error:
+            # Whoever may only submit cannot read it.
+            if entry is not None:
+                raise
+            unchecked = error
+        else:
+            if vo:
+                _check_vo(registered, vo, await _known_vos(broker.connection, namespace, follower.current))
+        identity = await broker.submit(_task(registered, follower.current, vo, entry))
+    if unchecked is not None:
+        print(
+            f"warning: VO and entries were not checked, the configuration cannot be read: {unchecked}", file=sys.stderr
+        )
+    return identity
+
+
+async def _known_vos(
+    connection: Connection, namespace: Namespace, configuration: Configuration
+) -> Sequence[str] | None:
+    """The VOs in force, or else those that have schedules; None: not known."""
+    virtual_organisations = VirtualOrganisations()
+    await virtual_organisations.read(configuration)
+    known = virtual_organisations.current(configuration)
+    if known or configuration.vos is not None:
+        return known
+    try:
+        states = await JetStreamScheduleStore(connection, namespace).read_all()
+    except ServerError:
+        return None
+    return sorted({key.vo for key in states if key.vo}) or None
+
+
+def _check_vo(registered: RegisteredTask, vo: str, known: Sequence[str] | None) -> None:
+    if known is not None and vo not in known:
+        raise click.UsageError(f"{registered.name} does not run for the VO {vo!r}; {_hint(vo, known)}")
+
+
+def _task(registered: RegisteredTask, configuration: Configuration, vo: str, entry: str | None) -> BaseTask:
+    """The task of one schedule.
+
+    Raises:
+        click.UsageError: There is no such entry, or several to choose from.
+        MalformedTaskError: Its arguments do not fit its fields.
+    """
+    instances = instances_of([registered], configuration, [vo] if vo else [])
+    entries = {key.entry: instance for key, instance in instances.items()}
+    instance = entries.get(entry or "")
+    if instance is None:
+        names = [name for name in entries if name]
+        if entry:
+            raise click.UsageError(f"{registered.name} has no entry {entry!r}; {_hint(entry, names)}")
+        if names:
+            raise click.UsageError(f"{registered.name} has several entries; say which with --entry: {', '.join(names)}")
+        raise click.UsageError(f"the configuration gives {registered.name} no entry, so it has no schedule to run")
+    if not instance.body:
+        raise MalformedTaskError(f"{registered.name}: {instance.disabled_reason}")
+    return registered.codec.decode(instance.body)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    if near := near_names(name, known):
+        return f"did you mean {' or '.join(near)}?"
+    return f"there is {', '.join(known)}" if known else "there is none"
