@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from diracx.tasks.plumbing.exceptions import BackgroundEndedError
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerUnavailableError
 from diracx.tasks.plumbing.locks import AcquiredKey
 from diracx.tasks.plumbing.operations.scheduler_service import SchedulerHealth
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
@@ -31,6 +31,29 @@ class BrokenError(BaseException):
 
 async def breaks(*args: Any) -> Any:
     raise BrokenError("boom")
+
+
+async def test_a_scheduler_leads_only_once_it_has_read_the_configuration(
+    mesh: SchedulingMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh.register(Ticks, Report)
+    await mesh.configuration.write("vos: [lhcb]\ntasks: {test:Ticks: {enabled: false}}")
+    read, tries = ConfigurationBucket.read, 0
+
+    async def fails_twice(bucket: ConfigurationBucket) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise ServerUnavailableError("no answer")
+        return await read(bucket)
+
+    monkeypatch.setattr(ConfigurationBucket, "read", fails_twice)
+    async with mesh.scheduling():
+        await wait_until(mesh.held, description="the enabled one is supplied")
+        assert tries > 2
+        assert await mesh.schedule_state("Ticks") is None
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "the configuration cannot be read yet: no answer" in told
 
 
 @pytest.mark.parametrize(

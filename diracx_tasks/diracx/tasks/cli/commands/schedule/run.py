@@ -105,7 +105,7 @@ def _task(registered: RegisteredTask, configuration: Configuration, vo: str, ent
     """The task of one schedule.
 
     Raises:
-        click.UsageError: There is no such entry, or several to choose from.
+        click.UsageError: There is no such entry, or one has to be chosen.
         MalformedTaskError: Its arguments do not fit its fields.
     """
     instances = instances_of([registered], configuration, [vo] if vo else [])
@@ -115,9 +115,7 @@ def _task(registered: RegisteredTask, configuration: Configuration, vo: str, ent
         names = [name for name in entries if name]
         if entry:
             raise click.UsageError(f"{registered.name} has no entry {entry!r}; {_hint(entry, names)}")
-        if names:
-            raise click.UsageError(f"{registered.name} has several entries; say which with --entry: {', '.join(names)}")
-        raise click.UsageError(f"the configuration gives {registered.name} no entry, so it has no schedule to run")
+        raise click.UsageError(f"{registered.name} has entries; say which with --entry: {', '.join(names)}")
     if not instance.body:
         raise MalformedTaskError(f"{registered.name}: {instance.disabled_reason}")
     return registered.codec.decode(instance.body)
