@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -46,7 +47,7 @@ async def test_it_is_asked_once_for_each_occurrence_also_by_two_schedulers_and_o
     for turn in range(2):
         async with mesh.scheduling(name=f"one-{turn}"), mesh.scheduling(name=f"two-{turn}"):
             seen = await mesh.waiting()
-            await wait_until(lambda seen=seen: more_than(mesh, seen + 1), description="two occurrences", timeout=20)
+            await wait_until(partial(more_than, mesh, seen + 1), description="two occurrences", timeout=20)
 
     async def none_held() -> bool:
         return not await mesh.held()
