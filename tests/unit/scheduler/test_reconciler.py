@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from datetime import datetime, timedelta
 
 import pytest
@@ -188,3 +189,32 @@ def test_an_interrupt_by_the_keyboard_is_no_error_of_the_schedule() -> None:
     run.configure([instance("c:Fails", 0, schedule=schedule)])
     with pytest.raises(KeyboardInterrupt):
         run.both[0].get_through()
+
+
+class Broken(TaskScheduleBase):
+    def next_occurrence(self, after: datetime | None = None) -> datetime:
+        raise OSError("no file")
+
+
+def test_a_schedule_that_raised_an_error_can_be_replaced_or_switched_off_at_once() -> None:
+    run = Interleaving(0, intervals=(10,))
+    one = run.both[0]
+    run.configure([instance("c:T0", 0, schedule=Broken())])
+    one.get_through()
+    assert run.server.states[ScheduleKey("c:T0")].state.enabled, "the old rule stays until a new one can be followed"
+    run.configure([instance("c:T0", 0, schedule=Broken(), enabled=False)])
+    one.get_through()
+    assert not run.server.states[ScheduleKey("c:T0")].state.enabled
+    run.configure([instance("c:T0", 5)])
+    one.get_through()
+    assert run.server.states[ScheduleKey("c:T0")].state.schedule == "every 5 s"
+
+
+def test_new_arguments_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    run = Interleaving(0, intervals=(10,))
+    with caplog.at_level(logging.INFO, "diracx.tasks.scheduler"):
+        for arguments in (b'{"a":1}', b""):
+            run.configure([instance("c:T0", 10, arguments=arguments)])
+            run.both[0].get_through()
+    told = [record.getMessage() for record in caplog.records if "arguments" in record.getMessage()]
+    assert told == [f"c:T0: its arguments are {args} from now on" for args in ('{"a":1}', "{}")]

@@ -341,6 +341,8 @@ def _log_change(change: Change, before: StoredState | None) -> None:
             logger.warning("%s: %s ends; its last occurrence is %s", key, state.schedule, last or "long past")
     elif old is None or (not old.enabled and state.enabled) or (old.schedule != state.schedule and state.enabled):
         logger.info("%s: %s, next at %s", key, state.schedule, state.pending[0] if state.pending else None)
+    elif old.arguments != state.arguments:
+        logger.info("%s: its arguments are %s from now on", key, state.arguments.decode() or "{}")
     if old is not None and old.enabled and not state.enabled:
         logger.info("%s is no longer scheduled: %s", key, change.instance.disabled_reason or "disabled")
     if change.plan.catch_up is not None:
