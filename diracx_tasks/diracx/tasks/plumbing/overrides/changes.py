@@ -176,12 +176,11 @@ def _settings(
     configuration: Configuration, task: str, task_class: type[BaseTask] | None, vo: str | None = None
 ) -> _Settings:
     override = configuration.override(task, vo)
-    enabled = override.enabled
-    if enabled is None and task_class is not None:
-        enabled = getattr(task_class, "_enabled", True)
-    schedule = override.schedule
-    if schedule is None and task_class is not None and issubclass(task_class, PeriodicBaseTask):
-        schedule = task_class.default_schedule
+    enabled, schedule, by_default = override.enabled, override.schedule, True
+    if task_class is not None:
+        if issubclass(task_class, PeriodicBaseTask):
+            schedule, by_default = schedule or task_class.default_schedule, task_class._enabled
+        enabled = by_default if enabled is None else enabled
     found: dict[str, Any] = {
         "enabled": None if enabled is None else "true" if enabled else "false",
         "schedule": None if schedule is None or override.entries is not None else str(schedule),
@@ -190,8 +189,7 @@ def _settings(
         limit = configuration.task_limit(kind, task, vo)
         found[kind] = None if limit is None else (limit.value, limit.vo)
     for name, entry in sorted((override.entries or {}).items()):
-        # An entry may be switched on where the code switches its task off, but not where the configuration does.
-        off = False in (entry.enabled, override.enabled) or (enabled is False and not entry.enabled)
+        off = not override.enables(entry, by_default)
         found[f"entries.{name}"] = _entry_in_words(entry, entry.schedule or schedule, off)
     return found
 

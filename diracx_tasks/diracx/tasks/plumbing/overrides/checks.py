@@ -127,12 +127,10 @@ def _refused_by_class(task_class: type[PeriodicBaseTask], override: Override) ->
 
 
 def _task_config(name: str, entry: Entry, override: Override, task_class: type[PeriodicBaseTask]) -> TaskConfig:
-    switched_off = False in (entry.enabled, override.enabled)
-    by_default = getattr(task_class, "_enabled", True)
     return TaskConfig(
         name=name,
         args=entry.args,
-        enabled=not switched_off and bool(entry.enabled or override.enabled or by_default),
+        enabled=override.enables(entry, task_class._enabled),
         schedule=entry.schedule or override.schedule or task_class.default_schedule,
     )
 

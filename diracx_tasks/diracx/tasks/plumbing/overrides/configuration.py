@@ -89,6 +89,16 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     periodic_path: str = ""
     """Where settings are written that only a periodic task can have; empty: the schedule and the entries show it."""
 
+    def enables(self, entry: Entry, by_default: bool) -> bool:
+        """Whether an entry of the task is scheduled: `false` wins, at the task or at the entry.
+
+        Args:
+            by_default: What the code says, see `PeriodicBaseTask._enabled`.
+        """
+        if False in (entry.enabled, self.enabled):
+            return False
+        return bool(entry.enabled or self.enabled or by_default)
+
     def over(self, other: Override) -> Override:
         """These settings, completed by those of `other` that are not set here. Entries are not merged."""
         return Override(

@@ -112,13 +112,11 @@ def _instance(
 
 
 def _disabled_reason(task_class: type[PeriodicBaseTask], override: Override, entry: Entry) -> str | None:
+    if override.enables(entry, task_class._enabled):
+        return None
     if override.enabled is False:
         return "disabled by the configuration"
-    if entry.enabled is False:
-        return f"disabled by the configuration: {entry.path}"
-    if entry.enabled or override.enabled or task_class._enabled:
-        return None
-    return OFF_BY_DEFAULT
+    return OFF_BY_DEFAULT if entry.enabled is None else f"disabled by the configuration: {entry.path}"
 
 
 def _arguments(entry: Entry) -> bytes:
