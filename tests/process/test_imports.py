@@ -52,10 +52,10 @@ def test_the_broker_brings_no_command_line(tmp_path: Path) -> None:
 
 
 def test_the_command_line_brings_no_test_library(tmp_path: Path) -> None:
-    assert "pytest" not in modules_after_importing("diracx.tasks.cli", tmp_path)
+    assert "pytest" not in modules_after_importing("diracx.tasks.cli.app", tmp_path)
 
 
-@pytest.mark.parametrize("module", ["plumbing.worker", "plumbing.injection.resources", "plumbing.depends", "cli"])
+@pytest.mark.parametrize("module", ["plumbing.worker", "plumbing.injection.resources", "plumbing.depends", "cli.app"])
 def test_tasks_that_need_nothing_of_diracx_do_not_bring_it(module: str, tmp_path: Path) -> None:
     assert not modules_after_importing(f"diracx.tasks.{module}", tmp_path) & DIRACX
 

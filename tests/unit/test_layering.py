@@ -26,9 +26,11 @@ MIN_LINES_OF_A_FILE_WITH_ONE_IMPORTER = 35
 # The packages around the layers. They import nothing of ours, since an import of any module runs them first.
 BARE_PACKAGES = {"", "plumbing"}
 
-# Modules that are imported by a string, when they are needed: the providers of OpenTelemetry. `plumbing` serves public
-# names from a table besides, see `test_public_imports.py`.
+# Modules that are imported by a string, when they are needed: names that other packages of DiracX import from
+# `plumbing`, the providers of OpenTelemetry, and the command line, which tells why it cannot be imported.
 LOADED_ON_DEMAND = {
+    ("plumbing", f"{ROOT}.plumbing.depends"),
+    ("cli", f"{ROOT}.cli.app"),
     ("cli.processes.telemetry", f"{ROOT}.cli.processes.telemetry_providers"),
 }
 

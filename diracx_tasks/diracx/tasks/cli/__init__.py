@@ -1,5 +1,28 @@
 """The command line, `diracx-task-run`: how do people run, inspect and steer tasks?"""
 
-from diracx.tasks.cli.app import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import sys
+from importlib import import_module
+
+from diracx.tasks.installation import incomplete_installation, mixed_installation
+
+_BROKEN_INSTALLATION = 70
+"""`ExitCode.BUG`, whose module may be one that cannot be imported."""
+
+
+def main() -> None:
+    """Run the command line of this process.
+
+    The application is imported only here: where files of DiracX's own diracx-tasks lie over some of ours, its import
+    fails, and one line says so.
+    """
+    try:
+        app = import_module("diracx.tasks.cli.app")
+    except ImportError as error:
+        problem = mixed_installation() or incomplete_installation()
+        if problem is None:
+            raise
+        print(f"error: {problem}; {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(_BROKEN_INSTALLATION)
+    app.main()

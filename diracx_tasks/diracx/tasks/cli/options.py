@@ -11,6 +11,7 @@ import rich_click as click
 
 from diracx.tasks.cli.installed import complete_tasks
 from diracx.tasks.cli.logs import FORMATS, start_logging
+from diracx.tasks.installation import report_mixed_installation
 
 Command = Callable[..., Any]
 
@@ -157,6 +158,8 @@ def log_option(default: str) -> Callable[[Command], Command]:
         given[parameter.name] = value
         if len(given) == 2:
             start_logging(given["log_level"], given["log_format"])
+            if not ctx.resilient_parsing:  # not while a shell completes a word
+                report_mixed_installation()
         return value
 
     def option(flag: str, **settings: Any) -> Callable[[Command], Command]:

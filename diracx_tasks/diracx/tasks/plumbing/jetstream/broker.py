@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
+from diracx.tasks.installation import report_mixed_installation
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
 from diracx.tasks.plumbing.jetstream.assets import assets
@@ -106,7 +107,7 @@ class JetStreamBroker:
         async with Connection.open(access, name=name, inbox_prefix=names.inbox_prefix(role)) as connection:
             # Two versions run side by side: a producer must not undo the changes of a newer one.
             await ensure(connection, assets(names), update=role in _UPDATING_ROLES)
-            broker = cls(connection, names, registry if registry is not None else TaskRegistry.installed())
+            broker = cls(connection, names, registry if registry is not None else _installed_tasks())
             binding: AbstractContextManager[None] = bound_for_process(broker) if bind else nullcontext()
             with binding:
                 yield broker
@@ -237,6 +238,12 @@ class JetStreamBroker:
                 await asyncio.sleep(_RETRY_SECONDS)
             except ServerError as error:
                 raise _refused(message, error) from error
+
+
+def _installed_tasks() -> TaskRegistry:
+    # The command line brings its registry, and has said so.
+    report_mixed_installation()
+    return TaskRegistry.installed()
 
 
 def _at(name: str, at_time: datetime) -> str:
