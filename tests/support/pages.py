@@ -13,6 +13,7 @@ from support.paths import TOP
 DOCS = TOP / "diracx_tasks" / "docs"
 README, AUTHORS, OPERATORS = TOP / "README.md", DOCS / "authors.md", DOCS / "operators.md"
 NATS = TOP / "nats" / "README.md"
+BESIDE = DOCS / "beside-diracx.md"
 PAGES = [
     README,
     NATS,
