@@ -27,11 +27,11 @@ MIN_LINES_OF_A_FILE_WITH_ONE_IMPORTER = 35
 BARE_PACKAGES = {"", "plumbing"}
 
 # Modules that are imported by a string, when they are needed: names that other packages of DiracX import from
-# `plumbing`, the providers of OpenTelemetry, and the command line, which tells why it cannot be imported.
+# `plumbing`, and the providers of OpenTelemetry.
 LOADED_ON_DEMAND = {
     ("plumbing", f"{ROOT}.plumbing.depends"),
-    ("cli", f"{ROOT}.cli.app"),
     ("cli.processes.telemetry", f"{ROOT}.cli.processes.telemetry_providers"),
+    ("cli", f"{ROOT}.cli.app"),  # which cannot be imported where files of another distribution lie over ours
 }
 
 # The modules that may import a library. Web applications import task modules, too, so most of the code does without.

@@ -13,6 +13,7 @@ import pytest
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from support.command_line import CommandLine
 from support.distributions import install_metadata
+from support.installing import run_python
 from support.paths import SOURCE_ROOT
 
 THEIRS = {"console_scripts": {"diracx-tasks": "diracx.tasks.task_run:main"}}
@@ -77,6 +78,12 @@ def test_files_of_diracx_over_ours_are_an_error_of_one_line(mixed: CommandLine, 
     assert done.returncode == 70
     assert line.startswith("error: diracx-tasks is installed more than once: 0.7.0 (the one of DiracX) in ")
     assert "; ImportError: cannot import name " in line
+
+
+def test_a_second_copy_of_the_package_gives_no_modules_to_the_first(mixed: CommandLine, copied: Path) -> None:
+    """The other one is that of the environment of these tests."""
+    told = run_python("-c", "import diracx.tasks; print(*diracx.tasks.__path__)", command_line=mixed)
+    assert told == f"{copied}\n"
 
 
 def test_a_package_of_another_distribution_below_ours_is_found(bare: CommandLine) -> None:
