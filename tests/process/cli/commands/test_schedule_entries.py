@@ -7,6 +7,7 @@ import json
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
 from support.distributions import install_extension, task_points
@@ -123,7 +124,9 @@ async def test_vos_that_only_the_scheduler_was_told_are_known_by_their_schedules
     assert "did you mean lhcb?" in acme("schedule", "run", PILOTS, "--vo", "lhbc").stderr
     done = acme("schedule", "run", PILOTS, "--vo", "lhcb", "--entry", "A")
     assert "has no entry 'A'; there is none" in done.stderr
-    configure(acme, json.dumps({"tasks": {PILOTS: {"entries": {"A": {"args": {"count": "x"}}}}}}))
+    # `config set` refuses it where the task is installed.
+    unfit = json.dumps({"tasks": {PILOTS: {"entries": {"A": {"args": {"count": "x"}}}}}})
+    await ConfigurationBucket(on_the_server.connection, on_the_server.names).write(unfit)
     done = acme("schedule", "run", PILOTS, "--vo", "lhcb", "--entry", "A")
     assert done.returncode == 2
     assert "error: acme:SubmitPilots: tasks.acme:SubmitPilots.entries.A.args: Expected `int`, got `str`" in done.stderr
