@@ -73,6 +73,19 @@ async def test_limits_change_limiters_and_add_them_also_to_a_task_without_locks(
     assert limits.asked == [["rate", "mutex"], [], []]
 
 
+@pytest.mark.parametrize("limits", [None, OneAtATime()], ids=["no limits", "limits"])
+async def test_locks_that_a_generator_yields_are_taken(
+    keeper: LockKeeper, store: RecordingStore, limits: OneAtATime | None
+) -> None:
+    async def body() -> list[str]:
+        return sorted(store.entries)
+
+    locks = property(lambda _: (MutexLock(JOB, number) for number in (1, 2)))
+    outcome = await Executor(Injector(), keeper, WORKER, limits=limits).execute(job(body, execution_locks=locks))
+    assert isinstance(outcome, Succeeded)
+    assert [key for key in outcome.value if key.startswith("mutex")] == ["mutex.job.1", "mutex.job.2"]
+
+
 async def test_limits_that_are_not_active_are_not_asked_and_neither_are_those_of_a_call(keeper: LockKeeper) -> None:
     inactive, active = OneAtATime(active=False), OneAtATime()
     for executor in (

@@ -138,7 +138,7 @@ class Executor:
         return await self._attempt_locked(job, execution, locks, on_start)
 
     def _locks_of(self, job: Job, limits: Limits | None) -> list[BaseLock]:
-        declared = job.task.execution_locks if job.registered.takes_locks else []
+        declared = list(job.task.execution_locks) if job.registered.takes_locks else []
         for lock in declared:
             if not isinstance(lock, BaseLock):
                 raise TaskDefinitionError(
