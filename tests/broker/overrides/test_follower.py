@@ -130,6 +130,25 @@ async def test_a_process_that_starts_takes_the_latest_valid_text_like_those_that
     assert starting.current.vos == ("cms",)
 
 
+async def test_a_valid_text_between_two_polls_is_not_missed_when_an_invalid_one_follows_it(
+    mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = ConfigurationFollower(mesh.connection, mesh.namespace)
+    await mesh.configuration.write("vos: [lhcb]")
+    await running.refresh()
+    await mesh.configuration.write("vos: [atlas]")
+    await by_hand(mesh, b"vos: 7")
+    starting = ConfigurationFollower(mesh.connection, mesh.namespace)
+    for follower in (running, starting):
+        await follower.refresh()
+    assert (running.current.vos, starting.current.vos) == (("atlas",), ("atlas",))
+    await by_hand(mesh, b"vos: 8")
+    changes: list[Configuration] = []
+    running.on_change(lambda: changes.append(running.current))
+    await running.refresh()
+    assert (running.current.vos, changes) == (("atlas",), []), "it is in force already"
+
+
 async def test_a_bucket_without_a_valid_text_gives_the_empty_configuration(mesh: SchedulingMesh) -> None:
     await by_hand(mesh, b"vos: 7")
     starting = ConfigurationFollower(mesh.connection, mesh.namespace)

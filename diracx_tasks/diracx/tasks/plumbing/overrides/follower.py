@@ -6,8 +6,8 @@
 * A follower polls the revision once a second, and does not rely on a watch: a watch may die without notice, whereas a
   poll that fails is repeated.
 * The last valid configuration stays in force if a poll fails, or if a text got into the bucket without the check and is
-  invalid. Either is logged once. A process that starts then takes the latest valid revision from the history, so all
-  processes of the mesh have the same one in force.
+  invalid. Either is logged once. The latest valid revision is then taken from the history, by a process that starts and
+  by one that has not polled it, so all processes of the mesh have the same one in force.
 """
 
 from __future__ import annotations
@@ -142,8 +142,6 @@ class ConfigurationFollower:
         self._bucket = ConfigurationBucket(connection, namespace)
         self._poll_seconds = poll_interval.total_seconds()
         self._callbacks: list[Callable[[], None]] = []
-        self._has_read = False
-        """Whether `current` was read from the server, or is the empty one of a server without any text."""
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` after `current` has changed."""
@@ -157,18 +155,17 @@ class ConfigurationFollower:
         """
         text, revision = await self._bucket.read()
         if revision == self.revision:
-            self._has_read = True
             return
         found: tuple[int, Configuration] | None = None
         try:
             found = revision, parse(text) if revision else Configuration()
         except Exception as error:  # a text must never end all processes of the mesh, nor keep them from starting
-            if not self._has_read and (older := in_force(await self._bucket.revisions())) is not None:
+            older = in_force(await self._bucket.revisions())
+            if older is not None and older[0].number > self.revision:
                 found = older[0].number, older[1]
             unexpected = None if isinstance(error, ConfigurationError) else error
             logger.error("revision %d of the configuration is not in force: %s", revision, error, exc_info=unexpected)
         self.revision = revision
-        self._has_read = True
         if found is not None:
             self._put_in_force(*found)
 
