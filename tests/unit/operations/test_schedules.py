@@ -10,7 +10,7 @@ import pytest
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
 from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
 from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.reconciler import StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState

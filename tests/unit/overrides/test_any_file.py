@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.overrides.checks import problems
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 TOP = st.sampled_from(["vos", "tasks", "limits", "vo_limits", "common", "vo-overrides", "vo_overrides"])

@@ -9,7 +9,7 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask, TaskConfig
 from diracx.tasks.plumbing.overrides.checks import Problems, problems
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 

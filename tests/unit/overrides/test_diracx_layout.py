@@ -17,7 +17,7 @@ from diracx.tasks.plumbing.overrides.configuration import (
     RateLimit,
 )
 from diracx.tasks.plumbing.overrides.diracx_layout import PeriodicTaskConfig, TaskOverride, TasksConfig
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule
 
 RELEASE = """

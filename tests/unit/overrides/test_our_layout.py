@@ -14,7 +14,7 @@ from diracx.tasks.plumbing.overrides.configuration import (
     Override,
     RateLimit,
 )
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule
 
 TEXT = """

@@ -12,7 +12,7 @@ import pytest
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.overrides.checks import problems
 from diracx.tasks.plumbing.overrides.configuration import Configuration
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 from support.pages import DOCS, files

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of, removed_instances
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from diracx.tasks.plumbing.overrides.configuration import Configuration
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.scheduler.vos import BACKEND_URL, VirtualOrganisations
 from diracx.tasks.testing import wait_until
 from support.clock import ManualClock

@@ -14,7 +14,7 @@ from diracx.tasks.plumbing.execution.job import Job
 from diracx.tasks.plumbing.lock_registry import JOB, TASK
 from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, CountingLimiter, MutexLock, RateLimiter
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ObjectLimits, RateLimit
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.worker.limits import with_limits

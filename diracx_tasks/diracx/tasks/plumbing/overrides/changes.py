@@ -22,6 +22,7 @@ from diracx.tasks.plumbing.overrides.configuration import (
     Limit,
     LimitKind,
     RateLimit,
+    names_of,
     type_name,
 )
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -242,11 +243,10 @@ def _tasks_named(registry: TaskRegistry, *configurations: Configuration) -> set[
     whole = {name for name in written if ":" in name}
     by_class: dict[str, set[str]] = {}
     for name in (*whole, *(task.name for task in registry)):
-        by_class.setdefault(name.partition(":")[2], set()).add(name)
+        by_class.setdefault(names_of(name)[1], set()).add(name)
     return whole.union(*(by_class.get(name, {name}) for name in written - whole))
 
 
 def _vos_named(task: str, *configurations: Configuration) -> set[str]:
     """The VOs of which configurations say something about a task."""
-    names = (task, task.partition(":")[2])
-    return {vo for each in configurations for name, vo in each.task_vos if name in names}
+    return {vo for each in configurations for name, vo in each.task_vos if name in names_of(task)}

@@ -17,7 +17,7 @@ import msgspec
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask, PeriodicVoAwareBaseTask, TaskConfig
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, near_names
 from diracx.tasks.plumbing.lock_registry import registered_lock_types
-from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override, type_name
+from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override, names_of, type_name
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 
 _ANY_VO = "vo"
@@ -39,15 +39,13 @@ def problems(configuration: Configuration, registry: TaskRegistry) -> Problems:
         configuration: A parsed one.
         registry: The installed tasks.
     """
-    named = {task: override.path for (task, _), override in configuration.task_vos.items()}
-    named |= {task: override.path for task, override in configuration.tasks.items()}
     errors: list[str] = []
     warnings: list[str] = []
-    for name, path in named.items():
-        found = [task for task in registry if name in (task.name, _class_name(task.name))]
+    for name, path in configuration.paths_of_tasks.items():
+        found = [task for task in registry if name in names_of(task.name)]
         if not found:
-            known = [task.name for task in registry]
-            near = near_names(name, known if ":" in name else map(_class_name, known))
+            known = [task.name if ":" in name else names_of(task.name)[1] for task in registry]
+            near = near_names(name, known)
             warnings.append(f"{path}: no task of that name is installed here{_did_you_mean(near)}")
         for task in found:
             errors += _errors_of_task(configuration, name, task)
@@ -112,8 +110,7 @@ def _errors_of_entries(entries: Mapping[str, Entry], task: RegisteredTask, vos: 
 
 def _refused_by_class(task_class: type[PeriodicBaseTask], override: Override) -> Iterator[str]:
     """Ask the class. What it raises is its answer, whatever it is: the code of an author may raise anything."""
-    entries = {"": Entry()} if override.entries is None else override.entries
-    config = [_task_config(name, entry, override, task_class) for name, entry in entries.items()]
+    config = [_task_config(name, entry, override, task_class) for name, entry in override.schedules.items()]
     check: Callable[[list[TaskConfig]], object] = task_class.validate_config
     try:
         answer = check(config)
@@ -153,10 +150,6 @@ def _unknown_vos(configuration: Configuration) -> Iterator[str]:
     for vo, path in named.items():
         if vo not in configuration.vos:
             yield f"{path}: {vo} is not one of `vos`{_did_you_mean(near_names(vo, configuration.vos))}"
-
-
-def _class_name(task: str) -> str:
-    return task.rpartition(":")[2]
 
 
 def _did_you_mean(near: list[str]) -> str:

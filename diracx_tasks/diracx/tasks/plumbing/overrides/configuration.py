@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -113,6 +114,11 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def schedules(self) -> Mapping[str, Entry]:
+        """What a periodic task runs by, by name: its entries, or its one schedule without a name."""
+        return _ONE_SCHEDULE if self.entries is None else self.entries
+
+    @property
     def limited(self) -> bool:
         """Whether it sets a limit."""
         return self.rate_limit is not None or self.concurrency_limit is not None
@@ -133,6 +139,7 @@ class ObjectLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _NO_OVERRIDE: Final = Override()
+_ONE_SCHEDULE: Final[Mapping[str, Entry]] = MappingProxyType({"": Entry()})
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +153,12 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """By task name, likewise, and VO."""
     objects: Mapping[tuple[str, ...], ObjectLimits] = {}
     """By VO (empty: all), `type_name` of the locked type, key or `DEFAULT`, and extra parts."""
+
+    @property
+    def paths_of_tasks(self) -> dict[str, str]:
+        """Where each task is written, by the name that it has there; for all VOs, if it is written there as well."""
+        paths = {task: override.path for (task, _), override in self.task_vos.items()}
+        return paths | {task: override.path for task, override in self.tasks.items()}
 
     def override(self, task: str, vo: str | None = None) -> Override:
         """The settings for a task, or for one VO of it.
@@ -184,12 +197,14 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def _of_task(self, task: str) -> Override:
-        return self.tasks.get(task) or self.tasks.get(_class_name(task)) or _NO_OVERRIDE
+        own, class_name = names_of(task)
+        return self.tasks.get(own) or self.tasks.get(class_name) or _NO_OVERRIDE
 
     def _of_vo(self, task: str, vo: str | None) -> Override:
         if not vo:
             return _NO_OVERRIDE
-        return self.task_vos.get((task, vo)) or self.task_vos.get((_class_name(task), vo)) or _NO_OVERRIDE
+        own, class_name = names_of(task)
+        return self.task_vos.get((own, vo)) or self.task_vos.get((class_name, vo)) or _NO_OVERRIDE
 
 
 def type_name(obj: str) -> str:
@@ -197,5 +212,6 @@ def type_name(obj: str) -> str:
     return obj.replace("_", "").replace("-", "").lower()
 
 
-def _class_name(task: str) -> str:
-    return task.partition(":")[2]
+def names_of(task: str) -> tuple[str, str]:
+    """The names by which a configuration may call a task: its own, and that of its class alone."""
+    return task, task.partition(":")[2]

@@ -40,15 +40,13 @@ import msgspec
 
 from diracx.tasks.plumbing.exceptions import near_names, shown
 from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override, RateLimit
-from diracx.tasks.plumbing.overrides.limits import DIRACX_LIMITS, WrittenLimits, read_limits
-from diracx.tasks.plumbing.overrides.our_layout import read_vos, with_limits
+from diracx.tasks.plumbing.overrides.limits import DIRACX_LIMITS, WrittenLimits, read_limits, with_limits
 from diracx.tasks.plumbing.overrides.reading import (
     arguments,
     below,
     converted,
     fields,
     mapping,
-    one_name_for_each_task,
     positive,
     refused,
     schedule,
@@ -140,16 +138,15 @@ class _Section(msgspec.Struct, frozen=True):
         )
 
 
-def read_diracx_layout(raw: Mapping[str, Any], path: str, vos: Any) -> Configuration:
-    """Read a file.
+def read_diracx_layout(raw: Mapping[str, Any], path: str) -> Configuration:
+    """Read a file, but for its `vos`.
 
     Args:
         raw: The mapping with the keys `common` and `vo-overrides`.
         path: Its path: empty, or `tasks`.
-        vos: The VOs, as our layout has them.
 
     Raises:
-        ConfigurationError: A key is unknown, a value is bad, or one task or limit is written twice.
+        ConfigurationError: A key is unknown, a value is bad, or one limit is written twice.
     """
     written = fields(raw, path, DIRACX_KEYS)
     spellings = [key for key in VO_OVERRIDES if key in written]
@@ -164,15 +161,10 @@ def read_diracx_layout(raw: Mapping[str, Any], path: str, vos: Any) -> Configura
     _refuse_lone_windows(common, sections.values())
     tasks = dict(common.overrides())
     task_vos = {(name, vo): each for vo, section in sections.items() for name, each in section.overrides(common)}
-    one_name_for_each_task({name: each.path for (name, _), each in task_vos.items()} | _paths(tasks))
     objects = dict(common.limits.objects)
     for section in sections.values():
         objects.update(section.limits.objects)
-    return Configuration(vos=read_vos(vos), tasks=tasks, task_vos=task_vos, objects=objects)
-
-
-def _paths(tasks: Mapping[str, Override]) -> dict[str, str]:
-    return {name: override.path for name, override in tasks.items()}
+    return Configuration(tasks=tasks, task_vos=task_vos, objects=objects)
 
 
 def _section(raw: Any, path: str, vo: str) -> _Section:

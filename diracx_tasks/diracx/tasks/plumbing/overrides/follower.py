@@ -26,7 +26,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.wire.names import Namespace
 
 logger = logging.getLogger("diracx.tasks.configuration")

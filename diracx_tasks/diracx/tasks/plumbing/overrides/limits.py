@@ -22,6 +22,7 @@ from diracx.tasks.plumbing.overrides.configuration import (
     DEFAULT,
     LimitKind,
     ObjectLimits,
+    Override,
     RateLimit,
     type_name,
 )
@@ -106,6 +107,23 @@ def read_limits(raw: Any, path: str, vo: str, spelling: LimitSpelling) -> Writte
             else:
                 found.objects.update(_places(place, (vo, name, key), where, spelling))
     return found
+
+
+def with_limits(override: Override | None, limits: ObjectLimits) -> Override:
+    """The settings of a task with the limits that are written at another place, below the type `Task`.
+
+    Raises:
+        ConfigurationError: The settings have limits of their own.
+    """
+    own = override or Override(path=limits.path)
+    if own.limited:
+        raise refused(limits.path, f"{own.path} has limits of the same task; keep one place")
+    return msgspec.structs.replace(
+        own,
+        rate_limit=limits.rate_limit,
+        concurrency_limit=limits.concurrency_limit,
+        limits_path=limits.path,
+    )
 
 
 def _right_place(path: str, limiter: str, types: Any) -> str:

@@ -28,26 +28,26 @@ replace the common ones.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
-from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, ObjectLimits, Override
-from diracx.tasks.plumbing.overrides.limits import OUR_LIMITS, read_limits
+from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override
+from diracx.tasks.plumbing.overrides.limits import OUR_LIMITS, read_limits, with_limits
 from diracx.tasks.plumbing.overrides.reading import (
     arguments,
     below,
     converted,
     fields,
     mapping,
-    one_name_for_each_task,
     refused,
     schedule,
 )
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule, TaskScheduleBase
 
-OUR_KEYS: Final = ("vos", "tasks", "limits", "vo_limits")
+OUR_KEYS: Final = ("tasks", "limits", "vo_limits")
 
 _SETTINGS: Final = ("enabled", "schedule", *OUR_LIMITS.keys, "entries")
 _ENTRY: Final = ("args", "enabled", "schedule")
@@ -76,23 +76,15 @@ class _Schedule(msgspec.Struct, frozen=True):
         return IntervalSeconds(self.interval or 0)
 
 
-def read_vos(raw: Any) -> tuple[str, ...] | None:
-    """The value of `vos`."""
-    if raw is None:
-        return None
-    vos: list[str] = converted(raw, list[str], "vos")
-    if "" in vos:
-        raise refused("vos", "the name of a VO is empty")
-    return tuple(vos)
+def read_our_layout(file: Mapping[str, Any]) -> Configuration:
+    """Read a file, but for its `vos`.
 
-
-def read_our_layout(raw: Any) -> Configuration:
-    """Read a whole file.
+    Args:
+        file: The mapping with the keys `OUR_KEYS`.
 
     Raises:
-        ConfigurationError: A key is unknown, a value is bad, or one task or limit is written twice.
+        ConfigurationError: A key is unknown, a value is bad, or one limit is written twice.
     """
-    file = fields(raw, "", OUR_KEYS)
     tasks: dict[str, Override] = {}
     task_vos: dict[tuple[str, str], Override] = {}
     for task, settings in mapping(file.get("tasks"), "tasks").items():
@@ -111,29 +103,7 @@ def read_our_layout(raw: Any) -> Configuration:
         objects.update(limits.objects)
         for task, found in limits.tasks.items():
             task_vos[task, vo] = with_limits(task_vos.get((task, vo)), found)
-    one_name_for_each_task({task: each.path for (task, _), each in task_vos.items()} | _paths(tasks))
-    return Configuration(vos=read_vos(file.get("vos")), tasks=tasks, task_vos=task_vos, objects=objects)
-
-
-def with_limits(override: Override | None, limits: ObjectLimits) -> Override:
-    """The settings of a task with the limits that are written at another place, below the type `Task`.
-
-    Raises:
-        ConfigurationError: The settings have limits of their own.
-    """
-    own = override or Override(path=limits.path)
-    if own.limited:
-        raise refused(limits.path, f"{own.path} has limits of the same task; keep one place")
-    return msgspec.structs.replace(
-        own,
-        rate_limit=limits.rate_limit,
-        concurrency_limit=limits.concurrency_limit,
-        limits_path=limits.path,
-    )
-
-
-def _paths(tasks: dict[str, Override]) -> dict[str, str]:
-    return {task: override.path for task, override in tasks.items()}
+    return Configuration(tasks=tasks, task_vos=task_vos, objects=objects)
 
 
 def _override(written: dict[str, Any], path: str) -> Override:

@@ -6,7 +6,7 @@ In all parts a key without a value (`key:` or `key: null`) counts as one that is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import msgspec
@@ -114,23 +114,6 @@ def schedule(make: Callable[[], TaskScheduleBase], path: str) -> TaskScheduleBas
     if isinstance(made, IntervalSeconds) and made.seconds < MIN_INTERVAL_SECONDS:
         raise refused(path, f"an interval of {made.seconds:g} s is too short; write {MIN_INTERVAL_SECONDS} or more")
     return made
-
-
-def one_name_for_each_task(paths: Mapping[str, str]) -> None:
-    """Refuse a task that is written by its full name here and by the name of its class there.
-
-    Args:
-        paths: Where each name is written.
-
-    Raises:
-        ConfigurationError: The text names both places.
-    """
-    for name, path in paths.items():
-        category, colon, class_name = name.partition(":")
-        if colon and class_name in paths:
-            raise refused(path, f"the same task as {paths[class_name]}; use one name, {name} or {class_name}")
-        if colon and not (category and class_name):
-            raise refused(path, f"{name!r} is no name of a task; write <category>:<ClassName>")
 
 
 def _named(raw: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import yaml
 
 from diracx.tasks.plumbing.overrides.configuration import ConfigurationError
+from diracx.tasks.plumbing.overrides.reading import below, refused
 
 MAX_VALUES: Final = 200_000
 """The largest number of keys and values, each alias counted as what it stands for."""
@@ -79,7 +80,7 @@ class _Checker:
     def _below(self, node: yaml.Node, path: str) -> int:
         if isinstance(node, yaml.MappingNode):
             _keys_as_texts(node, path)
-            return sum(1 + self.check(value, _below(path, key.value)) for key, value in node.value)
+            return sum(1 + self.check(value, below(path, key.value)) for key, value in node.value)
         if isinstance(node, yaml.SequenceNode):
             return sum(self.check(value, f"{path}[{index}]") for index, value in enumerate(node.value))
         return 0
@@ -96,15 +97,11 @@ def _keys_as_texts(node: yaml.MappingNode, path: str) -> None:
             raise _refused(path, f"the key {key.value!r} has a character that cannot be printed", key)
         if key.value in first:
             lines = f"{first[key.value].start_mark.line + 1} and {key.start_mark.line + 1}"
-            raise ConfigurationError(f"{_below(path, key.value)}: the key stands twice, on lines {lines}; remove one")
+            raise refused(below(path, key.value), f"the key stands twice, on lines {lines}; remove one")
         first[key.value] = key
         # A new node, since an alias may use the old one as a value.
         node.value[index] = (yaml.ScalarNode(_TEXT, key.value, key.start_mark, key.end_mark), value)
 
 
-def _below(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
 def _refused(path: str, problem: str, node: yaml.Node) -> ConfigurationError:
-    return ConfigurationError(f"{path or 'the configuration'}: {problem} (line {node.start_mark.line + 1})")
+    return refused(path, f"{problem} (line {node.start_mark.line + 1})")

@@ -18,8 +18,6 @@ from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 
 OFF_BY_DEFAULT: Final = "off by default: `_enabled = False` in the code; the configuration may switch it on"
 
-_NO_ENTRY: Final = Entry()
-
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -55,8 +53,7 @@ def instances_of(
             continue
         for vo in names if issubclass(task_class, PeriodicVoAwareBaseTask) else [""]:
             override = configuration.override(task.name, vo or None)
-            entries = {"": _NO_ENTRY} if override.entries is None else override.entries
-            for name, entry in entries.items():
+            for name, entry in override.schedules.items():
                 key = ScheduleKey(task.name, vo, name)
                 found[key] = _instance(task, task_class, key, override, entry)
     return found

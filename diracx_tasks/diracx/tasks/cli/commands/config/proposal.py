@@ -17,7 +17,7 @@ from diracx.tasks.plumbing.overrides.changes import Change, changes_between
 from diracx.tasks.plumbing.overrides.checks import problems
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
 from diracx.tasks.plumbing.overrides.follower import Revision, in_force
-from diracx.tasks.plumbing.overrides.overrides import parse
+from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 Command = TypeVar("Command", bound=Callable[..., Any])
