@@ -107,7 +107,9 @@ async def test_a_trace_reaches_the_tasks_that_a_task_on_its_own_thread_submits(
     mesh = measured_mesh
     async with executing(Size.MEDIUM, resources, asyncio.new_event_loop) as thread:
         assert thread is not None
-        worker = Worker(mesh.connection, mesh.namespace, mesh.registry, resources.injector, settings, thread.invoke)
+        worker = Worker(
+            mesh.connection, mesh.namespace, mesh.registry, resources.injector, settings, invoke=thread.invoke
+        )
         async with asyncio.timeout(END_SECONDS):
             await worker.run()
     await mesh.burst()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -16,6 +15,7 @@ from diracx.tasks.plumbing.overrides import follower as follower_module
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, ConfigurationFollower, in_force
 from diracx.tasks.testing import wait_until
+from support.configuration_followers import following
 from support.scheduling import SchedulingMesh
 
 SLACK = timedelta(seconds=1)
@@ -33,20 +33,9 @@ def _has_vos(follower: ConfigurationFollower, vos: tuple[str, ...]) -> bool:
     return follower.current.vos == vos
 
 
-@asynccontextmanager
-async def following(mesh: SchedulingMesh) -> AsyncIterator[ConfigurationFollower]:
-    follower = ConfigurationFollower(mesh.connection, mesh.namespace)
-    running = asyncio.create_task(follower.run())
-    try:
-        yield follower
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-
-
 async def test_followers_see_a_new_configuration_within_two_seconds(mesh: SchedulingMesh) -> None:
     changes: list[Configuration] = []
-    async with following(mesh) as follower:
+    async with following(mesh.connection, mesh.namespace) as follower:
         follower.on_change(lambda: changes.append(follower.current))
         for vos in (("lhcb",), ("lhcb", "atlas")):
             await mesh.configuration.write(f"vos: [{', '.join(vos)}]")
@@ -88,7 +77,7 @@ async def test_a_text_that_breaks_the_parser_is_logged_with_a_traceback_and_ends
         raise RecursionError("too deep")
 
     await mesh.configuration.write("vos: [lhcb]")
-    async with following(mesh) as follower:
+    async with following(mesh.connection, mesh.namespace) as follower:
         await wait_until(partial(_has_vos, follower, ("lhcb",)), description="it is in force")
         with monkeypatch.context() as patch:
             patch.setattr(follower_module, "parse", breaks)

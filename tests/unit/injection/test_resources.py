@@ -4,11 +4,10 @@ Annotations are live: some dependencies are local.
 """
 
 from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
-import git
 import pytest
 from diracx.core.config import Config, ConfigSource
 from diracx.core.properties import JOB_ADMINISTRATOR, SecurityProperty
@@ -28,6 +27,7 @@ from support.acme import (
     LollygagDB,
     UnlistedDB,
 )
+from support.configurations import CONFIGURATION, commit_configuration
 from support.distributions import install_metadata
 from support.injected_tasks import missing, run, task_with
 
@@ -204,25 +204,6 @@ class TestMissingResources:
             Injector().prepare(type(task_with(execute)))
 
 
-CONFIGURATION = """
-DIRAC: {}
-Operations: {}
-Registry:
-  acme:
-    IdP: {URL: "https://idp.example.org", ClientID: acme}
-    DefaultGroup: users
-    Users: {}
-    Groups: {}
-"""
-
-
-def commit(repository: Path, configuration: str) -> None:
-    with closing(git.Repo.init(repository, initial_branch="master")) as opened:
-        (repository / "default.yml").write_text(configuration)
-        opened.index.add(["default.yml"])
-        opened.index.commit("all of it")
-
-
 class TestSettings:
     async def test_one_instance_serves_all_executions_and_lives_as_long_as_the_worker(
         self, monkeypatch: pytest.MonkeyPatch
@@ -271,7 +252,7 @@ class TestConfiguration:
     @pytest.fixture
     def repository(self, acme_installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         repository = tmp_path / "configuration"
-        commit(repository, CONFIGURATION)
+        commit_configuration(repository)
         monkeypatch.setenv("DIRACX_CONFIG_BACKEND_URL", f"git+file://{repository}")
         return repository
 
@@ -286,7 +267,7 @@ class TestConfiguration:
         assert await run(execute) == ["acme"]
 
     async def test_an_unreadable_configuration_is_reported_before_the_first_task(self, repository: Path) -> None:
-        commit(repository, "Registry: [")
+        commit_configuration(repository, "Registry: [")
 
         async def execute(self: Any, config: Config) -> None:
             raise AssertionError("executed")
@@ -313,7 +294,7 @@ class TestConfiguration:
             await run_on(one, opened.aclose())
         with pytest.raises(RuntimeError, match="Config is not open"):
             await invocation(task)
-        commit(repository, CONFIGURATION.replace("acme", "emca"))
+        commit_configuration(repository, CONFIGURATION.replace("acme", "emca"))
         async with resources.opened():
             assert list((await invocation(task)).registry) == ["emca"]
 

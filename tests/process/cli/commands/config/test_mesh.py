@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +9,10 @@ import pytest
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.overrides.configuration import LimitKind
-from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, ConfigurationFollower
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
+from support.configuration_followers import following
 from support.distributions import install_extension, task_points
 from support.processes import worker_process
 
@@ -44,21 +42,10 @@ def acme(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer, 
     return bare
 
 
-@asynccontextmanager
-async def following(on_the_server: OnTheServer) -> AsyncIterator[ConfigurationFollower]:
-    follower = ConfigurationFollower(on_the_server.connection, on_the_server.names)
-    running = asyncio.create_task(follower.run())
-    try:
-        yield follower
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-
-
 async def test_two_vos_are_configured_compared_shown_and_rolled_back(
     acme: CommandLine, on_the_server: OnTheServer
 ) -> None:
-    async with following(on_the_server) as follower:
+    async with following(on_the_server.connection, on_the_server.names) as follower:
 
         def limit() -> object:
             found = follower.current.task_limit(LimitKind.CONCURRENCY, TRANSFER, "lhcb")
