@@ -25,7 +25,7 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.execution.last_resort import LastResort, end_process
 from diracx.tasks.plumbing.execution.loops import run
-from diracx.tasks.plumbing.execution.thread import blame_escape, executing
+from diracx.tasks.plumbing.execution.thread import ExecutionThreads, blame_escape, executing
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
@@ -154,11 +154,8 @@ async def _serve(
                 ) as broker,
                 executing(settings.size, resources, _new_loop) as threads,
             ):
-                counters, invoke = Counters(), None if threads is None else threads.invoke
-                on_outcome, injector, outages = counters.record, resources.injector, resources.outages
-                worker = Worker(
-                    broker.connection, namespace, registry, injector, settings, invoke, on_outcome, last_resort, outages
-                )
+                counters = Counters()
+                worker = _worker(broker, resources, settings, threads, counters, last_resort)
                 before_force.append(worker.abandon_from_thread)
                 signals.on_signal(worker.stop, worker.stop_now)
                 await _run(worker, counters, broker, health_address)
@@ -168,6 +165,27 @@ async def _serve(
                 logger.critical("code in this process cancelled the worker itself: it ends")
                 return ExitCode.STUCK
     return ExitCode.DONE if last_resort.reason is None else ExitCode.STUCK
+
+
+def _worker(
+    broker: JetStreamBroker,
+    resources: Resources,
+    settings: WorkerSettings,
+    threads: ExecutionThreads | None,
+    counters: Counters,
+    last_resort: LastResort,
+) -> Worker:
+    return Worker(
+        broker.connection,
+        broker.namespace,
+        broker.registry,
+        resources.injector,
+        settings,
+        invoke=None if threads is None else threads.invoke,
+        on_outcome=counters.record,
+        last_resort=last_resort,
+        outages=resources.outages,
+    )
 
 
 async def _run(

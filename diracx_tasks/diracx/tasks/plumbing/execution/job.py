@@ -28,6 +28,12 @@ class Job:
     refusals: int = 0
     """How often in a row a lock of the task was busy before."""
 
+    @property
+    def vo(self) -> str | None:
+        """The VO of the task: its `vo`, if that is a text."""
+        vo = getattr(self.task, "vo", None)
+        return vo if isinstance(vo, str) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from diracx.tasks.plumbing.execution.job import Held, Job
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.worker.limits import vo_of
 from diracx.tasks.plumbing.worker.snapshot import HeldTask
 
 
@@ -36,7 +35,7 @@ class Holds:
         """The outcome of a task that is held; None: it may execute."""
         if job.registered.periodic:
             return None
-        path = self._follower.current.disabled_at(job.envelope.name, vo_of(job.task))
+        path = self._follower.current.disabled_at(job.envelope.name, job.vo)
         return None if path is None else Held(path)
 
     @property

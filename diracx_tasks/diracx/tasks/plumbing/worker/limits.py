@@ -56,9 +56,8 @@ def with_limits(configuration: Configuration, job: Job, locks: Sequence[BaseLock
         configuration: Has the limits.
         locks: Those that the code of the task declares.
     """
-    vo = vo_of(job.task)
     for kind in LimitKind:
-        of_task = configuration.task_limit(kind, job.envelope.name, vo)
+        of_task = configuration.task_limit(kind, job.envelope.name, job.vo)
         if of_task is not None or (configuration.objects and locks):
             locks = _with_limits_of_kind(kind, of_task, configuration, job, locks)
     return locks
@@ -67,12 +66,12 @@ def with_limits(configuration: Configuration, job: Job, locks: Sequence[BaseLock
 def _with_limits_of_kind(
     kind: LimitKind, of_task: Limit | None, configuration: Configuration, job: Job, locks: Sequence[BaseLock]
 ) -> list[BaseLock]:
-    limiter_class, vo = _LIMITERS[kind], vo_of(job.task)
+    limiter_class = _LIMITERS[kind]
     bounded, changed = False, list[BaseLock]()
     for lock in locks:
         if isinstance(lock, limiter_class):
             on_class = _is_on_class(lock, job)
-            of_object = configuration.object_limit(kind, lock.obj, tuple(map(str, lock.parts)), vo)
+            of_object = configuration.object_limit(kind, lock.obj, tuple(map(str, lock.parts)), job.vo)
             limit = of_task or of_object if on_class else of_object or of_task
             lock = lock if limit is None else _limited(lock, limit)
             bounded = bounded or on_class
@@ -80,12 +79,6 @@ def _with_limits_of_kind(
     if of_task is not None and not bounded:
         changed.append(_limited(limiter_class(TASK, *split_task_name(job.envelope.name)), of_task))
     return changed
-
-
-def vo_of(task: object) -> str | None:
-    """The VO of a task: its `vo`, if that is a text."""
-    vo = getattr(task, "vo", None)
-    return vo if isinstance(vo, str) else None
 
 
 def _is_on_class(limiter: CountingLimiter, job: Job) -> bool:

@@ -91,7 +91,8 @@ class Processor:
 
     Args:
         on_outcome: See `OnOutcome`.
-        outages: The tasks that are given back since a resource is down; None: none is.
+        holds: The tasks that the configuration holds.
+        outages: The tasks that are given back since a resource is down.
     """
 
     def __init__(

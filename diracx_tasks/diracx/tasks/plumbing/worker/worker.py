@@ -72,6 +72,7 @@ class Worker:
         registry: TaskRegistry,
         injector: Injector,
         settings: WorkerSettings,
+        *,
         invoke: Invoke | None = None,
         on_outcome: OnOutcome | None = None,
         last_resort: LastResort | None = None,
@@ -81,13 +82,14 @@ class Worker:
         self.settings = settings
         self._broken: BackgroundEndedError | None = None
         self._last_resort = last_resort
-        self._connection, self._outages = connection, outages or Outages()
+        self._connection = connection
         self._attempts = AttemptStore(Bucket(connection, namespace.attempts_bucket))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
         self._holds = Holds(self._configuration, registry)
+        self._outages = outages or Outages()
         limits = ConfiguredLimits(self._configuration)
-        self._executor = executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits)
+        self._executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits)
         dead_letters = DeadLetterStore(connection, namespace)
         self._settlement = Settlement(connection, self._attempts, dead_letters, settings.lock_retry_delay)
         self._leases = LeaseKeeper(DEFAULT_ACK_WAIT, last_resort=last_resort)
@@ -95,9 +97,7 @@ class Worker:
         self._gate = gate = IsolationGate(
             lambda: len(self._leases), settings.isolation_timeout, settings.isolation_window
         )
-        processor = Processor(
-            namespace, settings, registry, self._attempts, executor, self._settlement, gate, on_outcome, self._outages
-        )
+        processor = self._processor(namespace, registry, on_outcome)
         self._in_flight = InFlight(self._leases, self._slots, gate, processor)
         if last_resort is not None:
             last_resort.on_retire, last_resort.give_back = self.stop, self.abandon
@@ -105,6 +105,20 @@ class Worker:
         self._loop_watch = LoopWatch(relief)
         self._intake = Intake(
             connection, namespace, settings, self._attempts, self._leases, self._slots, gate, self._in_flight
+        )
+
+    def _processor(self, namespace: Namespace, registry: TaskRegistry, on_outcome: OnOutcome | None) -> Processor:
+        return Processor(
+            namespace,
+            self.settings,
+            registry,
+            self._attempts,
+            self._executor,
+            self._settlement,
+            self._gate,
+            self._holds,
+            self._outages,
+            on_outcome,
         )
 
     @property
