@@ -12,6 +12,7 @@ from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.schedules import TaskScheduleBase
 from diracx.tasks.plumbing.schedules.base import answers_from_now
+from diracx.tasks.plumbing.wire.fields import own_annotations
 
 _ATTRIBUTES: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     ("priority", Priority, "a member of Priority, e.g. Priority.NORMAL"),
@@ -52,7 +53,7 @@ def check_definition(task_class: Any) -> None:
     if task_class.timeout_seconds is not None and not task_class.timeout_seconds > 0:
         raise TaskDefinitionError(f"{where}: timeout_seconds is {task_class.timeout_seconds}; make it more than 0")
     if issubclass(task_class, PeriodicVoAwareBaseTask) and "vo" not in _fields(task_class):
-        undecorated = "vo" in vars(task_class).get("__annotations__", {})
+        undecorated = "vo" in own_annotations(task_class)
         fix = "put @dataclasses.dataclass above the class" if undecorated else "give it the field `vo: str`"
         raise TaskDefinitionError(f"{where} runs once per VO: {fix}")
 

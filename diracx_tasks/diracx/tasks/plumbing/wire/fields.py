@@ -70,7 +70,7 @@ class FieldsCodec(Generic[T]):
         self._encode: Callable[[T], bytes] = _encode_nothing
         self._decode: Callable[[bytes], T]
         if dataclasses.is_dataclass(task_class):
-            _refuse_undecorated(task_class, bool(_annotations(task_class)))
+            _refuse_undecorated(task_class, bool(own_annotations(task_class)))
             _refuse_unsettable(task_class)
         if is_pydantic(task_class):
             _refuse_root_model(task_class)
@@ -189,14 +189,14 @@ def _qualified_name(task_class: type) -> str:
 
 
 def _takes_arguments(task_class: type) -> bool:
-    if any(not _is_class_variable(kind) for base in task_class.__mro__ for kind in _annotations(base).values()):
+    if any(not _is_class_variable(kind) for base in task_class.__mro__ for kind in own_annotations(base).values()):
         return True
     parameters = inspect.signature(task_class).parameters.values()
     return any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
 
-def _annotations(kind: type) -> dict[str, Any]:
-    """Those of the class itself."""
+def own_annotations(kind: type) -> dict[str, Any]:
+    """The annotations of a class itself, without those of its bases."""
     return inspect.get_annotations(kind, **_AS_TEXTS)
 
 
@@ -206,7 +206,7 @@ def _is_class_variable(annotation: object) -> bool:
 
 def _refuse_undecorated(task_class: type, has_arguments: bool) -> None:
     if has_arguments and "__dataclass_fields__" not in vars(task_class):
-        own = _annotations(task_class)
+        own = own_annotations(task_class)
         if dataclasses.is_dataclass(task_class) and all(map(_is_class_variable, own.values())):
             return
         raise TaskDefinitionError(

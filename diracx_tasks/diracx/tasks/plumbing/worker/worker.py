@@ -97,8 +97,7 @@ class Worker:
         self._gate = gate = IsolationGate(
             lambda: len(self._leases), settings.isolation_timeout, settings.isolation_window
         )
-        processor = self._processor(namespace, registry, on_outcome)
-        self._in_flight = InFlight(self._leases, self._slots, gate, processor)
+        self._in_flight = InFlight(self._leases, self._slots, gate, self._processor(namespace, registry, on_outcome))
         if last_resort is not None:
             last_resort.on_retire, last_resort.give_back = self.stop, self.abandon
         self._relief = relief = Relief(connection, namespace, self._leases, self._locks, last_resort)
