@@ -119,3 +119,11 @@ def test_the_workflow_runs_what_must_pass_on_every_python_that_is_promised() -> 
     classifiers = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["classifiers"]
     promised = [each.rpartition(" ")[2] for each in classifiers if re.search(r":: 3\.\d+$", each)]
     assert job["strategy"]["matrix"]["python"] == promised
+
+
+def test_the_changelog_promises_the_json_of_each_command_once() -> None:
+    text = (DOCS / "CHANGELOG.md").read_text("utf-8")
+    promised = text.partition("- the fields of `--json`:")[2].partition("- exit codes.")[0]
+    commands = re.findall(r"`([a-z ]+)`(?: \(and one of them, `[a-z ]+`\))? `[\[{]", promised)
+    assert "status" in commands
+    assert sorted(set(commands)) == sorted(commands)
