@@ -27,7 +27,7 @@ class Door(Resource[str]):
 
     def __init__(self, name: str = "Door") -> None:
         super().__init__(name)
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.stuck: asyncio.Event | None = None
         self.closing_error: Exception | None = None
         self.never_closes = False
@@ -108,6 +108,29 @@ async def test_what_is_down_is_tried_again_and_its_task_refused_until_it_opens(
     )
     assert "still down: Door" in caplog.text
     assert "served again: test:Needs: Door is open" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit(2), asyncio.CancelledError()], ids=["exit", "cancelled"])
+async def test_a_service_whose_code_exits_or_cancels_itself_is_down_and_ends_nothing_else(
+    outages: Outages, door: Door, error: BaseException
+) -> None:
+    door.error = error
+    async with KeptOpen.on_this_loop([door], outages) as here:
+        async with asyncio.timeout(5):
+            await here.tried()
+        assert str(outages.refusal(Needs)).startswith(f"Door: {type(error).__name__}")
+        door.error = None
+        await wait_until(lambda: not outages.any, description="it is tried again, and open")
+
+
+async def test_whoever_cancels_the_opening_of_a_service_ends_it(outages: Outages, door: Door) -> None:
+    door.stuck = asyncio.Event()
+    async with KeptOpen.on_this_loop([door], outages):
+        await wait_until(lambda: door.tries, description="it begins to open")
+        (opening,) = (task for task in asyncio.all_tasks() if task.get_name() == "keep Door open")
+        opening.cancel()
+        await asyncio.wait([opening], timeout=5)
+        assert opening.cancelled()
 
 
 async def test_a_missing_variable_is_not_tried_again(

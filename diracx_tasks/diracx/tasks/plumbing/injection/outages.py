@@ -266,17 +266,20 @@ class _Keeper:
 
     async def _open_once(self) -> bool:
         """Open the resource and keep it open to the end. Returns False if it cannot be opened."""
-        if unset := self.resource.unset():
-            self._down(f"{self.resource.name}: {'; '.join(unset)}", lasting=True)
-            return False
         try:
+            if unset := self.resource.unset():
+                self._down(f"{self.resource.name}: {'; '.join(unset)}", lasting=True)
+                return False
             async with self.resource.opened():
                 self._outages.set_open(self)
                 self._tried()
                 while not self._ending:
                     self._wake.clear()
                     await self._wake.wait()
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and self._is_cancelled():
+                raise
+            # Otherwise it is the code of an author or of a client, which may raise these, too.
             if self.is_open:
                 logger.warning("%s did not close in order: %s", self.resource.name, one_line(error))
                 return True
@@ -284,6 +287,9 @@ class _Keeper:
             self._down(str(error) if known else f"{self.resource.name}: {one_line(error)}")
             return False
         return True
+
+    def _is_cancelled(self) -> bool:
+        return self._ending or (self._task is not None and self._task.cancelling() > 0)
 
     def _note_slow(self) -> None:
         self._down(f"{self.resource.name}: it has not opened for {SLOW_SECONDS:g} s")

@@ -74,7 +74,7 @@ class Resource(ABC, Generic[T]):
             del self._values[loop]
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Render an error of a library in one line, without its input: that may hold a password."""
     listed = getattr(error, "errors", None)
     if callable(listed):
