@@ -142,6 +142,8 @@ class ConfigurationFollower:
         self._bucket = ConfigurationBucket(connection, namespace)
         self._poll_seconds = poll_interval.total_seconds()
         self._callbacks: list[Callable[[], None]] = []
+        self._reading = asyncio.Lock()
+        """Of two that refresh at once, the second finds nothing new: each revision is logged once."""
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` after `current` has changed."""
@@ -153,9 +155,13 @@ class ConfigurationFollower:
         Raises:
             ServerError: The text cannot be read; `current` stays in force.
         """
-        text, revision = await self._bucket.read()
-        if revision == self.revision:
-            return
+        async with self._reading:
+            text, revision = await self._bucket.read()
+            if revision != self.revision:
+                await self._take(text, revision)
+
+    async def _take(self, text: str, revision: int) -> None:
+        """Put a text in force that was read; if it is invalid, the latest valid one before it that is not yet."""
         found: tuple[int, Configuration] | None = None
         try:
             found = revision, parse(text) if revision else Configuration()
