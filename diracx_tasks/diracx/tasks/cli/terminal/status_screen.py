@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,9 +23,14 @@ ISOLATED: Final = "isolated"
 """The column of isolated tasks, and the mark of a worker that has one."""
 HELD: Final = "held"
 """The line of tasks that the configuration holds; it is there only if there are any."""
+NOT_SERVED: Final = "not served"
+"""The line of tasks that workers give back, since a service is down; it is there only if there are any."""
 _TEXTS: Final = ("size", ISOLATED)
 FIXED_LINES: Final = 10
-"""The lines of a screen without those of its head, queues, workers and held tasks: blank lines, headings, summary."""
+"""The lines of a screen without those of its head, queues, workers, and of tasks that do not run: blank lines,
+headings, summary."""
+SUMMARY_LINES: Final = 5
+"""The lines of the summary that are always there."""
 MIN_WORKERS: Final = 3
 """Idle queues are left out before fewer workers are shown."""
 MIN_WIDTH_FOR_TIMES: Final = 94
@@ -108,6 +114,10 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
     if status.held:
         held = (each.task if each.vo is None else f"{each.task} of {each.vo}" for each in status.held)
         rows.append((HELD, printable(", ".join(held))))
+    workers = Counter(task for worker in status.workers for task in worker.not_served)
+    if workers:
+        by = (f"{task} by {count} worker{'s' if count > 1 else ''}" for task, count in sorted(workers.items()))
+        rows.append((NOT_SERVED, printable(", ".join(by))))
     return rows
 
 
@@ -177,7 +187,7 @@ class Screen:
         queues = self.snapshot.status.queues
         room = None
         if self.watching:
-            spare = console.size.height - FIXED_LINES - len(head) - bool(self.snapshot.status.held)
+            spare = console.size.height - FIXED_LINES - len(head) - (len(_summary(self.snapshot)) - SUMMARY_LINES)
             if spare - len(queues) < min(MIN_WORKERS, len(self.snapshot.status.workers)):
                 queues = [queue for queue in queues if _is_busy(queue)]
             room = max(1, spare - len(queues))
