@@ -37,13 +37,27 @@ async def fill(store: RecordingStore, *numbers: int) -> None:
         await store.create(f"{slots_of(KEY)}.{number}", b"another", WINDOW)
 
 
-async def take(store: RecordingStore, count: int) -> list[AcquiredKey]:
+async def take(store: RecordingStore, count: int, limit: int = 4) -> list[AcquiredKey]:
     owner = new_owner()
 
     async def claim(slot: str) -> AcquiredKey | None:
         return await AcquiredKey.claim(store, slot, owner, WINDOW, boottime)
 
-    return await take_slots(store, KEY, 4, count, claim)
+    return await take_slots(store, KEY, limit, count, claim)
+
+
+@pytest.mark.parametrize("limit", [10**9, 10**30])
+async def test_a_limit_that_nobody_reaches_costs_no_more_than_the_slots_that_are_taken(limit: int) -> None:
+    store = RecordingStore()
+    await fill(store, 0, 1)
+    assert len(await take(store, 3, limit)) == 3
+    assert len(store.entries) == 5
+
+
+async def test_slots_beyond_a_lowered_limit_are_not_counted() -> None:
+    store = RecordingStore()
+    await fill(store, 0, 1, 7)
+    assert {key.key.rpartition(".")[2] for key in await take(store, 2)} == {"2", "3"}
 
 
 async def test_too_few_free_slots_are_counted_and_none_is_kept() -> None:

@@ -186,6 +186,7 @@ BAD_TASKS = [
     ("tasks: {a:B: {rate_limit: {limit: 1}}}", "tasks.a:B.rate_limit: .*missing required field `window_seconds`"),
     ("tasks: {a:B: {rate_limit: {limit: 0, window_seconds: 1}}}", "tasks.a:B.rate_limit: `limit` must be 1"),
     ("tasks: {a:B: {rate_limit: {limit: 1, window_seconds: 0}}}", "tasks.a:B.rate_limit: `window_seconds`"),
+    ("tasks: {a:B: {rate_limit: {limit: 1, window_seconds: 3.1e+9}}}", "tasks.a:B.rate_limit: .* 3000000000 at the"),
     ("tasks: {a:B: {rate_limit: {limit: x, window_seconds: 1}}}", "tasks.a:B.rate_limit.limit: Expected `int`"),
     ("tasks: {a:B: {concurrency_limit: 0}}", "tasks.a:B.concurrency_limit: 0 must be 1 or more"),
     ("tasks: {a:B: {vos: {my vo.org: {vos: {}}}}}", "tasks.a:B.vos.my vo.org.vos: unknown key; known here"),

@@ -32,8 +32,10 @@ from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner
 from diracx.tasks.plumbing.locks.base import CountingLimiter
-from diracx.tasks.plumbing.locks.slots import SlotsFullError, abandon_all, free_slots, slots_of, take_slots
+from diracx.tasks.plumbing.locks.slots import SlotsFullError, abandon_all, slots_of, take_slots, taken_slots
 
+MAX_WINDOW_SECONDS: Final = 3_000_000_000
+"""95 years. The server counts times in nanoseconds since 1970, in 64 bits, and refuses a later end or loses it."""
 _COLLISION_RETRY_SECONDS: Final = 0.1
 """The delay before another try when slots were free but other contenders took them first."""
 
@@ -112,8 +114,11 @@ class RateLimiter(CountingLimiter):
 
     def _check(self) -> None:
         super()._check()
-        if not 0 < self.window_seconds < math.inf:
-            raise ValueError(f"{type(self).__name__}: window_seconds={self.window_seconds} must be more than 0")
+        if not 0 < self.window_seconds <= MAX_WINDOW_SECONDS:
+            raise ValueError(
+                f"{type(self).__name__}: window_seconds={self.window_seconds} must be more than 0, "
+                f"and {MAX_WINDOW_SECONDS} at the most"
+            )
         if self.n_items < 1:
             raise ValueError(f"{type(self).__name__}: n_items={self.n_items} must be at least 1")
 
@@ -167,7 +172,7 @@ class RateLimiter(CountingLimiter):
             reason = f"other contenders took the free slots of {self.key} first"
         else:
             oldest = await store.oldest(slots_of(self.key))
-            if len(await free_slots(store, self.key, self.limit)) >= self.n_items:
+            if self.limit - len(await taken_slots(store, self.key, self.limit)) >= self.n_items:
                 # Freed meanwhile: markers were removed, or the task of another contender never began.
                 oldest = None
         if oldest is None or oldest.expires_in is None:

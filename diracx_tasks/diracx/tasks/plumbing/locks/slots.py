@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol, TypeVar
 
@@ -56,11 +57,10 @@ def slots_of(key: str) -> str:
     return f"{key}./slots"
 
 
-async def free_slots(store: LockStore, key: str, limit: int) -> list[str]:
-    """The keys of the slots that are free. A slot with a marker counts as taken."""
-    below = slots_of(key)
-    busy = set(await store.keys(below))
-    return [name for number in range(limit) if (name := f"{below}.{number}") not in busy]
+async def taken_slots(store: LockStore, key: str, limit: int) -> set[int]:
+    """The numbers of the slots that are taken, of those within the limit. A slot with a marker counts as taken."""
+    numbers = {int(name.rpartition(".")[2]) for name in await store.keys(slots_of(key))}
+    return {number for number in numbers if number < limit}
 
 
 async def take_slots(
@@ -85,13 +85,13 @@ async def take_slots(
             return [lucky]
         available, claims = 0, 0
         for _ in range(_MAX_ROUNDS):
-            free = await free_slots(store, key, limit)
+            busy, wanted = await taken_slots(store, key, limit), count - len(taken)
             # Slots of this contender are free again when it gives up.
-            available = len(taken) + len(free)
+            available = len(taken) + limit - len(busy)
             if available < count:
                 break
-            claims += count - len(taken)
-            await _claim_all(random.sample(free, count - len(taken)), claim, taken)
+            claims += wanted
+            await _claim_all([f"{below}.{number}" for number in _free(limit, busy, wanted)], claim, taken)
             if len(taken) == count:
                 return taken
         raise SlotsFullError(available, collided=claims > len(taken))
@@ -101,6 +101,12 @@ async def take_slots(
         except Exception as error:  # the first error is the one to raise
             logger.warning("a slot of %s was not freed: %s; it expires by itself", key, error)
         raise
+
+
+def _free(limit: int, busy: set[int], count: int) -> list[int]:
+    """The numbers of some free slots, drawn at random. Costs as much as slots are taken, however large the limit is."""
+    drawn = random.sample(range(min(limit, sys.maxsize)), min(limit, len(busy) + count))
+    return [number for number in drawn if number not in busy][:count]
 
 
 async def abandon_all(slots: Iterable[Slot]) -> None:

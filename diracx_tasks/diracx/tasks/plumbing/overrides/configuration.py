@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from diracx.tasks.plumbing.exceptions import TaskError
+from diracx.tasks.plumbing.locks.rate import MAX_WINDOW_SECONDS
 from diracx.tasks.plumbing.schedules import TaskScheduleBase
 
 DEFAULT: Final = "default"
@@ -47,8 +48,8 @@ class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.limit < 1:
             raise ValueError("`limit` must be 1 or more")
-        if not 0 < self.window_seconds < float("inf"):
-            raise ValueError("`window_seconds` must be more than 0")
+        if not 0 < self.window_seconds <= MAX_WINDOW_SECONDS:
+            raise ValueError(f"`window_seconds` must be more than 0, and {MAX_WINDOW_SECONDS} at the most")
 
 
 class Limit(msgspec.Struct, frozen=True):
