@@ -54,6 +54,8 @@ async def test_labels_are_any_json_and_others_are_refused_before_anything_is_sto
     assert headers["Task-Labels"] == '{"n":1,"tags":["a"],"none":null,"x":{"y":1.5}}'
     with pytest.raises(MalformedTaskError, match=r"^the label 'tags' is tuple \('a',\)"):
         await Greet("alice").schedule(labels={"tags": ("a",)})
+    with pytest.raises(MalformedTaskError, match=r"^the labels are a list; write a mapping"):
+        await Greet("alice").schedule(labels=["tags"])  # type: ignore[arg-type]
     with pytest.raises(MalformedTaskError, match=r"^the label 'n' is float nan"):
         await broker.submit_many([Greet("a"), Greet("b")], labels={"n": float("nan")})
     with pytest.raises(MalformedTaskError, match="the largest is 'long'"):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -161,6 +162,16 @@ async def test_the_delay_grows_with_the_outage_and_the_log_has_a_line_a_minute(
     for delay, middle in zip(delays, (5, 20, 30, 30), strict=True):
         assert middle * 0.75 <= delay <= middle * 1.25
     assert lines == [True, False, False, True]
+
+
+async def test_many_messages_that_wait_for_a_resource_return_one_after_another_and_within_two_minutes(
+    outages: Outages,
+) -> None:
+    seconds = [outages.refuse(Needs, "down").delay / timedelta(seconds=1) for _ in range(30_000)]
+    # 200 a second, until the two minutes are full.
+    assert all(later - earlier == pytest.approx(0.005) for earlier, later in pairwise(seconds[100:20_000]))
+    assert seconds[-1] == max(seconds) == pytest.approx(120)
+    assert outages.refuse(NeedsNothing, "down").delay < timedelta(seconds=7), "other tasks do not queue up behind them"
 
 
 async def test_a_slow_resource_is_down_until_it_opens_and_holds_up_no_other_task(

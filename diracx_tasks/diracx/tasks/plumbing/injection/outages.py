@@ -15,6 +15,7 @@
   `execution/thread.py`.
 * A loop that a task blocks cannot try again. When it is late, what it knows counts no more: the next task that needs
   the resource tries it on another thread.
+* The messages of one task come back one after another, so that many of them leave the worker time for other tasks.
 
 The log has a line when a task stops being served, and one when it is served again. The messages that are given back
 meanwhile have a line a minute for each task.
@@ -51,7 +52,12 @@ SLOW_SECONDS: Final = 10.0
 """A resource that takes longer to open than this counts as down until it has opened."""
 MIN_DELAY_SECONDS: Final = 5.0
 MAX_DELAY_SECONDS: Final = 30.0
-"""A message is given back for as long as the outage has lasted, within these two, give or take a quarter."""
+"""A message is given back for as long as the outage has lasted, within these two, give or take a quarter; for longer
+where many wait."""
+SPACING_SECONDS: Final = 0.005
+"""The messages of one task come back one at a time: 200 a second cost the worker some per cent of a core."""
+MAX_SPACED_SECONDS: Final = 120.0
+"""Spacing delays no message for longer. A worker that lacks what others have must not keep their messages for long."""
 LOG_INTERVAL_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 5.0
 """The time that the resources of a loop have to close."""
@@ -94,6 +100,8 @@ class Outages:
         self._keepers: dict[Resource[Any], list[_Keeper]] = {}
         self._levels: dict[Resource[Any], _Level] = {}
         self._quiet_until: dict[TaskClass, float] = {}
+        self._last_due: dict[TaskClass, float] = {}
+        """When the last message of a task that was given back returns, on the clock."""
 
     def add(self, task_class: TaskClass, name: str, resources: Iterable[Resource[Any]]) -> None:
         """Learn which resources a task needs."""
@@ -135,7 +143,10 @@ class Outages:
             quiet = now < self._quiet_until.get(task_class, now)
             if not quiet:
                 self._quiet_until[task_class] = now + LOG_INTERVAL_SECONDS
-        return NotServedError(reason, delay * random.uniform(0.75, 1.25), quiet=quiet)
+            spaced = min(self._last_due.get(task_class, now) + SPACING_SECONDS, now + MAX_SPACED_SECONDS)
+            due = max(now + delay.total_seconds() * random.uniform(0.75, 1.25), spaced)
+            self._last_due[task_class] = due
+        return NotServedError(reason, timedelta(seconds=due - now), quiet=quiet)
 
     def refuse_for(self, task_class: TaskClass, outage: Outage) -> NotServedError:
         """Make the error for one delivery of a task that needs what is down."""

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from diracx.tasks.installation import report_mixed_installation
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, SendTaskError, ServerError
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
@@ -164,6 +164,8 @@ class JetStreamBroker:
 
     def _message(self, task: BaseTask, at_time: datetime | None, labels: Mapping[str, Any] | None) -> _Message:
         registered = self.registry.of(task)
+        if not isinstance(labels, Mapping | None):
+            raise MalformedTaskError(f"the labels are a {type(labels).__name__}; write a mapping, name: value")
         now = datetime.now(UTC)
         due = None if at_time is None or _at(registered.name, at_time) <= to_rfc3339(now) else at_time
         envelope = Envelope(
