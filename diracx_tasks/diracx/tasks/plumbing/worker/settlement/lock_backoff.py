@@ -23,9 +23,10 @@ when it comes back alone, most of it for pulling from all three queues, whether 
 
     due = max(now + delay, due of the task before + spacing)
 
-`spacing` is two thirds of the time from one success to the next where the lock knows that time (a rate limiter does),
-a minute at the most, or 50 ms. 50 ms are 20 tries a second, a few per cent of a core, and finds a released lock within
-about 50 ms. With up to 100 waiting tasks the delay of 5 s rules, as if each task were alone.
+`spacing` is 50 ms. That is 20 tries a second, a few per cent of a core, and finds a released lock within about 50 ms.
+With up to 100 waiting tasks the delay of 5 s rules, as if each task were alone. Where the lock knows the time from one
+success to the next (a rate limiter does), it is two thirds of that for the tasks that come back within a minute; those
+after them follow 50 ms apart, so that a raised limit is found by all of them.
 
 Held tasks wait likewise, by the path of the setting in place of a key, without growth: they run soon after an operator
 enables them. A delivery that was held counts as a refusal of a lock afterwards, since it wrote nothing either.
@@ -52,7 +53,7 @@ JITTER: Final = 0.25
 LONGEST_SECONDS: Final = 48.0
 """The wait grows to this, a minute with its jitter, or to the delay of the worker if that is longer."""
 RECHECK_SECONDS: Final = 60.0
-"""Tasks behind a rate limiter come back, and follow each other, no later than this."""
+"""Tasks behind a rate limiter come back no later than this, but for their spacing."""
 LONGEST_WANTED: Final = timedelta(days=365)
 """The server knows no longer delay."""
 MAX_KEYS: Final = 1_000
@@ -86,7 +87,7 @@ class LockBackoff:
 
     def delay(self, outcome: LockBusy | Held) -> timedelta:
         """How long a task waits that ended so. The next task of that key or path waits for longer."""
-        now, spacing = self._clock(), SPACING_SECONDS
+        now, pace = self._clock(), None
         if isinstance(outcome, Held):
             waiting = self._waiting(outcome.path, now)
             due = now + self._seconds * _jitter()
@@ -94,9 +95,11 @@ class LockBackoff:
             waiting = self._waiting(outcome.error.key, now)
             _note_owner(waiting, outcome.error.holder, now)
             due = now + self._wait(outcome, now - waiting.owner_since)
-            if (pace := outcome.error.pace) is not None:
-                spacing = min(pace.total_seconds() / LIMITER_SPEEDUP, RECHECK_SECONDS)
-        waiting.last_due = max(due, waiting.last_due + spacing)
+            pace = outcome.error.pace
+        after = waiting.last_due + SPACING_SECONDS
+        if pace is not None:
+            after = min(waiting.last_due + pace.total_seconds() / LIMITER_SPEEDUP, max(now + RECHECK_SECONDS, after))
+        waiting.last_due = max(due, after)
         return timedelta(seconds=waiting.last_due - now)
 
     def should_log(self) -> bool:
