@@ -59,7 +59,7 @@ def command(*, number: int | None, text_only: bool, as_json: bool, access: Acces
         else:
             print(f"no configuration is set in namespace {namespace_of(access).name}", file=sys.stderr)
         return
-    configuration = _parsed(revision, is_latest=revision is revisions[-1])
+    configuration = _parsed(revision, revisions)
     limits = None if configuration is None else limits_of(configuration, installed_tasks())
     if as_json:
         print_document(ShownConfiguration(revision=revision.number, text=revision.text, limits=limits))
@@ -70,13 +70,17 @@ def command(*, number: int | None, text_only: bool, as_json: bool, access: Acces
         print("\n".join(_notes(revision, revisions, limits)))
 
 
-def _parsed(revision: Revision, *, is_latest: bool) -> Configuration | None:
+def _parsed(revision: Revision, revisions: Sequence[Revision]) -> Configuration | None:
     """The configuration of a revision; None, with a warning, if its text is not valid."""
     try:
         return revision.parsed()
     except Exception as error:  # a text that was not checked may break the parser in any way
-        todo = "; an earlier one stays in force, and `diracx-task-run config rollback` writes it anew"
-        print(f"warning: revision {revision.number} is not valid: {error}{todo if is_latest else ''}", file=sys.stderr)
+        todo = ""
+        if revision is revisions[-1]:
+            todo = "; an earlier one stays in force, and `diracx-task-run config rollback` writes it anew"
+            if in_force(revisions) is None:
+                todo = "; none that is kept is valid, so put a valid one with `diracx-task-run config set`"
+        print(f"warning: revision {revision.number} is not valid: {error}{todo}", file=sys.stderr)
         return None
 
 
