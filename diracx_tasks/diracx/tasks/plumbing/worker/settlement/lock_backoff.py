@@ -29,7 +29,9 @@ success to the next (a rate limiter does), it is two thirds of that for the task
 after them follow 50 ms apart, so that a raised limit is found by all of them.
 
 Held tasks wait likewise, by the path of the setting in place of a key, without growth: they run soon after an operator
-enables them. A delivery that was held counts as a refusal of a lock afterwards, since it wrote nothing either.
+enables them. None of them waits for another one, so they come back in batches, at each full second of the clock: 200
+together cost no more than 20 one by one. A delivery that was held counts as a refusal of a lock afterwards, since it
+wrote nothing either.
 
 The times are kept in memory. A crash loses them, which is harmless: the first round of tries makes them anew.
 """
@@ -46,6 +48,8 @@ from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.execution.job import Held, LockBusy
 
 SPACING_SECONDS: Final = 0.05
+HELD_BATCH_SIZE: Final = 200
+"""The number of tasks, held by one setting, that come back together."""
 LIMITER_SPEEDUP: Final = 1.5
 """Tasks that return exactly as fast as a limiter admits them leave each permit unused for one round trip."""
 JITTER: Final = 0.25
@@ -87,15 +91,12 @@ class LockBackoff:
 
     def delay(self, outcome: LockBusy | Held) -> timedelta:
         """How long a task waits that ended so. The next task of that key or path waits for longer."""
-        now, pace = self._clock(), None
+        now = self._clock()
         if isinstance(outcome, Held):
-            waiting = self._waiting(outcome.path, now)
-            due = now + self._seconds * _jitter()
-        else:
-            waiting = self._waiting(outcome.error.key, now)
-            _note_owner(waiting, outcome.error.holder, now)
-            due = now + self._wait(outcome, now - waiting.owner_since)
-            pace = outcome.error.pace
+            return timedelta(seconds=self._held_until(outcome, now) - now)
+        waiting, pace = self._waiting(outcome.error.key, now), outcome.error.pace
+        _note_owner(waiting, outcome.error.holder, now)
+        due = now + self._wait(outcome, now - waiting.owner_since)
         after = waiting.last_due + SPACING_SECONDS
         if pace is not None:
             after = min(waiting.last_due + pace.total_seconds() / LIMITER_SPEEDUP, max(now + RECHECK_SECONDS, after))
@@ -109,6 +110,13 @@ class LockBackoff:
             return False
         self._quiet_until = now + LOG_INTERVAL_SECONDS
         return True
+
+    def _held_until(self, outcome: Held, now: float) -> float:
+        """When a held task returns; with others at a full second, if it would return after another one."""
+        waiting = self._waiting(outcome.path, now)
+        due, after = now + self._seconds * _jitter(), waiting.last_due + 1 / HELD_BATCH_SIZE
+        waiting.last_due = max(due, after)
+        return due if due >= after else math.ceil(after)
 
     def _wait(self, outcome: LockBusy, owned_seconds: float) -> float:
         """The wait of a task in seconds, as if no other task waited for its key.
