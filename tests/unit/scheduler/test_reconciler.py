@@ -218,3 +218,18 @@ def test_new_arguments_are_told(caplog: pytest.LogCaptureFixture) -> None:
             run.both[0].get_through()
     told = [record.getMessage() for record in caplog.records if "arguments" in record.getMessage()]
     assert told == [f"c:T0: its arguments are {args} from now on" for args in ('{"a":1}', "{}")]
+
+
+def test_the_next_occurrence_of_a_changed_schedule_is_told_not_one_that_has_happened(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = Interleaving(0, intervals=(10,))
+    one = run.both[0]
+    one.offset = timedelta(0)
+    one.get_through()
+    run.server.pass_time(25)
+    with caplog.at_level(logging.INFO, "diracx.tasks.scheduler"):
+        run.configure([instance("c:T0", 3600)])
+        one.get_through()
+    (told,) = [record.getMessage() for record in caplog.records if "next at" in record.getMessage()]
+    assert told == "c:T0: every 3600 s, next at 2026-12-01 13:00:00+00:00"

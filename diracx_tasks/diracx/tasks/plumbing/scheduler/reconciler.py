@@ -290,7 +290,7 @@ class ScheduleReconciler:
         for change, revision in zip(changes, revisions, strict=True):
             key, stored = change.instance.key, StoredState(change.plan.state, revision)
             await self._withdraw(stored)
-            _log_change(change, self._known.get(key))
+            _log_change(change, self._known.get(key), self._now())
             self._known[key] = stored
             self._stale.discard(key)
         return None
@@ -332,7 +332,7 @@ def _batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
         yield group
 
 
-def _log_change(change: Change, before: StoredState | None) -> None:
+def _log_change(change: Change, before: StoredState | None, now: datetime) -> None:
     state, key = change.plan.state, change.instance.key
     old = None if before is None else before.state
     if state.ended:
@@ -340,7 +340,7 @@ def _log_change(change: Change, before: StoredState | None) -> None:
             last = max(state.pending, default=state.last)
             logger.warning("%s: %s ends; its last occurrence is %s", key, state.schedule, last or "long past")
     elif old is None or (not old.enabled and state.enabled) or (old.schedule != state.schedule and state.enabled):
-        logger.info("%s: %s, next at %s", key, state.schedule, state.pending[0] if state.pending else None)
+        logger.info("%s: %s, next at %s", key, state.schedule, state.next_after(now))
     elif old.arguments != state.arguments:
         logger.info("%s: its arguments are %s from now on", key, state.arguments.decode() or "{}")
     if old is not None and old.enabled and not state.enabled:

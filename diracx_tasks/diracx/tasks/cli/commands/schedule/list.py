@@ -14,6 +14,7 @@ from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connec
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import Prose, print_document, print_table
+from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -34,13 +35,20 @@ def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
     The list shows the last and the next run of each task, or the reason why it does not run. A task with entries in the
     configuration has a line for each of them.
     """
-    listed = asyncio.run(_schedules(access, installed_tasks(), VirtualOrganisations(vos)))
+    registry = installed_tasks()
+    listed, without_vo = asyncio.run(_schedules(access, registry, VirtualOrganisations(vos)))
     if as_json:
         print_document(listed)
     elif listed:
         _print(listed)
-    else:
-        print("no periodic task is installed here, or no VO is known to those that run per VO", file=sys.stderr)
+    if without_vo:
+        print(
+            f"not listed, since no VO is known: {', '.join(without_vo)}; "
+            "give --vo NAME, or `vos:` in the configuration",
+            file=sys.stderr,
+        )
+    elif not listed and not as_json:
+        print("no periodic task is installed here, or none has an entry", file=sys.stderr)
 
 
 def _print(listed: Sequence[ListedSchedule]) -> None:
@@ -57,7 +65,8 @@ def _print(listed: Sequence[ListedSchedule]) -> None:
 
 async def _schedules(
     access: Access, registry: TaskRegistry, virtual_organisations: VirtualOrganisations
-) -> list[ListedSchedule]:
+) -> tuple[list[ListedSchedule], list[str]]:
+    """Read the schedules, and the names of the tasks that have none since no VO is known."""
     namespace = namespace_of(access)
     async with operator_connection(access, "schedule") as connection:
         follower = ConfigurationFollower(connection, namespace)
@@ -67,4 +76,7 @@ async def _schedules(
             states = await store.read_all()
         await virtual_organisations.read(follower.current)
         vos = virtual_organisations.current(follower.current) or ()
-        return list_schedules(registry, follower.current, vos, states, store.unreadable, datetime.now(UTC))
+        listed = list_schedules(registry, follower.current, vos, states, store.unreadable, datetime.now(UTC))
+    found = {each.task for each in listed}
+    per_vo = (task.name for task in registry if issubclass(task.task_class, PeriodicVoAwareBaseTask))
+    return listed, [] if vos else sorted(name for name in per_vo if name not in found)
