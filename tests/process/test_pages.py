@@ -155,6 +155,8 @@ def test_a_message_of_the_nats_command_is_a_task(acme: Extension, own: EmbeddedS
 
 @pytest.mark.parametrize("example", examples(), ids=str)
 def test_an_example_runs(example: Block, acme: Extension, own: EmbeddedServer) -> None:
+    if "owners_db" in example.text:
+        make_tables(acme)
     script = acme.command_line.folder / "example.py"
     script.write_text(example.text.replace(DEFAULT_URL, own.url), encoding="utf-8")
     run_python(str(script), command_line=acme.command_line)
