@@ -211,6 +211,7 @@ BAD_LIMITS = [
     ("limits: {Job: {concurrency_limit: 5}}", "limits.Job.concurrency_limit: .*limits.Job.default.concurrency_limit"),
     ("limits: {rate_limit: {Job: {a: 1}}}", "limits.rate_limit: .* write it at limits.Job.a.rate_limit"),
     ("limits: {rate_limit: 1}", "limits.rate_limit: .* write it at limits.<Type>.default.rate_limit"),
+    ("limits: {rate_limit: {limit: 1}}", "limits.rate_limit: .* write it at limits.<Type>.default.rate_limit"),
     ("limits: {rate_limit: {Job: 1}}", "limits.rate_limit: .* write it at limits.Job.default.rate_limit"),
     ("limits: {StorageElement: {}, storage_element: {}}", "limits.storage_element: the same type as limits.StorageEl"),
     ("limits: {Task: {default: {concurrency_limit: 1}}}", "limits.Task.default: no limit holds for all tasks together"),

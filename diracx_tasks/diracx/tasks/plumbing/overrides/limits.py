@@ -129,6 +129,8 @@ def with_limits(override: Override | None, limits: ObjectLimits) -> Override:
 def _right_place(path: str, limiter: str, types: Any) -> str:
     """Where a limiter belongs that was written above the type."""
     obj, keys = next(iter(types.items()), ("<Type>", None)) if isinstance(types, dict) else ("<Type>", None)
+    if obj in ("limit", "window_seconds"):  # the limiter itself, with no object at all
+        obj = "<Type>"
     key = next(iter(keys), DEFAULT) if isinstance(keys, dict) else DEFAULT
     return f"{path}.{obj}.{key}.{limiter}"
 
