@@ -102,10 +102,16 @@ def report(outcome: Outcome, call: Call) -> int:
 
 
 def _next_step_of_a_worker(outcome: Retry | Dead | Discarded) -> str:
+    """Say what a worker would do, in a line. The failure itself stands above it."""
+    failure = outcome.failure
     match outcome:
         case Retry():
             delay = max(0.0, (outcome.at - datetime.now(UTC)).total_seconds())
             return f"failed; a worker would retry it in {round(delay, 1):g} s"
         case Dead():
-            return f"failed; a worker would keep it as a dead letter: {outcome.reason}"
-    return f"failed; a worker would drop it, since it is not dlq_eligible: {outcome.reason}"
+            next_step = "keep it as a dead letter"
+        case Discarded():
+            next_step = "drop it, since it is not dlq_eligible"
+    assert failure is not None  # the code was executed
+    reason = outcome.reason.removesuffix(f": {failure.type}: {failure.message}")
+    return f"failed; a worker would {next_step}: {reason}"
