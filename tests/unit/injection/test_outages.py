@@ -210,6 +210,21 @@ async def test_a_worker_that_can_do_nothing_says_so(
     assert outages.why_idle is None
 
 
+async def test_a_worker_that_can_do_nothing_says_so_once_however_much_is_down(
+    outages: Outages, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    doors = [door, Door("Gate"), Door("Window")]
+    outages.add(Needs, "test:Needs", doors)
+    outages.add(NeedsNothing, "test:NeedsNothing", doors)
+    for each in doors:
+        each.error = ConnectionRefusedError("nobody there")
+    async with KeptOpen.on_this_loop(doors, outages) as here:
+        await here.tried()
+        assert outages.why_idle is not None
+    assert caplog.text.count("not served: test:Needs, test:NeedsNothing: ") == len(doors)
+    assert caplog.text.count("this worker has nothing to do: no task is served: ") == 1
+
+
 async def test_each_loop_has_its_own_and_one_that_opens_wakes_the_others(
     outages: Outages, door: Door, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,8 @@ class Outages:
         self._quiet_until: dict[TaskClass, float] = {}
         self._last_due: dict[TaskClass, float] = {}
         """When the last message of a task that was given back would return without batches, on the clock."""
+        self._idle = False
+        """No task at all is served, and the log says so."""
 
     def add(self, task_class: TaskClass, name: str, resources: Iterable[Resource[Any]]) -> None:
         """Learn which resources a task needs."""
@@ -194,7 +196,8 @@ class Outages:
             logger.error("not served: %s: %s%s", names, problem, ending)
         else:
             logger.warning("not served on one of the threads: %s: %s%s", names, problem, ending)
-        if now is _Level.DOWN and (idle := self.why_idle) is not None:
+        was_idle, self._idle = self._idle, (idle := self.why_idle) is not None
+        if self._idle and not was_idle:
             logger.critical("this worker has nothing to do: %s", idle)
 
     def set_open(self, keeper: _Keeper) -> None:
@@ -205,6 +208,7 @@ class Outages:
             others = [each for each in self._keepers[keeper.resource] if each.outage is not None]
         if now < before:
             logger.info("served again: %s: %s is open", self._names(keeper.resource), keeper.resource.name)
+            self._idle = self.why_idle is not None
         for each in others:
             each.retry()
 
