@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_the_broker_brings_no_command_line(tmp_path: Path) -> None:
     brought = modules_after_importing("diracx.tasks.plumbing.jetstream", tmp_path)
     assert "nats" in brought
     assert not brought & COMMAND_LINE
+
+
+def test_the_broker_brings_the_library_for_websockets_when_nats_py_uses_it(tmp_path: Path) -> None:
+    assert find_spec("aiohttp")
+    assert "aiohttp" not in modules_after_importing("diracx.tasks.plumbing.jetstream", tmp_path)
+    program = (
+        "import sys, diracx.tasks.plumbing.jetstream; from nats.aio import transport; transport.aiohttp.ClientSession; "
+        "import aiohttp; print(aiohttp.ClientSession is transport.aiohttp.ClientSession)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_the_command_line_brings_no_test_library(tmp_path: Path) -> None:

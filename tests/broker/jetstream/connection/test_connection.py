@@ -13,6 +13,7 @@ from diracx.tasks.plumbing.jetstream import errors
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from support.connecting import connect, serve
+from support.processes import free_port
 
 
 async def test_a_connected_client_asks_the_jetstream_api_under_its_own_inbox(server: EmbeddedServer) -> None:
@@ -47,6 +48,15 @@ async def test_of_several_servers_one_is_enough(server: EmbeddedServer) -> None:
     settings = ConnectionSettings(servers=(gone, server.url))
     async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as connection:
         assert connection.is_connected
+
+
+# nats-py gives aiohttp a timeout in the old way.
+@pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float' is deprecated:DeprecationWarning")
+async def test_a_server_is_reached_through_a_websocket() -> None:
+    port = free_port()
+    with EmbeddedServer(extra_config=f"websocket {{ port: {port}, no_tls: true }}"):
+        async with connect(f"ws://127.0.0.1:{port}") as connection:
+            assert (await connection.api("INFO"))["type"].endswith("account_info_response")
 
 
 async def test_a_server_that_never_greets_is_given_up(server: EmbeddedServer) -> None:
