@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from diracx.tasks.testing import wait_until
 from support.paths import CONSOLE_SCRIPT
 from support.queues import remove_mesh
 
+EACH_COMMAND = Path(__file__).with_name("each_command.py")
 COMMAND_SECONDS = 60.0
 """How long a command that is run to its end may take."""
 
@@ -58,6 +61,30 @@ class CommandLine:
             check=False,
             timeout=COMMAND_SECONDS,
         )
+
+    def each(self, commands: Iterable[Sequence[str]], **environment: str) -> list[subprocess.CompletedProcess[str]]:
+        """Run commands one after another in one process: to start it takes longer than the commands themselves.
+
+        Args:
+            commands: The arguments of each.
+            environment: Variables on top of those of this command line.
+        """
+        typed = [list(arguments) for arguments in commands]
+        done = subprocess.run(
+            [sys.executable, str(EACH_COMMAND)],
+            env=self.environment | environment,
+            cwd=self.folder,
+            input=json.dumps(typed),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=2 * COMMAND_SECONDS,
+        )
+        assert done.returncode == 0, done.stderr
+        results = map(json.loads, done.stdout.splitlines())
+        return [
+            subprocess.CompletedProcess(arguments, *result) for arguments, result in zip(typed, results, strict=True)
+        ]
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command whose input and output are pipes."""

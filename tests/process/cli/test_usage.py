@@ -6,8 +6,6 @@ import json
 import subprocess
 import sys
 
-import pytest
-
 from support.command_line import CommandLine
 
 IN_FIELDS = (
@@ -30,40 +28,38 @@ def test_arguments_are_converted_to_the_types_of_their_fields(with_server: Comma
     assert (done.returncode, done.stdout) == (0, "Result: 2026 90 UUID [1, 2]\n"), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((*IN_FIELDS, '{"tags": [1, "x"]}'), ["lollygag:Typed", "Expected `int`, got `str`", "`$.tags[1]`"]),
-        ((*IN_FIELDS, '{"tag": []}'), ["no field 'tag'", "did you mean tags?"]),
-        ((*IN_FIELDS, '{"key": 1}'), ["key is given twice"]),
-        ((*IN_FIELDS, "[]"), ["--kwargs", "it must be an object"]),
-        (("call", "lollygag:Dies"), ["missing required field `why`"]),
-        (("call", "lollygag:Dies", "--args", '["a", "b"]'), ["takes 1 positional arguments (why), got 2"]),
-        (("call", "lollygag:Dies", "--args", "[alice]"), ["--args", "it must be JSON, a list"]),
-        (("call", "lollygag:Dies", "--args", "[" * 5000), ["--args"]),
-        (("submit", "lollygag:Dies", "--args", "[1]"), ["Expected `str`, got `int`", "`$.why`"]),
-        (("submit", "lollygag:Retried", "--at", "2026-05-01T00:00:00"), ["--at", "has no time zone"]),
-        (("submit", "lollygag:Retried", "--at", "tomorrow"), ["--at", "'tomorrow' is not a time"]),
-        (("submit", "lollygag:Retried", "--delay", "-1"), ["--delay", "-1"]),
-        (("submit", "lollygag:Retried", "--delay", "1", "--at", "2026-05-01T00:00:00Z"), ["exclude each other"]),
-        (("submit", "lollygag:Retried", "--label", "urgent"), ["--label", "'urgent' is not NAME=VALUE"]),
-        (("submit", "lollygag:Retried", "--namespace", "Dirac.X"), ["namespace 'Dirac.X' must be lower case"]),
-        (("submit", "lollygag:Retried", "--nats-url", "http://me:secret@host"), ["http://***@host", "scheme"]),
-        (("submit", "lollygag:Retried", "--creds", "/nowhere.creds"), ["creds: there is no file /nowhere.creds"]),
-        (("call", "lollygag:Gone"), ["lollygag:Gone (lollygag_tasks) cannot be loaded", "ModuleNotFoundError"]),
-        (("call", "lollygag:NoDataclass"), ["is no dataclass"]),
-        (("call", "lollygag:Unpreparable"), ["parameter 'database'"]),
-        (("worker", "--worker-size", "huge"), ["--worker-size", "'huge'"]),
-        (("worker",), ["--worker-size", "diracx-task-run worker --help"]),
-        (("wroker",), ["No such command 'wroker'", "worker"]),
-    ],
-)
-def test_bad_usage_is_one_line_on_standard_error(
-    extension: CommandLine, arguments: tuple[str, ...], words: list[str]
-) -> None:
-    (line,) = errors(extension(*arguments))
-    assert all(word in line for word in words), line
-    assert "secret" not in line
+BAD_USAGE: list[tuple[tuple[str, ...], list[str]]] = [
+    ((*IN_FIELDS, '{"tags": [1, "x"]}'), ["lollygag:Typed", "Expected `int`, got `str`", "`$.tags[1]`"]),
+    ((*IN_FIELDS, '{"tag": []}'), ["no field 'tag'", "did you mean tags?"]),
+    ((*IN_FIELDS, '{"key": 1}'), ["key is given twice"]),
+    ((*IN_FIELDS, "[]"), ["--kwargs", "it must be an object"]),
+    (("call", "lollygag:Dies"), ["missing required field `why`"]),
+    (("call", "lollygag:Dies", "--args", '["a", "b"]'), ["takes 1 positional arguments (why), got 2"]),
+    (("call", "lollygag:Dies", "--args", "[alice]"), ["--args", "it must be JSON, a list"]),
+    (("call", "lollygag:Dies", "--args", "[" * 5000), ["--args"]),
+    (("submit", "lollygag:Dies", "--args", "[1]"), ["Expected `str`, got `int`", "`$.why`"]),
+    (("submit", "lollygag:Retried", "--at", "2026-05-01T00:00:00"), ["--at", "has no time zone"]),
+    (("submit", "lollygag:Retried", "--at", "tomorrow"), ["--at", "'tomorrow' is not a time"]),
+    (("submit", "lollygag:Retried", "--delay", "-1"), ["--delay", "-1"]),
+    (("submit", "lollygag:Retried", "--delay", "1", "--at", "2026-05-01T00:00:00Z"), ["exclude each other"]),
+    (("submit", "lollygag:Retried", "--label", "urgent"), ["--label", "'urgent' is not NAME=VALUE"]),
+    (("submit", "lollygag:Retried", "--namespace", "Dirac.X"), ["namespace 'Dirac.X' must be lower case"]),
+    (("submit", "lollygag:Retried", "--nats-url", "http://me:secret@host"), ["http://***@host", "scheme"]),
+    (("submit", "lollygag:Retried", "--creds", "/nowhere.creds"), ["creds: there is no file /nowhere.creds"]),
+    (("call", "lollygag:Gone"), ["lollygag:Gone (lollygag_tasks) cannot be loaded", "ModuleNotFoundError"]),
+    (("call", "lollygag:NoDataclass"), ["is no dataclass"]),
+    (("call", "lollygag:Unpreparable"), ["parameter 'database'"]),
+    (("worker", "--worker-size", "huge"), ["--worker-size", "'huge'"]),
+    (("worker",), ["--worker-size", "diracx-task-run worker --help"]),
+    (("wroker",), ["No such command 'wroker'", "worker"]),
+]
+
+
+def test_bad_usage_is_one_line_on_standard_error(extension: CommandLine) -> None:
+    for (_, words), done in zip(BAD_USAGE, extension.each(each for each, _ in BAD_USAGE), strict=True):
+        (line,) = errors(done)
+        assert all(word in line for word in words), line
+        assert "secret" not in line
 
 
 def test_an_unknown_task_is_refused_with_near_names_and_the_installed_tasks(extension: CommandLine) -> None:
@@ -99,21 +95,19 @@ main()
 """
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_no_server_is_exit_69_and_a_line(extension: CommandLine) -> None:
+    commands = [
         ("submit", "lollygag:Retried"),
         ("worker", "--worker-size", "small", "--burst"),
         ("dlq", "list", "--json"),
         ("setup",),
-    ],
-)
-def test_no_server_is_exit_69_and_a_line(extension: CommandLine, arguments: tuple[str, ...]) -> None:
-    done = extension(*arguments, DIRACX_TASKS_USER="me", DIRACX_TASKS_PASSWORD="secret")
-    assert (done.returncode, done.stdout) == (69, "")
-    assert done.stderr.splitlines()[-1].startswith("error: cannot connect to nats://127.0.0.1:1: connection refused")
-    assert "Traceback" not in done.stderr
-    assert "secret" not in done.stderr
+    ]
+    for done in extension.each(commands, DIRACX_TASKS_USER="me", DIRACX_TASKS_PASSWORD="secret"):
+        assert (done.returncode, done.stdout) == (69, "")
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("error: cannot connect to nats://127.0.0.1:1: connection refused")
+        assert "Traceback" not in done.stderr
+        assert "secret" not in done.stderr
 
 
 def test_tasks_lists_the_installed_tasks_as_one_document(extension: CommandLine) -> None:

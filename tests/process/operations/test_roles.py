@@ -6,7 +6,6 @@ import dataclasses
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 
 import nats
@@ -23,7 +22,6 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
 from support.paths import NATS_FOLDER as FOLDER
-from support.paths import TESTS
 from support.permission_table import COMMANDS, FAR, table
 from support.secured import ROLES, connected, password, secured_server
 
@@ -36,15 +34,6 @@ QUEUES = [asset.name for asset in assets(Namespace(NAMESPACE)) if asset.kind == 
 def secured() -> Iterator[EmbeddedServer]:
     with secured_server(NAMESPACE) as server:
         yield server
-
-
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """A command that has ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 @dataclasses.dataclass
@@ -70,21 +59,12 @@ class Roles:
         assert done.returncode == code, f"{arguments}: {done.stderr}"
         return done
 
-    def run_each(self, role: str, commands: list[list[str]], **environment: str) -> list[Done]:
-        """Run the commands one after another in one process: importing takes longer than the commands themselves."""
-        done = subprocess.run(
-            [sys.executable, str(TESTS / "support" / "each_command.py")],
-            env=self.command_line.environment | self.environment(role) | environment,
-            cwd=self.command_line.folder,
-            input=json.dumps(commands),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=100,
-        )
-        self.written += [done.stdout, done.stderr]
-        assert done.returncode == 0, done.stderr
-        return [Done(*each) for each in map(json.loads, done.stdout.splitlines())]
+    def run_each(
+        self, role: str, commands: list[list[str]], **environment: str
+    ) -> list[subprocess.CompletedProcess[str]]:
+        found = self.command_line.each(commands, **(self.environment(role) | environment))
+        self.written += [text for done in found for text in (done.stdout, done.stderr)]
+        return found
 
     def start(self, role: str, *arguments: str) -> subprocess.Popen[str]:
         return self.command_line.start(*arguments, **self.environment(role))
@@ -95,7 +75,7 @@ class Roles:
         assert process.returncode == 0, self.written[-1]
 
 
-def error_lines(done: Done | subprocess.CompletedProcess[str]) -> list[str]:
+def error_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     """Standard error without the warnings about the extension's broken tasks, and without debug lines."""
     noise = ("warning: lollygag:", ": lollygag:", "not served: lollygag:", " DEBUG ")
     return [line for line in done.stderr.splitlines() if not any(each in line for each in noise)]

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
@@ -32,12 +34,12 @@ tasks:
 
 
 @pytest.fixture
-def acme(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer) -> CommandLine:
+async def acme(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer) -> CommandLine:
     """The command line with the distribution `pilot_tasks` and the shared server."""
     points = task_points("acme", "pilot_tasks.tasks", ("SubmitPilots", "DummyMonitor", "AsksFromNow"))
     install_extension(bare.folder / "site", "pilot_tasks", points)
     bare.environment |= {"DIRACX_TASKS_NATS_URL": server.url, "COLUMNS": "200"}
-    assert bare("setup").returncode == 0
+    await ensure(on_the_server.connection, assets(on_the_server.names))
     return bare
 
 
@@ -71,7 +73,10 @@ async def test_the_entries_of_two_vos_run_with_their_arguments_and_follow_the_co
 
 def test_entries_are_listed_and_run_by_name(acme: CommandLine) -> None:
     configure(acme, TWO_VOS.replace("SubmitPilotsRAL: {args: {ce_regex: ral}}", "SubmitPilotsRAL: {args: {}}"))
-    cern = next(each for each in acme.json("schedule", "list") if each["entry"] == "SubmitPilotsCERN")
+    run = ("schedule", "run", PILOTS, "--vo", "lhcb", "--entry", "SubmitPilotsCERN")
+    shown = [(*command, *options) for command in (("schedule", "list"), ("tasks",)) for options in (("--json",), ())]
+    schedules, schedule_table, installed, task_table, done = acme.each([*shown, run])
+    cern = next(each for each in json.loads(schedules.stdout) if each["entry"] == "SubmitPilotsCERN")
     assert cern == {
         "task": PILOTS,
         "vo": "lhcb",
@@ -83,51 +88,34 @@ def test_entries_are_listed_and_run_by_name(acme: CommandLine) -> None:
         "entry": "SubmitPilotsCERN",
         "args": {"ce_regex": "cern", "count": 3},
     }
-    table = acme("schedule", "list").stdout
+    table = schedule_table.stdout
     assert "SubmitPilotsCERN" in table
     assert '{"ce_regex":"cern","count":3}' in table
     assert "off by default: `_enabled = False` in the code; the configuration may switch it on" in table
-    tasks = {each["name"]: each["enabled_by_default"] for each in acme.json("tasks")}
+    tasks = {each["name"]: each["enabled_by_default"] for each in json.loads(installed.stdout)}
     assert tasks == {PILOTS: True, DUMMY: False, "acme:AsksFromNow": True}
-    assert "every 1 s (off by default)" in acme("tasks").stdout
+    assert "every 1 s (off by default)" in task_table.stdout
 
-    done = acme("schedule", "run", PILOTS, "--vo", "lhcb", "--entry", "SubmitPilotsCERN")
     assert done.returncode == 0, done.stderr
     assert acme("worker", "--worker-size", "small", "--burst").returncode == 0
     assert acme.journal() == ["lhcb cern 3"]
 
 
-def test_an_installation_without_tasks_has_nothing_to_list(bare: CommandLine, server: EmbeddedServer) -> None:
-    bare.environment["DIRACX_TASKS_NATS_URL"] = server.url
-    assert bare("setup").returncode == 0
-    assert bare("schedule", "list").stderr.startswith("no periodic task is installed here")
-    assert bare.json("schedule", "list") == []
+UNKNOWN = [
+    (["--vo", "lhbc"], "acme:SubmitPilots does not run for the VO 'lhbc'; did you mean lhcb?"),
+    (["--vo", "cms"], "acme:SubmitPilots does not run for the VO 'cms'; there is lhcb, atlas"),
+    (["--vo", "lhcb"], "has entries; say which with --entry: SubmitPilotsCERN, SubmitPilotsRAL"),
+    (["--vo", "lhcb", "--entry", "SubmitPilotsRALL"], "no entry 'SubmitPilotsRALL'; did you mean SubmitPilotsRAL"),
+    (["--vo", "atlas", "--entry", "SubmitPilotsCERN"], "has no entry 'SubmitPilotsCERN'; there is All"),
+]
 
 
-def test_a_task_without_a_vo_is_named_beside_the_list(acme: CommandLine) -> None:
-    listed = acme("schedule", "list")
-    assert PILOTS not in listed.stdout
-    assert listed.stderr == (
-        f"not listed, since no VO is known: {PILOTS}; give --vo NAME, or `vos:` in the configuration\n"
-    )
-    assert acme("schedule", "list", "--vo", "lhcb").stderr == ""
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        (["--vo", "lhbc"], "acme:SubmitPilots does not run for the VO 'lhbc'; did you mean lhcb?"),
-        (["--vo", "cms"], "acme:SubmitPilots does not run for the VO 'cms'; there is lhcb, atlas"),
-        (["--vo", "lhcb"], "has entries; say which with --entry: SubmitPilotsCERN, SubmitPilotsRAL"),
-        (["--vo", "lhcb", "--entry", "SubmitPilotsRALL"], "no entry 'SubmitPilotsRALL'; did you mean SubmitPilotsRAL"),
-        (["--vo", "atlas", "--entry", "SubmitPilotsCERN"], "has no entry 'SubmitPilotsCERN'; there is All"),
-    ],
-)
-def test_an_unknown_vo_or_entry_is_refused_with_the_near_names(acme: CommandLine, options: list[str], why: str) -> None:
+def test_an_unknown_vo_or_entry_is_refused_with_the_near_names(acme: CommandLine) -> None:
     configure(acme, TWO_VOS)
-    done = acme("schedule", "run", PILOTS, *options)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert why in " ".join(done.stderr.split())
+    found = acme.each(("schedule", "run", PILOTS, *options) for options, _ in UNKNOWN)
+    for (_, why), done in zip(UNKNOWN, found, strict=True):
+        assert (done.returncode, done.stdout) == (2, "")
+        assert why in " ".join(done.stderr.split())
 
 
 async def test_vos_that_only_the_scheduler_was_told_are_known_by_their_schedules(
@@ -137,8 +125,9 @@ async def test_vos_that_only_the_scheduler_was_told_are_known_by_their_schedules
     scheduler = LoggedProcess(acme, "scheduler", "--vo", "lhcb")
     await scheduler.logs(f"{PILOTS}@lhcb: every 3600 s")
     await scheduler.stop()
-    assert "did you mean lhcb?" in acme("schedule", "run", PILOTS, "--vo", "lhbc").stderr
-    done = acme("schedule", "run", PILOTS, "--vo", "lhcb", "--entry", "A")
+    runs = [("--vo", "lhbc"), ("--vo", "lhcb", "--entry", "A")]
+    unknown, done = acme.each(("schedule", "run", PILOTS, *options) for options in runs)
+    assert "did you mean lhcb?" in unknown.stderr
     assert "has no entry 'A'; there is none" in done.stderr
     # `config set` refuses it where the task is installed.
     unfit = json.dumps({"tasks": {PILOTS: {"entries": {"A": {"args": {"count": "x"}}}}}})

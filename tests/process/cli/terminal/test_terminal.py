@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import sys
 
 import pytest
 
@@ -73,15 +75,29 @@ def test_tasks_and_schedules_are_whole(with_server: CommandLine, mesh: OnTheServ
     assert "…" not in tasks + schedules
 
 
+EACH_HELP = """
+import json, sys
+from diracx.tasks.cli.app import run
+for command in json.loads(sys.argv[1]):
+    assert run([*command.split(), "--help"]) == 0
+    print("\\f")
+"""
+
+
 @WIDTHS
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_and_breaks_no_name(bare: CommandLine, command: str, columns: int) -> None:
-    text = shown(bare, *command.split(), "--help", columns=columns)
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= columns
-    variables = re.findall(r"\[\$(\S+)\]", text)
-    assert all(re.fullmatch(r"DIRACX_TASKS_[A-Z_]+", variable) for variable in variables)
-    assert text.count("[$") == len(variables)
+def test_help_fits_and_breaks_no_name(bare: CommandLine, columns: int) -> None:
+    # In one process, since to start it takes longer than to print its help.
+    arguments = ("-c", EACH_HELP, json.dumps(COMMANDS))
+    with on_terminal(bare, *arguments, program=sys.executable, columns=columns) as terminal:
+        assert terminal.read_to_the_end() == 0, terminal.text
+    *texts, _ = terminal.text.split("\f")
+    for command, text in zip(COMMANDS, texts, strict=True):
+        assert f"{command} " in text
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= columns, command
+        variables = re.findall(r"\[\$(\S+)\]", text)
+        assert all(re.fullmatch(r"DIRACX_TASKS_[A-Z_]+", variable) for variable in variables), command
+        assert text.count("[$") == len(variables), command
 
 
 def test_a_watched_status_follows_the_size_of_its_window(with_server: CommandLine, mesh: OnTheServer) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.overrides.configuration import LimitKind
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.testing import wait_until
@@ -33,12 +39,12 @@ def configured(limit: int, vos: str = "lhcb, atlas") -> str:
 
 
 @pytest.fixture
-def acme(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer, tmp_path: Path) -> CommandLine:
+async def acme(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer, tmp_path: Path) -> CommandLine:
     """The command line with the tasks of `vo_tasks`, and the shared server with streams and buckets."""
     points = task_points("acme", "vo_tasks.tasks", ["ReportTask", "TransferTask"])
     install_extension(bare.folder / "site", "vo_tasks", points)
     bare.environment |= {"DIRACX_TASKS_NATS_URL": server.url, "VO_TASKS_FOLDER": str(tmp_path)}
-    assert bare("setup").returncode == 0
+    await ensure(on_the_server.connection, assets(on_the_server.names))
     return bare
 
 
@@ -88,13 +94,15 @@ async def test_twenty_of_many_revisions_are_kept_and_the_oldest_can_be_restored(
     bucket = ConfigurationBucket(on_the_server.connection, on_the_server.names)
     for number in range(22):
         await bucket.write(configured(100 + number))
-    listed = acme.json("config", "history")
+    history = ("config", "history")
+    document, table, done = acme.each([(*history, "--json"), history, ("config", "rollback", "3")])
+    listed = json.loads(document.stdout)
     assert [each["revision"] for each in listed] == list(range(3, 23))
     assert [each["in_force"] for each in listed] == [False] * 19 + [True]
     # Nobody can say what changed in the oldest, since the one before it is gone.
     assert [each["changes"] is None for each in listed] == [True] + [False] * 19
-    assert "the revision before is not kept" in acme("config", "history").stdout.splitlines()[1]
-    assert acme("config", "rollback", "3").returncode == 0
+    assert "the revision before is not kept" in table.stdout.splitlines()[1]
+    assert done.returncode == 0
     assert (await bucket.read())[0] == configured(102)
 
 
@@ -103,8 +111,8 @@ async def test_a_worker_follows_a_limit_that_is_raised_and_rolled_back(
 ) -> None:
     assert acme("config", "set", "-", typed=configured(1)).returncode == 0
     with worker_process(acme, Size.SMALL, "--lock-retry-delay", "0.1"):
-        for vo in ("lhcb", "atlas", "lhcb"):
-            assert acme("submit", TRANSFER, "--args", f'["{vo}", 1]').returncode == 0
+        submitted = acme.each(("submit", TRANSFER, "--args", f'["{vo}", 1]') for vo in ("lhcb", "atlas", "lhcb"))
+        assert [done.returncode for done in submitted] == [0, 0, 0]
 
         async def others_wait() -> bool:
             info = await on_the_server.connection.api(f"CONSUMER.INFO.{on_the_server.names.tasks_stream}.normal-small")

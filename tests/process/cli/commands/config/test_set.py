@@ -6,8 +6,6 @@ import getpass
 import json
 import socket
 
-import pytest
-
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from support.command_line import CommandLine
 
@@ -84,23 +82,25 @@ async def test_what_does_not_fit_the_installed_tasks_is_refused_and_what_is_not_
     assert (await bucket.read())[1] == 2
 
 
-@pytest.mark.parametrize("command", ["set", "diff"])
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (b"vo: [lhcb]", "`vo`"),
-        (b"tasks: {a:B: {concurrency_limit: 0}}", "tasks.a:B.concurrency_limit: 0"),
-        (b"\xff", "can't decode"),
-    ],
-)
 async def test_a_file_that_is_not_valid_is_refused_in_one_line(
-    with_server: CommandLine, bucket: ConfigurationBucket, command: str, text: bytes, says: str
+    with_server: CommandLine, bucket: ConfigurationBucket
 ) -> None:
     await bucket.write(TEXT)
-    (with_server.folder / "bad.yaml").write_bytes(text)
-    done = with_server("config", command, "bad.yaml")
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = [each for each in done.stderr.splitlines() if not each.startswith("warning: lollygag:")]
-    assert line.startswith("error: bad.yaml: ")
-    assert says in line
+    says = {
+        b"vo: [lhcb]": "vo: ",
+        b"": "empty",
+        b"# nothing\n": "empty",
+        b"tasks: {a:B: {concurrency_limit: 0}}": "tasks.a:B.concurrency_limit: 0",
+        b"\xff": "can't decode",
+    }
+    for number, text in enumerate(says):
+        (with_server.folder / f"bad{number}.yaml").write_bytes(text)
+    files = [f"bad{number}.yaml" for number in range(len(says))]
+    for command in ("set", "diff"):
+        found = with_server.each(("config", command, file) for file in files)
+        for file, words, done in zip(files, says.values(), found, strict=True):
+            assert (done.returncode, done.stdout) == (2, "")
+            (line,) = [each for each in done.stderr.splitlines() if not each.startswith("warning: lollygag:")]
+            assert line.startswith(f"error: {file}: ")
+            assert words in line
     assert (await bucket.read())[0] == TEXT

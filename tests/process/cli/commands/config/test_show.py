@@ -24,7 +24,7 @@ SYNC = "lollygag:SyncOwnersTask"
 async def test_the_limits_follow_the_text_as_comments(with_server: CommandLine, bucket: ConfigurationBucket) -> None:
     await bucket.write("vos: [lhcb]")
     await bucket.write(TEXT)
-    done = with_server("config", "show")
+    done, only_text = with_server.each([("config", "show"), ("config", "show", "--text")])
     assert done.returncode == 0
     assert done.stdout.startswith(TEXT)
     notes = done.stdout.removeprefix(TEXT).splitlines()
@@ -37,7 +37,7 @@ async def test_the_limits_follow_the_text_as_comments(with_server: CommandLine, 
         "# lollygag:SyncOwnersTask  all VOs  concurrency_limit  5           tasks.SyncOwnersTask",
         "# lollygag:SyncOwnersTask  atlas    concurrency_limit  2           tasks.SyncOwnersTask.vos.atlas",
     ]
-    assert with_server("config", "show", "--text").stdout == TEXT
+    assert only_text.stdout == TEXT
     narrow = shown(with_server, "config", "show", columns=80).splitlines()
     assert narrow[-3:] == [f"# {SYNC}", "#   atlas: concurrency_limit 2", "#   tasks.SyncOwnersTask.vos.atlas"]
     assert max(map(len, narrow[narrow.index("vos: [lhcb, atlas]") :])) <= 80
@@ -53,14 +53,15 @@ async def test_limits_of_locked_objects_are_shown_with_type_key_and_parts(
         "window_seconds: 0.5}}}}}\n"
         "vo_limits: {lhcb: {Lollygag: {default: {concurrency_limit: 1, rate_limit: {limit: 2, window_seconds: 60}}}}}"
     )
-    rows = [re.split(r"  +", line.removeprefix("# ")) for line in with_server("config", "show").stdout.splitlines()[4:]]
+    done, history = with_server.each([("config", "show"), ("config", "history")])
+    rows = [re.split(r"  +", line.removeprefix("# ")) for line in done.stdout.splitlines()[4:]]
     assert rows[1:] == [
         ["lollygag CERN-DST Remove", "all VOs", "rate_limit", "3 in 0.5 s", "limits.Lollygag.CERN-DST.Remove"],
         ["lollygag default", "all VOs", "concurrency_limit", "10", "limits.Lollygag.default"],
         ["lollygag default", "lhcb", "rate_limit", "2 in 60 s", "vo_limits.lhcb.Lollygag.default"],
         ["lollygag default", "lhcb", "concurrency_limit", "1", "vo_limits.lhcb.Lollygag.default"],
     ]
-    summary = with_server("config", "history").stdout.splitlines()[1]
+    summary = history.stdout.splitlines()[1]
     assert "lollygag default rate_limit of lhcb: - -> 2 in 60 s; and 1 more" in summary
 
 
@@ -89,11 +90,11 @@ async def test_an_earlier_revision_is_shown_while_it_is_kept(
 ) -> None:
     for number in range(22):
         await bucket.write(f"vos: [vo{number}]")
-    lines = with_server("config", "show", "--revision", "3").stdout.splitlines()
+    third, done = with_server.each(("config", "show", "--revision", number) for number in "32")
+    lines = third.stdout.splitlines()
     assert lines[0] == "vos: [vo2]"
     assert lines[2].startswith("# revision 3, not in force, ")
     assert lines[3:] == ["# it sets no limits"]
-    done = with_server("config", "show", "--revision", "2")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: revision 2 is not kept; kept: 3 to 22; see ")
 
@@ -103,22 +104,21 @@ async def test_a_text_that_was_written_past_the_check_is_shown_with_its_fault(
 ) -> None:
     subject = f"$KV.{on_the_server.names.config_bucket}.configuration"
     await on_the_server.connection.request(subject, b"vos: 7")
-    done = with_server("config", "show")
+    done, document = with_server.each([("config", "show"), ("config", "show", "--json")])
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "vos: 7"
     assert done.stdout.splitlines()[-1] == "# it is not valid"
     assert done.stderr.startswith("warning: revision 1 is not valid: vos: ")
-    assert done.stderr.endswith("; none that is kept is valid, so put a valid one with `diracx-task-run config set`\n")
-    assert with_server.json("config", "show") == {"revision": 1, "text": "vos: 7", "limits": None}
+    assert "an earlier one stays in force" in done.stderr
+    assert json.loads(document.stdout) == {"revision": 1, "text": "vos: 7", "limits": None}
     await bucket.write("vos: []")
     assert "stays in force" not in with_server("config", "show", "--revision", "1").stderr
     await on_the_server.connection.request(subject, b"vos: 7")
     assert "an earlier one stays in force" in with_server("config", "show").stderr
     await on_the_server.connection.request(subject, b"", headers={"KV-Operation": "DEL"})
-    done = with_server("config", "show")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr.splitlines()[-1].startswith("no configuration is set in namespace ")
-    done = with_server("config", "show", "--revision", "4")
+    empty, done = with_server.each([("config", "show"), ("config", "show", "--revision", "3")])
+    assert (empty.returncode, empty.stdout) == (0, "")
+    assert empty.stderr.splitlines()[-1].startswith("no configuration is set in namespace ")
     assert done.returncode == 2
     assert "revision 4 has no text: it was removed by hand" in done.stderr
 
