@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -31,9 +31,9 @@ STUCK = 79
 
 
 @pytest.fixture
-def unruly(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer) -> Iterator[CommandLine]:
+async def unruly(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer) -> AsyncIterator[CommandLine]:
     install(bare, server.url)
-    assert bare("setup").returncode == 0
+    await on_the_server.set_up()
     yield bare
     for worker in bare.started:
         _kill_children(worker.pid)

@@ -20,9 +20,9 @@ CALL_SECONDS = 30.0
 
 
 @pytest.fixture
-def unruly(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer) -> CommandLine:
+async def unruly(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer) -> CommandLine:
     install(bare, server.url)
-    assert bare("setup").returncode == 0
+    await on_the_server.set_up()
     return bare
 
 

@@ -72,7 +72,7 @@ def test_call_runs_a_model(pilots: CommandLine) -> None:
 async def test_a_message_that_a_model_refuses_is_a_dead_letter_and_a_plain_one_from_another_language_runs(
     pilots: CommandLine, on_the_server: OnTheServer
 ) -> None:
-    assert pilots("setup").returncode == 0
+    await on_the_server.set_up()
     subject = f"{on_the_server.names.name}.tasks.normal.small"
     for body in (b'{"pilots":[],"queueName":"long"}', b'{"pilots":[],"newer":1}', b'{"pilots":[{"site":"x"},{}]}'):
         await publish(on_the_server.connection, subject, body, {"Task-Name": "pilots:SubmitPilots"})

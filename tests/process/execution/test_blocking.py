@@ -21,10 +21,10 @@ LOCK = "mutex.job.sleeper"
 
 
 @pytest.fixture
-def long_tasks(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer) -> CommandLine:
+async def long_tasks(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer) -> CommandLine:
     install(bare)
     bare.environment["DIRACX_TASKS_NATS_URL"] = server.url
-    assert bare("setup").returncode == 0
+    await on_the_server.set_up()
     return bare
 
 

@@ -51,7 +51,7 @@ class Workers:
 async def test_a_task_that_kills_its_worker_ends_as_a_dead_letter_and_all_others_get_done(
     deadly: CommandLine, on_the_server: OnTheServer, count: int
 ) -> None:
-    assert deadly("setup").returncode == 0
+    await on_the_server.set_up()
     await set_ack_wait(on_the_server.connection, on_the_server.names, ACK_WAIT_SECONDS, [Size.SMALL])
     await submit(on_the_server, [f'Bystander {{"number":{n}}}' for n in range(BYSTANDERS // 2)])
     await submit(on_the_server, ["Kills {}"])

@@ -25,7 +25,7 @@ NOT_WITHIN_A_TEST = 3600.0
 async def long_tasks(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheServer) -> CommandLine:
     install(bare)
     bare.environment["DIRACX_TASKS_NATS_URL"] = server.url
-    assert bare("setup").returncode == 0
+    await on_the_server.set_up()
     await set_ack_wait(on_the_server.connection, on_the_server.names, ACK_WAIT, CLASSES)
     return bare
 

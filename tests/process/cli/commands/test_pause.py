@@ -24,9 +24,9 @@ def paused(command_line: CommandLine) -> dict[str, str]:
 
 
 @pytest.fixture
-def mesh(with_server: CommandLine) -> CommandLine:
+async def mesh(with_server: CommandLine, on_the_server: OnTheServer) -> CommandLine:
     """The command line with streams and queues."""
-    assert with_server("setup").returncode == 0
+    await on_the_server.set_up()
     return with_server
 
 

@@ -7,8 +7,6 @@ import json
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
-from diracx.tasks.plumbing.jetstream.assets import assets
-from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
@@ -39,7 +37,7 @@ async def acme(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheSe
     points = task_points("acme", "pilot_tasks.tasks", ("SubmitPilots", "DummyMonitor", "AsksFromNow"))
     install_extension(bare.folder / "site", "pilot_tasks", points)
     bare.environment |= {"DIRACX_TASKS_NATS_URL": server.url, "COLUMNS": "200"}
-    await ensure(on_the_server.connection, assets(on_the_server.names))
+    await on_the_server.set_up()
     return bare
 
 

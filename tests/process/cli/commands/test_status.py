@@ -69,7 +69,7 @@ async def test_the_document_names_a_running_worker_and_scheduler(
 async def test_a_task_that_ran_in_killed_workers_is_isolated_and_its_worker_says_so_and_is_healthy(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
-    assert with_server("setup").returncode == 0
+    await on_the_server.set_up()
     await set_ack_wait(on_the_server.connection, on_the_server.names, 1.5, [Size.SMALL])
     submitted = with_server("submit", "lollygag:Waits", "--args", '["a"]')
     worker = (*SMALL, "--lock-retry-delay", "0.1", "--log-level", "warning")

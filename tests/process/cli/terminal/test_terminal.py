@@ -11,9 +11,7 @@ import sys
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
-from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import LockOwner, MutexLock
 from diracx.tasks.testing import wait_until
@@ -34,7 +32,7 @@ COMMANDS = (
 
 @pytest.fixture
 async def mesh(on_the_server: OnTheServer) -> OnTheServer:
-    await ensure(on_the_server.connection, assets(on_the_server.names))
+    await on_the_server.set_up()
     return on_the_server
 
 

@@ -12,8 +12,6 @@ import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.jetstream.assets import assets
-from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.overrides.configuration import LimitKind
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.testing import wait_until
@@ -44,7 +42,7 @@ async def acme(bare: CommandLine, server: EmbeddedServer, on_the_server: OnTheSe
     points = task_points("acme", "vo_tasks.tasks", ["ReportTask", "TransferTask"])
     install_extension(bare.folder / "site", "vo_tasks", points)
     bare.environment |= {"DIRACX_TASKS_NATS_URL": server.url, "VO_TASKS_FOLDER": str(tmp_path)}
-    await ensure(on_the_server.connection, assets(on_the_server.names))
+    await on_the_server.set_up()
     return bare
 
 

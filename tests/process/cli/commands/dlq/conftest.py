@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from diracx.tasks.plumbing.jetstream.assets import assets
-from diracx.tasks.plumbing.jetstream.topology import ensure
 from support.command_line import CommandLine, OnTheServer
 from support.dead_letters import DeadLetterBox
 
 
 @pytest.fixture
 async def box(with_server: CommandLine, on_the_server: OnTheServer) -> DeadLetterBox:
-    await ensure(on_the_server.connection, assets(on_the_server.names))
+    await on_the_server.set_up()
     return DeadLetterBox(on_the_server.connection, on_the_server.names)

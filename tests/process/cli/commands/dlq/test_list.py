@@ -50,7 +50,7 @@ async def test_the_fields_of_a_dead_letter_stand_in_the_order_of_the_contract(wi
 async def test_malformed_and_nameless_messages_are_listed_with_the_known_fields(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
-    assert with_server("setup").returncode == 0
+    await on_the_server.set_up()
     subject = f"{on_the_server.names.name}.tasks.normal.small"
     connection = on_the_server.connection
     await connection.request(subject, b'{"why":', headers={"Task-Name": "lollygag:Dies"})
