@@ -166,12 +166,11 @@ def test_the_configuration_of_the_page_is_accepted(acme: Extension, own: Embedde
     (name, text), *others = files(OPERATORS).items()
     assert not others
     (acme.command_line.folder / name).write_text(text, encoding="utf-8")
-    shown = ""
     typed = [words for words in commands(OPERATORS, "diracx-task-run") if words[0] == "config"]
-    for command in (["setup"], *typed):
-        done = acme.command_line(*command, "--nats-url", own.url, "--namespace", "diracx")
-        assert done.returncode == 0, done.stderr
-        shown += done.stdout
+    of_the_mesh = ("--nats-url", own.url, "--namespace", "diracx")
+    found = acme.command_line.each([*command, *of_the_mesh] for command in (["setup"], *typed))
+    assert [done.returncode for done in found] == [0] * len(found), found
+    shown = "".join(done.stdout for done in found)
     assert [words[1] for words in typed] == ["diff", "set", "show", "history"]
     assert f"\n{text}# --- From `config show`" in shown
 

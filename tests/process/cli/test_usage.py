@@ -164,12 +164,11 @@ sys.exit(code)
 
 
 def test_help_names_every_command_and_fits_80_columns(bare: CommandLine) -> None:
-    done = bare("--help")
-    assert done.returncode == 0
-    for command in ("call", "submit", "worker", "tasks", "setup", "dlq"):
-        assert f" {command} " in done.stdout
-        arguments = (command, "list") if command == "dlq" else (command,)
-        shown = bare(*arguments, "--help")
+    commands = [("call",), ("submit",), ("worker",), ("tasks",), ("setup",), ("dlq", "list")]
+    whole, *found = bare.each([("--help",), *((*command, "--help") for command in commands)])
+    assert whole.returncode == 0
+    for command, shown in zip(commands, found, strict=True):
+        assert f" {command[0]} " in whole.stdout
         assert shown.returncode == 0
         assert max(map(len, shown.stdout.splitlines())) <= 80
         assert "…" not in shown.stdout
