@@ -26,10 +26,9 @@ MIN_LINES_OF_A_FILE_WITH_ONE_IMPORTER = 35
 # The packages around the layers. They import nothing of ours, since an import of any module runs them first.
 BARE_PACKAGES = {"", "plumbing"}
 
-# Modules that are imported by a string, when they are needed: names that other packages of DiracX import from
-# `plumbing`, and the providers of OpenTelemetry.
+# Modules that are imported by a string, when they are needed: the providers of OpenTelemetry. `plumbing` serves public
+# names from a table besides, see `test_public_imports.py`.
 LOADED_ON_DEMAND = {
-    ("plumbing", f"{ROOT}.plumbing.depends"),
     ("cli.processes.telemetry", f"{ROOT}.cli.processes.telemetry_providers"),
     ("cli", f"{ROOT}.cli.app"),  # which cannot be imported where files of another distribution lie over ours
 }

@@ -127,6 +127,7 @@ async def test_the_stats_of_a_worker_count_its_deliveries(mesh: TaskMesh) -> Non
         "stopping",
         "isolated",
         "left_behind",
+        "held",
         "not_served",
     ]
     assert (stats["data"]["in_hand"], stats["data"]["held"]) == ({}, [])

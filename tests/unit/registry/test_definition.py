@@ -60,6 +60,21 @@ class NoSchedule(PeriodicBaseTask):
     async def execute(self) -> None: ...
 
 
+class Model(PeriodicVoAwareBaseTask, BaseModel):
+    vo: str
+    default_schedule: ClassVar = IntervalSeconds(3600)
+
+    async def execute(self) -> None: ...
+
+
+@pydantic.dataclasses.dataclass
+class CheckedPerVo(PeriodicVoAwareBaseTask):
+    vo: str
+    default_schedule = IntervalSeconds(3600)
+
+    async def execute(self) -> None: ...
+
+
 class FromNow(TaskScheduleBase):
     def next_occurrence(self) -> datetime:  # type: ignore[override]
         return datetime.now(UTC) + timedelta(hours=1)
@@ -95,6 +110,8 @@ def periodic(**attributes: Any) -> type[BaseTask]:
         WithLocks,
         Hourly,
         PerVo,
+        Model,
+        CheckedPerVo,
         variant(timeout_seconds=0.5),
         periodic(_enabled=False),
         periodic(default_schedule=FromNow()),

@@ -46,11 +46,6 @@ class Misspelt:
 
 
 @dataclass
-class ShadowsEnabled:
-    _enabled: bool = False
-
-
-@dataclass
 class Nested:
     trees: dict[str, list[Elsewhere]]
 
@@ -68,8 +63,6 @@ class Elsewhere:
         (ForgotItAgain, "is no dataclass"),
         (WithInitVar, "InitVar"),
         (SetLater, "the field upper has init=False"),
-        (Shadows, "priority is an attribute of the class"),
-        (ShadowsEnabled, "_enabled is an attribute of the class, not a field; write `_enabled = ...`"),
         (Misspelt, "'Ownr' is not defined"),
         (Nested, r"the field \$\.trees\.path is a \w*Path"),
     ],

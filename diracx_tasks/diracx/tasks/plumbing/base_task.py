@@ -99,7 +99,7 @@ class BaseTask(ABC):
         """
         return None
 
-    async def schedule(self, at_time: datetime | None = None, labels: Mapping[str, str] | None = None) -> str:
+    async def schedule(self, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None) -> str:
         """Submit the task, to be run once.
 
         A broker is bound inside `execute()`, and inside `async with JetStreamBroker.connect(url)`. To submit many

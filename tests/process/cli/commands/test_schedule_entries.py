@@ -99,6 +99,22 @@ def test_entries_are_listed_and_run_by_name(acme: CommandLine) -> None:
     assert acme.journal() == ["lhcb cern 3"]
 
 
+def test_an_installation_without_tasks_has_nothing_to_list(bare: CommandLine, server: EmbeddedServer) -> None:
+    bare.environment["DIRACX_TASKS_NATS_URL"] = server.url
+    assert bare("setup").returncode == 0
+    assert bare("schedule", "list").stderr.startswith("no periodic task is installed here")
+    assert bare.json("schedule", "list") == []
+
+
+def test_a_task_without_a_vo_is_named_beside_the_list(acme: CommandLine) -> None:
+    listed = acme("schedule", "list")
+    assert PILOTS not in listed.stdout
+    assert listed.stderr == (
+        f"not listed, since no VO is known: {PILOTS}; give --vo NAME, or `vos:` in the configuration\n"
+    )
+    assert acme("schedule", "list", "--vo", "lhcb").stderr == ""
+
+
 UNKNOWN = [
     (["--vo", "lhbc"], "acme:SubmitPilots does not run for the VO 'lhbc'; did you mean lhcb?"),
     (["--vo", "cms"], "acme:SubmitPilots does not run for the VO 'cms'; there is lhcb, atlas"),

@@ -261,14 +261,15 @@ def test_held_tasks_are_named_in_one_line_with_their_vo(height: int) -> None:
 
 
 @pytest.mark.parametrize("height", [24, 40])
-def test_tasks_that_a_worker_gives_back_are_named_once_in_one_line(height: int) -> None:
+def test_tasks_that_are_not_served_are_named_in_one_line_with_the_number_of_workers(height: int) -> None:
     status = a_snapshot(workers=50).status
-    down = {"lollygag:SyncOwnersTask": "OwnersDB: away", "lollygag:Fetch\x1bTask": "Store: away"}
-    workers = [msgspec.structs.replace(each, not_served=down) for each in status.workers[:2]] + status.workers[2:]
-    status = msgspec.structs.replace(status, workers=workers, held=[HeldTask("lollygag:SyncOwnersTask", None)])
-    line = r"not served    lollygag:Fetch\x1bTask, lollygag:SyncOwnersTask"
+    down = {"garage:Open": "DoorSettings: no answer", "garage:Shut": "DoorSettings: no answer"}
+    first, second, *others = status.workers
+    first = msgspec.structs.replace(first, not_served=down)
+    second = msgspec.structs.replace(second, not_served={"garage:Open": "DoorSettings: no answer"})
+    status = msgspec.structs.replace(status, workers=[first, second, *others])
     lines = drawn(Screen(a_snapshot(status=status), watching=True), 100, height)
-    assert line in lines
+    assert "not served    garage:Open by 2 workers, garage:Shut by 1 worker" in lines
     assert len(lines) <= height
-    assert f"\n{line}\n" in plain(a_snapshot(status=status))
+    assert "\nnot served    garage:Open by 2 workers, garage:Shut by 1 worker\n" in plain(a_snapshot(status=status))
     assert "not served" not in plain(a_snapshot())

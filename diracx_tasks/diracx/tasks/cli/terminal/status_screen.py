@@ -24,10 +24,13 @@ ISOLATED: Final = "isolated"
 HELD: Final = "held"
 """The line of tasks that the configuration holds; it is there only if there are any."""
 NOT_SERVED: Final = "not served"
-"""The line of tasks that a worker gives back, since what they need is down; it is there only if there are any."""
+"""The line of tasks that workers give back, since a service is down; it is there only if there are any."""
 _TEXTS: Final = ("size", ISOLATED)
 FIXED_LINES: Final = 10
-"""The lines of a screen without those of its head, queues, workers, and held or not served tasks."""
+"""The lines of a screen without those of its head, queues, workers, and of tasks that do not run: blank lines,
+headings, summary."""
+SUMMARY_LINES: Final = 5
+"""The lines of the summary that are always there."""
 MIN_WORKERS: Final = 3
 """Idle queues are left out before fewer workers are shown."""
 MIN_WIDTH_FOR_TIMES: Final = 94
@@ -111,14 +114,11 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
     if status.held:
         held = (each.task if each.vo is None else f"{each.task} of {each.vo}" for each in status.held)
         rows.append((HELD, printable(", ".join(held))))
-    if not_served := _not_served(snapshot):
-        rows.append((NOT_SERVED, printable(", ".join(not_served))))
+    workers = Counter(task for worker in status.workers for task in worker.not_served)
+    if workers:
+        by = (f"{task} by {count} worker{'s' if count > 1 else ''}" for task, count in sorted(workers.items()))
+        rows.append((NOT_SERVED, printable(", ".join(by))))
     return rows
-
-
-def _not_served(snapshot: StatusSnapshot) -> list[str]:
-    """Return the names of the tasks that a worker gives back, each once."""
-    return sorted({task for worker in snapshot.status.workers for task in worker.not_served})
 
 
 def plain(snapshot: StatusSnapshot) -> str:
@@ -187,8 +187,7 @@ class Screen:
         queues = self.snapshot.status.queues
         room = None
         if self.watching:
-            named = bool(self.snapshot.status.held) + bool(_not_served(self.snapshot))
-            spare = console.size.height - FIXED_LINES - len(head) - named
+            spare = console.size.height - FIXED_LINES - len(head) - (len(_summary(self.snapshot)) - SUMMARY_LINES)
             if spare - len(queues) < min(MIN_WORKERS, len(self.snapshot.status.workers)):
                 queues = [queue for queue in queues if _is_busy(queue)]
             room = max(1, spare - len(queues))

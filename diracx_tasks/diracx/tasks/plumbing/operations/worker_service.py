@@ -119,6 +119,7 @@ def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:
             "stopping": facts.stopping,
             "isolated": facts.isolated,
             "left_behind": facts.left_behind,
+            "held": facts.held,
             "not_served": facts.not_served,
         },
     )

@@ -178,6 +178,14 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
                 return Limit(kind, value, own_vo, place.limits_at)
         return None
 
+    def disabled_at(self, task: str, vo: str | None = None) -> str | None:
+        """The path of the `enabled: false` that holds for a task; None: it is enabled. For the arguments see
+        `override`."""
+        for place in (self._of_vo(task, vo), self._of_task(task)):
+            if place.enabled is not None:
+                return None if place.enabled else f"{place.path}.enabled"
+        return None
+
     def object_limit(self, kind: LimitKind, obj: str, parts: tuple[str, ...], vo: str | None = None) -> Limit | None:
         """The limit for limiters on one object; None: none is set.
 

@@ -58,6 +58,27 @@ def check_definition(task_class: Any) -> None:
         raise TaskDefinitionError(f"{where} runs once per VO: {fix}")
 
 
+def _fields(task_class: Any) -> set[str]:
+    """The names of the fields of a dataclass, or of a pydantic model."""
+    if dataclasses.is_dataclass(task_class):
+        return {field.name for field in dataclasses.fields(task_class)}
+    return set(getattr(task_class, "__pydantic_fields__", {}))
+
+
+def _refuse_shadowing(task_class: type, where: str) -> None:
+    """Refuse fields that hide what the base classes define, e.g. `schedule`, which could not be called then."""
+    bases = (BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask)
+    attributes = {name for base in bases for name in base.__annotations__} - {"vo"}
+    methods = {name for base in bases for name in vars(base)} - attributes
+    for name in sorted(_fields(task_class) & (attributes | methods)):
+        if name in methods:
+            raise TaskDefinitionError(f"{where}: tasks have {name} already; give the field another name")
+        raise TaskDefinitionError(
+            f"{where}: {name} is an attribute of the class, not a field; write `{name} = ...` without an annotation, "
+            f"or `{name}: ClassVar = ...` in a pydantic model"
+        )
+
+
 def _check_schedule(schedule: TaskScheduleBase, where: str) -> None:
     try:
         answers_from_now(schedule)

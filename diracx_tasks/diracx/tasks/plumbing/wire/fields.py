@@ -32,9 +32,8 @@ from diracx.tasks.plumbing.wire.pydantic_json import (
 
 T = TypeVar("T")
 
-_CLASS_ATTRIBUTES = frozenset(
-    {"priority", "size", "retry_policy", "dlq_eligible", "timeout_seconds", "default_schedule", "_enabled"}
-)
+# Python 3.14 evaluates annotations when they are asked for; as texts they need no name that is defined later.
+_AS_TEXTS: Final[dict[str, Any]] = {"format": 4} if sys.version_info >= (3, 14) else {}
 
 _NOT_A_JSON_KEY = (
     shapes.CustomType,

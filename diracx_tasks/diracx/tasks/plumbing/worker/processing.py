@@ -105,10 +105,9 @@ class Processor:
         settlement: Settlement,
         gate: IsolationGate,
         holds: Holds,
+        outages: Outages,
         on_outcome: OnOutcome | None = None,
-        outages: Outages | None = None,
     ) -> None:
-        self._outages = outages or Outages()
         self._namespace = namespace
         self._settings = settings
         self._registry = registry
@@ -117,6 +116,7 @@ class Processor:
         self._settlement = settlement
         self._gate = gate
         self._holds = holds
+        self._outages = outages
         self._on_outcome = on_outcome
         self._telemetry = telemetry.current()
 
@@ -201,7 +201,8 @@ class Processor:
             return _expired(envelope.expires, record, registered.task_class.dlq_eligible)
         if self._outages.any and (refusal := self._outages.refusal(registered.task_class)) is not None:
             return Interrupted.of(refusal)
-        return Job(registered, envelope, task, record.failed)
+        job = Job(registered, envelope, task, record.failed, attempts.refusals)
+        return (self._holds.active and self._holds.outcome_of(job)) or job
 
     def _run(self, lease: Lease, attempts: Attempts, screened: Screened) -> Awaitable[Outcome]:
         """Execute the job and give its outcome; telemetry, where it is on, sees each outcome here."""

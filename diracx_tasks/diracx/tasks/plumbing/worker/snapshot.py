@@ -49,6 +49,8 @@ class WorkerSnapshot:
     """Executions that have ended, and of which something still runs: calls in threads, or code that was given up."""
     isolated: str | None
     """`<task> <id>` of the task that runs isolated, until it ends, or of the next one that waits. None: neither."""
+    held: Sequence[HeldTask]
+    """The tasks of its registry that the configuration holds, of any size."""
     not_served: Mapping[str, str]
     """Why a task is given back in place of executed, by its name: a resource that it needs is down."""
 

@@ -145,6 +145,7 @@ class Worker:
             stopping=self._intake.is_stopping,
             left_behind=self._executor.left_behind,
             isolated=self._gate.isolated_task,
+            held=self._holds.tasks,
             not_served=self._outages.not_served,
         )
 

@@ -25,10 +25,9 @@ def test_each_is_compared_with_the_one_that_was_in_force_before_it() -> None:
     assert [changed(each) for each in rows] == [[(None, "a")], None, [("a", "b")], [("b", None)], [(None, "b")]]
     assert [each.same_as for each in rows] == [None, None, None, None, 3]
     assert [each.in_force for each in rows] == [False, False, False, False, True]
-    assert [each.problem for each in rows if each.problem] == [
-        "it is not valid: vos: Expected `array | null`, got `int`",
-        "it was removed by hand",
-    ]
+    invalid, removed = (each.problem or "" for each in rows if each.problem)
+    assert invalid.startswith("it is not valid: vos: ")
+    assert removed == "it was removed by hand"
 
 
 def test_what_the_oldest_changed_is_known_of_the_first_revision_only() -> None:
