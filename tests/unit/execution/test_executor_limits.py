@@ -120,6 +120,15 @@ async def test_a_task_with_more_items_than_a_lowered_limit_waits_until_it_is_rai
     store.clear()
 
 
+class NoTextError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+def raise_without_text(task: BaseTask, refusals: int) -> timedelta | None:
+    raise NoTextError
+
+
 async def test_a_busy_lock_asks_the_task_for_its_say(executor: Executor, store: RecordingStore) -> None:
     acquired = await MutexLock(JOB, 1).acquire(store, new_owner())
     asked: list[int] = []
@@ -142,6 +151,7 @@ async def test_a_busy_lock_asks_the_task_for_its_say(executor: Executor, store: 
     [
         (lambda task, refusals: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda task, refusals: sys.exit("out"), "SystemExit: out"),
+        (raise_without_text, f"{__name__}.NoTextError: <str() of it raised ZeroDivisionError>"),
         (lambda task, refusals: 5, "ValueError: it returned 5, neither None nor a timedelta of more than 0"),
         (lambda task, refusals: timedelta(0), "ValueError: it returned datetime.timedelta(0), neither None nor"),
         (timedelta(seconds=5), "TypeError: 'datetime.timedelta' object is not callable"),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -54,6 +54,15 @@ class Door(Resource[str]):
             await asyncio.Event().wait()
         if self.closing_error is not None:
             raise self.closing_error
+
+
+class NoTextError(Exception):
+    """An exception of a client's library that has an `errors` of its own, and cannot be printed."""
+
+    errors: ClassVar[Callable[[], list[str]]] = staticmethod(lambda: ["gone"])
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
 
 
 class Needs(BaseTask):
@@ -297,3 +306,13 @@ async def test_what_does_not_close_in_order_is_logged_or_broken_off(
         await breaks_down()
     assert "Door did not close in order: OSError: it jams" in caplog.text
     assert not outages.any
+
+
+async def test_a_service_whose_error_cannot_be_printed_is_down_and_is_tried_again(
+    outages: Outages, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    door.error = NoTextError()
+    async with KeptOpen.on_this_loop([door], outages) as here:
+        await here.tried()
+        assert str(outages.refusal(Needs)) == "Door: NoTextError: <str() of it raised ZeroDivisionError>"
+    assert "it is tried again" in caplog.text

@@ -24,6 +24,11 @@ class SubmitPilots(PeriodicVoAwareBaseTask):
     async def execute(self) -> None: ...
 
 
+class NoTextError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
 class Recording(PeriodicBaseTask):
     """Records what its `validate_config` was asked, and answers as a test wants."""
 
@@ -217,6 +222,7 @@ def test_a_class_that_is_off_by_default_is_asked_so(
         (ValueError("the interval is\ntoo short"), "the interval is too short"),
         (KeyError(), "KeyError"),
         (SystemExit("no"), "no"),
+        (NoTextError(), "<str() of it raised ZeroDivisionError>"),
     ],
 )
 def test_whatever_a_class_raises_is_an_error(

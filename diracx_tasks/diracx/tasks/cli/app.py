@@ -26,7 +26,8 @@ HELP = {"max_width": 100, "text_paragraph_linebreaks": "\n\n", "envvar_string": 
 def app() -> None:
     """Run and operate DiracX tasks on NATS JetStream.
 
-    Exit codes: 0 done; 1 the task failed; 2 bad usage, unknown task or bad arguments; 69 no server; 75 a lock is held.
+    Exit codes: 0 done; 1 the task failed; 2 bad usage, unknown task or bad arguments; 69 no server; 70 an unforeseen
+    error; 75 a lock is held; 79 the worker ended itself because of a task.
     """
 
 

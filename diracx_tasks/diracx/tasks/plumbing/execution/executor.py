@@ -157,15 +157,15 @@ class Executor:
             if wanted is not None and not (isinstance(wanted, timedelta) and wanted > timedelta(0)):
                 raise ValueError(f"it returned {wanted!r}, neither None nor a timedelta of more than 0")
         except BaseException as broken:  # the author's code: the task waits as if it had none
-            wanted, task_class = None, type(job.task)
+            wanted, task_class, failure = None, type(job.task), Failure.of(broken, self._worker, with_traceback=False)
             if task_class not in self._broken_delays:
                 self._broken_delays.add(task_class)
                 logger.warning(
                     "%s.lock_retry_delay(%d) failed, and the delay of the worker holds: %s: %s",
                     task_class.__qualname__,
                     refusals,
-                    type(broken).__name__,
-                    broken,
+                    failure.type,
+                    failure.message,
                 )
         return LockBusy(error, refusals, wanted)
 

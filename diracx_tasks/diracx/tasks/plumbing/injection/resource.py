@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
 
+from diracx.tasks.plumbing.wire.failure import message_of
+
 T = TypeVar("T")
 
 
@@ -76,8 +78,16 @@ class Resource(ABC, Generic[T]):
 
 def one_line(error: BaseException) -> str:
     """Render an error of a library in one line, without its input: that may hold a password."""
-    listed = getattr(error, "errors", None)
-    if callable(listed):
-        # The text of a pydantic ValidationError quotes the value that was validated.
-        return "; ".join(found["msg"] for found in listed(include_url=False, include_input=False))
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    if (found := validation_errors(error)) is not None:
+        return "; ".join(each["msg"] for each in found)
+    return f"{type(error).__name__}: {message_of(error)}".splitlines()[0]
+
+
+def validation_errors(error: BaseException) -> list[dict[str, Any]] | None:
+    """Return the errors of a pydantic ValidationError, whose own text quotes the value that was validated. None: it is
+    another exception, which may have an `errors` of its own."""
+    kind: Any = type(error)
+    if kind.__name__ != "ValidationError" or kind.__module__.partition(".")[0] not in ("pydantic", "pydantic_core"):
+        return None
+    found: list[dict[str, Any]] = kind.errors(error, include_url=False, include_input=False, include_context=False)
+    return found

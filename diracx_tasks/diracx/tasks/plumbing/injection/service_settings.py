@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from diracx.tasks.plumbing.injection.diracx_classes import DiracxClass
-from diracx.tasks.plumbing.injection.resource import Resource, one_line
+from diracx.tasks.plumbing.injection.resource import Resource, one_line, validation_errors
 
 
 class ServiceSettings(Resource[Any]):
@@ -50,10 +50,8 @@ class ServiceSettings(Resource[Any]):
         try:
             self._create()
         except Exception as error:  # an author's `create` may raise anything
-            listed = getattr(error, "errors", None)
-            if not callable(listed):
+            if (found := validation_errors(error)) is None:
                 return [] if only_unset else [one_line(error)]
-            found = listed(include_url=False, include_input=False, include_context=False)
             return [
                 f"set {self._variable(each['loc'])} ({each['msg']})"
                 for each in found

@@ -19,6 +19,7 @@ from diracx.tasks.plumbing.exceptions import MalformedTaskError, near_names
 from diracx.tasks.plumbing.lock_registry import registered_lock_types
 from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override, names_of, type_name
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
+from diracx.tasks.plumbing.wire.failure import message_of
 
 _ANY_VO = "vo"
 """Stands for a VO where none is known."""
@@ -115,7 +116,7 @@ def _refused_by_class(task_class: type[PeriodicBaseTask], override: Override) ->
     try:
         answer = check(config)
     except (Exception, SystemExit) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(message_of(error).split()) or type(error).__name__
         yield f"{override.path}: {task_class.__name__} refuses it: {text}"
         return
     if inspect.iscoroutine(answer):

@@ -34,7 +34,7 @@ class Failure(msgspec.Struct, frozen=True):
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         return cls(
             type=name,
-            message=_cut(_text(exception), _MAX_MESSAGE_CHARS),
+            message=_cut(message_of(exception), _MAX_MESSAGE_CHARS),
             traceback=_traceback(exception) if with_traceback else "",
             worker=worker,
             at=datetime.now(UTC),
@@ -54,7 +54,8 @@ def shrinking(failures: Sequence[Failure]) -> Iterator[list[Failure]]:
     yield []
 
 
-def _text(exception: BaseException) -> str:
+def message_of(exception: BaseException) -> str:
+    """Return the text of an exception that an author's code may have raised: its `__str__` may raise, too."""
     try:
         return _encodable(str(exception))
     except BaseException as error:  # the author's __str__ must not hide the failure
