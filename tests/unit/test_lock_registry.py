@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,6 +18,7 @@ from diracx.tasks.plumbing.lock_registry import (
     LockedObjectType,
     register_locked_object_type,
 )
+from diracx.tasks.plumbing.locks import MutexLock
 from diracx.tasks.plumbing.wire.names import lock_key
 
 
@@ -72,6 +75,15 @@ def test_a_module_that_is_loaded_again_registers_its_type_again(name: str) -> No
         assert module["kind"] == name
 
 
-def test_a_type_without_a_name_is_refused() -> None:
-    with pytest.raises(TaskDefinitionError, match="needs a name"):
-        register_locked_object_type("")
+@pytest.mark.parametrize("name", ["", None, 5, b"owner"])
+def test_a_type_without_a_name_is_refused(name: Any) -> None:
+    with pytest.raises(TaskDefinitionError, match="needs a name") as caught:
+        register_locked_object_type(name)
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("odd", ["a.b", "two words", "*", "é", "A\n", "\0", "Owner", "x" * 1_000])
+def test_any_text_names_a_type_and_keeps_its_keys_apart(name: str, odd: str) -> None:
+    kind = register_locked_object_type(f"{odd}{name}")
+    assert re.fullmatch(r"mutex\.[-=_A-Za-z0-9]{1,200}\.1", MutexLock(kind, 1).key)
+    assert MutexLock(kind, 1).key != MutexLock(register_locked_object_type(f"{odd.lower()}.{name}"), 1).key

@@ -176,3 +176,13 @@ async def test_a_bucket_that_is_missing_is_an_error(connection: Connection, name
         await missing.read("k")
     with pytest.raises(ServerUnavailableError, match="no such stream"):
         await missing.create("k", b"1")
+
+
+@pytest.mark.parametrize("key", ["", ".", ".a", "a.", "a..b", "*", ">", "a.>", "a b", "a\r\nb", "é", "\ud800", "a+b"])
+async def test_what_is_no_key_is_refused_and_reads_no_other(bucket: Bucket, key: str) -> None:
+    await bucket.create("a", b"1")
+    with pytest.raises(ValueError, match="is no key of a bucket: write letters"):
+        await bucket.create(key, b"2")
+    with pytest.raises(ValueError, match="is no key of a bucket: write letters"):
+        await bucket.read(key)
+    assert await bucket.living_keys() == ["a"]

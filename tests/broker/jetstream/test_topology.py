@@ -6,21 +6,26 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import SendTaskError, TopologyDriftError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.errors import ApiError
+from diracx.tasks.plumbing.jetstream.errors import ApiError, NoRespondersError
+from diracx.tasks.plumbing.jetstream.headers import schedule_headers
+from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.topology import differences, ensure
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.testing import wait_until
 
 
 @dataclasses.dataclass
@@ -296,3 +301,93 @@ async def test_a_producer_without_the_right_to_publish_is_told_at_once() -> None
     ):
         with pytest.raises(SendTaskError, match=r"no permission for publish to diracx\.tasks\.normal\.medium"):
             await broker.submit(Greet("a"))
+
+
+ODD_SUBJECTS = ["silly.huge", "*.*", "normal.*", "normal.small.more", "normal", ">"]
+
+
+async def test_the_streams_take_the_nine_queues_and_no_other_subject(
+    connection: Connection, topology: Namespace
+) -> None:
+    for kind in ("tasks", "due"):
+        for odd in ODD_SUBJECTS:
+            with pytest.raises(NoRespondersError):
+                await publish(connection, f"{topology.name}.{kind}.{odd}", b"{}", {})
+    for number, (priority, size) in enumerate((priority, size) for priority in Priority for size in Size):
+        ack = await publish(connection, topology.task_subject(priority, size), b"{}", {})
+        assert (ack.stream, ack.seq) == (topology.tasks_stream, number + 1)
+
+
+async def test_a_task_for_later_that_would_fall_due_on_another_subject_is_refused(
+    connection: Connection, topology: Namespace
+) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    for odd in ODD_SUBJECTS:
+        headers = schedule_headers(later, f"{topology.name}.due.{odd}")
+        with pytest.raises(ApiError, match="schedules target is invalid"):
+            await publish(connection, topology.delayed_subject("a"), b"{}", headers)
+
+
+async def test_no_dead_letter_has_another_form(connection: Connection, topology: Namespace) -> None:
+    for odd in ("a", "a.b", "a.b.1.c"):
+        with pytest.raises(NoRespondersError):
+            await publish(connection, f"{topology.name}.dlq.{odd}", b"{}", {})
+    assert (await publish(connection, topology.dead_letter_subject("a:B", 1), b"{}", {})).seq == 1
+
+
+async def test_a_mesh_that_took_more_subjects_is_updated_and_what_it_holds_on_them_is_named(
+    connection: Connection, names: Namespace
+) -> None:
+    earlier = {
+        names.tasks_stream: [f"{names.name}.tasks.*.*"],
+        names.later_stream: [f"{names.name}.{kind}" for kind in ("delayed.*", "periodic.>", "state.>", "due.*.*")],
+        names.dead_letters_stream: [f"{names.name}.dlq.>"],
+    }
+    wanted = assets(names)
+    await ensure(
+        connection,
+        [changed(asset, subjects=earlier[asset.name]) if asset.name in earlier else asset for asset in wanted],
+    )
+    good = names.task_subject(Priority.NORMAL, Size.SMALL)
+    odd = [f"{names.name}.tasks.{each}" for each in ("*.*", "silly.a", "silly.b", "silly.c", "silly.d", "silly.e")]
+    for subject in [good, *odd]:
+        await publish(connection, subject, b"{}", {})
+    later = await publish(connection, names.delayed_subject("a"), b"{}", {})
+    done = {line.partition(":")[0]: line for line in await ensure(connection, wanted)}
+    assert done == {
+        f"updated stream {names.tasks_stream}": (
+            f"updated stream {names.tasks_stream}: subjects; nothing reads what it still holds on "
+            f"{', '.join(odd[:5])} and 1 more: look with `nats stream view {names.tasks_stream} --subject=...`, and "
+            f"remove it with `nats stream purge {names.tasks_stream} --subject=...`"
+        ),
+        f"updated stream {names.later_stream}": f"updated stream {names.later_stream}: subjects",
+        f"updated stream {names.dead_letters_stream}": f"updated stream {names.dead_letters_stream}: subjects",
+    }
+    assert await ensure(connection, wanted) == []
+    state = (await connection.api(f"STREAM.INFO.{names.tasks_stream}"))["state"]
+    assert state["messages"] == 1 + len(odd), "nothing was removed"
+    assert later.seq == 1
+
+
+async def test_what_falls_due_while_the_subjects_are_updated_arrives(connection: Connection, names: Namespace) -> None:
+    wanted = assets(names)
+    wide = {names.tasks_stream: [f"{names.name}.tasks.*.*"]}
+    await ensure(
+        connection,
+        [
+            changed(each, subjects=wide.get(each.name, each.config.get("subjects")))
+            for each in wanted
+            if each.kind != "consumer"
+        ],
+    )
+    due = names.due_subject(Priority.NORMAL, Size.SMALL)
+    for number in range(10):
+        at = datetime.now(UTC) + timedelta(seconds=0.1 * number)
+        await publish(connection, names.delayed_subject(str(number)), b"{}", schedule_headers(at, due))
+    await ensure(connection, wanted)
+
+    async def all_came() -> bool:
+        info = await connection.api(f"CONSUMER.INFO.{names.tasks_stream}.normal-small")
+        return int(info["num_pending"]) == 10
+
+    await wait_until(all_came, description="all 10 are in their queue", timeout=30)

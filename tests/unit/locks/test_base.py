@@ -163,3 +163,18 @@ def test_a_limiter_for_one_vo_is_a_copy_with_a_key_that_no_limiter_in_the_code_h
     assert limiter.key == "conc.job.7"
     assert ConcurrencyLimiter(JOB, 7, "/vo", "atlas").key == "conc.job.7.=2Fvo.atlas"
     assert RateLimiter(JOB, 7, n_items=2, limit=3).of_vo("lhcb").contention_key == "rate.job.7./vo.lhcb./items.2"
+
+
+@pytest.mark.parametrize("kind", [MutexLock, ExclusiveRWLock, SharedRWLock, RateLimiter, ConcurrencyLimiter])
+@pytest.mark.parametrize("parts", [["x" * 200] * 30, ["a", None], [b"a"]])
+def test_a_lock_whose_key_cannot_be_made_is_refused_where_it_is_written(kind: type[BaseLock], parts: list[Any]) -> None:
+    with pytest.raises(ValueError, match="key"):
+        kind(JOB, *parts)
+
+
+def test_a_lock_of_an_author_with_an_odd_kind_is_refused() -> None:
+    class Licence(MutexLock):
+        kind = "my licence"
+
+    with pytest.raises(ValueError, match="the kind 'my licence' of a lock must be"):
+        Licence(JOB, 1)

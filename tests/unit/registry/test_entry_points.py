@@ -278,3 +278,84 @@ def test_a_class_that_was_replaced_is_still_submitted_under_the_shared_name(site
     assert body == b'{"owner":"alice"}'
     executed = registry.get(registered.name).codec.decode(body)
     assert (executed.owner, executed.quota) == ("alice", 0)  # type: ignore[attr-defined]
+
+
+TWO_NAMES = "[diracx.tasks.{category}]\nSync = {module}:Sync\nEarlier = {module}:Sync\n"
+TWO_CATEGORIES = "".join(f"[diracx.tasks.{{category}}{old}]\nSync = {{module}}:Sync\n" for old in ("", ".old"))
+ALIAS = "[diracx.tasks.{category}]\nSync = {module}:Sync\nEarlier = {module}:Alias\n"
+
+
+@pytest.mark.parametrize(
+    ("points", "other"), [(TWO_NAMES, ":Earlier"), (TWO_CATEGORIES, ".old:Sync"), (ALIAS, ":Earlier")]
+)
+def test_a_class_of_two_entry_points_is_two_tasks_and_both_are_served(site: Site, points: str, other: str) -> None:
+    site.install("lollygag", f"{TASK}\nAlias = Sync\n", entry_points=points)
+    registry = site.load()
+    task = site.task(registry)("alice")  # type: ignore[call-arg]
+    assert not site.problems(registry)
+    for name in (f"{site.category}:Sync", f"{site.category}{other}"):
+        assert registry.get(name).task_class is type(task)
+        assert registry.of(task, name).name == name
+    assert registry.of(task).name == f"{site.category}:Sync"
+
+
+def test_a_subclass_under_another_name_is_a_task_of_its_own(site: Site) -> None:
+    points = "[diracx.tasks.{category}]\nSync = {module}:Sync\nEarlier = {module}:Earlier\n"
+    site.install("lollygag", f"{TASK}\nclass Earlier(Sync): pass\n", entry_points=points)
+    registry = site.load()
+    earlier = registry.get(f"{site.category}:Earlier").task_class
+    assert registry.of(earlier("alice")).name == f"{site.category}:Earlier"  # type: ignore[call-arg]
+    assert registry.of(site.task(registry)("alice")).name == f"{site.category}:Sync"  # type: ignore[call-arg]
+
+
+def test_a_periodic_class_of_two_names_has_two_schedules_and_a_line_says_so(site: Site) -> None:
+    source = (
+        "from diracx.tasks.plumbing.base_task import PeriodicBaseTask\n"
+        "from diracx.tasks.plumbing.schedules import IntervalSeconds\n"
+        "class Sync(PeriodicBaseTask):\n    default_schedule = IntervalSeconds(60)\n    async def execute(self): ...\n"
+    )
+    module = site.install("lollygag", source, entry_points=TWO_NAMES)
+    registry = site.load()
+    (problem,) = site.problems(registry)
+    assert problem == (
+        f"{site.category}:Earlier and {site.category}:Sync are one class, {module}.Sync, and each name has a schedule: "
+        "remove all but one of the entry points, or write `enabled: false` for the others in the configuration"
+    )
+    assert registry.get(f"{site.category}:Earlier").task_class is site.task(registry)
+
+
+@pytest.mark.parametrize("name", ["Two words", "a:b", "*", ">", "Größe", "+A", "$A", "1st", "A" * 300])
+def test_an_odd_name_is_refused_in_one_line_and_stops_no_other(site: Site, name: str) -> None:
+    site.install("odd", entry_points=f"[diracx.tasks.{{category}}]\n{name} = {{module}}:Sync\n")
+    site.install("lollygag")
+    registry = site.load()
+    assert site.task(registry).__name__ == "Sync"
+    (problem,) = site.problems(registry)
+    assert f"({site.name('odd')}) is no name of a task: " in problem
+    assert "\n" not in problem
+    assert len(problem) < 400
+    with pytest.raises(TaskDefinitionError, match="is no name of a task"):
+        registry.get(f"{site.category}:{name}")
+
+
+@pytest.mark.parametrize("category", ["{category} b", "{category}:b", "*{category}", "é{category}"])
+def test_an_odd_category_is_refused_in_one_line_and_stops_no_other(site: Site, category: str) -> None:
+    site.install("odd", entry_points=f"[diracx.tasks.{category}]\nSync = {{module}}:Sync\n")
+    site.install("lollygag")
+    registry = site.load()
+    assert site.task(registry).__name__ == "Sync"
+    (problem,) = site.problems(registry)
+    assert "is no name of a task: write <category>:<ClassName>" in problem
+
+
+def test_a_group_without_a_category_is_reported_and_stops_no_other(site: Site) -> None:
+    module = site.install("odd", entry_points="[diracx.tasks]\nSync = {module}:Sync\n")
+    site.install("lollygag")
+    registry = site.load()
+    assert site.task(registry).__name__ == "Sync"
+    (problem,) = site.problems(registry)
+    assert problem == (
+        f"the entry point Sync = {module}:Sync ({site.name('odd')}) stands in the group diracx.tasks, which gives no "
+        f'task; write [project.entry-points."diracx.tasks.<category>"] in pyproject.toml and install '
+        f"{site.name('odd')} again"
+    )

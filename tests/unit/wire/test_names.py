@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -10,7 +11,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.wire.names import Namespace, escape, escape_entry, lock_key, split_task_name
+from diracx.tasks.plumbing.scheduler.state import ScheduleKey, occurrence_id
+from diracx.tasks.plumbing.wire.names import (
+    MAX_LOCK_KEY_CHARS,
+    MAX_TASK_NAME_CHARS,
+    Namespace,
+    check_task_name,
+    escape,
+    escape_entry,
+    lock_key,
+    split_task_name,
+)
 
 # Lone surrogates included: a name may come from an undecodable file name.
 texts = st.text(st.characters(), max_size=40)
@@ -67,8 +78,27 @@ def test_a_namespace_of_another_form_is_refused(name: str) -> None:
     assert repr(name) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a" * 65, "a" * 5_000])
+def test_a_namespace_that_is_too_long_for_a_stream_or_a_line_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"has {len(name)} characters, at most 64 are allowed") as caught:
+        Namespace(name)
+    assert len(str(caught.value)) < 200
+    assert Namespace("a" * 64)
+
+
+@pytest.mark.parametrize("name", ["sys", "acme_producers", "_".join(("acme", "observers"))])
+def test_a_namespace_whose_account_is_that_of_another_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"namespace '{name}' would share its account"):
+        Namespace(name)
+
+
+NAMESPACES = st.from_regex(r"[a-z][a-z0-9_]{0,63}", fullmatch=True).filter(
+    lambda name: name != "sys" and not name.endswith(("_producers", "_observers"))
+)
+
+
 @settings(deadline=None)
-@given(st.from_regex(r"[a-z][a-z0-9_]*", fullmatch=True), st.from_regex(r"[a-z][a-z0-9_]*", fullmatch=True))
+@given(NAMESPACES, NAMESPACES)
 def test_two_namespaces_never_meet(one: str, other: str) -> None:
     def every_name(names: Namespace) -> set[str]:
         return {
@@ -86,9 +116,11 @@ def test_two_namespaces_never_meet(one: str, other: str) -> None:
                 )
             ),
             names.task_subject(Priority.NORMAL, Size.SMALL).split(".")[0],
+            # The accounts, see `operations.accounts`.
+            *(f"account {names.name.upper()}{suffix}" for suffix in ("", "_PRODUCERS", "_OBSERVERS")),
         }
 
-    assert len(every_name(Namespace(one))) == 9
+    assert len(every_name(Namespace(one))) == 12
     assert (one == other) or not every_name(Namespace(one)) & every_name(Namespace(other))
 
 
@@ -200,3 +232,107 @@ def test_the_subjects_of_an_entry_differ_from_those_of_any_vo() -> None:
 @example("+A", "A")
 def test_no_vo_has_the_token_of_an_entry(vo: str, entry: str) -> None:
     assert escape(vo) != escape_entry(entry)
+
+
+ODD_NAMES = ["", ":", "a:", ":A", "A", "a:b:C", "a:A b", "a b:A", "a:A*", "a:>", "a:$A", "a:+A", "a:=A", "a:A/B"]
+ODD_NAMES += ["a:.A", ".a:A", "a:-A", "+a:A", "*:A", "a:Größe", "é:A", "a:A\n", "a:A\0", "a:A\r\nTask-Id: 1"]
+ODD_NAMES += ["a:1A", "a:\ud800"]
+ODD_NAMES += ["a:" + "A" * (MAX_TASK_NAME_CHARS - 1), "a" * 300 + ":A", "a:" + "A" * 5_000]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_that_a_task_cannot_have_everywhere_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"write <category>:<ClassName> in ASCII|characters, at most 200"):
+        check_task_name(name)
+
+
+TASK_NAMES = st.from_regex(r"[A-Za-z0-9_][\w.-]{0,20}:[A-Za-z_][\w.-]{0,20}", fullmatch=True).filter(str.isascii)
+VOS = st.none() | st.text(st.characters(), min_size=1, max_size=300)
+ENTRIES = st.text(st.characters(), max_size=300)
+SCHEDULES = st.tuples(TASK_NAMES, VOS, ENTRIES)
+HEADER = re.compile(r"[!-~]+")
+SUBJECT = re.compile(r"[-+=_A-Za-z0-9]+(\.[-+=_A-Za-z0-9]+)*")
+
+
+@settings(deadline=None)
+@given(SCHEDULES, SCHEDULES)
+@example(("a:B", "+c", ""), ("a:B", None, "c"))
+@example(("a:B", "x", "y"), ("a:B", "x.+y", ""))
+@example(("a.b:C", None, ""), ("a:b.C", None, ""))
+@example(("replay:b", "1", ""), ("replay:b", None, "1"))
+def test_what_a_task_a_vo_and_an_entry_become_is_legal_short_and_theirs_alone(
+    one: tuple[str, str | None, str], other: tuple[str, str | None, str]
+) -> None:
+    names, due = Namespace("a" * 64), datetime(2026, 12, 1, 6, tzinfo=UTC)
+
+    def become(task: str, vo: str | None, entry: str) -> list[str]:
+        check_task_name(task)
+        subjects = [names.state_subject(task, vo, entry), names.periodic_subject(task, vo, "20261201T060000Z", entry)]
+        identity = occurrence_id(ScheduleKey(task, vo or "", entry), due)
+        assert all(SUBJECT.fullmatch(subject) and len(subject) < 1_000 for subject in subjects)
+        assert HEADER.fullmatch(identity), "a header is one line of ASCII"
+        assert len(identity) < 1_000
+        assert not names.is_replay(subjects[0])
+        return [*subjects, identity]
+
+    for first, second in zip(become(*one), become(*other), strict=True):
+        assert (first == second) == (one == other)
+
+
+@settings(deadline=None)
+@given(TASK_NAMES, TASK_NAMES, st.integers(1), st.integers(1))
+@example("a.b:C", "a:b.C", 1, 1)
+def test_two_dead_letters_never_meet(one: str, other: str, first: int, second: int) -> None:
+    subjects = [Namespace().dead_letter_subject(*each) for each in ((one, first), (other, second))]
+    assert all(re.fullmatch(r"diracx\.dlq(\.[-=\w]+){3}", subject, re.ASCII) for subject in subjects)
+    assert (subjects[0] == subjects[1]) == ((one, first) == (other, second))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(), max_size=300), min_size=1, max_size=30))
+@example(["x" * 200] * 14)
+@example(["x" * 200] * 15)
+def test_a_lock_key_is_legal_and_leaves_room_in_the_servers_line_or_is_refused(parts: list[str]) -> None:
+    if len("mutex") + sum(len(escape(part)) + 1 for part in parts) > MAX_LOCK_KEY_CHARS:
+        with pytest.raises(ValueError, match="characters, at most 3000 are allowed") as caught:
+            lock_key("mutex", *parts)
+        assert len(str(caught.value)) < 250
+        return
+    key = lock_key("mutex", *parts)
+    assert re.fullmatch(r"[-_=A-Za-z0-9.]+", key)
+    # The namespace, a limiter for one VO, a slot or reader, the reply subject and the sizes.
+    longest = f"$KV.{'a' * 64}_locks.{key}./vo.{'x' * 200}./readers.{'x' * 32} _INBOX_{'a' * 64}_scheduler.{'x' * 40}"
+    assert len(longest) + 50 < 4_096
+
+
+class Named:
+    def __repr__(self) -> str:
+        return "named"
+
+
+def test_a_part_is_what_has_a_text_of_its_own() -> None:
+    assert lock_key("mutex", 1, 1.5, True, Size.SMALL, Named()) == "mutex.1.1=2E5.True.small.named"
+
+
+@pytest.mark.parametrize(
+    ("part", "fix"),
+    [
+        (None, "is None, which all objects without an id would share; write its id"),
+        (b"a", r"is bytes; write text, e\.g\. part\.decode\(\)"),
+        (bytearray(b"a"), "is bytearray; write text"),
+        (["a"], r"is a list; write each element as a part, e\.g\. \*parts"),
+        (("a", "b"), "is a tuple; write each element"),
+        ({"a"}, "is a set; write each element"),
+        ({"a": 1}, "is a dict; write each element"),
+        (object(), "is a object, whose text differs in each process; write its id"),
+    ],
+)
+def test_a_part_without_a_text_of_its_own_is_refused(part: object, fix: str) -> None:
+    with pytest.raises(ValueError, match=f"a part of a lock's key {fix}"):
+        lock_key("mutex", "job", part)
+
+
+@pytest.mark.parametrize("kind", ["", "mutex.job", "my licence", "*", ">", "é", "a\n", "k" * 51])
+def test_a_kind_that_is_no_token_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="must be 1 to 50 ASCII letters"):
+        lock_key(kind, "job")

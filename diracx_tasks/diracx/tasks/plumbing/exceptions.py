@@ -22,6 +22,7 @@
     - ServerUnavailableError       no server could be reached, or it refused the login
     - UnsupportedServerError       the server is too old
     - TopologyDriftError           a stream, consumer or bucket has a setting that cannot be changed safely
+    - UnsendableError              a message is larger than the server takes; to try again is of no use
 """
 
 from __future__ import annotations
@@ -236,6 +237,10 @@ class ServerError(TaskError):
 
 class ServerUnavailableError(ServerError):
     """No server could be reached, or the server refused the login."""
+
+
+class UnsendableError(ServerError):
+    """A message, or its subject, is larger than the server takes. Nothing was sent, and to try again is of no use."""
 
 
 class UnsupportedServerError(ServerError):

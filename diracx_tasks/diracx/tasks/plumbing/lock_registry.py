@@ -52,13 +52,16 @@ def register_locked_object_type(name: str) -> LockedObjectType:
     """Register a type of object that a lock can protect. Call it once, at the top level of a module.
 
     Args:
-        name: Not empty. Operators read it in the keys of `diracx-task-run locks list`.
+        name: A text, not empty. Operators read it in the keys of `diracx-task-run locks list`.
 
     Raises:
-        TaskDefinitionError: The name is empty, or another place registered it already; the text names both places.
+        TaskDefinitionError: The name is empty or no text, or another place registered it already; the text names both
+            places.
     """
-    if not name:
-        raise TaskDefinitionError("a lock type needs a name: register_locked_object_type('lollygag')")
+    if not isinstance(name, str) or not name:
+        raise TaskDefinitionError(
+            f"a lock type needs a name, a text, not {name!r}: register_locked_object_type('lollygag')"
+        )
     # The line of the caller tells two extensions with the same name apart, and lets a module be loaded again.
     caller = sys._getframe(1)
     place = f"{caller.f_globals.get('__name__', '?')}:{caller.f_lineno}"

@@ -98,3 +98,43 @@ async def test_a_server_without_jetstream_is_refused() -> None:
         with pytest.raises(errors.JetStreamUnavailableError, match="JetStream"):
             async with connect(server, user="a", password="p"):
                 pass
+
+
+async def test_a_subject_that_is_too_long_for_the_server_is_refused_and_the_connection_stays(
+    server: EmbeddedServer,
+) -> None:
+    async with connect(server) as connection:
+        for subject in ("a." * 2_048 + "a", "é" * 2_040, "x" * 100_000):
+            for publish in (connection.publish, connection.request):
+                with pytest.raises(errors.SubjectTooLongError, match="max_control_line, 4096: shorten") as caught:
+                    await publish(subject, b"x" * 10)
+                assert len(str(caught.value)) < 500
+        # The longest line that passes is one that the server takes, too.
+        longest, refused = "x" * 4_096, True
+        while refused:
+            try:
+                await connection.publish(longest, b"x" * 1_000_000, headers={"a": "b"})
+                refused = False
+            except errors.SubjectTooLongError as error:
+                longest = longest[: error.limit - error.size]
+        assert (await connection.api("INFO"))["type"].endswith("account_info_response")
+        assert connection.generation == 0
+
+
+async def test_an_inbox_prefix_that_is_too_long_is_refused_in_one_line(server: EmbeddedServer) -> None:
+    with pytest.raises(errors.SubjectTooLongError, match="or the inbox prefix"):
+        async with connect(server, inbox_prefix="_INBOX_" + "x" * 4_096):
+            pass
+
+
+async def test_what_a_lower_limit_of_the_server_has_cut_once_is_not_sent_again() -> None:
+    with EmbeddedServer(extra_config="max_control_line: 512") as server:
+        async with connect(server) as connection:
+            with pytest.raises(errors.NotConnectedError):
+                await connection.request("x" * 600)
+            assert await connection.wait_connected(10)
+            for length in (600, 601, 4_000):
+                with pytest.raises(errors.SubjectTooLongError):
+                    await connection.request("x" * length)
+            assert (await connection.api("INFO"))["type"].endswith("account_info_response")
+            assert connection.generation == 1

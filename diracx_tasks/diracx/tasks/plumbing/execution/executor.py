@@ -23,6 +23,7 @@ from diracx.tasks.plumbing.exceptions import (
     TaskRetryRequestedError,
     UnableToAcquireLockError,
     UnretryableError,
+    UnsendableError,
 )
 from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
 from diracx.tasks.plumbing.execution.job import (
@@ -183,6 +184,8 @@ class Executor:
                     held = await stack.enter_async_context(holding)
                 except UnableToAcquireLockError as error:
                     return self._busy(job, error)
+                except UnsendableError as error:  # the key of a lock is too long for this server
+                    return self._conclude(job, execution, None, error)
                 except ServerError as error:
                     return Interrupted(f"its locks could not be taken: {error}", _SERVER_RETRY_DELAY)
                 except BaseException as error:  # the lock may be the author's code: its failure is the task's

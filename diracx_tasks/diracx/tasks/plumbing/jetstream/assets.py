@@ -29,6 +29,8 @@ MONITOR: Final = "io.nats.monitor"
 CONFIGURATION_REVISIONS: Final = 20
 """How many revisions of the configuration are kept, at the least."""
 
+_QUEUES: Final = tuple((priority, size) for size in Size for priority in Priority)
+
 _MAX_WAITING: Final = {Priority.REALTIME: 1_000, Priority.NORMAL: 10_000, Priority.BACKGROUND: 100_000}
 
 
@@ -76,7 +78,7 @@ def assets(namespace: Namespace, replicas: int = 1) -> list[Asset]:
             history=CONFIGURATION_REVISIONS,
         ),
     ]
-    consumers = [_consumer(namespace, priority, size) for size in Size for priority in Priority]
+    consumers = [_consumer(namespace, priority, size) for priority, size in _QUEUES]
     return [_replicated(asset, replicas) for asset in (*streams, *buckets)] + consumers
 
 
@@ -105,7 +107,8 @@ def _tasks(namespace: Namespace) -> Asset:
         "name": name,
         "description": "Tasks to run now. A message is one task; it is removed when the task is settled",
         "metadata": {"diracx.tasks": "tasks"},
-        "subjects": [f"{namespace.name}.tasks.*.*"],
+        # These nine and no other: on any other subject a task would be acknowledged, and no consumer would see it.
+        "subjects": [namespace.task_subject(*queue) for queue in _QUEUES],
         "retention": "workqueue",
         "storage": "file",
         # A full stream refuses the publisher and drops no waiting task.
@@ -142,7 +145,8 @@ def _later(namespace: Namespace) -> Asset:
             f"{namespace.name}.delayed.*",
             f"{namespace.name}.periodic.>",
             f"{namespace.name}.state.>",
-            f"{namespace.name}.due.*.*",
+            # The work queue sources them, whatever its own subjects are.
+            *(namespace.due_subject(*queue) for queue in _QUEUES),
         ],
         "retention": "limits",
         "storage": "file",
@@ -167,7 +171,7 @@ def _dead_letters(namespace: Namespace) -> Asset:
         "description": "Tasks that will not run again, with payload and errors, and the server's advisories of them",
         "metadata": {"diracx.tasks": "dead letters"},
         "subjects": [
-            f"{namespace.name}.dlq.>",
+            f"{namespace.name}.dlq.*.*.*",
             f"{advisory}.MAX_DELIVERIES.{namespace.tasks_stream}.*",
             f"{advisory}.MSG_TERMINATED.{namespace.tasks_stream}.*",
         ],

@@ -113,17 +113,28 @@ class JetStreamBroker:
                 yield broker
 
     async def submit(
-        self, task: BaseTask, *, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None
+        self,
+        task: BaseTask,
+        *,
+        at_time: datetime | None = None,
+        labels: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ) -> str:
         """Submit one task; see `BaseTask.schedule`.
 
+        Args:
+            task: An instance of a registered class.
+            at_time: The time to run it, aware; None means at once.
+            labels: JSON values for people and filters.
+            name: One of the names of its class, for a class with several; None: see `TaskRegistry.of`.
+
         Raises:
             SendTaskError: The server did not store it.
-            TaskDefinitionError: Its class is not registered.
+            TaskDefinitionError: Its class is not registered, or not under that name.
             MalformedTaskError: A field holds a value that its type does not allow, or a label is no JSON value.
             ValueError: `at_time` is naive.
         """
-        message = self._message(task, at_time, labels)
+        message = self._message(task, at_time, labels, name)
         await self._on_own_loop(self._send(message))
         return message.headers[MSG_ID]
 
@@ -162,8 +173,10 @@ class JetStreamBroker:
         subject = self.namespace.delayed_subject(task_id)
         return await self._on_own_loop(purge_subject(self.connection, self.namespace.later_stream, subject)) > 0
 
-    def _message(self, task: BaseTask, at_time: datetime | None, labels: Mapping[str, Any] | None) -> _Message:
-        registered = self.registry.of(task)
+    def _message(
+        self, task: BaseTask, at_time: datetime | None, labels: Mapping[str, Any] | None, name: str | None = None
+    ) -> _Message:
+        registered = self.registry.of(task, name)
         if not isinstance(labels, Mapping | None):
             raise MalformedTaskError(f"the labels are a {type(labels).__name__}; write a mapping, name: value")
         now = datetime.now(UTC)

@@ -3,7 +3,9 @@
 * ServerError
   x PermissionDeniedError          the server forbids this user a subject
     - InboxDeniedError             the server forbids this user to receive replies
-  x PayloadTooLargeError           the message is larger than the server accepts
+  x UnsendableError
+    - PayloadTooLargeError         the message is larger than the server accepts
+    - SubjectTooLongError          its subject is longer than the server accepts
   x ApiError                       JetStream understood the request and refused it
   x ServerUnavailableError         the server did not receive the request, or its effect is unknown
     - ServerUnreachableError       no listed server answered
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
+from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError, UnsendableError, shown
 
 # err_code of the JetStream API (server/errors.json of nats-server). The tests compare them with a real server.
 CONSUMER_NOT_FOUND = 10014
@@ -78,7 +80,7 @@ class InboxDeniedError(PermissionDeniedError):
         self.args = (f"{where}: connect as a user whose role this is, see nats/README.md",)
 
 
-class PayloadTooLargeError(ServerError):
+class PayloadTooLargeError(UnsendableError):
     """A message is larger than the server accepts.
 
     Args:
@@ -90,6 +92,25 @@ class PayloadTooLargeError(ServerError):
         self.size = size
         self.limit = limit
         super().__init__(f"a message of {size} bytes with its headers is over the server's max_payload, {limit}")
+
+
+class SubjectTooLongError(UnsendableError):
+    """The subjects of a message do not fit into the line that the server reads.
+
+    Args:
+        subject: The subject.
+        size: The length of the line, in bytes.
+        limit: The longest line that the server accepts, as far as is known.
+    """
+
+    def __init__(self, subject: str, size: int, limit: int) -> None:
+        self.subject = subject
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"the subject {shown(subject)} and the one for its reply make a line of {size} bytes, over the server's "
+            f"max_control_line, {limit}: shorten the name in it, or the inbox prefix"
+        )
 
 
 class ApiError(ServerError):

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
 from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, KV_OPERATION, MARKER_REASON, TTL
@@ -43,6 +44,9 @@ _HEADER_BYTES: Final = 512
 """More than the headers of a write take."""
 
 _READS_AT_ONCE: Final = 64
+
+_KEY: Final = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
+"""What a key may hold (ADR-8). A space would end the subject, and a wildcard is another key."""
 
 _WHOLE_SECONDS: Final = re.compile(r"(\d+)s")
 
@@ -117,7 +121,9 @@ class Bucket:
 
         Raises:
             RevisionConflictError: The key is at another revision, or gone.
+            ValueError: It is no key: an author's own lock made it.
         """
+        _check_key(key)
         headers = {**self._headers, EXPECTED_LAST_SUBJECT_SEQUENCE: str(revision)}
         if ttl is not None:
             headers[TTL] = f"{math.ceil(ttl.total_seconds())}s"
@@ -130,7 +136,12 @@ class Bucket:
         return ack.seq
 
     async def read(self, key: str) -> Entry | None:
-        """Read the entry from the leader; None when there is none. An overdue key is deleted."""
+        """Read the entry from the leader; None when there is none. An overdue key is deleted.
+
+        Raises:
+            ValueError: It is no key. A wildcard would read another one.
+        """
+        _check_key(key)
         if (message := await self._last(key)) is None or _is_marker(message):
             return None
         if await self._is_overdue(message):
@@ -257,6 +268,13 @@ class Bucket:
         if self._clock_offset is not None and datetime.now(UTC) + self._clock_offset < end:
             return False
         return await self._ask_clock() >= end
+
+
+def _check_key(key: str) -> None:
+    if not _KEY.fullmatch(key):
+        raise ValueError(
+            f"{shown(key)!r} is no key of a bucket: write letters, digits and - / _ = with single dots in between"
+        )
 
 
 def _ttl(message: StoredMessage) -> timedelta | None:

@@ -3,6 +3,7 @@
 * A missing asset is created. An equal one is left alone.
 * A safe difference is updated. An unsafe one is an error that names the field.
 * A bucket with a history keeps as many revisions of a key as defined, or more if an operator wants more.
+* A stream whose list of subjects became shorter keeps the messages on the others; `ensure` names their subjects.
 * Only the fields of the definition are compared and written. An update starts from the configuration on the server, so
   the other fields keep the values that an operator set.
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from diracx.tasks.plumbing.exceptions import TopologyDriftError
+from diracx.tasks.plumbing.exceptions import TopologyDriftError, shown
 from diracx.tasks.plumbing.jetstream.assets import Asset
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
@@ -24,6 +26,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
     ApiError,
     PermissionDeniedError,
 )
+from diracx.tasks.plumbing.jetstream.stream_messages import subjects_of
 
 logger = logging.getLogger("diracx.tasks.jetstream")
 
@@ -33,6 +36,8 @@ _UNSAFE = {
     "bucket": frozenset({"retention", "storage", "allow_msg_ttl", "max_msgs_per_subject"}),
     "consumer": frozenset({"ack_policy", "deliver_policy", "filter_subject"}),
 }
+
+_MAX_SUBJECTS_SHOWN: Final = 5
 
 _HISTORY = "max_msgs_per_subject"
 """The number of revisions that a bucket keeps of each key. To keep more removes nothing."""
@@ -96,7 +101,29 @@ async def _ensure(connection: Connection, asset: Asset, update: bool) -> str | N
     if not changes:
         return None
     await _update(connection, asset, {**found, **changes})
-    return f"updated {asset}: {', '.join(sorted(changes))}"
+    done = f"updated {asset}: {', '.join(sorted(changes))}"
+    return done + (await _left_over(connection, asset) if "subjects" in changes else "")
+
+
+async def _left_over(connection: Connection, asset: Asset) -> str:
+    """Describe the messages on subjects that the stream took before, and takes no more; they stay where they are."""
+    patterns = [_pattern(subject) for subject in asset.config["subjects"]]
+    stored = await subjects_of(connection, asset.stream, ">")
+    left = sorted(subject for subject in stored if not any(pattern.fullmatch(subject) for pattern in patterns))
+    if not left:
+        return ""
+    return (
+        f"; nothing reads what it still holds on {', '.join(map(shown, left[:_MAX_SUBJECTS_SHOWN]))}"
+        f"{f' and {more} more' if (more := len(left) - _MAX_SUBJECTS_SHOWN) > 0 else ''}: look with "
+        f"`nats stream view {asset.stream} --subject=...`, and remove it with `nats stream purge {asset.stream} "
+        "--subject=...`"
+    )
+
+
+def _pattern(subject: str) -> re.Pattern[str]:
+    """What a subject with wildcards matches."""
+    wildcards = {"*": r"[^.]+", ">": ".+"}
+    return re.compile(r"\.".join(wildcards.get(each, re.escape(each)) for each in subject.split(".")))
 
 
 def differences(asset: Asset, found: Mapping[str, Any]) -> dict[str, Any]:

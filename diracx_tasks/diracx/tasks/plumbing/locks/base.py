@@ -61,18 +61,21 @@ class BaseLock(ABC):
 
     Args:
         obj: The registered type of the locked object, e.g. `JOB`.
-        key: The id of the locked object. Each part of the key becomes text and is escaped one to one.
+        key: The id of the locked object. Each part of the key becomes text and is escaped one to one: 7 and "7" are one
+            key.
         extra: Further parts of the key.
         ttl_ms: The life of the lock after its owner died, in milliseconds. The server rounds up to whole seconds.
         clock: Measures the deadlines.
 
     Raises:
         TaskDefinitionError: `obj` is not registered; the text lists the registered types.
-        ValueError: `ttl_ms` is too short: not more than twice `SAFETY_MARGIN`.
+        ValueError: `ttl_ms` is too short: not more than twice `SAFETY_MARGIN`. Or no key can be made: it would have
+            more than 3,000 characters, or a part is None, bytes, a collection, or an object without a text of its own.
+            In `execution_locks`, it is the failure of the one task that has the lock.
     """
 
     kind: ClassVar[str]
-    """The first token of the key, e.g. `mutex`."""
+    """The first token of the key, e.g. `mutex`: at most 50 ASCII letters, digits, `_` and `-`."""
 
     order: ClassVar[int] = 0
     """A task takes its locks by rising order, then by key: structural locks are 0, limiters 1, rate limiters 2."""
@@ -104,6 +107,8 @@ class BaseLock(ABC):
             raise ValueError(f"ttl_ms={ttl_ms} is too short: more than {shortest_ms:.0f} is needed")
         self.obj = LockedObjectType(obj)
         self.parts = (key, *extra)
+        # Made here, so that a key which the server cannot take is refused where the author wrote it.
+        self._key = lock_key(self.kind, self.obj, *self.parts)
         self.ttl = timedelta(milliseconds=ttl_ms)
         self.clock = clock
 
@@ -114,7 +119,7 @@ class BaseLock(ABC):
         The next token of such a key starts with `/`, e.g. `/slots`. Escaped parts never contain `/`, so two locks never
         share a key.
         """
-        return lock_key(self.kind, self.obj, *self.parts)
+        return self._key
 
     @property
     def redis_key(self) -> NoReturn:

@@ -1,4 +1,9 @@
-"""The registered tasks, by their name on the wire. Nothing is imported by a name from a message."""
+"""The registered tasks, by their name on the wire. Nothing is imported by a name from a message.
+
+One class may have several names, e.g. an earlier one, under which tasks still wait. Each is a task of its own: it has
+its own overrides and, for a periodic class, its own schedule. `schedule()` uses the name that ends in the name of the
+class; if several do, or none, the first of them by category, then by name.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,20 @@ from importlib.metadata import EntryPoint
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.exceptions import TaskDefinitionError, UnknownTaskError
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError, UnknownTaskError, shown
 from diracx.tasks.plumbing.registry.definition import check_definition
 from diracx.tasks.plumbing.registry.entry_points import (
     conflict,
     distribution_name,
     extended_first,
     extension_problems,
+    groups_without_category,
     load,
     lock_type_entry_points,
     task_entry_points,
 )
 from diracx.tasks.plumbing.wire.fields import FieldsCodec
+from diracx.tasks.plumbing.wire.names import check_task_name, split_task_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ class TaskRegistry:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self._by_name: dict[str, RegisteredTask] = {}
-        self._name_of: dict[type, str] = {}
+        self._names_of: dict[type[BaseTask], list[str]] = {}
         self._codec_of: dict[type, FieldsCodec[BaseTask]] = {}
         self._broken: dict[str, str] = {}
 
@@ -78,20 +85,24 @@ class TaskRegistry:
                 registry.problems.append(problem)
             for entry_point in ordered:
                 registry._load(name, entry_point)
+        registry.problems += [*groups_without_category(), *registry._schedules_of_one_class()]
         return registry
 
     def add(self, name: str, task_class: type[BaseTask], distribution: str = "") -> RegisteredTask:
         """Register a class. It replaces the class of that name, which is still submitted under the name.
 
         Raises:
-            TaskDefinitionError: The class cannot work as a task.
+            TaskDefinitionError: The class cannot work as a task, or the name is none of a task.
         """
+        _check_name(name, distribution)
         check_definition(task_class)
         queue = (task_class.priority, task_class.size)
         task = RegisteredTask(name, task_class, FieldsCodec(task_class), distribution, queue)
         self._by_name[name] = task
         self._codec_of[task_class] = task.codec
-        self._name_of[task_class] = name
+        names = self._names_of.setdefault(task_class, [])
+        if name not in names:
+            names.append(name)
         return task
 
     def get(self, name: str) -> RegisteredTask:
@@ -108,18 +119,30 @@ class TaskRegistry:
             raise TaskDefinitionError(self._broken[name])
         raise UnknownTaskError(name, self._by_name)
 
-    def of(self, task: BaseTask) -> RegisteredTask:
+    def of(self, task: BaseTask, name: str | None = None) -> RegisteredTask:
         """Return the registration under which a task is submitted.
 
+        Args:
+            task: An instance of a registered class.
+            name: One of the names of its class; None: the class's own one, see the top of this module.
+
         Raises:
-            TaskDefinitionError: Its class is not registered.
+            TaskDefinitionError: Its class is not registered, or not under that name.
         """
         task_class = type(task)
-        name = self._name_of.get(task_class)
-        if name is None:
+        names = self._names_of.get(task_class)
+        if not names:
             raise TaskDefinitionError(
                 f"{task_class.__module__}.{task_class.__qualname__} is not registered; list it in pyproject.toml under "
                 f'[project.entry-points."diracx.tasks.<category>"] and install the package again'
+            )
+        if name is None:
+            parts = {each: split_task_name(each) for each in names}
+            name = min(names, key=lambda each: (parts[each][1] != task_class.__name__, parts[each]))
+        elif name not in names:
+            raise TaskDefinitionError(
+                f"{task_class.__module__}.{task_class.__qualname__} is not {shown(name)}; its names are "
+                f"{', '.join(sorted(names))}"
             )
         registered = self.get(name)
         if registered.task_class is task_class:
@@ -138,8 +161,23 @@ class TaskRegistry:
     def __len__(self) -> int:
         return len(self._by_name)
 
+    def _schedules_of_one_class(self) -> Iterator[str]:
+        """Describe each periodic class that is scheduled once for each of several names, in one line."""
+        names_of: dict[type[BaseTask], list[str]] = {}
+        for task in self:
+            if task.periodic:
+                names_of.setdefault(task.task_class, []).append(task.name)
+        for task_class, names in names_of.items():
+            if len(names) > 1:
+                yield (
+                    f"{' and '.join(names)} are one class, {task_class.__module__}.{task_class.__qualname__}, and each "
+                    "name has a schedule: remove all but one of the entry points, or write `enabled: false` for the "
+                    "others in the configuration"
+                )
+
     def _load(self, name: str, entry_point: EntryPoint) -> None:
         try:
+            _check_name(name, distribution_name(entry_point))
             task_class = load(entry_point, name)
         except TaskDefinitionError as error:
             # The class that it extends must not run in its place unnoticed.
@@ -155,3 +193,13 @@ class TaskRegistry:
     def _report(self, name: str, problem: str) -> None:
         self.problems.append(problem)
         self._broken[name] = problem
+
+
+def _check_name(name: str, distribution: str) -> None:
+    try:
+        check_task_name(name)
+    except ValueError as error:
+        given = f" ({distribution})" if distribution else ""
+        # As it is, like any other problem, so that a command that asks for the task can tell which one is its own.
+        written = name if name.isprintable() else repr(name)
+        raise TaskDefinitionError(f"{shown(written)}{given} is no name of a task: {error}") from None

@@ -12,6 +12,24 @@ from dataclasses import dataclass
 from diracx.tasks.plumbing.enums import Priority, Size
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_]*")
+# The stream `KV_<namespace>_attempts` is a directory of the server, and every reply subject holds the namespace.
+_MAX_NAMESPACE_CHARS = 64
+# The accounts of a mesh are `<NAMESPACE>`, `<NAMESPACE>_PRODUCERS` and `<NAMESPACE>_OBSERVERS`, beside SYS.
+_OTHER_ACCOUNT = re.compile(r"sys|.*_(producers|observers)")
+
+# Of the characters that PyPA recommends for entry points, those of ASCII: some clients lose all headers if one is not.
+_TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*:[A-Za-z_][A-Za-z0-9_.-]*")
+MAX_TASK_NAME_CHARS = 200
+"""Longer names would be cut in logs, and stand as a digest in subjects."""
+
+_LOCK_KIND = re.compile(r"[A-Za-z0-9_-]{1,50}")
+MAX_LOCK_KEY_CHARS = 3_000
+"""The longest key of a lock.
+
+The server closes the connection at a control line of more than 4,096 bytes. The line holds the subject
+`$KV.<namespace>_locks.<key>`, where `./vo.<VO>` and `./slots.<number>` may follow, and the reply subject.
+"""
+
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 _ALL_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}").fullmatch
@@ -40,14 +58,65 @@ def escape(part: str) -> str:
 
 
 def lock_key(kind: str, *parts: object) -> str:
-    """Return the key of a lock: `kind` and the escaped parts, joined by dots."""
-    return ".".join((kind, *(escape(str(part)) for part in parts)))
+    """Return the key of a lock: `kind` and the escaped parts, joined by dots. A number and its text are one part.
+
+    Raises:
+        ValueError: `kind` is not 1 to 50 letters, digits, `_` and `-`; a part has no text of its own (see `_text_of`);
+            or the key has more than `MAX_LOCK_KEY_CHARS`. The text says what to write.
+    """
+    if not _LOCK_KIND.fullmatch(kind):
+        raise ValueError(f"the kind {kind!r} of a lock must be 1 to 50 ASCII letters, digits, underscores and dashes")
+    key = ".".join((kind, *(escape(_text_of(part)) for part in parts)))
+    if len(key) > MAX_LOCK_KEY_CHARS:
+        raise ValueError(
+            f"the key of a lock, {key[:80]}..., has {len(key)} characters, at most {MAX_LOCK_KEY_CHARS} are allowed: "
+            "give it fewer or shorter parts, e.g. a digest of them"
+        )
+    return key
+
+
+def _text_of(part: object) -> str:
+    """The text of one part of a key.
+
+    None is mostly an id that is not set, the text of bytes is Python code, that of a collection may change with the
+    order of its elements, and that of an object without a `__str__` is its address: such locks exclude too much, or
+    nothing.
+    """
+    if isinstance(part, str):
+        return str(part)
+    kind = type(part)
+    if part is None:
+        raise ValueError("a part of a lock's key is None, which all objects without an id would share; write its id")
+    if isinstance(part, bytes | bytearray | memoryview):
+        raise ValueError(f"a part of a lock's key is {kind.__name__}; write text, e.g. part.decode() or part.hex()")
+    if isinstance(part, list | tuple | dict | set | frozenset):
+        raise ValueError(f"a part of a lock's key is a {kind.__name__}; write each element as a part, e.g. *parts")
+    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+        raise ValueError(
+            f"a part of a lock's key is a {kind.__name__}, whose text differs in each process; write its id"
+        )
+    return str(part)
 
 
 def split_task_name(name: str) -> tuple[str, str]:
     """Split `<category>:<ClassName>`; the category of a name without a colon is empty."""
     category, _, class_name = name.rpartition(":")
     return category, class_name
+
+
+def check_task_name(name: str) -> None:
+    """Check the name of a task, `<category>:<ClassName>`: a header, tokens of subjects, and what operators type.
+
+    Raises:
+        ValueError: The name has another form; the text says why.
+    """
+    if len(name) > MAX_TASK_NAME_CHARS:
+        raise ValueError(f"it has {len(name)} characters, at most {MAX_TASK_NAME_CHARS} are allowed")
+    if not _TASK_NAME.fullmatch(name):
+        raise ValueError(
+            "write <category>:<ClassName> in ASCII letters, digits, `_`, `.` and `-`; "
+            "the class begins with a letter or `_`"
+        )
 
 
 def escape_entry(entry: str) -> str:
@@ -66,18 +135,25 @@ class Namespace:
     """All names of one mesh: its producers, workers and schedulers around one JetStream.
 
     Args:
-        name: Lower case, `[a-z][a-z0-9_]*`.
+        name: Lower case, `[a-z][a-z0-9_]*`, at most 64 characters. `sys`, and names that end in `_producers` or
+            `_observers`, are taken by accounts.
 
     Raises:
-        ValueError: The name does not match.
+        ValueError: The name has another form, is longer, or is taken.
     """
 
     name: str = "diracx"
 
     def __post_init__(self) -> None:
+        named = f"namespace {self.name[:_MAX_NAMESPACE_CHARS]!r}"
         if not _NAMESPACE.fullmatch(self.name):
+            raise ValueError(f"{named} must be lower case letters, digits and underscores, and start with a letter")
+        if len(self.name) > _MAX_NAMESPACE_CHARS:
+            raise ValueError(f"{named} has {len(self.name)} characters, at most {_MAX_NAMESPACE_CHARS} are allowed")
+        if _OTHER_ACCOUNT.fullmatch(self.name):
             raise ValueError(
-                f"namespace {self.name!r} must be lower case letters, digits and underscores, and start with a letter"
+                f"{named} would share its account on the server with another; choose a name other than sys that does "
+                "not end in _producers or _observers"
             )
 
     # Streams

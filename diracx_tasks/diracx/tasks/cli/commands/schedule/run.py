@@ -72,7 +72,7 @@ async def _submit(
         else:
             if vo:
                 _check_vo(registered, vo, await _known_vos(broker.connection, namespace, follower.current))
-        identity = await broker.submit(_task(registered, follower.current, vo, entry))
+        identity = await broker.submit(_task(registered, follower.current, vo, entry), name=registered.name)
     if unchecked is not None:
         print(
             f"warning: VO and entries were not checked, the configuration cannot be read: {unchecked}", file=sys.stderr

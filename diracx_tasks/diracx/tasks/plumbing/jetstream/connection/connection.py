@@ -40,6 +40,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
     PayloadTooLargeError,
     PermissionDeniedError,
     RequestTimeoutError,
+    SubjectTooLongError,
 )
 
 API_PREFIX: Final = "$JS.API"
@@ -47,6 +48,11 @@ API_PREFIX: Final = "$JS.API"
 
 _POLL_SECONDS: Final = 0.01
 _HEADER_VERSION: Final = b"NATS/1.0\r\n\r\n"
+
+MAX_LINE_BYTES: Final = 4_096
+"""The default `max_control_line` of nats-server. The server does not tell a connection its own."""
+_REST_OF_LINE_BYTES: Final = len("HPUB   12345678 12345678\r\n")
+_LINE_TOO_LONG: Final = "maximum control line exceeded"
 
 ReconnectCallback = Callable[[], Awaitable[None] | None]
 DenialCallback = Callable[[PermissionDeniedError], None]
@@ -66,6 +72,9 @@ class Connection:
         self._closing = False
         self._twin: Callable[[], AbstractAsyncContextManager[Connection]]
         self._generation = 0
+        self._max_line = MAX_LINE_BYTES
+        self._longest_line = 0
+        """The longest line that was sent since the last reconnect."""
         self._reconnect_callbacks: list[ReconnectCallback] = []
         self._denial_callbacks: list[DenialCallback] = []
         self._callback_tasks: set[asyncio.Future[None]] = set()
@@ -184,7 +193,13 @@ class Connection:
         Raises:
             NotConnectedError: Nothing was sent.
             PayloadTooLargeError: Nothing was sent.
+            SubjectTooLongError: Nothing was sent.
         """
+        # The server closes the connection at a line that is too long, and with it every task of this process suffers.
+        line = len(subject.encode()) + len(reply) + _REST_OF_LINE_BYTES
+        if line > self._max_line:
+            raise SubjectTooLongError(subject, line, self._max_line)
+        self._longest_line = max(self._longest_line, line)
         size = len(payload)
         if headers:
             size += len(_HEADER_VERSION) + sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
@@ -206,7 +221,7 @@ class Connection:
 
         Raises:
             NotConnectedError: Nothing was sent.
-            PayloadTooLargeError: Nothing was sent.
+            PayloadTooLargeError, SubjectTooLongError: Nothing was sent.
         """
         if self._inbox is None:
             raise NotConnectedError(f"not connected: nothing was sent to {subject}")
@@ -238,6 +253,7 @@ class Connection:
             NotConnectedError: The connection is down, or was lost before the reply.
             PermissionDeniedError: The server forbids the subject.
             PayloadTooLargeError: The message is larger than the server accepts.
+            SubjectTooLongError: Its subject is longer than the server accepts.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -298,6 +314,9 @@ class Connection:
             logger.debug("closing the connection: %s", error)  # the server closed first
 
     async def _on_error(self, error: Exception) -> None:
+        if _LINE_TOO_LONG in str(error).lower():
+            # An operator has lowered the limit. Whichever line it was, the longest one is too long.
+            self._max_line = self._longest_line - 1
         denial = parse_denial(str(error))
         raised = False
         if denial is not None:
@@ -318,6 +337,7 @@ class Connection:
 
     async def _on_reconnected(self) -> None:
         self._generation += 1
+        self._longest_line = 0
         if self._inbox is not None:
             self._inbox.permit()
         self._log.recovered()
