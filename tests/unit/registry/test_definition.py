@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from dataclasses import field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property, partialmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -115,6 +116,10 @@ def periodic(**attributes: Any) -> type[BaseTask]:
         variant(timeout_seconds=0.5),
         periodic(_enabled=False),
         periodic(default_schedule=FromNow()),
+        variant(execution_locks=[]),
+        variant(execution_locks=cached_property(lambda self: [])),
+        variant(serialize=staticmethod(lambda: None)),
+        variant(serialize=partialmethod(lambda self: None)),
     ],
 )
 def test_a_class_that_can_work_is_accepted(task_class: type[BaseTask]) -> None:
@@ -136,6 +141,10 @@ def test_a_class_that_can_work_is_accepted(task_class: type[BaseTask]) -> None:
         (variant(timeout_seconds="5"), "Variant: timeout_seconds is '5'; make it a number of seconds or None"),
         (variant(timeout_seconds=0), "Variant: timeout_seconds is 0; make it more than 0"),
         (variant(timeout_seconds=float("nan")), "Variant: timeout_seconds is nan; make it more than 0"),
+        (variant(schedule="hourly"), "Variant: schedule is 'hourly', but a method of tasks; write default_schedule = "),
+        (variant(schedule=property(lambda self: 1)), "Variant: schedule is <property object"),
+        (variant(serialize=1), "Variant: serialize is 1, but a method of tasks; write `def serialize(self, ...)`"),
+        (variant(execution_locks=lambda self: []), "Variant.execution_locks is a method; put @property above it"),
         (NoSchedule, "NoSchedule: default_schedule is None; make it an instance of a schedule"),
         (periodic(_enabled=0), "Variant: _enabled is 0; make it True, or False if only the configuration may switch"),
         (
@@ -156,6 +165,13 @@ def test_a_class_that_cannot_work_is_refused_with_the_fix(task_class: Any, messa
     assert message in str(caught.value)
     with pytest.raises(TaskDefinitionError):
         TaskRegistry().add("lollygag:Variant", task_class)
+
+
+@pytest.mark.parametrize("name", ["__init__", "__class__", "__post_init__", "__eq__"])
+def test_a_field_with_a_name_that_python_uses_is_refused(name: str) -> None:
+    task_class = dataclasses.make_dataclass("Hides", [(name, str)], bases=(Good,))
+    with pytest.raises(TaskDefinitionError, match=rf"Hides: tasks have {name} already; give the field another name"):
+        check_definition(task_class)
 
 
 PUBLIC = sorted(name for name in dir(PeriodicVoAwareBaseTask) if not name.startswith("_"))

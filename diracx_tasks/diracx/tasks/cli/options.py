@@ -30,6 +30,10 @@ class Access:
 
 
 # ParamType is generic in some versions of click only.
+MAX_SEQUENCE: Final = 2**64 - 1
+"""The largest sequence of a message, and revision of a key, that a server understands."""
+
+
 class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A whole number within bounds.
 

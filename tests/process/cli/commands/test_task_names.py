@@ -8,25 +8,23 @@ from support.command_line import CommandLine, OnTheServer
 from support.distributions import install_metadata
 from support.sample_tasks import message
 
+DIES = "lollygag_tasks.tasks:Dies"
+ENTRY_POINTS = {
+    "diracx.tasks.old": {
+        "EarlierDies": DIES,
+        "Cleanup": "lollygag_tasks.tasks:OwnerCleanupTask",
+        "Two words": DIES,
+        "L" * 300: DIES,
+    },
+    "diracx.tasks": {"Lost": DIES},
+}
+
 
 async def test_each_name_of_a_class_is_the_one_that_is_stored_run_and_shown_and_an_odd_one_stops_no_other(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     await on_the_server.set_up()
-    dies = "lollygag_tasks.tasks:Dies"
-    install_metadata(
-        with_server.folder / "site",
-        "aliases",
-        {
-            "diracx.tasks.old": {
-                "EarlierDies": dies,
-                "Cleanup": "lollygag_tasks.tasks:OwnerCleanupTask",
-                "Two words": dies,
-                "L" * 300: dies,
-            },
-            "diracx.tasks": {"Lost": dies},
-        },
-    )
+    install_metadata(with_server.folder / "site", "aliases", ENTRY_POINTS)
     asked, own, cleanup, odd = with_server.each(
         [
             ["submit", "old:EarlierDies", "--kwargs", '{"why": "asked"}'],

@@ -39,6 +39,7 @@ def check_definition(task_class: Any) -> None:
         raise TaskDefinitionError(f"{named} is no subclass of diracx.tasks.plumbing.base_task.BaseTask")
     where = f"{task_class.__module__}.{task_class.__qualname__}"
     _refuse_shadowing(task_class, where)
+    _check_methods(task_class, where)
     periodic = issubclass(task_class, PeriodicBaseTask)
     for attribute, expected, fix in (*_ATTRIBUTES, *(_PERIODIC_ATTRIBUTES if periodic else ())):
         value = getattr(task_class, attribute, None)
@@ -70,13 +71,29 @@ def _refuse_shadowing(task_class: type, where: str) -> None:
     bases = (BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask)
     attributes = {name for base in bases for name in base.__annotations__} - {"vo"}
     methods = {name for base in bases for name in vars(base)} - attributes
-    for name in sorted(_fields(task_class) & (attributes | methods)):
-        if name in methods:
+    own = _fields(task_class)
+    python = {name for name in own if name.startswith("__") and name.endswith("__")}
+    for name in sorted(own & (attributes | methods) | python):
+        if name in methods | python:
             raise TaskDefinitionError(f"{where}: tasks have {name} already; give the field another name")
         raise TaskDefinitionError(
             f"{where}: {name} is an attribute of the class, not a field; write `{name} = ...` without an annotation, "
             f"or `{name}: ClassVar = ...` in a pydantic model"
         )
+
+
+def _check_methods(task_class: type, where: str) -> None:
+    """Refuse attributes in place of methods, e.g. `schedule = IntervalSeconds(60)`, and the reverse.
+
+    `lock_retry_delay` is not among them: the executor does without one that does not work.
+    """
+    for name in ("schedule", "serialize"):
+        found = inspect.getattr_static(task_class, name)
+        if not (inspect.isroutine(found) or callable(found)):
+            hint = "write default_schedule = ..." if name == "schedule" else f"write `def {name}(self, ...)`"
+            raise TaskDefinitionError(f"{where}: {name} is {found!r}, but a method of tasks; {hint}")
+    if inspect.isfunction(inspect.getattr_static(task_class, "execution_locks")):
+        raise TaskDefinitionError(f"{where}.execution_locks is a method; put @property above it")
 
 
 def _check_schedule(schedule: TaskScheduleBase, where: str) -> None:

@@ -14,7 +14,7 @@ import rich_click as click
 from rich.console import Console
 
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters
-from diracx.tasks.cli.options import Access, Number, json_option, log_option, server_options
+from diracx.tasks.cli.options import MAX_SEQUENCE, Access, Number, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import print_document, printable
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.wire.failure import Failure
@@ -27,7 +27,7 @@ INDENT: Final = " " * 11
 
 
 @click.command("show")
-@click.argument("seq", metavar="SEQ", type=Number(1), help="The sequence, as `dlq list` shows it.")
+@click.argument("seq", metavar="SEQ", type=Number(1, MAX_SEQUENCE), help="The sequence, as `dlq list` shows it.")
 @json_option
 @log_option("warning")
 @server_options
