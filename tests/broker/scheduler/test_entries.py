@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import logging
 from datetime import UTC, datetime, timedelta
 
@@ -209,3 +210,25 @@ async def test_a_state_that_was_written_after_the_removal_was_decided_stays(mesh
     assert await mesh.store.read([each.key]) == {each.key: stored}
     assert dataclasses.astuple(each.key) == (stored.state.task, stored.state.vo, stored.state.entry)
     assert msgspec.json.decode(stored.state.arguments) == {"a": 1}
+
+
+ODD_NAMES = ["a.b", "two words", "*", ">", "+lhcb", "é", "\n", "\x00", "=", "20261201T060000Z", "x" * 1_000]
+
+
+async def test_odd_names_of_vos_and_entries_have_schedules_and_one_that_no_task_can_hold_stops_no_other(
+    mesh: SchedulingMesh,
+) -> None:
+    """JSON cannot hold a lone surrogate, which stands for a byte that is not UTF-8."""
+    mesh.register(SubmitPilots)
+    printable = [name for name in ODD_NAMES if name.isprintable()]
+    entries = {name: {"schedule": {"interval": 3600}} for name in printable}
+    await mesh.configuration.write(json.dumps({"tasks": {"test:SubmitPilots": {"entries": entries}}}))
+    vos = [*ODD_NAMES, "lhcb"]
+    expected = {ScheduleKey("test:SubmitPilots", vo, entry) for vo in vos for entry in printable}
+    async with mesh.scheduling("\udcff", *vos):
+
+        async def every_schedule_is_supplied() -> bool:
+            return {key for key, stored in (await mesh.store.read_all()).items() if stored.state.pending} == expected
+
+        await wait_until(every_schedule_is_supplied, description="every VO has every entry", timeout=30)
+    assert len({subject.rpartition(".")[0] for subject in await mesh.held()}) == len(expected)

@@ -48,6 +48,8 @@ BAD_USAGE: list[tuple[tuple[str, ...], list[str]]] = [
     (("submit", "lollygag:Retried", "--creds", "/nowhere.creds"), ["creds: there is no file /nowhere.creds"]),
     (("submit", "lollygag:Retried", "--namespace", "a" * 5_000), ["has 5000 characters, at most 64 are allowed"]),
     (("setup", "--namespace", "a_producers", "--export", "x"), ["namespace 'a_producers' would share its account"]),
+    (("scheduler", "--vo", ""), ["--vo", "the name of a VO is empty"]),
+    (("scheduler", "--vo", "a\nb"), ["--vo", r"the name 'a\nb' has a character that cannot be printed"]),
     (("dlq", "show", "9" * 30), ["must be from 1 to 18446744073709551615"]),
     (("dlq", "replay", "9" * 30), ["must be from 1 to 18446744073709551615"]),
     (("config", "rollback", "9" * 30), ["must be from 1 to 18446744073709551615"]),

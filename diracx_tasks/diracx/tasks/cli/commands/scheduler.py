@@ -83,6 +83,8 @@ def command(
         raise click.BadParameter(str(error), param_hint=["--takeover"]) from None
     if "" in vos:
         raise click.BadParameter("the name of a VO is empty", param_hint=["--vo"])
+    if odd := [vo for vo in vos if not vo.isprintable()]:
+        raise click.BadParameter(f"the name {odd[0]!r} has a character that cannot be printed", param_hint=["--vo"])
     asyncio.run(
         _serve(
             settings_of(access),

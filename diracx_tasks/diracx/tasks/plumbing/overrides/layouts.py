@@ -62,6 +62,9 @@ def _read_vos(raw: Any) -> tuple[str, ...] | None:
     vos: list[str] = converted(raw, list[str], _VOS)
     if "" in vos:
         raise refused(_VOS, "the name of a VO is empty")
+    if odd := [vo for vo in vos if not vo.isprintable()]:
+        # No setting could be written for it: a key with such a character is refused, too.
+        raise refused(_VOS, f"the name {odd[0]!r} has a character that cannot be printed")
     return tuple(vos)
 
 
