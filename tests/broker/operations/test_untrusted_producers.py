@@ -16,7 +16,7 @@ import pytest
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.errors import NoRespondersError, PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
@@ -169,3 +169,22 @@ def test_the_page_names_the_grant_and_the_headers() -> None:
     page = (FOLDER / "README.md").read_text()
     assert GRANT.strip() in page
     assert all(name in page for headers in LATER_HEADERS.values() for name in headers)
+
+
+async def test_a_producer_in_its_own_account_hears_that_no_stream_takes_a_subject_beside_the_queues(
+    operator: Connection, producer: Connection
+) -> None:
+    for odd in ("silly.huge", "*.*", "normal.*"):
+        with pytest.raises(NoRespondersError):
+            await producer.request(f"{NS}.tasks.{odd}", b"{}")
+    assert not await answer(producer, f"{NS}.tasks.normal.small", {})
+    assert (await operator.api("STREAM.INFO.DIRACX_TASKS"))["state"]["messages"] == 1
+
+
+async def test_what_a_producer_schedules_falls_due_in_one_of_the_queues_or_is_refused(
+    operator: Connection, producer: Connection
+) -> None:
+    for odd in ("silly.huge", "*.*", "normal.*"):
+        headers = {"Nats-Schedule": FAR, "Nats-Schedule-Target": f"{NS}.due.{odd}"}
+        assert await answer(producer, f"{NS}.delayed.mine", headers) == "message schedules target is invalid"
+    assert await held(operator) == {STATE, OCCURRENCE, OTHER}
