@@ -16,7 +16,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError, shown
 from diracx.tasks.plumbing.execution.job import WrongQueue
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.lock_registry import JOB
@@ -209,6 +209,19 @@ async def test_the_name_of_a_task_and_its_id_are_cut_wherever_they_are_shown(
     assert letter.headers["Dead-Reason"] == f"unknown task '{name[:200]} [cut]'"
     assert letter.headers["Task-Name"] == name
     assert set(reported) == {name}, "whoever works with it gets the whole name"
+
+
+@pytest.mark.parametrize(("name", "identity"), [("N" * 65_400, "i"), ("N", "i" * 65_400), ("N" * 32_700, "i" * 32_700)])
+async def test_a_name_or_an_id_that_fills_all_headers_is_cut_and_leaves_its_queue(
+    mesh: TaskMesh, name: str, identity: str
+) -> None:
+    async with mesh.working(unknown_tries=1):
+        await mesh.publish_by_hand(({"Task-Name": f"test:{name}", "Task-Id": identity}, b'{"n": 1}'))
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
+    (letter,) = await mesh.dead_letters()
+    assert letter.headers["Task-Name"] == shown(f"test:{name}")
+    assert letter.headers["Task-Id"] == shown(identity)
+    assert letter.body == b'{"n": 1}'
 
 
 async def test_a_task_that_this_worker_does_not_know_is_taken_by_a_newer_one(

@@ -10,7 +10,8 @@ Invariants:
   counts as success. A worker that is killed before it settles the message may therefore store it again.
 * Never settled without. If the dead letter cannot be stored, `store` raises, and the message must stay in its queue.
 * Payload first. Headers are cut to the server's limits: old tracebacks first, then all tracebacks, then old errors;
-  headers of the task (except its name, id and version) are dropped if they alone are too large. The body is never cut.
+  headers of the task (except its name, id and version) are dropped if they alone are too large; these three are cut if
+  nothing else helps, so that the message leaves its queue. The body is never cut.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ class DeadLetterStore:
         room = min(self._connection.max_payload - len(delivery.body), MAX_HEADER_BYTES) - SPARE_BYTES - _size(fixed)
         if _size(own) > room:
             own = {name: own[name] for name in ESSENTIAL_HEADERS if name in own}
+        if _size(own) > room:
+            own = {name: shown(value) for name, value in own.items()}
         for kept in shrinking(failures):
             # ASCII: not every client can read header values in other encodings.
             errors = {DEAD_ERRORS: json.dumps(msgspec.to_builtins(kept))}
