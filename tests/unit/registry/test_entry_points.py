@@ -359,3 +359,18 @@ def test_a_group_without_a_category_is_reported_and_stops_no_other(site: Site) -
         f'task; write [project.entry-points."diracx.tasks.<category>"] in pyproject.toml and install '
         f"{site.name('odd')} again"
     )
+
+
+def test_an_extension_may_replace_one_of_two_names_and_the_class_keeps_the_other(site: Site) -> None:
+    base = site.install("base", entry_points=TWO_NAMES)
+    site.install(
+        "extension", f"from {base} import Sync as Base\nclass Sync(Base): pass\n", requires=(site.name("base"),)
+    )
+    registry = site.load()
+    replaced = registry.get(f"{site.category}:Earlier").task_class
+    assert site.task(registry).__mro__[1] is replaced
+    task = replaced("alice")  # type: ignore[call-arg]
+    assert registry.of(task).name == f"{site.category}:Sync", "the extension runs it"
+    assert registry.of(task, f"{site.category}:Earlier").task_class is replaced
+    assert registry.of(site.task(registry)("bob")).name == f"{site.category}:Sync"  # type: ignore[call-arg]
+    assert not site.problems(registry)
