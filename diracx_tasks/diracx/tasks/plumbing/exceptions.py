@@ -92,7 +92,7 @@ class UnableToAcquireLockError(TaskError):
         self.retry_after = retry_after
         self.pace = pace
         self.reason = reason
-        super().__init__(reason or (f"{key} is held by {holder}" if holder else f"{key} is held"))
+        super().__init__(reason or (f"{shown(key)} is held by {holder}" if holder else f"{shown(key)} is held"))
 
 
 class NotServedError(TaskError):
@@ -127,7 +127,7 @@ class LockLostError(TaskError):
 
     def __init__(self, key: str, why: str) -> None:
         self.key = key
-        super().__init__(f"{key} was lost: {why}")
+        super().__init__(f"{shown(key)} was lost: {why}")
 
 
 class SendTaskError(TaskError):

@@ -34,7 +34,7 @@ from uuid import uuid4
 import msgspec
 
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError
+from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError, shown
 from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError
 
 SAFETY_MARGIN = timedelta(seconds=1)
@@ -66,7 +66,7 @@ class LockOwner(msgspec.Struct, frozen=True, omit_defaults=True):
         return cls(acquisition_id=uuid4().hex, task=task, id=id, worker=worker, since=datetime.now(UTC))
 
     def __str__(self) -> str:
-        return f"{self.task} {self.id} on {self.worker} since {self.since.isoformat(timespec='seconds')}"
+        return f"{self.task} {shown(self.id)} on {self.worker} since {self.since.isoformat(timespec='seconds')}"
 
 
 _encode = msgspec.json.Encoder().encode

@@ -27,7 +27,7 @@ from types import EllipsisType
 from typing import ClassVar, Final, Self
 
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
+from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError, shown
 from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner
@@ -150,9 +150,8 @@ class RateLimiter(CountingLimiter):
         """Take the slots, or say when to try again."""
         assert self.limit is not None
         if self.n_items > self.limit:
-            reason = (
-                f"{self.key} admits {self.limit}{self._place}, and the task stands for {self.n_items}: raise the limit"
-            )
+            admits = f"{shown(self.key)} admits {self.limit}{self._place}"
+            reason = f"{admits}, and the task stands for {self.n_items}: raise the limit"
             raise UnableToAcquireLockError(self.key, reason=reason)
 
         async def claim(slot: str) -> AcquiredKey | None:
@@ -166,7 +165,7 @@ class RateLimiter(CountingLimiter):
 
     async def _refusal(self, store: LockStore, *, collided: bool) -> UnableToAcquireLockError:
         assert self.limit is not None
-        reason = f"{self.key} has admitted its {self.limit} in {self.window.total_seconds():.0f} s{self._place}"
+        reason = f"{shown(self.key)} has admitted its {self.limit} in {self.window.total_seconds():.0f} s{self._place}"
         oldest = None
         if collided:
             reason = f"other contenders took the free slots of {self.key} first"

@@ -44,7 +44,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
+from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError, shown
 from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError
 from diracx.tasks.plumbing.locks.acquired import AcquiredKey, AcquiredLock, LockOwner, decode_owner, describe_owner
 from diracx.tasks.plumbing.locks.base import BaseLock, Capacity
@@ -101,7 +101,8 @@ class ExclusiveRWLock(_ReadersWriterLock):
         count = f"{len(readers)} readers"
         holders = f"{count}: {describe_owner(reader.value)}"
         retry_after = timedelta(seconds=_WRITER_RETRY_SECONDS * random.uniform(0.75, 1.25))
-        raise UnableToAcquireLockError(self.writer_key, holders, retry_after, reason=f"{self.key} is held by {holders}")
+        reason = f"{shown(self.key)} is held by {holders}"
+        raise UnableToAcquireLockError(self.writer_key, holders, retry_after, reason=reason)
 
 
 class SharedRWLock(_ReadersWriterLock):
