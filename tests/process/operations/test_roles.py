@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import nats
 import pytest
@@ -16,8 +17,8 @@ from diracx.tasks.cli.app import app
 from diracx.tasks.cli.lazy import LazyCommand
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.connection.nats_contexts import write_context
 from diracx.tasks.plumbing.operations.accounts import user_name
-from diracx.tasks.plumbing.operations.permissions import observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
@@ -50,7 +51,6 @@ class Roles:
             "DIRACX_TASKS_NAMESPACE": NAMESPACE,
             "DIRACX_TASKS_USER": user_name(Namespace(NAMESPACE), role),
             "DIRACX_TASKS_PASSWORD": password(NAMESPACE, role),
-            "DIRACX_TASKS_API_PREFIX": observer_api(Namespace(NAMESPACE)) if role == "observer" else "",
         }
 
     def run(self, role: str, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -230,6 +230,7 @@ async def test_each_command_is_executed_or_refused_as_in_the_table(
             assert done.returncode == (0 if allowed else 69), f"{command.name} as {role}: {done}"
             assert len(errors) == (0 if allowed else 1), f"{command.name} as {role}: {done}"
             assert allowed or "no permission for " in errors[0]
+            assert allowed or f" as user {NAMESPACE}-{role}, from DIRACX_TASKS_USER: " in errors[0]
             assert "Traceback" not in done.stderr
 
 
@@ -255,9 +256,30 @@ def test_wrong_credentials_end_every_command_in_one_line_and_exit_69(as_role: Ro
     typed = [[*command.typed(values), "--log-level", "debug"] for command in COMMANDS]
     for command, done in zip(COMMANDS, as_role.run_each("operator", typed, DIRACX_TASKS_PASSWORD="wr0ng"), strict=True):
         (line,) = error_lines(done)
-        assert line == f"error: cannot connect to {as_role.url}: authorization refused; check the credentials"
+        access = "user diracx-operator, from DIRACX_TASKS_USER"
+        assert (
+            line == f"error: cannot connect to {as_role.url}: authorization refused to {access}; check the credentials"
+        )
         assert done.returncode == 69, command.name
         assert "wr0ng" not in done.stdout + done.stderr
+
+
+def test_a_context_of_the_command_line_wins_over_the_variables_and_is_named(
+    as_role: Roles, on_secured: OnTheServer, tmp_path: Path
+) -> None:
+    values = {"url": as_role.url, "user": "diracx-observer", "password": password(NAMESPACE, "observer")}
+    place = {"XDG_CONFIG_HOME": str(tmp_path)}
+    write_context("look", values, place)
+    commands = [[*each, "--context", "look"] for each in (["locks", "list"], ["pause", "--all"], ["cancel", "1"])]
+    listed, *forbidden = as_role.run_each("operator", commands, **place)
+    assert listed.returncode == 0, listed.stderr
+    for refused in forbidden:
+        (line,) = error_lines(refused)
+        assert " as user diracx-observer, from context look: grant it" in line
+    values["password"] = "wr0ng"
+    write_context("look", values, place)
+    (refused,) = as_role.run_each("operator", commands[:1], **place)
+    assert "authorization refused to user diracx-observer, from context look; check" in refused.stderr
 
 
 def test_a_password_in_the_url_is_shown_nowhere(as_role: Roles) -> None:

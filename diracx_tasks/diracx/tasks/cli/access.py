@@ -15,6 +15,7 @@ from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
+from diracx.tasks.plumbing.operations.permissions import observer_api
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -53,11 +54,16 @@ def connection_name(*roles: str) -> str:
 
 
 def operator_connection(access: Access, command: str) -> AbstractAsyncContextManager[Connection]:
-    """Connect for a command that inspects or repairs. The connection creates nothing on the server."""
+    """Connect for a command that inspects or repairs. The connection creates nothing on the server.
+
+    An observer reaches the API of the mesh under a prefix, which this finds by itself.
+    """
+    namespace = namespace_of(access)
     return Connection.open(
         settings_of(access),
         name=connection_name("operator", command),
-        inbox_prefix=namespace_of(access).inbox_prefix("operator"),
+        inbox_prefix=namespace.inbox_prefix("operator"),
+        other_api_prefixes=(observer_api(namespace),),
     )
 
 

@@ -98,6 +98,10 @@ _CREDENTIAL_OPTIONS: Final = {
     "tls_ca": _server_option("--tls-ca", "tls_ca", "TLS_CA", "FILE", "The CA certificates that verify the server."),
     "tls_cert": _server_option("--tls-cert", "tls_cert", "TLS_CERT", "FILE", "The client certificate."),
     "tls_key": _server_option("--tls-key", "tls_key", "TLS_KEY", "FILE", "The key of the client certificate."),
+    "js_domain": _server_option("--js-domain", "js_domain", "JS_DOMAIN", "NAME", "The JetStream domain of the mesh."),
+    "api_prefix": _server_option(
+        "--js-api-prefix", "api_prefix", "API_PREFIX", "PREFIX", "The prefix under which the JetStream API is imported."
+    ),
 }
 
 namespace_option: Final = click.option(

@@ -71,7 +71,10 @@ OF_CLIENT: dict[str, Relied] = {
     "_process_connect_init": Relied(
         "called by ours, which drops the transport after a failed TLS handshake", kind="coroutine"
     ),
-    "_connect_command": Relied("called by ours, unless TLS is wanted and not offered", kind="function"),
+    "_connect_command": Relied(
+        "called by ours with the credentials of this server, unless TLS is wanted and not offered", kind="function"
+    ),
+    "_auth_configured": Relied("tells whether CONNECT has credentials; set for each server of its own"),
     "_parse_header_lines": Relied(
         "replaced by a faster one", kind="static", parameters=("raw",), digest="049cf69148e0"
     ),

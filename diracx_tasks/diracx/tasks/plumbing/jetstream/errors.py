@@ -59,12 +59,17 @@ class PermissionDeniedError(ServerError):
     Args:
         action: `publish` or `subscription`, as the server calls it.
         subject: The subject; in lower case where it is read from the server's error text.
+        access: Whose credentials were used and where they come from; "" where that is not known.
+        hint: What else may help, besides the permission.
     """
 
-    def __init__(self, action: str, subject: str) -> None:
+    def __init__(self, action: str, subject: str, access: str = "", hint: str = "") -> None:
         self.action = action
         self.subject = subject
-        super().__init__(f"no permission for {action} to {subject}: grant it to this user on the server")
+        super().__init__(
+            f"no permission for {action} to {subject}{access and f' as {access}'}: "
+            f"grant it to this user on the server{hint and f'; or {hint}'}"
+        )
 
 
 class InboxDeniedError(PermissionDeniedError):
@@ -72,11 +77,13 @@ class InboxDeniedError(PermissionDeniedError):
 
     Args:
         prefix: The prefix of the reply subjects, without the part that this connection added.
+        access: As for `PermissionDeniedError`.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, access: str = "") -> None:
         super().__init__("subscription", f"{prefix}.>")
-        where = f"no permission for subscription to {self.subject}, where the answers would come"
+        who = access and f" as {access}"
+        where = f"no permission for subscription to {self.subject}, where the answers would come{who}"
         self.args = (f"{where}: connect as a user whose role this is, see nats/README.md",)
 
 

@@ -128,7 +128,8 @@ class Bucket:
         if ttl is not None:
             headers[TTL] = f"{math.ceil(ttl.total_seconds())}s"
         try:
-            ack = await publish(self._connection, self._subject(key), value, headers, timeout=self._timeout)
+            subject = self._connection.bucket_subject(self._subject(key))
+            ack = await publish(self._connection, subject, value, headers, timeout=self._timeout)
         except ApiError as error:
             if error.err_code == WRONG_LAST_SEQUENCE:
                 raise RevisionConflictError(key) from None

@@ -1,6 +1,6 @@
 """The nats-py client, adapted to a process that runs for months and must never send anything stale.
 
-nats-py has no options for these eleven behaviours, so this subclass replaces them. It overrides private methods for
+nats-py has no options for these thirteen behaviours, so this subclass replaces them. It overrides private methods for
 that: `tests/unit/jetstream/connection/test_client_contract.py` lists each one, and fails where a release of nats-py
 changes it.
 
@@ -16,6 +16,8 @@ changes it.
 * nats-py waits for the socket to close after a TLS handshake that failed. asyncio never reports that, so the next
   server of the list would not be tried.
 * nats-py sends its credentials in the clear when TLS was asked for and the server offers none.
+* nats-py sends user and password of a URL as they are written there. Here they are decoded, as in any URL.
+* nats-py sends none to a server of the cluster that another one has named. Here it gets those of that other one.
 * nats-py parses headers a character at a time, a third of the time that a received task costs.
 * nats-py validates each subject that it publishes to, also one that the server made. `answer` does not.
 * nats-py passes each message through a queue to a task of its subscription. That costs a turn of the event loop, and a
@@ -27,13 +29,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error, OutboundBufferLimitError, SecureConnWantedError
+
+from diracx.tasks.plumbing.jetstream.connection.server_urls import UrlCredentials, address
 
 _CANCEL_AGAIN_SECONDS: Final = 0.1
 """A cancellation that has not ended the task by then counts as swallowed."""
@@ -53,6 +57,9 @@ class PersistentClient(Client):
 
     def __init__(self) -> None:
         super().__init__()
+        self.url_credentials: Mapping[tuple[str, int], UrlCredentials] = {}
+        """The credentials of each server by its address; empty where all servers get the same."""
+        self._last_url_credentials = UrlCredentials()
         self._listeners: dict[int, Callable[[Msg], None]] = {}
 
     async def close(self) -> None:
@@ -159,7 +166,16 @@ class PersistentClient(Client):
         )
         if tls_wanted and not self._server_info.get("tls_required"):
             raise SecureConnWantedError
+        if self.url_credentials and server is not None:
+            self._use_url_credentials(server)
         return super()._connect_command()
+
+    def _use_url_credentials(self, server: Srv) -> None:
+        if not server.discovered:
+            self._last_url_credentials = self.url_credentials[address(server.uri)]
+        found = self._last_url_credentials
+        self.options |= {"user": found.user, "password": found.password, "token": found.token}
+        self._auth_configured = bool(found)
 
     @staticmethod
     def _parse_header_lines(raw: bytes) -> dict[str, str]:

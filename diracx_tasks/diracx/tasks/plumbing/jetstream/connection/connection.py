@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -26,10 +26,12 @@ from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
 from diracx.tasks.plumbing.jetstream.connection.handshake import (
+    PREFIX_HINT,
     RECONNECT_SECONDS,
-    check_jetstream,
+    Callbacks,
     check_version,
     connect_once,
+    find_jetstream,
 )
 from diracx.tasks.plumbing.jetstream.connection.log import ConnectionLog
 from diracx.tasks.plumbing.jetstream.connection.request_inbox import RequestInbox, parse_denial
@@ -67,6 +69,7 @@ class Connection:
         self._client = client
         self._log = ConnectionLog(settings.redact, boottime)
         self._api_prefix = settings.api_prefix or API_PREFIX
+        self._access = settings.access
         self._inbox: RequestInbox | None = None
         self._connected = asyncio.Event()
         self._closing = False
@@ -82,7 +85,13 @@ class Connection:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, settings: ConnectionSettings, *, name: str, inbox_prefix: str, connect_timeout: float = 5.0
+        cls,
+        settings: ConnectionSettings,
+        *,
+        name: str,
+        inbox_prefix: str,
+        connect_timeout: float = 5.0,
+        other_api_prefixes: Sequence[str] = (),
     ) -> AsyncIterator[Connection]:
         """Connect, check the server, and close at the end of the block.
 
@@ -91,6 +100,8 @@ class Connection:
             name: The name of the connection in `nats server list connections`, e.g. the worker's id.
             inbox_prefix: The prefix of the role's reply subjects; an `inbox_prefix` of the settings wins over it.
             connect_timeout: Seconds for the first connect, over all servers.
+            other_api_prefixes: Prefixes of the JetStream API to try if the settings name none, and the usual one is
+                refused to this user.
 
         Raises:
             ServerUnreachableError: No server answered. This and the next two are `ServerUnavailableError`s.
@@ -101,24 +112,25 @@ class Connection:
         """
         client = PersistentClient()
         connection = cls(client, settings)
-        connection._twin = partial(cls.open, settings, name=name, inbox_prefix=inbox_prefix)
+        connection._twin = partial(
+            cls.open, settings, name=name, inbox_prefix=inbox_prefix, other_api_prefixes=other_api_prefixes
+        )
         try:
+            callbacks = connection._callbacks()
             await connect_once(
-                client,
-                settings,
-                {
-                    "error_cb": connection._on_error,
-                    "disconnected_cb": connection._on_disconnected,
-                    "reconnected_cb": connection._on_reconnected,
-                },
-                timeout=connect_timeout,
-                name=name,
-                inbox_prefix=settings.inbox_prefix or inbox_prefix,
+                client, settings, callbacks, timeout=connect_timeout, name=name, inbox_prefix=inbox_prefix
             )
-            await connection._enter(connect_timeout)
+            await connection._enter(connect_timeout, () if settings.api_prefix else other_api_prefixes)
             yield connection
         finally:
             await connection._close()
+
+    def _callbacks(self) -> Callbacks:
+        return {
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+        }
 
     def twin(self) -> AbstractAsyncContextManager[Connection]:
         """Open another connection with the same settings, on the event loop that calls this, perhaps on another thread.
@@ -265,17 +277,33 @@ class Connection:
         """The subject of one operation of the JetStream API, e.g. of `STREAM.INFO.DIRACX_TASKS`."""
         return f"{self._api_prefix}.{suffix}"
 
+    def bucket_subject(self, subject: str) -> str:
+        """The subject to publish to so that a bucket stores the message under `subject`, e.g. `$KV.diracx_locks.a`.
+
+        Under another prefix of the API the server knows the subjects of buckets below that prefix only (as nats.go).
+        """
+        return subject if self._api_prefix == API_PREFIX else self.api_subject(subject)
+
     async def api(
-        self, subject_suffix: str, body: Mapping[str, object] | None = None, *, timeout: float = 5.0
+        self,
+        subject_suffix: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        prefix: str | None = None,
+        timeout: float = 5.0,
     ) -> dict[str, Any]:
         """Send a request to the JetStream API, e.g. `STREAM.INFO.DIRACX_TASKS`; request and reply are JSON.
+
+        Args:
+            prefix: In place of the prefix of this connection.
 
         Raises:
             ApiError: JetStream refused the request; `err_code` is the reason.
             ServerError: As `request`.
         """
         payload = b"" if body is None else msgspec.json.encode(body)
-        message = await self.request(self.api_subject(subject_suffix), payload, timeout=timeout)
+        subject = f"{prefix or self._api_prefix}.{subject_suffix}"
+        message = await self.request(subject, payload, timeout=timeout)
         try:
             answer = msgspec.json.decode(message.data, type=dict[str, Any])
         except msgspec.MsgspecError as error:
@@ -284,12 +312,15 @@ class Connection:
             raise ApiError.from_answer(answer["error"])
         return answer
 
-    async def _enter(self, timeout: float) -> None:
+    async def _enter(self, timeout: float, other_api_prefixes: Sequence[str]) -> None:
         check_version(self._client)
-        self._inbox = RequestInbox(self._client)
+        self._inbox = RequestInbox(self._client, self._access)
         await self._inbox.start()
         self._connected.set()
-        await check_jetstream(self.api, self.server, timeout)
+        prefixes = (self._api_prefix, *other_api_prefixes)
+        self._api_prefix, answered = await find_jetstream(self.api, prefixes, self.server, timeout)
+        if not answered:
+            self._inbox.hint = PREFIX_HINT
         self._log.info(f"connected to {self.server}")
 
     @property

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypedDict
+from urllib.parse import urlsplit
 
-from nats.aio.client import Client
 from nats.errors import SecureConnWantedError
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, UnsupportedServerError
+from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
+from diracx.tasks.plumbing.jetstream.connection.server_urls import address, bare_url, url_credentials
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import (
     AccessRefusedError,
@@ -35,6 +37,12 @@ PING_SECONDS: Final = 20
 """The pause between two pings; the connection counts as dead after two pings without an answer."""
 
 
+PREFIX_HINT: Final = (
+    "if its account imports the JetStream API under a prefix, name that by --js-api-prefix (DIRACX_TASKS_API_PREFIX)"
+)
+"""For a user to whom the usual subjects of the API are refused."""
+
+
 class Callbacks(TypedDict):
     """The coroutine functions that nats-py calls."""
 
@@ -44,7 +52,13 @@ class Callbacks(TypedDict):
 
 
 async def connect_once(
-    client: Client, settings: ConnectionSettings, callbacks: Callbacks, *, timeout: float, name: str, inbox_prefix: str
+    client: PersistentClient,
+    settings: ConnectionSettings,
+    callbacks: Callbacks,
+    *,
+    timeout: float,
+    name: str,
+    inbox_prefix: str,
 ) -> None:
     """Try each server twice at most, within `timeout` seconds; from then on the client reconnects without end.
 
@@ -65,9 +79,12 @@ async def connect_once(
             await callbacks["error_cb"](error)
 
     options["error_cb"] = report
+    servers = list(map(bare_url, settings.servers))
+    if not any((settings.user, settings.token, settings.nkey, settings.creds)):
+        client.url_credentials = {address(urlsplit(url)): url_credentials(url) for url in settings.servers}
     try:
         async with asyncio.timeout(timeout):
-            await client.connect(list(settings.servers), name=name, inbox_prefix=inbox_prefix, **options)
+            await client.connect(servers, name=name, inbox_prefix=settings.inbox_prefix or inbox_prefix, **options)
     except Exception as error:
         raise _unavailable(settings, failures or [error]) from error
     first = False
@@ -105,7 +122,10 @@ def _unavailable(settings: ConnectionSettings, failures: list[Exception]) -> Ser
         if isinstance(failure, ssl.SSLError | SecureConnWantedError):
             return AccessRefusedError(f"cannot connect to {servers}: TLS failed: {settings.redact(str(failure))}")
         if "authorization violation" in str(failure).lower() or "authentication" in str(failure).lower():
-            return AccessRefusedError(f"cannot connect to {servers}: authorization refused; check the credentials")
+            access = f" to {settings.access}" if settings.access else ""
+            return AccessRefusedError(
+                f"cannot connect to {servers}: authorization refused{access}; check the credentials"
+            )
         if type(failure).__module__.partition(".")[0] == "nkeys":
             return AccessRefusedError(f"cannot connect to {servers}: the seed of the credentials is malformed")
         if isinstance(failure, ImportError):
@@ -124,12 +144,12 @@ def _reason(failure: Exception) -> str:
 
 
 class Api(Protocol):
-    """Sends a request to the JetStream API, as `Connection.api` does."""
+    """Sends a request to the JetStream API under a prefix, as `Connection.api` does."""
 
-    def __call__(self, subject_suffix: str, *, timeout: float) -> Awaitable[dict[str, Any]]: ...
+    def __call__(self, subject_suffix: str, *, prefix: str, timeout: float) -> Awaitable[dict[str, Any]]: ...
 
 
-def check_version(client: Client) -> None:
+def check_version(client: PersistentClient) -> None:
     """Check that the server is not older than `OLDEST_SERVER`.
 
     Raises:
@@ -144,30 +164,44 @@ def check_version(client: Client) -> None:
         raise UnsupportedServerError(_dotted(found), _dotted(OLDEST_SERVER))
 
 
-async def check_jetstream(api: Api, server: str, timeout: float) -> None:
-    """Check that the server has JetStream for this user.
+async def find_jetstream(api: Api, prefixes: Sequence[str], server: str, timeout: float) -> tuple[str, bool]:
+    """Find the prefix under which the server has JetStream for this user.
 
     Args:
         api: Sends the request.
+        prefixes: The prefixes of the API to try, the likeliest first.
         server: The URL of the server for error texts, without credentials.
-        timeout: Seconds to wait for the answer.
+        timeout: Seconds to wait for an answer.
+
+    Returns:
+        The prefix, and whether the server answered there. It may forbid this user to ask: a role need not have the
+        permission for this request. Then it is the first of the prefixes.
 
     Raises:
         JetStreamUnavailableError: JetStream is missing or does not answer.
         PermissionDeniedError: The server forbids this user to receive replies, so no request can work.
     """
-    try:
-        await api("INFO", timeout=timeout)
-    except PermissionDeniedError as error:
-        # A role need not have the permission for this request.
-        if error.action == "subscription":
-            raise
-    except NoRespondersError:
-        raise JetStreamUnavailableError(f"{server} has no JetStream: start it with -js") from None
-    except RequestTimeoutError as error:
-        raise JetStreamUnavailableError(f"JetStream of {server} does not answer: {error}") from None
-    except ApiError as error:
-        raise JetStreamUnavailableError(f"no JetStream on {server} for this user: {error}") from None
+    problem: JetStreamUnavailableError | None = None
+    for prefix in prefixes:
+        found: JetStreamUnavailableError | None = None
+        try:
+            await api("INFO", prefix=prefix, timeout=timeout)
+        except PermissionDeniedError as error:
+            if error.action == "subscription":
+                raise
+        except NoRespondersError:
+            found = JetStreamUnavailableError(f"{server} has no JetStream: start it with -js; or {PREFIX_HINT}")
+        except RequestTimeoutError as error:
+            found = JetStreamUnavailableError(f"JetStream of {server} does not answer: {error}")
+        except ApiError as error:
+            found = JetStreamUnavailableError(f"no JetStream on {server} for this user: {error}; or {PREFIX_HINT}")
+        else:
+            return prefix, True
+        if prefix == prefixes[0]:
+            problem = found
+    if problem is not None:
+        raise problem
+    return prefixes[0], False
 
 
 def _dotted(version: tuple[int, int, int]) -> str:

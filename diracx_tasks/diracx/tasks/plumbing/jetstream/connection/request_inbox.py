@@ -37,10 +37,17 @@ def is_no_responders(message: Msg) -> bool:
 
 
 class RequestInbox:
-    """Matches each reply with its request."""
+    """Matches each reply with its request.
 
-    def __init__(self, client: Client) -> None:
+    Args:
+        access: Whose credentials the connection uses, for the errors.
+    """
+
+    def __init__(self, client: Client, access: str = "") -> None:
         self._client = client
+        self._access = access
+        self.hint = ""
+        """What may help against a denial of a request, besides the permission."""
         self._prefix = f"{client.new_inbox()}."
         self._tokens = itertools.count()
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
@@ -76,7 +83,7 @@ class RequestInbox:
         if denial.action == "subscription":
             concerned = denial.subject == f"{self._prefix}*".lower()
             if concerned:
-                self._denied = InboxDeniedError(self._prefix.rsplit(".", 2)[0])
+                self._denied = InboxDeniedError(self._prefix.rsplit(".", 2)[0], self._access)
                 self.fail_all(self._denied)
             return concerned
         requests = [
@@ -84,7 +91,7 @@ class RequestInbox:
         ]
         for subject, future in requests:
             if not future.done():
-                future.set_exception(PermissionDeniedError(denial.action, subject))
+                future.set_exception(PermissionDeniedError(denial.action, subject, self._access, self.hint))
         return bool(requests)
 
     def fail_all(self, error: Exception) -> None:

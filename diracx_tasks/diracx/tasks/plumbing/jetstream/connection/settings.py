@@ -6,32 +6,19 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from diracx.tasks.plumbing.jetstream.connection.nats_contexts import load_context
-from diracx.tasks.plumbing.jetstream.connection.server_urls import (
-    has_userinfo,
-    parse_server_urls,
-    redacted_url,
-    secrets_of,
-)
+from diracx.tasks.plumbing.jetstream.connection.nats_contexts import warn_if_shared
+from diracx.tasks.plumbing.jetstream.connection.server_urls import redacted_url, secrets_of
+from diracx.tasks.plumbing.jetstream.connection.sources import CONTEXT_VARIABLE, DEFAULT_URL, OPTIONS, VARIABLES, find
 
-DEFAULT_URL = "nats://127.0.0.1:4222"
-ENVIRONMENT_PREFIX = "DIRACX_TASKS_"
-
-_OPTIONS = ("user", "password", "token", "nkey", "creds", "tls_ca", "tls_cert", "tls_key", "inbox_prefix", "api_prefix")
+_FIELDS = ("user", "password", "token", "nkey", "creds", "tls_ca", "tls_cert", "tls_key", "inbox_prefix", "api_prefix")
 _FILES = ("nkey", "creds", "tls_ca", "tls_cert", "tls_key")
-_CREDENTIALS = {
-    "user": "password",
-    "password": "password",
-    "token": "token",
-    "nkey": "nkey",
-    "creds": "creds",
-}
+_SECRET_FILES = ("nkey", "creds", "tls_key")
 _SEED = re.compile(r"S[A-Z2-7]{57}")
-_VARIABLES = {"url": "NATS_URL"} | {name: name.upper() for name in _OPTIONS if name != "inbox_prefix"}
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +35,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         tls_cert: Path of the client certificate, if the server demands one; with `tls_key`.
         tls_key: Path of the key of `tls_cert`.
         inbox_prefix: The prefix of the reply subjects, if the operator prescribes one; None: that of the role.
-        api_prefix: The prefix of the JetStream API, if another account exports it; None: `$JS.API`.
+        api_prefix: The prefix of the JetStream API, if another account or domain has it; None: `$JS.API`.
+        access: Whose credentials these are and where they come from, for error texts; "" where nobody resolved them.
+        default_server: Whether `servers` is the default, as nobody named one.
     """
 
     servers: tuple[str, ...] = (DEFAULT_URL,)
@@ -62,6 +51,8 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: str | None = None
     inbox_prefix: str | None = None
     api_prefix: str | None = None
+    access: str = ""
+    default_server: bool = False
 
     @classmethod
     def resolve(
@@ -72,33 +63,33 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         environ: Mapping[str, str] = os.environ,
         **options: str | None,
     ) -> ConnectionSettings:
-        """Merge the options, the environment, a context of the `nats` command and the defaults; the first one wins.
-
-        Credentials are not mixed: the first source that holds any decides their kind, so an option `creds` leaves out
-        a token of the environment. User and password are one kind and may come from two sources.
+        """Merge the options, the variables, the contexts of the `nats` command and the defaults, as `sources` says.
 
         Args:
             url: Comma separated server URLs (`DIRACX_TASKS_NATS_URL`).
-            context: Name of a context of the `nats` command (`DIRACX_TASKS_CONTEXT`).
-            environ: Holds the variables `DIRACX_TASKS_...`.
+            context: Name of a context of the `nats` command; in place of all variables.
+            environ: Holds the variables `DIRACX_TASKS_...`; `DIRACX_TASKS_CONTEXT` names a context that they complete.
             options: The other fields by their names (`DIRACX_TASKS_USER`, `_PASSWORD`, `_TOKEN`, `_NKEY`,
-                `_CREDS`, `_TLS_CA`, `_TLS_CERT`, `_TLS_KEY`, `_API_PREFIX`; `inbox_prefix` has no variable).
+                `_CREDS`, `_TLS_CA`, `_TLS_CERT`, `_TLS_KEY`, `_API_PREFIX`; `inbox_prefix` has no variable), and
+                `js_domain` (`_JS_DOMAIN`), the domain that stands in the API's prefix.
 
         Raises:
-            ValueError: A URL, context or file cannot be used; the text is one line and names it.
+            ValueError: A URL, context or file cannot be used, or a source contradicts itself; the text is one line and
+                names it.
         """
-        unknown = options.keys() - set(_OPTIONS)
+        unknown = options.keys() - OPTIONS.keys()
         if unknown:
             raise TypeError(f"resolve() got unexpected options: {', '.join(sorted(unknown))}")
-        variables = {name: environ.get(ENVIRONMENT_PREFIX + suffix) for name, suffix in _VARIABLES.items()}
-        layers = [_given({"url": url, **options}), _given(variables)]
-        context = context or environ.get(f"{ENVIRONMENT_PREFIX}CONTEXT")
-        if context:
-            layers.append(load_context(context, environ))
-        found = _merged(layers)
-        settings = cls(servers=parse_server_urls(found.pop("url", DEFAULT_URL)), **found)
-        settings._check_files()
+        found = find({"url": url, **options}, context, environ)
+        settings = cls(servers=found.servers, access=found.access, default_server=found.default_server, **found.values)
+        settings._check_files(found.called)
         return settings
+
+    def as_variables(self) -> dict[str, str]:
+        """The environment in which another process resolves to these settings, whatever it inherits."""
+        given = {VARIABLES[name]: getattr(self, name) or "" for name in _FIELDS if name in VARIABLES}
+        others = dict.fromkeys((CONTEXT_VARIABLE, VARIABLES["js_domain"]), "")
+        return {**others, **given, VARIABLES["url"]: ",".join(self.servers)}
 
     def tls_context(self) -> ssl.SSLContext | None:
         """The TLS set-up; None when no TLS file is set (a server that demands TLS then gets the system's set-up).
@@ -133,56 +124,43 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     # msgspec defines one that shows all fields, and rich prefers it to the repr, also in tracebacks with locals.
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        given = [(name, value) for name in _OPTIONS if (value := getattr(self, name)) is not None]
+        given = [(name, value) for name in _FIELDS if (value := getattr(self, name)) is not None]
         shown = [(name, "***" if name in ("password", "token") else value) for name, value in given]
         return [("servers", self.redacted()), *shown]
 
-    def _check_files(self) -> None:
+    def _check_files(self, called: Mapping[str, str]) -> None:
         for name in _FILES:
             path = getattr(self, name)
             if path is not None:
-                _check_readable(name, path)
+                _check_readable(called[name], path)
+                if name in _SECRET_FILES:
+                    warn_if_shared(Path(path))
         if self.creds is not None:
-            _check_creds(self.creds)
+            _check_creds(called["creds"], self.creds)
         if self.nkey is not None:
-            _check_nkey(self.nkey)
+            _check_nkey(called["nkey"], self.nkey)
         if self.tls_key is not None and self.tls_cert is None:
-            raise ValueError(f"tls_key {self.tls_key} is given without tls_cert")
+            raise ValueError(f"{called['tls_key']} {self.tls_key} is given without its certificate")
 
 
-def _given(values: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: value for name, value in values.items() if value}
-
-
-def _merged(layers: list[dict[str, str]]) -> dict[str, str]:
-    kinds: set[str] = next((found for layer in layers if (found := _kinds_of_credentials(layer))), set())
-    merged: dict[str, str] = {}
-    for layer in reversed(layers):
-        merged |= {name: value for name, value in layer.items() if _CREDENTIALS.get(name) in kinds | {None}}
-    return merged
-
-
-def _kinds_of_credentials(layer: Mapping[str, str]) -> set[str]:
-    kinds = {kind for name, kind in _CREDENTIALS.items() if name in layer}
-    return kinds | ({"url"} if any(map(has_userinfo, layer.get("url", "").split(","))) else set())
-
-
-def _check_readable(name: str, path: str) -> None:
+def _check_readable(called: str, path: str) -> None:
     if not os.path.isfile(path):
-        raise ValueError(f"{name}: there is no file {path}")
+        raise ValueError(f"{called}: there is no file {path}")
     if not os.access(path, os.R_OK):
-        raise ValueError(f"{name}: {path} cannot be read by this user")
+        raise ValueError(f"{called}: {path} cannot be read by this user")
 
 
-def _check_creds(path: str) -> None:
+def _check_creds(called: str, path: str) -> None:
     with open(path, encoding="ascii", errors="replace") as file:
         content = file.read()
     # nats-py searches for these lines without an end: it loops for ever where they are missing.
     if "BEGIN NATS USER JWT" not in content or "BEGIN USER NKEY SEED" not in content:
-        raise ValueError(f"creds: {path} is no .creds file: it needs a NATS USER JWT and a USER NKEY SEED")
+        raise ValueError(f"{called}: {path} is no .creds file: it needs a NATS USER JWT and a USER NKEY SEED")
 
 
-def _check_nkey(path: str) -> None:
+def _check_nkey(called: str, path: str) -> None:
     with open(path, encoding="ascii", errors="replace") as file:
         if _SEED.fullmatch(file.read().strip()) is None:
-            raise ValueError(f"nkey: {path} is no file with an nkey seed: a line of 58 letters and digits from S on")
+            raise ValueError(
+                f"{called}: {path} is no file with an nkey seed: a line of 58 letters and digits from S on"
+            )
