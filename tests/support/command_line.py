@@ -30,6 +30,8 @@ def isolated_environment(folder: Path, url: str, namespace: str) -> dict[str, st
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DIRACX_")}
     return inherited | {
         "PYTHONPATH": str(folder / "site"),
+        # Contexts of the nats command; `dev` writes one.
+        "XDG_CONFIG_HOME": str(folder / "config"),
         "DIRACX_TASKS_NATS_URL": url,
         "DIRACX_TASKS_NAMESPACE": namespace,
     }

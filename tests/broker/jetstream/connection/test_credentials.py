@@ -124,13 +124,13 @@ authorization { users: [{ user: limited, password: p, permissions: {
 
 async def test_a_forbidden_request_is_told_to_its_caller_and_not_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with EmbeddedServer(extra_config=PERMISSIONS) as server:
-        async with connect(server, user="limited", password="p") as connection:
+        async with connect(server, user="limited", password="p", access="user X, from Y") as connection:
             with pytest.raises(errors.PermissionDeniedError):
                 await connection.request("Forbidden.Subject", timeout=NEVER)
             assert not caplog.records
             await connection.publish("Forbidden.Other")
             await connection.client.flush()
-            assert 'to "forbidden.other"' in caplog.text
+            assert 'to "forbidden.other" as user X, from Y' in caplog.text
 
 
 async def test_a_forbidden_subject_is_an_error_at_once_and_the_connection_stays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,13 +10,13 @@ from datetime import datetime
 from typing import Any
 
 from diracx.tasks.cli.access import connection_name
-from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError
+from diracx.tasks.plumbing.embedded.server import USER, EmbeddedServer, EmbeddedServerError
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerUnavailableError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.errors import ServerUnreachableError
+from diracx.tasks.plumbing.jetstream.errors import AccessRefusedError, ServerUnreachableError
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.submitter import bound_for_process
@@ -55,11 +56,12 @@ async def lock_server(
         )
         try:
             broker = await stack.enter_async_context(connecting)
-        except ServerUnreachableError as unreachable:
-            server = await _embedded(stack, unreachable)
-            embedded = Connection.open(
-                ConnectionSettings(servers=(server.url,)), name=name, inbox_prefix=namespace.inbox_prefix("call")
-            )
+        except (ServerUnreachableError, AccessRefusedError) as unreachable:
+            # The server at the default address may be the `dev` of another user of this host.
+            if isinstance(unreachable, AccessRefusedError) and not settings.default_server:
+                raise
+            own = await _embedded(stack, unreachable)
+            embedded = Connection.open(own, name=name, inbox_prefix=namespace.inbox_prefix("call"))
             connection = await stack.enter_async_context(embedded)
             await ensure(connection, [asset for asset in assets(namespace) if asset.name == namespace.locks_bucket])
             stack.enter_context(bound_for_process(NowhereToRun()))
@@ -71,8 +73,10 @@ async def lock_server(
             yield broker.connection
 
 
-async def _embedded(stack: AsyncExitStack, unreachable: ServerUnreachableError) -> EmbeddedServer:
+async def _embedded(stack: AsyncExitStack, unreachable: ServerUnavailableError) -> ConnectionSettings:
+    password = secrets.token_hex()
     try:
-        return await stack.enter_async_context(EmbeddedServer())
+        server = await stack.enter_async_context(EmbeddedServer(password=password))
     except EmbeddedServerError as error:
         raise ServerUnavailableError(f"{unreachable}; and no server can be started for this call: {error}") from error
+    return ConnectionSettings(servers=(server.url,), user=USER, password=password)

@@ -6,9 +6,11 @@ import asyncio
 import dataclasses
 import json
 import os
+import secrets
 import signal
-import socket
 import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
@@ -19,13 +21,16 @@ from diracx.tasks.cli.logs import LogLine
 from diracx.tasks.cli.options import Number, namespace_option, panels
 from diracx.tasks.cli.processes.children import Child
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
-from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.embedded.server import USER, EmbeddedServer, EmbeddedServerError
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.jetstream.connection.nats_contexts import write_context
+from diracx.tasks.plumbing.jetstream.connection.server_urls import DEFAULT_PORT
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.connection.sources import dev_context
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 
-DEFAULT_PORT: Final = 4222
 _SAMPLE_VALUES: Final[dict[Any, object]] = {str: "...", int: 1, float: 1.0, bool: False}
 
 
@@ -50,53 +55,88 @@ def command(*, port: int | None, store: Path, namespace: str) -> None:
     """Run a server, one worker of each size and a scheduler, until Ctrl-C.
 
     Submitted tasks survive a restart, in the folder of --store. Workers load changed code when this command is started
-    again.
+    again. The server admits you alone: your other commands on this host find its password by themselves.
     """
     try:
         names = Namespace(namespace)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    registry = installed_tasks()
-    if port is None and _is_free(DEFAULT_PORT):
-        port = DEFAULT_PORT
-    asyncio.run(_run(port, store, names, registry))
+    asyncio.run(_run(port, store, names, installed_tasks()))
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+@asynccontextmanager
+async def embedded_server(ports: Sequence[int | None], store: Path) -> AsyncIterator[ConnectionSettings]:
+    """Run a server on the first of the ports that it can take, for this user alone.
+
+    Args:
+        ports: None stands for any free port.
+
+    Raises:
+        EmbeddedServerError: It starts on none of them.
+    """
+    *taken, last = ports
+    password = secrets.token_hex()
+    async with AsyncExitStack() as stack:
+        for port in taken:
+            with suppress(EmbeddedServerError):
+                server = await stack.enter_async_context(EmbeddedServer(port=port, store_dir=store, password=password))
+                break
+        else:
+            server = await stack.enter_async_context(EmbeddedServer(port=last, store_dir=store, password=password))
+        yield ConnectionSettings(servers=(server.url,), user=USER, password=password)
+
+
+@contextmanager
+def found_by_other_commands(settings: ConnectionSettings) -> Iterator[str]:
+    """Write the context of the `nats` command for this server, and remove it at the end; yields its name.
+
+    Raises:
+        click.UsageError: It cannot be written.
+    """
+    (url,) = settings.servers
+    name = dev_context(int(url.rpartition(":")[2]))
+    values = {"url": url, "user": settings.user or "", "password": settings.password or ""}
+    try:
+        file = write_context(name, values, os.environ)
+    except OSError as error:
+        raise click.UsageError(
+            f"the password of the server cannot be written: {error}; set XDG_CONFIG_HOME to a folder of yours"
+        ) from None
+    try:
+        yield name
+    finally:
+        file.unlink(missing_ok=True)
 
 
 async def _run(port: int | None, store: Path, namespace: Namespace, registry: TaskRegistry) -> None:
+    async with embedded_server([DEFAULT_PORT, None] if port is None else [port], store) as server:
+        with found_by_other_commands(server) as context:
+            await _run_children(_children(server, namespace), _welcome(server, context, store, namespace, registry))
+
+
+async def _run_children(children: list[Child], welcome: list[str]) -> None:
     def show(name: str, line: LogLine | str) -> None:
         print(f"{name:<9} {line}", file=sys.stderr)
 
-    async with EmbeddedServer(port=port, store_dir=store) as server:
-        children = _children(server.url, namespace)
-        for line in _welcome(server.url, store, namespace, registry):
-            print(line, file=sys.stderr)
+    for line in welcome:
+        print(line, file=sys.stderr)
 
-        def stop() -> None:
-            for child in children:
-                child.stop()
+    def stop() -> None:
+        for child in children:
+            child.stop()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
-        async with asyncio.TaskGroup() as group:
-            for child in children:
-                group.create_task(child.run(show), name=child.name)
-        print("all ended", file=sys.stderr)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    async with asyncio.TaskGroup() as group:
+        for child in children:
+            group.create_task(child.run(show), name=child.name)
+    print("all ended", file=sys.stderr)
 
 
-def _children(url: str, namespace: Namespace) -> list[Child]:
+def _children(server: ConnectionSettings, namespace: Namespace) -> list[Child]:
     environment = {
         **os.environ,
-        "DIRACX_TASKS_NATS_URL": url,
+        **server.as_variables(),
         "DIRACX_TASKS_NAMESPACE": namespace.name,
         "DIRACX_TASKS_LOG_LEVEL": "debug",
         "DIRACX_TASKS_LOG_FORMAT": "json",
@@ -106,7 +146,10 @@ def _children(url: str, namespace: Namespace) -> list[Child]:
     return [*workers, Child("scheduler", ["scheduler", "--stop-with-input"], environment)]
 
 
-def _welcome(url: str, store: Path, namespace: Namespace, registry: TaskRegistry) -> list[str]:
+def _welcome(
+    server: ConnectionSettings, context: str, store: Path, namespace: Namespace, registry: TaskRegistry
+) -> list[str]:
+    (url,) = server.servers
     set_url = "" if url.endswith(f":{DEFAULT_PORT}") else f"export DIRACX_TASKS_NATS_URL={url}"
     set_namespace = "" if namespace.name == "diracx" else f"export DIRACX_TASKS_NAMESPACE={namespace.name}"
     trial = example(registry)
@@ -119,10 +162,10 @@ def _welcome(url: str, store: Path, namespace: Namespace, registry: TaskRegistry
         f"{program} status --watch",
         f"{program} schedule list",
         f"{program} dlq list",
-        f"nats --server {url} stream report",
+        f"nats --context {context} stream report",
     ]
     return [
-        f"nats-server on {url}, its streams in {store}",
+        f"nats-server on {url}, its streams in {store}, for you alone (context {context})",
         f"a worker of each size and the scheduler, {len(registry)} tasks installed; Ctrl-C ends all",
         "",
         "In another terminal:",

@@ -19,9 +19,12 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+
+USER: Final = "diracx-dev"
+"""The user of a server with a password."""
 
 _ANSWER_SECONDS = 30.0
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
@@ -58,6 +61,8 @@ class EmbeddedServer:
         store_dir: The directory of the streams; None takes a temporary one, which `close` removes.
         sync_interval: The interval at which the server syncs acknowledged writes to the disk, in the syntax of
             nats-server (`always`, `10s`); None takes its default, 2 minutes.
+        password: The server admits `USER` with this password and nobody else; None: everybody on this host, so that
+            another user could submit tasks, which would run as this one. No command line shows it.
         extra_config: More lines for the configuration of the server, e.g. an `authorization` block.
     """
 
@@ -67,9 +72,11 @@ class EmbeddedServer:
         port: int | None = None,
         store_dir: str | os.PathLike[str] | None = None,
         sync_interval: str | None = None,
+        password: str | None = None,
         extra_config: str = "",
     ) -> None:
         self.extra_config = extra_config
+        self._password = password
         self._port = port
         self._store_dir = None if store_dir is None else Path(store_dir).absolute()
         self._sync_interval = sync_interval
@@ -191,10 +198,13 @@ class EmbeddedServer:
         assert self._directory is not None
         store = self._store_dir or self._directory / "store"
         sync = "" if self._sync_interval is None else f", sync_interval: {json.dumps(self._sync_interval)}"
-        (self._directory / "server.conf").write_text(
+        (file := self._directory / "server.conf").touch(0o600)
+        authorization = f"{{ user: {json.dumps(USER)}, password: {json.dumps(self._password)} }}"
+        file.write_text(
             f"listen: {json.dumps(f'127.0.0.1:{self._port or -1}')}\n"
             f"ports_file_dir: {json.dumps(str(self._directory))}\n"
             f"jetstream {{ store_dir: {json.dumps(str(store))}{sync} }}\n"
+            f"{'' if self._password is None else f'authorization {authorization}'}\n"
             f"{self.extra_config}\n"
         )
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 from nats.aio.msg import Msg
-from nats.errors import ConnectionClosedError, ConnectionDrainingError, OutboundBufferLimitError
+from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, OutboundBufferLimitError
 
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -351,6 +351,7 @@ class Connection:
         denial = parse_denial(str(error))
         raised = False
         if denial is not None:
+            error = Error(f"{error} as {self._access}") if self._access else error
             raised = self._inbox is not None and self._inbox.deny(denial)
             for callback in list(self._denial_callbacks):
                 callback(denial)

@@ -17,6 +17,7 @@ from diracx.tasks.plumbing.exceptions import ServerUnavailableError, Unsupported
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
 from diracx.tasks.plumbing.jetstream.connection.server_urls import address, bare_url, url_credentials
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.connection.sources import NO_CREDENTIALS
 from diracx.tasks.plumbing.jetstream.errors import (
     AccessRefusedError,
     ApiError,
@@ -122,15 +123,18 @@ def _unavailable(settings: ConnectionSettings, failures: list[Exception]) -> Ser
         if isinstance(failure, ssl.SSLError | SecureConnWantedError):
             return AccessRefusedError(f"cannot connect to {servers}: TLS failed: {settings.redact(str(failure))}")
         if "authorization violation" in str(failure).lower() or "authentication" in str(failure).lower():
-            access = f" to {settings.access}" if settings.access else ""
-            return AccessRefusedError(
-                f"cannot connect to {servers}: authorization refused{access}; check the credentials"
-            )
+            return AccessRefusedError(f"cannot connect to {servers}: {_authorization_refused(settings.access)}")
         if type(failure).__module__.partition(".")[0] == "nkeys":
             return AccessRefusedError(f"cannot connect to {servers}: the seed of the credentials is malformed")
         if isinstance(failure, ImportError):
             return AccessRefusedError(f"cannot connect to {servers}: a package is missing: {failure}")
     return ServerUnreachableError(f"cannot connect to {servers}: {settings.redact(_reason(failures[-1]))}")
+
+
+def _authorization_refused(access: str) -> str:
+    if access == NO_CREDENTIALS:
+        return "authorization refused: no credentials are given; name yours, e.g. by --creds or --context"
+    return f"authorization refused{access and f' to {access}'}; check the credentials"
 
 
 def _reason(failure: Exception) -> str:

@@ -3,7 +3,7 @@
 The strongest first:
 
 1. the options of the command line;
-2. the context that the command line names (`--context`): then the variables do not count, as for the `nats` command;
+2. the context that the command line names (`--context`): then the variables do not count;
 3. otherwise the variables `DIRACX_TASKS_...`;
 4. after them the context that `DIRACX_TASKS_CONTEXT` names;
 5. the defaults, and for a server that `dev` of this user runs on this host, the password of that server.
