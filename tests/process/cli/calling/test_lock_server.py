@@ -21,7 +21,7 @@ async def test_beside_the_dev_of_another_user_a_call_has_a_server_of_its_own_tha
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async with EmbeddedServer(password="s3cret") as of_another:
-        default = ConnectionSettings(servers=(of_another.url,), default_server=True)
+        default = ConnectionSettings(servers=(of_another.url,), by_default=True)
         async with lock_server(default, Namespace(), TaskRegistry()) as connection:
             assert connection.server != of_another.url
             stranger = ConnectionSettings(servers=(connection.server,))
@@ -29,8 +29,8 @@ async def test_beside_the_dev_of_another_user_a_call_has_a_server_of_its_own_tha
                 async with Connection.open(stranger, name="a test", inbox_prefix="_INBOX_test"):
                     pass
         assert re.search("embedded server serves this call.* authorization refused", capsys.readouterr().err)
-        # A server that the user named is not replaced by another one.
-        named = msgspec.structs.replace(default, default_server=False)
+        # A server or credentials that the user named are not replaced by others.
+        named = msgspec.structs.replace(default, by_default=False)
         with pytest.raises(AccessRefusedError):
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(lock_server(named, Namespace(), TaskRegistry()))

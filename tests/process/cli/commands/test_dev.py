@@ -96,6 +96,8 @@ async def test_its_server_takes_a_free_port_beside_a_taken_one_and_admits_its_us
                 async with Connection.open(stranger, name="a test", inbox_prefix="_INBOX_test"):
                     pass
             assert modes_of_folders(tmp_path / "store") == {0o700}
+        async with embedded_server([free := free_port(), None], tmp_path / "store") as settings:
+            assert settings.servers == (f"nats://127.0.0.1:{free}",)
         with pytest.raises(EmbeddedServerError, match="address already in use"):
             async with embedded_server([port], tmp_path / "store"):
                 pass

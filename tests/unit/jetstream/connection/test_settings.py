@@ -18,7 +18,7 @@ SEED = f"S{'A' * 57}"
 def test_with_nothing_given_the_server_is_the_one_on_this_machine() -> None:
     settings = ConnectionSettings.resolve(environ={})
     assert settings.servers == ("nats://127.0.0.1:4222",)
-    assert settings.default_server
+    assert settings.by_default
 
 
 def test_a_list_of_urls_may_have_blanks_and_omit_the_scheme() -> None:

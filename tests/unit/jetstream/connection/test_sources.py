@@ -79,10 +79,11 @@ def test_the_strongest_source_gives_each_setting_and_no_other_user_is_mixed_in(
     winner = sources[0] if sources else None
     if setting == "server":
         assert settings.servers == (f"nats://{winner}" if winner else "nats://127.0.0.1:4222",)
-        assert settings.default_server == (winner is None)
+        assert settings.by_default == (winner is None)
     elif setting == "user":
         assert (settings.user, settings.password) == ((winner, f"of-{winner}") if winner else (None, None))
         origins = {"option": "--user", "variable": "DIRACX_TASKS_USER", None: "", "named": "context named"}
+        assert settings.by_default == (winner is None)
         assert settings.access.endswith(origins.get(winner, "context selected") or "(no credentials are given)")
     else:
         assert settings.api_prefix == (f"{winner}.API" if winner else None)
@@ -313,6 +314,7 @@ def test_the_server_of_a_dev_of_this_user_is_found_with_its_password(url: str | 
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     settings = ConnectionSettings.resolve(url=url, environ=environ)
     assert (settings.servers, settings.user, settings.password) == (("nats://127.0.0.1:4222",), "diracx-dev", "s3cret")
+    assert settings.by_default == (url is None)
     assert settings.access == "user diracx-dev, from the `dev` of this user"
     assert ConnectionSettings.resolve(context=dev_context(4222), environ=environ).user == "diracx-dev"
 

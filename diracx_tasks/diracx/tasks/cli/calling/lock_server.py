@@ -58,7 +58,7 @@ async def lock_server(
             broker = await stack.enter_async_context(connecting)
         except (ServerUnreachableError, AccessRefusedError) as unreachable:
             # The server at the default address may be the `dev` of another user of this host.
-            if isinstance(unreachable, AccessRefusedError) and not settings.default_server:
+            if isinstance(unreachable, AccessRefusedError) and not settings.by_default:
                 raise
             own = await _embedded(stack, unreachable)
             embedded = Connection.open(own, name=name, inbox_prefix=namespace.inbox_prefix("call"))

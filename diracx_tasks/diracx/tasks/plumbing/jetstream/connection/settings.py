@@ -37,7 +37,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         inbox_prefix: The prefix of the reply subjects, if the operator prescribes one; None: that of the role.
         api_prefix: The prefix of the JetStream API, if another account or domain has it; None: `$JS.API`.
         access: Whose credentials these are and where they come from, for error texts; "" where nobody resolved them.
-        default_server: Whether `servers` is the default, as nobody named one.
+        by_default: Whether nobody named a server or credentials.
     """
 
     servers: tuple[str, ...] = (DEFAULT_URL,)
@@ -52,7 +52,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     inbox_prefix: str | None = None
     api_prefix: str | None = None
     access: str = ""
-    default_server: bool = False
+    by_default: bool = False
 
     @classmethod
     def resolve(
@@ -81,7 +81,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         if unknown:
             raise TypeError(f"resolve() got unexpected options: {', '.join(sorted(unknown))}")
         found = find({"url": url, **options}, context, environ)
-        settings = cls(servers=found.servers, access=found.access, default_server=found.default_server, **found.values)
+        settings = cls(servers=found.servers, access=found.access, by_default=found.by_default, **found.values)
         settings._check_files(found.called)
         return settings
 

@@ -80,8 +80,8 @@ class Found:
     """What a user calls each value, e.g. `--creds`, or `creds of context look`."""
     access: str
     """Whose credentials they are and where these come from, e.g. `user look, from context look`."""
-    default_server: bool
-    """Whether no source names a server."""
+    by_default: bool
+    """Whether no source names a server or credentials."""
 
 
 def find(options: Mapping[str, str | None], context: str | None, environ: Mapping[str, str]) -> Found:
@@ -106,13 +106,14 @@ def find(options: Mapping[str, str | None], context: str | None, environ: Mappin
         dev = _of_dev(servers, environ)
         servers = (dev.pop("url"),) if dev else servers
         access = f"user {dev['user']}, from the `dev` of this user" if dev else _without_credentials(sources)
-        return Found(servers, values | dev, called, access, with_url is None)
+        by_default = with_url is None and "tls_cert" not in values
+        return Found(servers, values | dev, called, access, by_default)
     credentials = _checked(source, environ, in_url=source is by_url)
     if not credentials:
         return Found(servers, values, called, _access_by_url(source, servers), False)
     called |= {name: source.called(name) for name in credentials}
     bare = tuple(map(bare_url, servers))
-    return Found(bare, values | credentials, called, _access(source, credentials), with_url is None)
+    return Found(bare, values | credentials, called, _access(source, credentials), False)
 
 
 def dev_context(port: int) -> str:
