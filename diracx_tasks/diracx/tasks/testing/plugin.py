@@ -13,7 +13,8 @@ from diracx.tasks.testing.mesh import Mesh
 
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[EmbeddedServer]:
-    """A real nats-server on a free port of the loopback interface, for the whole session. Its attribute `url` names it.
+    """A real nats-server on a free port of the loopback interface, for the whole session. Its `url` names it, with
+    a password of this session: other users of the host cannot submit tasks.
 
     If the program `nats-server` is not installed, the test fails with one line that names the package; it is not
     skipped.
@@ -22,7 +23,8 @@ def nats_server() -> Iterator[EmbeddedServer]:
         find_nats_server()
     except EmbeddedServerError as error:
         pytest.fail(str(error), pytrace=False)
-    with EmbeddedServer() as server:
+    # The tasks of a test run as this user, so nobody else on this host may submit any.
+    with EmbeddedServer(password=secrets.token_hex()) as server:
         yield server
 
 

@@ -21,9 +21,9 @@ async def test_beside_the_dev_of_another_user_a_call_has_a_server_of_its_own_tha
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async with EmbeddedServer(password="s3cret") as of_another:
-        default = ConnectionSettings(servers=(of_another.url,), by_default=True)
+        default = ConnectionSettings(servers=(of_another.address,), by_default=True)
         async with lock_server(default, Namespace(), TaskRegistry()) as connection:
-            assert connection.server != of_another.url
+            assert connection.server != of_another.address
             stranger = ConnectionSettings(servers=(connection.server,))
             with pytest.raises(AccessRefusedError):
                 async with Connection.open(stranger, name="a test", inbox_prefix="_INBOX_test"):

@@ -79,4 +79,4 @@ async def _embedded(stack: AsyncExitStack, unreachable: ServerUnavailableError) 
         server = await stack.enter_async_context(EmbeddedServer(password=password))
     except EmbeddedServerError as error:
         raise ServerUnavailableError(f"{unreachable}; and no server can be started for this call: {error}") from error
-    return ConnectionSettings(servers=(server.url,), user=USER, password=password)
+    return ConnectionSettings(servers=(server.address,), user=USER, password=password)

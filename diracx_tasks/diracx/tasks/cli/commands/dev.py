@@ -83,7 +83,7 @@ async def embedded_server(ports: Sequence[int | None], store: Path) -> AsyncIter
                 break
         else:
             server = await stack.enter_async_context(EmbeddedServer(port=last, store_dir=store, password=password))
-        yield ConnectionSettings(servers=(server.url,), user=USER, password=password)
+        yield ConnectionSettings(servers=(server.address,), user=USER, password=password)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 
@@ -82,15 +83,22 @@ class EmbeddedServer:
         self._sync_interval = sync_interval
         self._directory: Path | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
-        self._url: str | None = None
+        self._address: str | None = None
         self._pid: int | None = None
 
     @property
     def url(self) -> str:
-        """`nats://127.0.0.1:<port>`; valid between `kill` and `start`, too."""
-        if self._url is None:
+        """For a client, with user and password if the server has one; valid between `kill` and `start`, too."""
+        if self._password is None:
+            return self.address
+        return self.address.replace("://", f"://{USER}:{quote(self._password, safe='')}@")
+
+    @property
+    def address(self) -> str:
+        """`nats://127.0.0.1:<port>`, without a password."""
+        if self._address is None:
             raise EmbeddedServerError("the embedded server was not started")
-        return self._url
+        return self._address
 
     @property
     def pid(self) -> int:
@@ -124,8 +132,8 @@ class EmbeddedServer:
         except BaseException:
             self.close()
             raise
-        self._url, self._pid = str(answer["url"]), int(answer["pid"])
-        self._port = int(self._url.rpartition(":")[2])
+        self._address, self._pid = str(answer["url"]), int(answer["pid"])
+        self._port = int(self._address.rpartition(":")[2])
 
     def stop(self) -> None:
         """Stop the server with SIGTERM. The store stays until `close`."""
