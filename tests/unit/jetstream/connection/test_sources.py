@@ -237,7 +237,7 @@ def test_a_context_gives_every_field_and_its_paths_are_expanded(context: Context
     assert found == tuple(str(tmp_path / name) for name in ("me.creds", "ca.pem", "cert.pem", "key.pem"))
 
 
-@pytest.mark.parametrize("written", ["$SECRET", "${SECRET}", "pa$$word", "a:b", "x://y"])
+@pytest.mark.parametrize("written", ["$SECRET", "${SECRET}", "pa$$word", "a:b", "x://y", "env:s"])
 def test_a_password_with_a_dollar_is_taken_as_it_is(written: str, context: Context) -> None:
     environ = context("site", user="u", password=written) | {"SECRET": "expanded"}
     assert ConnectionSettings.resolve(context="site", environ=environ).password == written

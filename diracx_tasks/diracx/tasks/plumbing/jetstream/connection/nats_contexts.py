@@ -34,7 +34,7 @@ _WINDOWS: Final = "windows_"
 
 # As Go's `os.ExpandEnv`: a variable that is not set is empty.
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_RESOLVED: Final = re.compile(r"(env|file|op|nsc|data):(?://)?", re.IGNORECASE)
+_REFERENCE: Final = re.compile(r"(?:(env)|file|op|nsc)://|data:", re.IGNORECASE)
 
 logger = logging.getLogger("diracx.tasks.jetstream")
 
@@ -81,10 +81,10 @@ def _check_keys(name: str, given: Mapping[str, object]) -> None:
 
 
 def _secret(name: str, key: str, value: str, environ: Mapping[str, str]) -> str:
-    match = _RESOLVED.match(value)
+    match = _REFERENCE.match(value)
     if match is None:
         return value
-    if match[1].lower() != "env":
+    if match[1] is None:
         raise ValueError(f"context {name!r}: {key!r} is a reference of a kind that is not supported; use env://NAME")
     variable = value[match.end() :]
     if not environ.get(variable):
