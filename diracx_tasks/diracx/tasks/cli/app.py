@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -11,8 +12,11 @@ import rich_click as click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from diracx.tasks.cli.exit_codes import ExitCode, explain
-from diracx.tasks.cli.lazy import LazyCommand, LazyGroup
+from diracx.tasks.cli.lazy import LazyCommand, LazyGroup, NotOfTheUserError
+from diracx.tasks.cli.own_log import end_log
 from diracx.tasks.cli.processes.ending import end_in_time
+from diracx.tasks.cli.terminal.output import note
+from diracx.tasks.cli.terminal.streams import open_streams, usable, warn_of_lost_output
 
 PROGRAM = "diracx-task-run"
 
@@ -27,7 +31,7 @@ def app() -> None:
     """Run and operate DiracX tasks on NATS JetStream.
 
     Exit codes: 0 done; 1 the task failed; 2 bad usage, unknown task or bad arguments; 69 no server; 70 an unforeseen
-    error; 75 a lock is held; 79 the worker ended itself because of a task.
+    error; 74 the output could not be written; 75 a lock is held; 79 the worker ended itself because of a task.
     """
 
 
@@ -129,20 +133,41 @@ def run(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
+        return _run(arguments)
+    finally:
+        end_log()
+
+
+def _as_utf_8(word: str) -> str:
+    """Return a word as it was typed, although the locale is ASCII only. Python finds a file by the word as it is."""
+    try:
+        return word if os.path.exists(word) else os.fsencode(word).decode()
+    except (UnicodeError, ValueError):
+        return word
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
         return int(app.main(arguments, prog_name=PROGRAM, standalone_mode=False) or ExitCode.DONE)
-    except Exception as error:
+    except Exception as raised:
+        error = raised.error if isinstance(raised, NotOfTheUserError) else raised
         explained = explain(error)
         if explained is None:
-            traceback.print_exc()
+            note("".join(traceback.format_exception(error)).rstrip())
             return ExitCode.BUG
         code, text = explained
-        print(f"error: {text}", file=sys.stderr)
+        if text:
+            note(f"error: {text}")
         return code
 
 
 def main() -> None:
     """Run the command line of this process and exit with its code, whatever its tasks have left."""
-    code = run()
+    open_streams()
+    code = _run([_as_utf_8(word) for word in sys.argv[1:]])
+    sys.stdout, sys.stderr = usable(sys.stdout, 1), usable(sys.stderr, 2)
+    if code != ExitCode.OUTPUT_LOST:
+        warn_of_lost_output()
     # The work is done and the end has a limit: a further Ctrl-C would only replace the code by a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_in_time(code)

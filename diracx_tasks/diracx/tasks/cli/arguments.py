@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def task_from(registered: RegisteredTask, args: str | None, kwargs: str | None) 
         kwargs: A JSON object with fields by name.
 
     Raises:
-        click.BadParameter: A text is not JSON, or is JSON of another type.
+        click.BadParameter: A text is not JSON, is JSON of another type, or has a key twice.
         MalformedTaskError: A value does not fit its field; the text holds the path of the field.
     """
     positional = _decoded("--args", args, list, "a list, e.g. '[\"alice\"]'")
@@ -39,6 +40,9 @@ def _decoded(option: str, text: str | None, kind: type, wanted: str) -> Any:
         return kind()
     try:
         value = msgspec.json.decode(text)
+        json.loads(text, object_pairs_hook=_refuse_repeated, parse_int=str)
+    except _RepeatedKeyError as error:
+        raise click.BadParameter(f"the key {error.key!r} stands twice; remove one", param_hint=[option]) from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise click.BadParameter(f"{error}; it must be JSON, {wanted}", param_hint=[option]) from None
     if not isinstance(value, kind):
@@ -46,16 +50,33 @@ def _decoded(option: str, text: str | None, kind: type, wanted: str) -> Any:
     return value
 
 
+class _RepeatedKeyError(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _refuse_repeated(pairs: list[tuple[str, object]]) -> None:
+    """Refuse an object with a key that stands twice: the last one would win without a word."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _RepeatedKeyError(key)
+        seen.add(key)
+
+
 def labels_from(pairs: Sequence[str]) -> dict[str, str]:
     """Make labels from texts of the form `name=value`.
 
     Raises:
-        click.BadParameter: A text has another form.
+        click.BadParameter: A text has another form, or a name is given twice.
     """
-    labels = {}
+    labels: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint=["--label"])
+        if name in labels:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint=["--label"])
         labels[name] = value
     return labels

@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from diracx.tasks.cli.terminal.streams import OutputLostError
 from diracx.tasks.plumbing.exceptions import (
     BackgroundEndedError,
     MalformedTaskError,
@@ -30,6 +31,8 @@ class ExitCode(IntEnum):
     """No server is reachable, or it is too old, is set up differently, or refused the request."""
     BUG = 70
     """An unexpected error; its traceback is printed or logged."""
+    OUTPUT_LOST = 74
+    """What the command shows could not be written to standard output. What it changes is changed."""
     LOCKED = 75
     """A lock is held; try again later."""
     STUCK = 79
@@ -48,7 +51,10 @@ NOTHING_INSTALLED = (
 
 
 def explain(error: BaseException) -> tuple[ExitCode, str] | None:
-    """Return the exit code of an error and the text for standard error, or None for an unexpected error."""
+    """Return the exit code of an error and the text for standard error, or None for an unexpected error.
+
+    The text is empty if the user knows: the reader of a pipe ended it.
+    """
     match error:
         case click.UsageError():
             return ExitCode.USAGE, _usage(error)
@@ -62,6 +68,8 @@ def explain(error: BaseException) -> tuple[ExitCode, str] | None:
             return ExitCode.USAGE, str(error)
         case UnableToAcquireLockError():
             return ExitCode.LOCKED, str(error)
+        case OutputLostError():
+            return (ExitCode.DONE, "") if error.reader_is_gone else (ExitCode.OUTPUT_LOST, str(error))
         case BackgroundEndedError():
             return ExitCode.BUG, f"{error}; the process ended, so that it did not run on without it"
         case ServerError() | SendTaskError():

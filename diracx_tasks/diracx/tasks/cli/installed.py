@@ -1,30 +1,27 @@
-"""The installed tasks: loading them, with warnings about broken ones, and completing their names in a shell."""
+"""The installed tasks: loading them, and completing their names in a shell."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import rich_click as click
 
+from diracx.tasks.cli.containment import contained
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.registry.entry_points import module_of, task_entry_points
 
 
-def installed_tasks(without: str = "", warn: Callable[[str], object] | None = None) -> TaskRegistry:
-    """Load the installed tasks and warn of each one that cannot be loaded.
+def installed_tasks(warn: Callable[[str], object] = lambda problem: None) -> TaskRegistry:
+    """Load the installed tasks.
 
     Args:
-        without: The name of a task to give no warning for, since `registry.get` raises its error.
-        warn: Takes each warning; None prints it on standard error.
+        warn: Takes a line for each one that cannot be loaded. Only commands that are about all tasks warn: the others
+            would repeat what is of no concern to their users.
     """
-    registry = TaskRegistry.installed()
+    with contained():
+        registry = TaskRegistry.installed()
     for problem in registry.problems:
-        if not without or not problem.startswith((f"{without}:", f"{without} ")):
-            if warn is not None:
-                warn(problem)
-            else:
-                print(f"warning: {problem}", file=sys.stderr)
+        warn(problem)
     return registry
 
 
@@ -35,7 +32,7 @@ def installed_task(entry_point: str) -> tuple[TaskRegistry, RegisteredTask]:
         UnknownTaskError: No task of this name is installed.
         TaskDefinitionError: The task is installed, but broken.
     """
-    registry = installed_tasks(without=entry_point)
+    registry = installed_tasks()
     return registry, registry.get(entry_point)
 
 

@@ -6,9 +6,15 @@ and one line each, so the group holds those. It imports the module of a command 
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from importlib import import_module
+from typing import Any, Final
 
 import rich_click as click
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+"""Stands for a byte of the command line that is not UTF-8."""
 
 
 class LazyCommand(click.RichCommand):
@@ -32,8 +38,31 @@ class LazyCommand(click.RichCommand):
         return command
 
 
+class NotOfTheUserError(Exception):
+    """Carries an error past click, which takes it for one of its own.
+
+    click ends the process without a word at a broken pipe, that of a server too, and takes the end of any file for the
+    end of what the user types.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class LazyGroup(click.RichGroup):
     """Loads only the command that runs. Its help lists the commands in the order of their registration."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command.
+
+        Raises:
+            NotOfTheUserError: An OSError or EOFError came out of it.
+        """
+        try:
+            return super().invoke(ctx)
+        except (OSError, EOFError) as error:
+            raise NotOfTheUserError(error) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names unsorted; click would sort them."""
@@ -44,4 +73,34 @@ class LazyGroup(click.RichGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command as click does, and load it."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command.load() if isinstance(command, LazyCommand) else command, rest
+        if isinstance(command, LazyCommand):
+            command = command.load()
+            _check_words(click.Context(command, ctx, name), rest)
+        return name, command, rest
+
+
+def _check_words(ctx: click.Context, args: list[str]) -> None:
+    """Refuse what click lets pass.
+
+    * An option with one value that is given twice: the last one would win without a word.
+    * A word that is not UTF-8: it would fail where it is sent. Names of files may be any bytes.
+
+    Raises:
+        click.UsageError: There is one, or the command does not take these arguments.
+    """
+    values, _, order = ctx.command.make_parser(ctx).parse_args(list(args))
+    for parameter, count in Counter(order).items():
+        if count > 1 and isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag):
+            raise click.UsageError(f"{parameter.opts[0]} is given {count} times", ctx)
+        if parameter.metavar not in _FILES and not _is_utf_8(values.get(str(parameter.name))):
+            raise click.BadParameter("it is not UTF-8", ctx, parameter)
+
+
+_FILES: Final = ("FILE", "DIR", "FOLDER")
+"""What the help calls the name of a file or folder."""
+
+
+def _is_utf_8(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_utf_8, value))
+    return not isinstance(value, str) or not _SURROGATE.search(value)

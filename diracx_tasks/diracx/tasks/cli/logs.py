@@ -16,7 +16,10 @@ from typing import Any, Final
 import msgspec
 
 from diracx.tasks.cli.installed import packages_with_tasks
+from diracx.tasks.cli.own_log import OwnLog
+from diracx.tasks.cli.terminal.printable import one_line, printable, printable_json
 from diracx.tasks.plumbing.observability import log_context
+from diracx.tasks.plumbing.wire.failure import message_of
 
 FORMATS: Final = ("text", "json")
 
@@ -39,12 +42,13 @@ def start_logging(level: str, form: str) -> None:
             each call. DiracX and packages with tasks log at `debug`.
         form: `text` or `json`.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(_TEXT))
-    debug = level.lower() == "debug"
-    logging.basicConfig(level="INFO" if debug else level.upper(), handlers=[handler], force=True)
-    for package in {"diracx", *packages_with_tasks()} if debug else ():
-        logging.getLogger(package).setLevel("DEBUG")
+    own_level = logging.getLevelNamesMapping()[level.upper()]
+    OwnLog(
+        JsonFormatter(sys.stderr.encoding) if form == "json" else TextFormatter(_TEXT),
+        level=max(own_level, logging.INFO),
+        own_level=own_level,
+        packages=packages_with_tasks,
+    ).start()
 
 
 def name_worker(name: str) -> None:
@@ -62,13 +66,25 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """Return the line."""
-        line = super().formatMessage(record).replace("\n", "\\n")
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        line = one_line(super().formatMessage(record))
+        fields = " ".join(f"{name}={one_line(message_of(value))}" for name, value in _fields(record).items())
         return f"{line} [{fields}]" if fields else line
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and the lines of a traceback."""
+        return printable(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes lines for machines: one JSON object each, with any traceback in the field `exception`."""
+    """Writes lines for machines: one JSON object each, with any traceback in the field `exception`.
+
+    Args:
+        encoding: That of the stream. JSON has its own escapes for what it lacks.
+    """
+
+    def __init__(self, encoding: str | None = None) -> None:
+        super().__init__()
+        self._encoding = encoding
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -85,23 +101,18 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = record.exc_text
         if record.stack_info:
             line["stack"] = record.stack_info
-        return _encode(line)
+        return self._encode(line)
 
-
-def _encode(line: Mapping[str, Any]) -> str:
-    try:
-        return msgspec.json.encode(line, enc_hook=str).decode()
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError):
-        # A value in `extra` that JSON cannot hold must not lose the line.
-        return msgspec.json.encode({name: _safe(value) for name, value in line.items()}).decode()
+    def _encode(self, line: Mapping[str, Any]) -> str:
+        try:
+            return printable_json(line, self._encoding)
+        except Exception:  # a value in `extra` is the author's, and must not lose the line
+            return printable_json({name: _safe(value) for name, value in line.items()}, self._encoding)
 
 
 def _safe(value: object) -> object:
-    return (
-        value
-        if value is None or isinstance(value, bool | int | float)
-        else str(value).encode(errors="replace").decode()
-    )
+    plain = value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 63)
+    return value if plain else message_of(value)
 
 
 class LogLine(msgspec.Struct, frozen=True):

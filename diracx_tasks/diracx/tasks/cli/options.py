@@ -12,6 +12,7 @@ import rich_click as click
 from diracx.tasks.cli.installed import complete_tasks
 from diracx.tasks.cli.logs import FORMATS, start_logging
 from diracx.tasks.installation import report_mixed_installation
+from diracx.tasks.plumbing.exceptions import shown
 
 Command = Callable[..., Any]
 
@@ -53,10 +54,10 @@ class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         try:
             number = int(value)
         except ValueError:
-            self.fail(f"{value!r} is not a whole number", param, ctx)
+            self.fail(f"{shown(str(value))!r} is not a whole number", param, ctx)
         if number < self._least or (self._most is not None and number > self._most):
             allowed = f"{self._least} or more" if self._most is None else f"from {self._least} to {self._most}"
-            self.fail(f"{number} must be {allowed}", param, ctx)
+            self.fail(f"{shown(str(value))} must be {allowed}", param, ctx)
         return number
 
 
@@ -68,6 +69,12 @@ class _ShownVariable(click.RichOption):
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         return None
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Refuse an empty text, as of a variable of the shell that is not set: it would mean another server."""
+        if value == "":
+            raise click.BadParameter("it is empty; leave the option out, or give a value", ctx=ctx, param=self)
+        return super().process_value(ctx, value)
 
 
 def _server_option(flag: str, name: str, variable: str, metavar: str, text: str) -> Callable[[Command], Command]:

@@ -31,6 +31,7 @@ from uuid import uuid4
 
 from diracx.tasks.cli.calling.lock_server import lock_server
 from diracx.tasks.cli.processes.signals import BrokenOff, StopSignals
+from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError
 from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
@@ -46,6 +47,7 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
+from diracx.tasks.plumbing.wire.failure import message_of
 from diracx.tasks.plumbing.wire.names import Namespace
 
 logger = logging.getLogger("diracx.tasks.call")
@@ -184,7 +186,7 @@ async def _run_debugged(invocation: TaskCall, task: BaseTask, debugger: Debugger
         raise
     except BaseException as error:
         if debugger is Debugger.EXCEPTION:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            note(f"{type(error).__name__}: {message_of(error)}")
             pdb.post_mortem(error.__traceback__)
         raise
     finally:
@@ -200,7 +202,7 @@ def _stop_in_execute(task_class: type[BaseTask]) -> None:
     if code is not None:
         problem = debugger.set_break(code.co_filename, code.co_firstlineno, temporary=True, funcname=code.co_name)
     if problem:
-        print(f"no breakpoint in execute(): {problem}; step into it from here", file=sys.stderr)
+        note(f"no breakpoint in execute(): {problem}; step into it from here")
         debugger.set_trace(sys._getframe(1))
         return
     # `set_trace` would stop here; this runs on to the breakpoint.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
 
 from diracx.tasks.cli.access import connection_name
-from diracx.tasks.plumbing.embedded.server import USER, EmbeddedServer, EmbeddedServerError
+from diracx.tasks.cli.terminal.output import note
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerUnavailableError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
@@ -65,9 +64,7 @@ async def lock_server(
             connection = await stack.enter_async_context(embedded)
             await ensure(connection, [asset for asset in assets(namespace) if asset.name == namespace.locks_bucket])
             stack.enter_context(bound_for_process(NowhereToRun()))
-            print(
-                f"an embedded server serves this call, and its locks bind nobody else: {unreachable}", file=sys.stderr
-            )
+            note(f"an embedded server serves this call, and its locks bind nobody else: {unreachable}")
             yield connection
         else:
             yield broker.connection

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from datetime import UTC, datetime
 
 import rich_click as click
@@ -12,11 +11,13 @@ import rich_click as click
 from diracx.tasks.cli.access import namespace_of, settings_of
 from diracx.tasks.cli.arguments import task_from
 from diracx.tasks.cli.calling.execution import Call, Debugger
+from diracx.tasks.cli.containment import contained
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_task
 from diracx.tasks.cli.options import Access, log_option, server_options, task_arguments
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS
 from diracx.tasks.cli.processes.signals import BrokenOff, StopSignals, interrupt_main_thread
+from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.execution.job import (
     Dead,
     Discarded,
@@ -28,6 +29,7 @@ from diracx.tasks.plumbing.execution.job import (
 )
 from diracx.tasks.plumbing.execution.loops import run
 from diracx.tasks.plumbing.injection.resources import Resources
+from diracx.tasks.plumbing.wire.failure import message_of
 
 
 @click.command("call")
@@ -70,7 +72,7 @@ def command(*, entry_point: str, args: str | None, kwargs: str | None, debugger:
             return await call.run(task, settings, namespace)
 
     number = None
-    with signals.handled():
+    with contained(), signals.handled():
         try:
             outcome = run(execute(), on_escape=call.on_escape)
         except BrokenOff as error:
@@ -79,7 +81,7 @@ def command(*, entry_point: str, args: str | None, kwargs: str | None, debugger:
             if signals.received is None:
                 raise
     if (number := number or call.broken_off or signals.received) is not None:
-        print(f"\ninterrupted by {number.name}", file=sys.stderr)
+        note(f"\ninterrupted by {number.name}")
         return 128 + number
     return report(outcome, call)
 
@@ -88,16 +90,16 @@ def report(outcome: Outcome, call: Call) -> int:
     """Print the outcome of a call; return the exit code."""
     match outcome:
         case Succeeded():
-            print(f"Result: {outcome.value}")
+            say(f"Result: {message_of(outcome.value)}")
             return ExitCode.DONE
         case LockBusy():
             raise outcome.error
         case Interrupted():
-            print(f"error: {outcome.reason}", file=sys.stderr)
+            note(f"error: {outcome.reason}")
             return ExitCode.TASK_FAILED if call.begun else ExitCode.UNAVAILABLE
         case Retry() | Dead() | Discarded():
-            print(call.describe_failure(outcome).rstrip(), file=sys.stderr)
-            print(_next_step_of_a_worker(outcome), file=sys.stderr)
+            note(call.describe_failure(outcome).rstrip())
+            note(_next_step_of_a_worker(outcome))
     return ExitCode.TASK_FAILED
 
 

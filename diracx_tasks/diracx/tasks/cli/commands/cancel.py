@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
 import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.registry import TaskRegistry
 
@@ -23,13 +23,12 @@ def command(*, id: str, access: Access) -> int:  # noqa: A002 - the name that th
 
     The exit code is 1 if no such task is waiting: it has fallen due, was cancelled before, or was never submitted.
     """
+    if not id:
+        raise click.BadParameter("it is empty", param_hint=["ID"])
     if asyncio.run(_cancel(access, id)):
-        print(f"cancelled {id}")
+        say(f"cancelled {id}")
         return ExitCode.DONE
-    print(
-        f"{id} is not waiting: it has fallen due, was cancelled before, or was never submitted for later",
-        file=sys.stderr,
-    )
+    note(f"{id} is not waiting: it has fallen due, was cancelled before, or was never submitted for later")
     return ExitCode.TASK_FAILED
 
 

@@ -20,6 +20,7 @@ from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import LogLine
 from diracx.tasks.cli.options import Number, namespace_option, panels
 from diracx.tasks.cli.processes.children import Child
+from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.embedded.server import USER, EmbeddedServer, EmbeddedServerError
 from diracx.tasks.plumbing.enums import Size
@@ -116,21 +117,23 @@ async def _run(port: int | None, store: Path, namespace: Namespace, registry: Ta
 
 async def _run_children(children: list[Child], welcome: list[str]) -> None:
     def show(name: str, line: LogLine | str) -> None:
-        print(f"{name:<9} {line}", file=sys.stderr)
+        note(f"{name:<9} {line}")
 
-    for line in welcome:
-        print(line, file=sys.stderr)
+    async with EmbeddedServer(port=port, store_dir=store) as server:
+        children = _children(server.url, namespace)
+        for line in _welcome(server.url, store, namespace, registry):
+            note(line)
 
     def stop() -> None:
         for child in children:
             child.stop()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    async with asyncio.TaskGroup() as group:
-        for child in children:
-            group.create_task(child.run(show), name=child.name)
-    print("all ended", file=sys.stderr)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        async with asyncio.TaskGroup() as group:
+            for child in children:
+                group.create_task(child.run(show), name=child.name)
+        note("all ended")
 
 
 def _children(server: ConnectionSettings, namespace: Namespace) -> list[Child]:

@@ -10,6 +10,7 @@ import rich_click as click
 
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.queues import Queues, queue_arguments
+from diracx.tasks.cli.terminal.output import say
 from diracx.tasks.cli.times import Duration
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, pause_end_text, resume
 
@@ -47,7 +48,7 @@ async def _pause(queues: Queues, duration: timedelta | None, access: Access) -> 
             await pause(connection, queue.stream, queue.name, until)
             before = queue.paused_until
             was = "" if before is None or before == until else f"; it was until {pause_end_text(before)}"
-            print(f"paused {queue.name} until {pause_end_text(until)}{was}", flush=True)
+            say(f"paused {queue.name} until {pause_end_text(until)}{was}")
 
 
 def _whole_second(moment: datetime) -> datetime:
@@ -71,4 +72,4 @@ async def _resume(queues: Queues, access: Access) -> None:
     async with queues.opened(access, "resume") as (connection, found):
         for queue in found:
             await resume(connection, queue.stream, queue.name)
-            print(f"{queue.name} was not paused" if queue.paused_until is None else f"resumed {queue.name}", flush=True)
+            say(f"{queue.name} was not paused" if queue.paused_until is None else f"resumed {queue.name}")

@@ -10,6 +10,7 @@ import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.options import Access, Number, log_option, server_options
+from diracx.tasks.cli.terminal.output import say
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets, with_replicas
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.operations.accounts import accounts_conf
@@ -38,10 +39,10 @@ def command(*, replicas: int | None, folder: Path | None, access: Access) -> Non
     namespace = namespace_of(access)
     if folder is not None:
         for path in export(namespace, replicas or 1, folder):
-            print(f"wrote {path}")
+            say(f"wrote {path}")
         return
     done = asyncio.run(_ensure(access, wanted(namespace, replicas)))
-    print("\n".join(done) or f"namespace {namespace.name} is up to date")
+    say("\n".join(done) or f"namespace {namespace.name} is up to date")
 
 
 def wanted(namespace: Namespace, replicas: int | None) -> list[Asset]:

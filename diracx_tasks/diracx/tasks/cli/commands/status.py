@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from typing import Final
 
-import msgspec
 import rich_click as click
 from rich.console import Console
 from rich.live import Live
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import print_document
+from diracx.tasks.cli.own_log import log_kept_out
+from diracx.tasks.cli.terminal.output import note, print_document, print_text
 from diracx.tasks.cli.terminal.status_screen import Screen, plain
 from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
+
+SHORTEST_INTERVAL: Final = timedelta(seconds=0.1)
 
 
 @click.command("status")
@@ -46,6 +48,8 @@ def command(*, watch: bool, interval: timedelta, as_json: bool, access: Access) 
 
     With --watch, --json prints one document a line.
     """
+    if watch and interval < SHORTEST_INTERVAL:
+        raise click.BadParameter(f"{interval.total_seconds():g} must be 0.1 or more", param_hint=["--interval"])
     showing = _watch(access, interval, as_json) if watch else _once(access, as_json)
     try:
         asyncio.run(showing)
@@ -65,7 +69,7 @@ async def _once(access: Access, as_json: bool) -> None:
     elif sys.stdout.isatty():
         console.print(Screen(snapshot))
     else:
-        print(plain(snapshot))
+        print_text(plain(snapshot))
 
 
 async def _watch(access: Access, interval: timedelta, as_json: bool) -> None:
@@ -73,14 +77,13 @@ async def _watch(access: Access, interval: timedelta, as_json: bool) -> None:
     if as_json:
         async for snapshot in _snapshots(access, interval):
             if isinstance(snapshot, StatusSnapshot):
-                sys.stdout.buffer.write(msgspec.json.encode(snapshot.status) + b"\n")
-                sys.stdout.buffer.flush()
+                print_document(snapshot.status, indent=None)
             else:
-                print(f"warning: {snapshot}", file=sys.stderr)
+                note(f"warning: {snapshot}")
     elif not sys.stdout.isatty() or console.is_dumb_terminal:
         async for snapshot in _snapshots(access, interval):
             text = plain(snapshot) if isinstance(snapshot, StatusSnapshot) else f"warning: {snapshot}"
-            print(text, end="\n\n", flush=True)
+            print_text(f"{text}\n")
     else:
         last = None
         with _full_screen(console) as live:
@@ -96,12 +99,10 @@ def _full_screen(console: Console) -> Iterator[Live]:
     loop = asyncio.get_running_loop()
     with Live(console=console, screen=True, auto_refresh=False) as live:
         loop.add_signal_handler(signal.SIGWINCH, live.refresh)
-        if sys.stderr.isatty():
-            logging.disable()
         try:
-            yield live
+            with log_kept_out() if sys.stderr.isatty() else nullcontext():
+                yield live
         finally:
-            logging.disable(logging.NOTSET)
             loop.remove_signal_handler(signal.SIGWINCH)
 
 

@@ -14,6 +14,7 @@ from diracx.tasks.cli.arguments import labels_from, task_from
 from diracx.tasks.cli.installed import installed_task
 from diracx.tasks.cli.options import Access, log_option, server_options, task_arguments
 from diracx.tasks.cli.processes.telemetry import telemetry_from
+from diracx.tasks.cli.terminal.output import say
 from diracx.tasks.cli.times import Seconds, due_time
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -47,7 +48,7 @@ def command(
     registry, registered = installed_task(entry_point)
     task = task_from(registered, args, kwargs)
     with telemetry_from(os.environ, f"{access.namespace}-producer", connection_name("producer", "submit")):
-        print(asyncio.run(_submit(access, registry, registered.name, task, due_time(at, delay), labels_from(labels))))
+        say(asyncio.run(_submit(access, registry, task, due_time(at, delay), labels_from(labels))))
 
 
 async def _submit(

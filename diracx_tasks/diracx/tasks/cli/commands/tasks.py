@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import rich_click as click
@@ -10,7 +9,7 @@ import rich_click as click
 from diracx.tasks.cli.exit_codes import NOTHING_INSTALLED
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import json_option, log_option
-from diracx.tasks.cli.terminal.output import Columns, Prose, print_document, print_table
+from diracx.tasks.cli.terminal.output import Columns, Prose, note, print_document, print_table
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.resources import Resources
@@ -25,12 +24,12 @@ def command(*, as_json: bool) -> None:
 
     A task that cannot be loaded, or needs a dependency that cannot be injected, is a warning on standard error.
     """
-    registry, resources = installed_tasks(), Resources()
+    registry, resources = installed_tasks(_warn), Resources()
     described = [_describe(task) for task in registry if _works(task, resources)]
     if as_json:
         print_document(described)
     elif not described:
-        print(NOTHING_INSTALLED, file=sys.stderr)
+        note(NOTHING_INSTALLED)
     else:
         rows = [
             [
@@ -48,11 +47,15 @@ def command(*, as_json: bool) -> None:
         print_table(columns, rows)
 
 
+def _warn(problem: str) -> None:
+    note(f"warning: {problem}")
+
+
 def _works(task: RegisteredTask, resources: Resources) -> bool:
     try:
         resources.prepare(task.task_class, task.name)
     except TaskDefinitionError as error:
-        print(f"warning: {task.name}: {error}", file=sys.stderr)
+        _warn(f"{task.name}: {error}")
         return False
     return True
 

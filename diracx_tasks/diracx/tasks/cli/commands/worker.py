@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Final
 
 import rich_click as click
 
@@ -44,6 +45,9 @@ except ImportError:
 else:
     _new_loop = uvloop.new_event_loop
 
+MAX_SLOTS: Final = 100_000
+"""More tasks at once are a typing error."""
+
 logger = logging.getLogger("diracx.tasks.worker")
 
 
@@ -59,7 +63,7 @@ logger = logging.getLogger("diracx.tasks.worker")
 @click.option(
     "--max-concurrent-tasks",
     "slots",
-    type=Number(1),
+    type=Number(1, MAX_SLOTS),
     metavar="N",
     help=f"The number of tasks at once; {', '.join(f'{slots} for {size}' for size, slots in DEFAULT_SLOTS.items())}.",
 )

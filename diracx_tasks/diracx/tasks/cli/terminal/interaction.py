@@ -12,6 +12,8 @@ import rich_click as click
 from rich.console import Console
 from rich.progress import Progress
 
+from diracx.tasks.cli.terminal.printable import printable
+
 T = TypeVar("T")
 
 CONCURRENCY: Final = 16
@@ -28,7 +30,7 @@ def confirmed(question: str, undone: str) -> bool:
         click.Abort: The user pressed Ctrl-C.
     """
     try:
-        return click.confirm(question, err=True)
+        return click.confirm(printable(question), err=True)
     except click.Abort:
         # The cursor is still behind the question.
         print(file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Lists on standard output: a table for people, or one JSON document.
+"""Text on standard output and error, and lists on standard output: a table for people, or one JSON document.
 
 A terminal that is wide enough shows a table, in which only prose is broken. A narrower one shows each row as its first
 cell with named cells below. So an identifier, which an operator types or copies next, is whole at every width: one that
@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import msgspec
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from diracx.tasks.cli.terminal.printable import one_line, printable_json
+from diracx.tasks.cli.terminal.printable import printable as printable
+from diracx.tasks.cli.terminal.streams import check_written
 from diracx.tasks.plumbing.wire.times import readable_time
 
 MIN_PROSE_WIDTH: Final = 24
@@ -38,11 +40,51 @@ class Prose:
 Columns = Sequence[str | Prose]
 
 
-def print_document(value: object) -> None:
-    """Print one JSON document; times become RFC 3339."""
-    document = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    sys.stdout.buffer.write(document + b"\n")
-    sys.stdout.buffer.flush()
+def say(text: str) -> None:
+    """Print text on standard output, at once. Where it cannot be written, the command goes on."""
+    print(printable(text), flush=True)
+
+
+def note(text: str) -> None:
+    """Print text on standard error: an error, a warning, or what else does not belong to the output."""
+    print(printable(text), file=sys.stderr)
+
+
+def print_document(value: object, indent: int | None = 2) -> None:
+    """Print one JSON document; times become RFC 3339.
+
+    Args:
+        indent: The spaces of a level; None prints one line.
+
+    Raises:
+        OutputLostError: It could not be written.
+    """
+    print(printable_json(value, sys.stdout.encoding, indent))
+    check_written()
+
+
+def print_text(text: str) -> None:
+    """Print text that is all that a command shows.
+
+    Raises:
+        OutputLostError: It could not be written.
+    """
+    say(text)
+    check_written()
+
+
+def print_file(text: str) -> None:
+    """Print the text of a file: on a terminal like other text, elsewhere as the very UTF-8 that the file is to hold.
+
+    Raises:
+        OutputLostError: It could not be written.
+    """
+    if sys.stdout.isatty():
+        say(text.removesuffix("\n"))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+    check_written()
 
 
 def print_table(columns: Columns, rows: Sequence[Sequence[object]]) -> None:
@@ -50,12 +92,15 @@ def print_table(columns: Columns, rows: Sequence[Sequence[object]]) -> None:
 
     Args:
         columns: The columns; the first one identifies a row.
+
+    Raises:
+        OutputLostError: It could not be written.
     """
     names = [column.name if isinstance(column, Prose) else column for column in columns]
     prose = [isinstance(column, Prose) for column in columns]
     cells = [[_cell(each) for each in row] for row in rows]
     if not sys.stdout.isatty():
-        print("\n".join(aligned([names, *cells])))
+        print_text("\n".join(aligned([names, *cells])))
         return
     console = Console(highlight=False)
     if _least_width([names, *cells], prose) <= console.width:
@@ -64,6 +109,7 @@ def print_table(columns: Columns, rows: Sequence[Sequence[object]]) -> None:
         for row in cells:
             for line in _stacked(names, row, console):
                 console.print(line, soft_wrap=True)
+    check_written()
 
 
 def _least_width(rows: Sequence[Sequence[str]], prose: Sequence[bool]) -> int:
@@ -105,12 +151,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, datetime):
         return readable_time(value)
-    return printable(str(value)).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def printable(text: str) -> str:
-    """Escape control characters other than line breaks and tabs, so that no text of a task controls the terminal."""
-    return "".join(each if each in "\n\t" or each.isprintable() else ascii(each)[1:-1] for each in text)
+    return one_line(str(value))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -12,7 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from diracx.tasks.cli.terminal.output import aligned, printable
+from diracx.tasks.cli.terminal.output import aligned
+from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusSnapshot, WorkerStatus
 from diracx.tasks.plumbing.wire.times import readable_time
@@ -74,7 +75,7 @@ def _worker_rows(snapshot: StatusSnapshot, workers: Sequence[WorkerStatus], *, r
     if not any(worker.isolated for worker in workers):
         return rows
     if roomy:
-        tasks = [ISOLATED, *(printable(worker.isolated or "") for worker in workers)]
+        tasks = [ISOLATED, *(one_line(worker.isolated or "") for worker in workers)]
         return [[*row, task] for row, task in zip(rows, tasks, strict=True)]
     for row, worker in zip(rows[1:], workers, strict=True):
         if worker.isolated:
@@ -85,7 +86,7 @@ def _worker_rows(snapshot: StatusSnapshot, workers: Sequence[WorkerStatus], *, r
 def _worker_cells(snapshot: StatusSnapshot, worker: WorkerStatus) -> list[str]:
     pull = snapshot.last_pull.get(worker.id)
     return [
-        printable(f"{worker.host} {worker.pid}"),
+        one_line(f"{worker.host} {worker.pid}"),
         str(worker.size),
         f"{worker.busy}/{worker.slots}",
         f"{snapshot.per_second.get(worker.id, 0.0):.1f}",
@@ -99,7 +100,7 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
     status = snapshot.status
     scheduler = status.scheduler
     standbys = len(scheduler.standbys)
-    lead = f"{printable(scheduler.leader)} leads" if scheduler.leader else "nobody leads"
+    lead = f"{one_line(scheduler.leader)} leads" if scheduler.leader else "nobody leads"
     coming = "none known"
     if snapshot.next_occurrence is not None:
         ahead = max(0.0, (snapshot.next_occurrence - snapshot.at).total_seconds())
@@ -113,11 +114,11 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
     ]
     if status.held:
         held = (each.task if each.vo is None else f"{each.task} of {each.vo}" for each in status.held)
-        rows.append((HELD, printable(", ".join(held))))
+        rows.append((HELD, one_line(", ".join(held))))
     workers = Counter(task for worker in status.workers for task in worker.not_served)
     if workers:
         by = (f"{task} by {count} worker{'s' if count > 1 else ''}" for task, count in sorted(workers.items()))
-        rows.append((NOT_SERVED, printable(", ".join(by))))
+        rows.append((NOT_SERVED, one_line(", ".join(by))))
     return rows
 
 
@@ -125,7 +126,7 @@ def plain(snapshot: StatusSnapshot) -> str:
     """Return the status as text for pipes and files, with every worker."""
     status = snapshot.status
     parts = [
-        [f"namespace {status.namespace} on {status.server} at {_clock(snapshot.at)}"],
+        [f"namespace {status.namespace} on {one_line(status.server)} at {_clock(snapshot.at)}"],
         aligned(_queue_rows(snapshot, status.queues, roomy=True)),
         aligned(_summary(snapshot)),
         aligned(_worker_rows(snapshot, status.workers, roomy=True)) if status.workers else ["no workers"],
@@ -179,7 +180,7 @@ class Screen:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Draw the screen."""
         text = self.problem and (f"no news since then: {self.problem}" if self.snapshot else self.problem)
-        problem = [Text(text, style="bold red", no_wrap=True, overflow="ellipsis")] if text else []
+        problem = [Text(one_line(text), style="bold red", no_wrap=True, overflow="ellipsis")] if text else []
         if self.snapshot is None:
             yield from problem
             return
@@ -202,7 +203,7 @@ class Screen:
 
 def _head(snapshot: StatusSnapshot, width: int) -> list[Text]:
     """Return the title and the time, on one line if they fit."""
-    title = Text.assemble((snapshot.status.namespace, "bold"), f" on {snapshot.status.server}")
+    title = Text.assemble((snapshot.status.namespace, "bold"), f" on {one_line(snapshot.status.server)}")
     clock = Text(_clock(snapshot.at), style="dim")
     room = width - title.cell_len - clock.cell_len
     return [Text.assemble(title, " " * room, clock)] if room > 1 else [title, clock]

@@ -54,11 +54,11 @@ def shrinking(failures: Sequence[Failure]) -> Iterator[list[Failure]]:
     yield []
 
 
-def message_of(exception: BaseException) -> str:
-    """Return the text of an exception that an author's code may have raised: its `__str__` may raise, too."""
+def message_of(value: object) -> str:
+    """Return the text of an exception that an author's code raised, or of its result: `__str__` may raise, too."""
     try:
-        return _encodable(str(exception))
-    except BaseException as error:  # the author's __str__ must not hide the failure
+        return _encodable(str(value))
+    except BaseException as error:  # the author's __str__ must hide neither the failure nor the success
         return f"<str() of it raised {type(error).__name__}>"
 
 
@@ -72,7 +72,8 @@ def _traceback(exception: BaseException) -> str:
 
 def _encodable(text: str) -> str:
     # A lone surrogate, e.g. of an undecodable file name, has no UTF-8 form, so the record could not be encoded.
-    return text.encode("utf-8", "backslashreplace").decode()
+    # Of `str` itself: an author's `__str__` may return a subclass.
+    return str.encode(text, "utf-8", "backslashreplace").decode()
 
 
 def _cut(text: str, limit: int) -> str:

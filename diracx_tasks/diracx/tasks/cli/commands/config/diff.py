@@ -11,7 +11,7 @@ from diracx.tasks.cli.commands.config.proposal import Proposal, checked, file_ar
 from diracx.tasks.cli.commands.config.revisions import read_revisions
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import print_document, printable
+from diracx.tasks.cli.terminal.output import print_document, print_text
 
 
 @click.command("diff")
@@ -38,5 +38,5 @@ def command(*, file: TextIO, as_json: bool, access: Access) -> None:
         print_document({"revision": proposal.revision, "diff": diff, "changes": proposal.changes})
         return
     if diff:
-        print(printable(diff))
+        print_text(diff)
     proposal.print_changes()

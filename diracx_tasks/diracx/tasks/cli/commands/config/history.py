@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -16,7 +15,7 @@ from diracx.tasks.cli.commands.config.proposal import same_text, subject
 from diracx.tasks.cli.commands.config.revisions import read_revisions
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import Prose, print_document, print_table
+from diracx.tasks.cli.terminal.output import Prose, note, print_document, print_table
 from diracx.tasks.plumbing.overrides.changes import Change, changes_between
 from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.overrides.follower import Revision, in_force
@@ -66,7 +65,7 @@ def command(*, as_json: bool, access: Access) -> None:
         ]
         print_table(["revision", "written", "author", "in force", Prose("changes")], rows)
     else:
-        print(f"no configuration was ever set in namespace {namespace_of(access).name}", file=sys.stderr)
+        note(f"no configuration was ever set in namespace {namespace_of(access).name}")
 
 
 def list_revisions(revisions: Sequence[Revision], registry: TaskRegistry) -> list[ListedRevision]:

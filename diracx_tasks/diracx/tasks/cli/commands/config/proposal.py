@@ -6,13 +6,14 @@ import difflib
 import getpass
 import os
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TextIO, TypeVar
 
 import rich_click as click
 
-from diracx.tasks.cli.terminal.output import Prose, print_table, printable
+from diracx.tasks.cli.terminal.output import Prose, note, print_table, say
+from diracx.tasks.cli.terminal.printable import printable
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError, UnknownTaskError
 from diracx.tasks.plumbing.overrides.changes import Change, changes_between
 from diracx.tasks.plumbing.overrides.checks import problems
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
@@ -66,11 +67,18 @@ def checked(text: str, name: str, registry: TaskRegistry) -> Configuration:
         raise click.UsageError(f"{name}: {error}") from None
     found = problems(configuration, registry)
     for warning in found.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        note(f"warning: {warning}")
+    for task in configuration.paths_of_tasks:
+        try:
+            registry.get(task)
+        except TaskDefinitionError as error:
+            note(f"warning: {error}")
+        except UnknownTaskError:
+            pass  # see above
     if found.errors:
         *others, last = found.errors
         for each in others:
-            print(f"error: {name}: {each}", file=sys.stderr)
+            note(f"error: {name}: {each}")
         raise click.UsageError(f"{name}: {last}")
     return configuration
 
@@ -109,7 +117,7 @@ class Proposal:
     def print_changes(self) -> None:
         """Print the settings that change; a dash stands for a setting that is not made."""
         if not self.changes:
-            print("nothing changes" if self.changes_nothing else "no setting changes")
+            say("nothing changes" if self.changes_nothing else "no setting changes")
             return
         rows = [
             [subject(each), each.vo or "-", each.setting, each.before or "-", each.after or "-"]

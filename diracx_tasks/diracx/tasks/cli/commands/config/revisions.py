@@ -8,8 +8,8 @@ from typing import Final
 import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
-from diracx.tasks.cli.options import MAX_SEQUENCE, Access, Number
-from diracx.tasks.cli.terminal.output import printable
+from diracx.tasks.cli.options import Access, Number
+from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, Revision
 from diracx.tasks.plumbing.wire.times import readable_time
 
@@ -43,4 +43,4 @@ def find(revisions: Sequence[Revision], number: int) -> Revision:
 
 def origin(revision: Revision) -> str:
     """When a revision was written, and by whom if that is known."""
-    return f"{readable_time(revision.written)}{f' by {printable(revision.author)}' if revision.author else ''}"
+    return f"{readable_time(revision.written)}{f' by {one_line(revision.author)}' if revision.author else ''}"

@@ -12,7 +12,7 @@ from diracx.tasks.cli.commands.config.proposal import Proposal, author, checked,
 from diracx.tasks.cli.commands.config.revisions import REVISION, find, origin
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import print_document
+from diracx.tasks.cli.terminal.output import print_document, say
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, Revision, in_force
@@ -44,9 +44,9 @@ def command(*, number: int | None, as_json: bool, access: Access) -> None:
     if as_json:
         print_document({"revision": revision, "restored": restored.number, "changes": proposal.changes})
         return
-    print(f"back to revision {restored.number}, written {origin(restored)}")
+    say(f"back to revision {restored.number}, written {origin(restored)}")
     proposal.print_changes()
-    print(f"revision {revision} is in force in namespace {namespace_of(access).name}")
+    say(f"revision {revision} is in force in namespace {namespace_of(access).name}")
 
 
 async def _roll_back(access: Access, number: int | None, registry: TaskRegistry) -> tuple[Revision, Proposal, int]:

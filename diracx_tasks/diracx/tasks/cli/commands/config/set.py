@@ -11,7 +11,7 @@ from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.commands.config.proposal import Proposal, author, checked, file_argument, read_text
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import print_document
+from diracx.tasks.cli.terminal.output import print_document, say
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
 from diracx.tasks.plumbing.overrides.configuration import Configuration
@@ -54,7 +54,7 @@ def command(*, file: TextIO, as_json: bool, access: Access) -> None:
         print_document({"revision": revision, "changes": proposal.changes})
         return
     proposal.print_changes()
-    print(f"revision {revision} is in force in namespace {namespace_of(access).name}")
+    say(f"revision {revision} is in force in namespace {namespace_of(access).name}")
 
 
 async def _set(access: Access, text: str, configuration: Configuration, registry: TaskRegistry) -> tuple[Proposal, int]:

@@ -15,7 +15,7 @@ from diracx.tasks.cli.commands.config.proposal import NOTES, object_in_words
 from diracx.tasks.cli.commands.config.revisions import REVISION, find, origin, read_revisions
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import aligned, print_document, printable
+from diracx.tasks.cli.terminal.output import aligned, note, print_document, print_file
 from diracx.tasks.plumbing.overrides.changes import SetLimit, limit_in_words, limits_of
 from diracx.tasks.plumbing.overrides.configuration import Configuration, RateLimit
 from diracx.tasks.plumbing.overrides.follower import Revision, in_force
@@ -57,7 +57,7 @@ def command(*, number: int | None, text_only: bool, as_json: bool, access: Acces
         if as_json:
             print_document(ShownConfiguration(revision=0, text="", limits=[]))
         else:
-            print(f"no configuration is set in namespace {namespace_of(access).name}", file=sys.stderr)
+            note(f"no configuration is set in namespace {namespace_of(access).name}")
         return
     configuration = _parsed(revision, revisions)
     limits = None if configuration is None else limits_of(configuration, installed_tasks())
@@ -65,9 +65,8 @@ def command(*, number: int | None, text_only: bool, as_json: bool, access: Acces
         print_document(ShownConfiguration(revision=revision.number, text=revision.text, limits=limits))
         return
     text = revision.text if revision.text.endswith("\n") else f"{revision.text}\n"
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-    if not text_only:
-        print("\n".join(_notes(revision, revisions, limits)))
+    notes = [] if text_only else _notes(revision, revisions, limits)
+    print_file(text + "".join(f"{line}\n" for line in notes))
 
 
 def _parsed(revision: Revision, revisions: Sequence[Revision]) -> Configuration | None:
@@ -80,7 +79,7 @@ def _parsed(revision: Revision, revisions: Sequence[Revision]) -> Configuration 
             todo = "; an earlier one stays in force, and `diracx-task-run config rollback` writes it anew"
             if in_force(revisions) is None:
                 todo = "; none that is kept is valid, so put a valid one with `diracx-task-run config set`"
-        print(f"warning: revision {revision.number} is not valid: {error}{todo}", file=sys.stderr)
+        note(f"warning: revision {revision.number} is not valid: {error}{todo}")
         return None
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
 import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import print_document, print_table
+from diracx.tasks.cli.terminal.output import note, print_document, print_table
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
 
 
@@ -29,7 +28,7 @@ def command(*, as_json: bool, access: Access) -> None:
         columns = ["key", "expires in", "task", "id", "worker", "since"]
         print_table(columns, [row for lock in locks for row in _rows(lock)])
     else:
-        print("no locks are held", file=sys.stderr)
+        note("no locks are held")
 
 
 async def _locks(access: Access) -> list[HeldLock]:
@@ -37,10 +36,9 @@ async def _locks(access: Access) -> list[HeldLock]:
     async with operator_connection(access, "locks") as connection:
         reader = LockReader(connection, namespace)
         if not await reader.exists():
-            print(
+            note(
                 f"warning: there is no bucket {namespace.locks_bucket} on this server: neither a worker nor "
-                f"`diracx-task-run setup` has run in namespace {namespace.name}",
-                file=sys.stderr,
+                f"`diracx-task-run setup` has run in namespace {namespace.name}"
             )
             return []
         return await reader.all()

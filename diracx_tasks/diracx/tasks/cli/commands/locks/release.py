@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
 import rich_click as click
 
@@ -11,6 +10,7 @@ from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.terminal.interaction import confirmed
+from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
 from diracx.tasks.plumbing.wire.times import readable_time
 
@@ -31,10 +31,10 @@ def command(*, key: str, yes: bool, access: Access) -> int:
         raise click.UsageError(f"no lock {key} is held; see `diracx-task-run locks list`")
     # Not inside an event loop, which would swallow Ctrl-C.
     if not yes and not confirmed(_question(lock), "nothing was released"):
-        print("nothing was released", file=sys.stderr)
+        note("nothing was released")
         return ExitCode.INTERRUPTED
     released = asyncio.run(_release(access, key))
-    print(f"released {key}" if released else f"{key} was given back meanwhile", file=sys.stderr)
+    note(f"released {key}" if released else f"{key} was given back meanwhile")
     return ExitCode.DONE
 
 

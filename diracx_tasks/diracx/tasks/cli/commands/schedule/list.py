@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
+from diracx.tasks.cli.commands.schedule.run import hint
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import Prose, print_document, print_table
+from diracx.tasks.cli.terminal.output import Prose, note, print_document, print_table
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
@@ -35,20 +35,22 @@ def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
     The list shows the last and the next run of each task, or the reason why it does not run. A task with entries in the
     configuration has a line for each of them.
     """
+    if "" in vos:
+        raise click.BadParameter("the name of a VO is empty", param_hint=["--vo"])
     registry = installed_tasks()
-    listed, without_vo = asyncio.run(_schedules(access, registry, VirtualOrganisations(vos)))
+    if registry.problems:
+        note("warning: not all installed tasks can be loaded, so schedules may be missing; see `diracx-task-run tasks`")
+    listed, without_vo = asyncio.run(_schedules(access, registry, vos))
     if as_json:
         print_document(listed)
     elif listed:
         _print(listed)
     if without_vo:
-        print(
-            f"not listed, since no VO is known: {', '.join(without_vo)}; "
-            "give --vo NAME, or `vos:` in the configuration",
-            file=sys.stderr,
+        note(
+            f"not listed, since no VO is known: {', '.join(without_vo)}; give --vo NAME, or `vos:` in the configuration"
         )
     elif not listed and not as_json:
-        print("no periodic task is installed here, or none has an entry", file=sys.stderr)
+        note("no periodic task is installed here, or none has an entry")
 
 
 def _print(listed: Sequence[ListedSchedule]) -> None:
@@ -63,10 +65,25 @@ def _print(listed: Sequence[ListedSchedule]) -> None:
     print_table(columns, rows)
 
 
+def check_vos(named: Sequence[str], known: Collection[str]) -> None:
+    """Check VOs against those that are known; if none is, any may be meant.
+
+    Raises:
+        click.UsageError: One of them is not known.
+    """
+    for vo in named:
+        if known and vo not in known:
+            raise click.UsageError(f"no VO {vo!r} is known here; {hint(vo, sorted(known))}")
+
+
 async def _schedules(
-    access: Access, registry: TaskRegistry, virtual_organisations: VirtualOrganisations
+    access: Access, registry: TaskRegistry, named: Sequence[str]
 ) -> tuple[list[ListedSchedule], list[str]]:
-    """Read the schedules, and the names of the tasks that have none since no VO is known."""
+    """Read the schedules, and the names of the tasks that have none since no VO is known.
+
+    Raises:
+        click.UsageError: A named VO is neither one of those in force nor one that has schedules.
+    """
     namespace = namespace_of(access)
     async with operator_connection(access, "schedule") as connection:
         follower = ConfigurationFollower(connection, namespace)
@@ -74,8 +91,13 @@ async def _schedules(
             await follower.refresh()
             store = JetStreamScheduleStore(connection, namespace)
             states = await store.read_all()
+        virtual_organisations = VirtualOrganisations()
         await virtual_organisations.read(follower.current)
         vos = virtual_organisations.current(follower.current) or ()
+        if named:
+            # The scheduler may have been given others than those in force; it has written states of them.
+            check_vos(named, {*vos, *(key.vo for key in states if key.vo)})
+            vos = tuple(named)
         listed = list_schedules(registry, follower.current, vos, states, store.unreadable, datetime.now(UTC))
     found = {each.task for each in listed}
     per_vo = (task.name for task in registry if issubclass(task.task_class, PeriodicVoAwareBaseTask))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 
 import rich_click as click
@@ -11,6 +10,7 @@ import rich_click as click
 from diracx.tasks.cli.access import namespace_of, producer
 from diracx.tasks.cli.installed import complete_tasks, installed_task
 from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, ServerError, near_names
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -42,7 +42,7 @@ def command(*, task: str, vo: str | None, entry: str | None, access: Access) -> 
     """
     registry, registered = installed_task(task)
     _check(registered, vo)
-    print(asyncio.run(_submit(access, registry, registered, vo or "", entry)))
+    say(asyncio.run(_submit(access, registry, registered, vo or "", entry)))
 
 
 def _check(registered: RegisteredTask, vo: str | None) -> None:
@@ -51,7 +51,7 @@ def _check(registered: RegisteredTask, vo: str | None) -> None:
     per_vo = issubclass(registered.task_class, PeriodicVoAwareBaseTask)
     if per_vo and not vo:
         raise click.UsageError(f"{registered.name} runs per VO; say for which with --vo")
-    if vo and not per_vo:
+    if vo is not None and not per_vo:
         raise click.UsageError(f"{registered.name} does not run per VO; leave --vo out")
 
 
@@ -74,9 +74,7 @@ async def _submit(
                 _check_vo(registered, vo, await _known_vos(broker.connection, namespace, follower.current))
         identity = await broker.submit(_task(registered, follower.current, vo, entry), name=registered.name)
     if unchecked is not None:
-        print(
-            f"warning: VO and entries were not checked, the configuration cannot be read: {unchecked}", file=sys.stderr
-        )
+        note(f"warning: VO and entries were not checked, the configuration cannot be read: {unchecked}")
     return identity
 
 
@@ -98,7 +96,7 @@ async def _known_vos(
 
 def _check_vo(registered: RegisteredTask, vo: str, known: Sequence[str] | None) -> None:
     if known is not None and vo not in known:
-        raise click.UsageError(f"{registered.name} does not run for the VO {vo!r}; {_hint(vo, known)}")
+        raise click.UsageError(f"{registered.name} does not run for the VO {vo!r}; {hint(vo, known)}")
 
 
 def _task(registered: RegisteredTask, configuration: Configuration, vo: str, entry: str | None) -> BaseTask:
@@ -114,14 +112,15 @@ def _task(registered: RegisteredTask, configuration: Configuration, vo: str, ent
     if instance is None:
         names = [name for name in entries if name]
         if entry:
-            raise click.UsageError(f"{registered.name} has no entry {entry!r}; {_hint(entry, names)}")
+            raise click.UsageError(f"{registered.name} has no entry {entry!r}; {hint(entry, names)}")
         raise click.UsageError(f"{registered.name} has entries; say which with --entry: {', '.join(names)}")
     if not instance.body:
         raise MalformedTaskError(f"{registered.name}: {instance.disabled_reason}")
     return registered.codec.decode(instance.body)
 
 
-def _hint(name: str, known: Sequence[str]) -> str:
+def hint(name: str, known: Sequence[str]) -> str:
+    """Name the known one that a mistyped name may mean, or else all."""
     if near := near_names(name, known):
         return f"did you mean {' or '.join(near)}?"
     return f"there is {', '.join(known)}" if known else "there is none"

@@ -1,0 +1,1 @@
+"""An extension whose import and whose tasks change the process for themselves."""
