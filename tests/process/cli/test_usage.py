@@ -51,7 +51,7 @@ BAD_USAGE: list[tuple[tuple[str, ...], list[str]]] = [
     (("schedule", "run", "lollygag:OwnerCleanupTask", "--vo", ""), ["does not run per VO"]),
     (("schedule", "list", "--vo", ""), ["--vo", "is empty"]),
     (("cancel", ""), ["ID", "it is empty"]),
-    (("status", "--watch", "--interval", "0"), ["--interval", "0 must be 0.1 or more"]),
+    (("status", "--watch", "--interval", "0"), ["--interval", "0 must be 0.01 or more"]),
     (("worker", "--worker-size", "small", "--max-concurrent-tasks", "0"), ["0 must be from 1 to 100000"]),
     (("worker", "--worker-size", "small", "--max-concurrent-tasks", "9" * 5000), ["is not a whole number"]),
     (("worker", "--worker-size", "small", "--grace", "-1"), ["--grace", "-1"]),

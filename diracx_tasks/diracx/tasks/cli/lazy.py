@@ -75,7 +75,8 @@ class LazyGroup(click.RichGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if isinstance(command, LazyCommand):
             command = command.load()
-            _check_words(click.Context(command, ctx, name), rest)
+            if not ctx.resilient_parsing:  # as while a shell completes a word
+                _check_words(click.Context(command, ctx, name), rest)
         return name, command, rest
 
 

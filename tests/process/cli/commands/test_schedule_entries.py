@@ -112,7 +112,7 @@ def test_a_task_without_a_vo_is_named_beside_the_list(acme: CommandLine) -> None
     assert listed.stderr == (
         f"not listed, since no VO is known: {PILOTS}; give --vo NAME, or `vos:` in the configuration\n"
     )
-    assert acme("schedule", "list", "--vo", "lhcb").stderr == ""
+    assert acme("schedule", "list", "--vo", "lhcb").stderr == ""  # none is known, so any may be meant
 
 
 UNKNOWN = [
@@ -126,7 +126,10 @@ UNKNOWN = [
 
 def test_an_unknown_vo_or_entry_is_refused_with_the_near_names(acme: CommandLine) -> None:
     configure(acme, TWO_VOS)
-    found = acme.each(("schedule", "run", PILOTS, *options) for options, _ in UNKNOWN)
+    runs = [("schedule", "run", PILOTS, *options) for options, _ in UNKNOWN]
+    *found, listed = acme.each([*runs, ("schedule", "list", "--vo", "lhbc")])
+    assert (listed.returncode, listed.stdout) == (2, "")
+    assert "no VO 'lhbc' is known here; did you mean lhcb?" in listed.stderr
     for (_, why), done in zip(UNKNOWN, found, strict=True):
         assert (done.returncode, done.stdout) == (2, "")
         assert why in " ".join(done.stderr.split())

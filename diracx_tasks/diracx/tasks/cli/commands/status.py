@@ -23,7 +23,7 @@ from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 
-SHORTEST_INTERVAL: Final = timedelta(seconds=0.1)
+SHORTEST_INTERVAL: Final = timedelta(seconds=0.01)
 
 
 @click.command("status")
@@ -49,7 +49,7 @@ def command(*, watch: bool, interval: timedelta, as_json: bool, access: Access) 
     With --watch, --json prints one document a line.
     """
     if watch and interval < SHORTEST_INTERVAL:
-        raise click.BadParameter(f"{interval.total_seconds():g} must be 0.1 or more", param_hint=["--interval"])
+        raise click.BadParameter(f"{interval.total_seconds():g} must be 0.01 or more", param_hint=["--interval"])
     showing = _watch(access, interval, as_json) if watch else _once(access, as_json)
     try:
         asyncio.run(showing)

@@ -38,8 +38,6 @@ def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
     if "" in vos:
         raise click.BadParameter("the name of a VO is empty", param_hint=["--vo"])
     registry = installed_tasks()
-    if registry.problems:
-        note("warning: not all installed tasks can be loaded, so schedules may be missing; see `diracx-task-run tasks`")
     listed, without_vo = asyncio.run(_schedules(access, registry, vos))
     if as_json:
         print_document(listed)
@@ -51,6 +49,8 @@ def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
         )
     elif not listed and not as_json:
         note("no periodic task is installed here, or none has an entry")
+    if registry.problems:
+        note("warning: not all installed tasks can be loaded, so schedules may be missing; see `diracx-task-run tasks`")
 
 
 def _print(listed: Sequence[ListedSchedule]) -> None:
