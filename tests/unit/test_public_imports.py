@@ -36,8 +36,8 @@ OTHER_NAMES = {
     "diracx.tasks.plumbing.worker": "Worker WorkerSettings",
     "diracx.tasks.plumbing.scheduler": "Scheduler SchedulerSettings",
     "diracx.tasks.testing": (
-        "Mesh Delivered LeakError run_task wait_until sqlite_database InMemoryLockStore "
-        "Succeeded Retry LockBusy Dead Discarded Interrupted"
+        "Mesh Delivered Submitted LeakError run_task wait_until sqlite_database InMemoryLockStore EmbeddedServer "
+        "EmbeddedServerError Succeeded Retry LockBusy Held Dead Discarded Interrupted WrongQueue"
     ),
 }
 
@@ -90,12 +90,22 @@ def test_every_name_of_the_package_can_be_imported() -> None:
     assert all(getattr(plumbing, name) for name in NAMES_OF_DIRACX)
 
 
-def test_type_checkers_see_the_same_names() -> None:
-    stub = Path(str(import_module("diracx.tasks.plumbing").__file__)).with_suffix(".pyi")
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("diracx.tasks.plumbing", NAMES_OF_DIRACX),
+        ("diracx.tasks.testing", OTHER_NAMES["diracx.tasks.testing"].split()),
+    ],
+)
+def test_type_checkers_see_the_same_names(module: str, names: list[str]) -> None:
+    package = import_module(module)
+    stub = Path(str(package.__file__)).with_suffix(".pyi")
     body = ast.parse(stub.read_text("utf-8")).body
     imported = {alias.asname for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assigned = {ast.unparse(node.targets[0]) for node in body if isinstance(node, ast.Assign)}
-    assert (imported | assigned) - {None} == set(NAMES_OF_DIRACX)
+    assert (imported | assigned) - {None} == set(names)
+    assert set(package.__all__) == set(names)
+    assert set(names) <= set(dir(package))
 
 
 @pytest.mark.parametrize("name", ["fire_callback", "spawn_with_callback"])
@@ -105,9 +115,10 @@ def test_groups_with_callbacks_say_that_they_are_not_available(name: str) -> Non
         call([], None, broker=None) if name == "fire_callback" else call([], None, ttl_seconds=60)
 
 
-def test_the_package_serves_no_other_name() -> None:
+@pytest.mark.parametrize("package", ["plumbing", "testing"])
+def test_the_package_serves_no_other_name(package: str) -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Worker'"):
-        import_module("diracx.tasks.plumbing").Worker  # noqa: B018
+        import_module(f"diracx.tasks.{package}").Worker  # noqa: B018
 
 
 @pytest.mark.parametrize("module", ["locks", "registry", "schedules", "depends"])
