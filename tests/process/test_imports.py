@@ -110,3 +110,20 @@ def test_a_star_import_works_without_the_packages_of_diracx(tmp_path: Path) -> N
 def test_nothing_of_telemetry_is_brought_before_somebody_asks(module: str, tmp_path: Path) -> None:
     brought = modules_after_importing(f"diracx.tasks.{module}", tmp_path)
     assert not [name for name in brought if name.startswith("opentelemetry")]
+
+
+EVERY_MODULE = """
+import importlib, pkgutil
+import diracx.tasks
+for module in pkgutil.walk_packages(diracx.tasks.__path__, "diracx.tasks."):
+    if not module.name.endswith(("__main__", "supervisor")):
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+
+
+def test_every_module_is_imported_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-X", "dev", "-W", "error", "-c", EVERY_MODULE]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.split()) > 200
