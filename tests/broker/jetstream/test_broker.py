@@ -187,6 +187,8 @@ async def test_a_naive_time_is_refused_with_the_task_and_the_remedy_and_nothing_
     with pytest.raises(ValueError, match="test:Greet") as refused:
         await Greet("alice").schedule(at_time=datetime(2030, 1, 1))  # noqa: DTZ001 - the mistake
     assert "2030-01-01T00:00:00 has no time zone; use e.g. datetime.now(UTC)" in str(refused.value)
+    with pytest.raises(TypeError, match=r"test:Greet cannot be scheduled at '2030-01-01'; give an aware datetime"):
+        await Greet("alice").schedule(at_time="2030-01-01")  # type: ignore[arg-type]
     assert await count(broker.connection, broker.namespace.tasks_stream) == 0
     assert await count(broker.connection, broker.namespace.later_stream) == 0
 

@@ -36,6 +36,17 @@ async def test_a_task_that_returns_succeeds_with_its_value(executor: Executor) -
     assert await executor.execute(job(nothing)) == Succeeded("done")
 
 
+async def test_a_coroutine_that_is_returned_unawaited_is_a_failure(executor: Executor) -> None:
+    async def insert() -> None: ...
+
+    async def forgets() -> Any:
+        return insert()
+
+    outcome = await executor.execute(job(forgets))
+    assert isinstance(outcome, Discarded)
+    assert "insert() unawaited, so it has not run; put `await` before it" in outcome.reason
+
+
 async def test_a_failure_that_the_policy_retries_is_a_retry(executor: Executor) -> None:
     policy, error = Policy(LATER), LookupError("gone")
     outcome = await executor.execute(job(raising(error), attempt=3, retry_policy=policy))

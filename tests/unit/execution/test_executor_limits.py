@@ -98,9 +98,11 @@ async def test_limits_that_are_not_active_are_not_asked_and_neither_are_those_of
 
 
 async def test_what_is_no_lock_fails_the_task_with_the_mend(executor: Executor) -> None:
-    outcome = await executor.execute(job(nothing, locks=["mutex"]))
-    assert isinstance(outcome, Discarded)
-    assert "Called.execution_locks gives 'mutex'; make it a property that gives a list of locks" in outcome.reason
+    for given, shown in ((["mutex"], "'mutex'"), (MutexLock(JOB, 1), "MutexLock(mutex.job.1)")):
+        outcome = await executor.execute(job(nothing, execution_locks=given))
+        assert isinstance(outcome, Discarded)
+        assert f"Called.execution_locks gives {shown}" in outcome.reason
+        assert "; make it a property that gives a list of locks" in outcome.reason
 
 
 async def test_a_task_with_more_items_than_a_lowered_limit_waits_until_it_is_raised(

@@ -11,19 +11,27 @@ import pytest
 from diracx.core import extensions
 
 from diracx.tasks.cli.app import run
+from diracx.tasks.plumbing.base_task import PeriodicBaseTask
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.registry import TaskRegistry
 from support.distributions import install_metadata
 
 HEAD = """
 import dataclasses
+import enum
 from pydantic import AnyUrl, BaseModel
-from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
+from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
+from diracx.tasks.plumbing.enums import Priority
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule
 
 """
 GOOD = "class Sync(BaseTask):\n    async def execute(self): ...\n"
+PER_VO = (
+    "@dataclasses.dataclass\nclass Sync(PeriodicVoAwareBaseTask):\n    vo: {}\n"
+    "    default_schedule = IntervalSeconds(60)\n    async def execute(self): ...\n"
+)
 PERIODIC = "class Sync(PeriodicBaseTask):\n    default_schedule = {}\n    async def execute(self): ...\n"
 
 Install = Callable[..., str]
@@ -142,6 +150,38 @@ MISTAKES = {
         PERIODIC.format("RRuleSchedule('FREQ=SOMETIMES')"),
         ["garage:Sync (garage)", "rrule 'FREQ=SOMETIMES' cannot be read"],
     ),
+    "a priority that is none": (
+        "class Sync(BaseTask):\n    priority = Priority.HIGH\n    async def execute(self): ...\n",
+        ["garage:Sync (garage)", "AttributeError: ", "HIGH", "see `python -c 'import {module}'`"],
+    ),
+    "a number of retries that is a text": (
+        f"{GOOD}    retry_policy = ExponentialBackoff(max_retries='3')\n",
+        ["garage:Sync (garage)", "TypeError: ExponentialBackoff: max_retries is '3'; make it a number"],
+    ),
+    "a mutable default": (
+        "@dataclasses.dataclass\nclass Sync(BaseTask):\n    tags: list = []\n    async def execute(self): ...\n",
+        ["garage:Sync (garage)", "mutable default <class 'list'> for field tags is not allowed: use default_factory"],
+    ),
+    "a field without a default behind one with": (
+        "@dataclasses.dataclass\nclass Sync(BaseTask):\n    a: int = 1\n    b: int\n    async def execute(self): ...\n",
+        ["garage:Sync (garage)", "non-default argument 'b' follows default argument"],
+    ),
+    "locks without @property": (
+        f"{GOOD}    def execution_locks(self): return []\n",
+        ["garage:Sync: {module}.Sync.execution_locks is a method; put @property above it"],
+    ),
+    "an attribute that is misspelt": (
+        f"{GOOD}    dlq_eligable = True\n",
+        ["garage:Sync: {module}.Sync: dlq_eligable has no effect; did you mean dlq_eligible?"],
+    ),
+    "a VO that is a number": (
+        PER_VO.format("int"),
+        ["garage:Sync: {module}.Sync runs once per VO, and its field vo is int; make it `vo: str`"],
+    ),
+    "no field for the VO": (
+        PER_VO.format("str").replace("    vo: str\n", ""),
+        ["garage:Sync: {module}.Sync runs once per VO: give it the field `vo: str`"],
+    ),
     "an interval of nothing": (
         PERIODIC.format("IntervalSeconds(0)"),
         ["garage:Sync (garage)", "IntervalSeconds(0): the interval must be a positive number of seconds"],
@@ -155,6 +195,45 @@ def test_a_mistake_is_reported_in_one_line_when_tasks_are_loaded(install: Instal
     module = install(source)
     found = problem()
     assert not [words for words in said if words.format(module=module) not in found], found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"{GOOD}    sizes = [1]\n    retry = 3\n    _dlq_eligable = True\n    def executes(self): ...\n",
+        "@dataclasses.dataclass\nclass Sync(BaseTask):\n    retry_polcy: str = ''\n    async def execute(self): ...\n",
+        f"class Known(enum.StrEnum):\n    LHCB = 'lhcb'\n{PER_VO.format('Known')}",
+        PER_VO.format("str | int"),
+        PER_VO.format("'Known'") + "\nKnown = str\n",
+    ],
+    ids=["other names", "a field", "an enum", "a union", "an alias"],
+)
+def test_what_only_looks_like_a_mistake_is_accepted(install: Install, source: str) -> None:
+    install(source)
+    assert not [problem for problem in TaskRegistry.installed().problems if "garage" in problem]
+
+
+@pytest.mark.parametrize("group", ["diracx.tasks", "diracx.task.garage", "diracx.tasks-garage"])
+def test_a_group_in_which_nobody_looks_for_tasks_is_reported(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str], group: str
+) -> None:
+    install_metadata(tmp_path, "garage", f"[{group}]\nSync = garage:Sync\n")
+    found = f"Sync stands in the group {group} of entry points, where nobody looks; write "
+    assert [problem for problem in TaskRegistry.installed().problems if problem.startswith(found)]
+    assert run(["tasks"]) == 0
+    assert f"warning: {found}" in capsys.readouterr().err
+
+
+def test_an_entry_point_that_names_a_module_is_told_to_name_a_class(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "garage.py").touch()
+    install_metadata(tmp_path, "garage", "[diracx.tasks.garage]\nSync = garage\n")
+    assert "is no subclass of" in problem()
+    assert "or name a class of tasks in the entry point, module:ClassName" in problem()
+
+
+def test_a_class_that_is_submitted_is_no_task() -> None:
+    with pytest.raises(TaskDefinitionError, match=r"^PeriodicBaseTask is a class; submit a task, PeriodicBaseTask\("):
+        TaskRegistry().of(PeriodicBaseTask)  # type: ignore[arg-type]
 
 
 def test_two_tasks_of_one_name_are_reported_with_both_and_the_one_in_use(install: Install) -> None:
@@ -191,6 +270,7 @@ def test_a_parameter_that_cannot_be_injected_is_reported_by_the_list_of_tasks(
     assert run(["tasks"]) == 0
     told = capsys.readouterr()
     (line,) = [line for line in told.err.splitlines() if "garage:Sync" in line]
+    assert "install a package" not in told.err, "one is installed"
     assert line.startswith(f"warning: garage:Sync: {module}.Sync.execute(): parameter 'owner'")
     assert fix in line
     assert "garage:Sync" not in told.out

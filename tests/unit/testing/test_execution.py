@@ -50,6 +50,18 @@ async def test_the_exception_of_the_task_is_raised_unchanged() -> None:
         await run_task(Fails())
 
 
+async def test_a_coroutine_that_is_returned_unawaited_is_an_error() -> None:
+    @dataclasses.dataclass
+    class Forgets(BaseTask):
+        async def execute(self) -> Any:
+            return greeting()
+
+    with pytest.raises(
+        TypeError, match=r"^execute\(\) returned greeting\(\) unawaited, so it has not run; put `await`"
+    ):
+        await run_task(Forgets())
+
+
 async def test_fields_that_do_not_fit_the_wire_format_are_refused() -> None:
     with pytest.raises(MalformedTaskError, match=r"\$\.name"):
         await run_task(Greets(1))  # type: ignore[arg-type]

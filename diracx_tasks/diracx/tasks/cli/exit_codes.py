@@ -48,6 +48,8 @@ NOTHING_INSTALLED = (
     "no tasks are installed here: install a package that lists some under "
     '[project.entry-points."diracx.tasks.<category>"]'
 )
+NOTHING_WORKS = "no other tasks are installed here"
+"""After warnings about those that are broken."""
 
 
 def explain(error: BaseException) -> tuple[ExitCode, str] | None:

@@ -200,6 +200,7 @@ class ExponentialBackoff(RetryPolicyBase):
         max_retries: The number of retries after the first execution; 0 is the same as `NoRetry`.
 
     Raises:
+        TypeError: An argument is no number.
         ValueError: A number is negative, or the last wait exceeds 365 days.
     """
 
@@ -207,6 +208,9 @@ class ExponentialBackoff(RetryPolicyBase):
     max_retries: int = 5
 
     def __post_init__(self) -> None:
+        for name in ("base_delay_seconds", "max_retries"):
+            if not isinstance(value := getattr(self, name), int | float):
+                raise TypeError(f"ExponentialBackoff: {name} is {value!r}; make it a number")
         if not self.base_delay_seconds >= 0 or self.max_retries < 0:
             raise ValueError(f"{self}: base_delay_seconds and max_retries must be 0 or more")
         if self.max_retries and self._delay_seconds(self.max_retries - 1) > _MAX_DELAY.total_seconds():

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.execution.executor import unawaited
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.locks import FencingToken, LockOwner, LockStore
 from diracx.tasks.plumbing.locks.fencing import current_token
@@ -49,6 +50,8 @@ async def run_task(
     store = lock_store if lock_store is not None else InMemoryLockStore()
     async with resources.opened(), _locked(decoded, store) as held:
         value = await invocation(decoded)
+        if (error := unawaited(value)) is not None:
+            raise error
     if held.lost is not None:
         raise held.lost
     return value

@@ -6,7 +6,7 @@ from typing import Any
 
 import rich_click as click
 
-from diracx.tasks.cli.exit_codes import NOTHING_INSTALLED
+from diracx.tasks.cli.exit_codes import NOTHING_INSTALLED, NOTHING_WORKS
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import json_option, log_option
 from diracx.tasks.cli.terminal.output import Columns, Prose, note, print_document, print_table
@@ -29,7 +29,7 @@ def command(*, as_json: bool) -> None:
     if as_json:
         print_document(described)
     elif not described:
-        note(NOTHING_INSTALLED)
+        print(NOTHING_WORKS if registry.problems or len(registry) else NOTHING_INSTALLED, file=sys.stderr)
     else:
         rows = [
             [

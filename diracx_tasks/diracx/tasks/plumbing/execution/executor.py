@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from types import CoroutineType
 from typing import Any, Final, Protocol, TypeAlias
 
 from diracx.tasks.plumbing.base_task import BaseTask
@@ -73,6 +74,14 @@ _LEFT_BEHIND_DELAY: Final = timedelta(seconds=10)
 """The delay before the next delivery when something of an interrupted execution still runs."""
 _SERVER_RETRY_DELAY: Final = timedelta(seconds=5)
 """The delay before the next delivery when the locks could not be taken because of the server."""
+
+
+def unawaited(value: object) -> TypeError | None:
+    """The failure of an `execute()` that returned a coroutine, whose code has not run; None: it returned a value."""
+    if not isinstance(value, CoroutineType):
+        return None
+    value.close()
+    return TypeError(f"execute() returned {value.__qualname__}() unawaited, so it has not run; put `await` before it")
 
 
 class Executor:
@@ -139,9 +148,11 @@ class Executor:
         return await self._attempt_locked(job, execution, locks, on_start)
 
     def _locks_of(self, job: Job, limits: Limits | None) -> list[BaseLock]:
-        declared = list(job.task.execution_locks) if job.registered.takes_locks else []
+        given: Any = job.task.execution_locks if job.registered.takes_locks else []
+        listed = isinstance(given, Iterable)
+        declared: list[BaseLock] = list(given) if listed else [given]
         for lock in declared:
-            if not isinstance(lock, BaseLock):
+            if not (listed and isinstance(lock, BaseLock)):
                 raise TaskDefinitionError(
                     f"{type(job.task).__qualname__}.execution_locks gives {lock!r}; make it a property that gives a "
                     "list of locks, e.g. [MutexLock(JOB, self.job_id)]"
@@ -229,6 +240,8 @@ class Executor:
         value, raised = await execution.run(code, seconds)
         if execution.runs_on:
             self._note_left_behind(execution)
+        if raised is None:
+            raised = unawaited(value)
         if raised is None and execution.cancellation is None:
             return Succeeded(value)
         return self._conclude(job, execution, value, raised)

@@ -262,6 +262,8 @@ def _installed_tasks() -> TaskRegistry:
 
 
 def _at(name: str, at_time: datetime) -> str:
+    if not isinstance(at_time, datetime):
+        raise TypeError(f"{name} cannot be scheduled at {at_time!r}; give an aware datetime, e.g. datetime.now(UTC)")
     try:
         return to_rfc3339(at_time)
     except ValueError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any, Final, get_type_hints
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
@@ -14,6 +16,8 @@ from diracx.tasks.plumbing.schedules import TaskScheduleBase
 from diracx.tasks.plumbing.schedules.base import answers_from_now
 from diracx.tasks.plumbing.wire.fields import own_annotations
 
+ALMOST: Final = 0.9
+"""How alike two names are, of 1, if one is taken for a misspelling: `dlq_eligable`, but not `sizes`."""
 _ATTRIBUTES: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     ("priority", Priority, "a member of Priority, e.g. Priority.NORMAL"),
     ("size", Size, "a member of Size, e.g. Size.SMALL"),
@@ -36,10 +40,13 @@ def check_definition(task_class: Any) -> None:
     if not isinstance(task_class, type) or not issubclass(task_class, BaseTask):
         qualified = getattr(task_class, "__qualname__", None)
         named = f"{task_class.__module__}.{qualified}" if qualified else repr(task_class)
-        raise TaskDefinitionError(f"{named} is no subclass of diracx.tasks.plumbing.base_task.BaseTask")
+        raise TaskDefinitionError(
+            f"{named} is no subclass of diracx.tasks.plumbing.base_task.BaseTask; derive it from that, or name a class "
+            "of tasks in the entry point, module:ClassName"
+        )
     where = f"{task_class.__module__}.{task_class.__qualname__}"
     _refuse_shadowing(task_class, where)
-    _check_methods(task_class, where)
+    _refuse_misspelt(task_class, where)
     periodic = issubclass(task_class, PeriodicBaseTask)
     for attribute, expected, fix in (*_ATTRIBUTES, *(_PERIODIC_ATTRIBUTES if periodic else ())):
         value = getattr(task_class, attribute, None)
@@ -51,12 +58,25 @@ def check_definition(task_class: Any) -> None:
         raise TaskDefinitionError(f"{where} has no {', '.join(sorted(abstract))}(); write `async def execute(self)`")
     if not inspect.iscoroutinefunction(task_class.execute):
         raise TaskDefinitionError(f"{where}.execute is not async; write `async def execute(self, ...)`")
+    if inspect.isroutine(inspect.getattr_static(task_class, "execution_locks")):
+        raise TaskDefinitionError(f"{where}.execution_locks is a method; put @property above it")
     if task_class.timeout_seconds is not None and not task_class.timeout_seconds > 0:
         raise TaskDefinitionError(f"{where}: timeout_seconds is {task_class.timeout_seconds}; make it more than 0")
     if issubclass(task_class, PeriodicVoAwareBaseTask) and "vo" not in _fields(task_class):
         undecorated = "vo" in own_annotations(task_class)
         fix = "put @dataclasses.dataclass above the class" if undecorated else "give it the field `vo: str`"
         raise TaskDefinitionError(f"{where} runs once per VO: {fix}")
+    if issubclass(task_class, PeriodicVoAwareBaseTask) and (kind := _wrong_type_of_vo(task_class)):
+        raise TaskDefinitionError(f"{where} runs once per VO, and its field vo is {kind}; make it `vo: str`")
+
+
+def _wrong_type_of_vo(task_class: type) -> str | None:
+    """The type of the field `vo`, if it cannot hold the name of a VO; None: it can, or cannot be told."""
+    with suppress(Exception):  # an annotation may refer to anything
+        kind = get_type_hints(task_class)["vo"]
+        if isinstance(kind, type) and not issubclass(str, kind) and not issubclass(kind, str):
+            return kind.__name__
+    return None
 
 
 def _fields(task_class: Any) -> set[str]:
@@ -82,18 +102,17 @@ def _refuse_shadowing(task_class: type, where: str) -> None:
         )
 
 
-def _check_methods(task_class: type, where: str) -> None:
-    """Refuse attributes in place of methods, e.g. `schedule = IntervalSeconds(60)`, and the reverse.
-
-    `lock_retry_delay` is not among them: the executor does without one that does not work.
-    """
-    for name in ("schedule", "serialize"):
-        found = inspect.getattr_static(task_class, name)
-        if not (inspect.isroutine(found) or callable(found)):
-            hint = "write default_schedule = ..." if name == "schedule" else f"write `def {name}(self, ...)`"
-            raise TaskDefinitionError(f"{where}: {name} is {found!r}, but a method of tasks; {hint}")
-    if inspect.isfunction(inspect.getattr_static(task_class, "execution_locks")):
-        raise TaskDefinitionError(f"{where}.execution_locks is a method; put @property above it")
+def _refuse_misspelt(task_class: type, where: str) -> None:
+    """Refuse what a class defines under almost the name of an attribute of tasks: it would silently have no effect."""
+    bases = (BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask)
+    known = {name for base in bases for name in (*vars(base), *base.__annotations__) if not name.startswith("_")}
+    for name in vars(task_class):
+        if name.startswith("_") or name in known or name in _fields(task_class):
+            continue
+        if meant := get_close_matches(name, known - vars(task_class).keys(), n=1, cutoff=ALMOST):
+            raise TaskDefinitionError(
+                f"{where}: {name} has no effect; did you mean {meant[0]}? Or give it another name"
+            )
 
 
 def _check_schedule(schedule: TaskScheduleBase, where: str) -> None:

@@ -117,6 +117,17 @@ def conflict(name: str, ordered: Sequence[EntryPoint]) -> str | None:
     )
 
 
+def group_problems() -> list[str]:
+    """Describe the entry points whose group is almost one of tasks, in one line for each group."""
+    installed = importlib.metadata.entry_points()
+    return [
+        f"{', '.join(sorted({point.name for point in installed.select(group=group)}))} stands in the group {group} of "
+        f'entry points, where nobody looks; write [project.entry-points."diracx.tasks.<category>"] in pyproject.toml'
+        for group in sorted(installed.groups)
+        if group.startswith("diracx.task") and not group.startswith(_TASK_GROUP)
+    ]
+
+
 def extension_problems() -> list[str]:
     """Describe the malformed DiracX extensions of this environment, and several of them, in one line each.
 
@@ -185,7 +196,8 @@ def _fix_of_import(error: BaseException, entry_point: EntryPoint) -> str:
         return "correct it there"
     if getattr(error, "code", "") == "model-field-missing-annotation":  # of pydantic, for a task that is a model
         return "write e.g. `priority: ClassVar = Priority.NORMAL`"
-    if isinstance(error, AttributeError) or str(getattr(error, "name", "")) == entry_point.module:
+    here = isinstance(error, AttributeError) and getattr(error.obj, "__name__", "") == entry_point.module
+    if here or (isinstance(error, ModuleNotFoundError) and error.name == entry_point.module):
         return _correct_it(entry_point)
     return f"see `python -c 'import {entry_point.module}'` for the traceback"
 

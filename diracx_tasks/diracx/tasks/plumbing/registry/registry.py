@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.registry.entry_points import (
     distribution_name,
     extended_first,
     extension_problems,
-    groups_without_category,
+    group_problems,
     load,
     lock_type_entry_points,
     task_entry_points,
@@ -76,6 +76,7 @@ class TaskRegistry:
                 load(lock_types)
             except TaskDefinitionError as error:
                 registry.problems.append(str(error))
+        registry.problems += group_problems()
         found = task_entry_points()
         if found:
             registry.problems += extension_problems()
@@ -129,6 +130,8 @@ class TaskRegistry:
         Raises:
             TaskDefinitionError: Its class is not registered, or not under that name.
         """
+        if isinstance(task, type):
+            raise TaskDefinitionError(f"{task.__qualname__} is a class; submit a task, {task.__qualname__}(...)")
         task_class = type(task)
         names = self._names_of.get(task_class)
         if not names:
