@@ -218,7 +218,7 @@ def test_a_group_in_which_nobody_looks_for_tasks_is_reported(
     install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str], group: str
 ) -> None:
     install_metadata(tmp_path, "garage", f"[{group}]\nSync = garage:Sync\n")
-    found = f"Sync stands in the group {group} of entry points, where nobody looks; write "
+    found = f"the entry point Sync = garage:Sync (garage) stands in the group {group}, which gives no task; write "
     assert [problem for problem in TaskRegistry.installed().problems if problem.startswith(found)]
     assert run(["tasks"]) == 0
     assert f"warning: {found}" in capsys.readouterr().err

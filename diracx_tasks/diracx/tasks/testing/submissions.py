@@ -49,7 +49,12 @@ class RecordingBroker(JetStreamBroker):
         self._home = asyncio.get_running_loop()
 
     async def submit(
-        self, task: BaseTask, *, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None
+        self,
+        task: BaseTask,
+        *,
+        at_time: datetime | None = None,
+        labels: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ) -> str:
         """Submit one task, see `BaseTask.schedule`.
 
@@ -57,7 +62,7 @@ class RecordingBroker(JetStreamBroker):
             RuntimeError: The event loop of the mesh does not run, or is blocked.
         """
         async with self._answering():
-            identity = await super().submit(task, at_time=at_time, labels=labels)
+            identity = await super().submit(task, at_time=at_time, labels=labels, name=name)
         self._record(task, identity, at_time, labels)
         return identity
 

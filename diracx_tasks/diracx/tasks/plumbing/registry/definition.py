@@ -58,8 +58,6 @@ def check_definition(task_class: Any) -> None:
         raise TaskDefinitionError(f"{where} has no {', '.join(sorted(abstract))}(); write `async def execute(self)`")
     if not inspect.iscoroutinefunction(task_class.execute):
         raise TaskDefinitionError(f"{where}.execute is not async; write `async def execute(self, ...)`")
-    if inspect.isroutine(inspect.getattr_static(task_class, "execution_locks")):
-        raise TaskDefinitionError(f"{where}.execution_locks is a method; put @property above it")
     if task_class.timeout_seconds is not None and not task_class.timeout_seconds > 0:
         raise TaskDefinitionError(f"{where}: timeout_seconds is {task_class.timeout_seconds}; make it more than 0")
     if issubclass(task_class, PeriodicVoAwareBaseTask) and "vo" not in _fields(task_class):

@@ -118,13 +118,15 @@ def conflict(name: str, ordered: Sequence[EntryPoint]) -> str | None:
 
 
 def group_problems() -> list[str]:
-    """Describe the entry points whose group is almost one of tasks, in one line for each group."""
+    """Describe each entry point whose group is almost one of tasks, in one line."""
     installed = importlib.metadata.entry_points()
     return [
-        f"{', '.join(sorted({point.name for point in installed.select(group=group)}))} stands in the group {group} of "
-        f'entry points, where nobody looks; write [project.entry-points."diracx.tasks.<category>"] in pyproject.toml'
+        f"the entry point {point.name} = {point.value} ({distribution_name(point)}) stands in the group {group}, which "
+        f'gives no task; write [project.entry-points."diracx.tasks.<category>"] in pyproject.toml and install '
+        f"{distribution_name(point)} again"
         for group in sorted(installed.groups)
         if group.startswith("diracx.task") and not group.startswith(_TASK_GROUP)
+        for point in installed.select(group=group)
     ]
 
 
