@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, DeadTask
+from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, dead_tasks
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -52,6 +53,13 @@ class Interposed:
 
     async def api(self, *args: Any, **kwargs: Any) -> Any:
         return await self._do(self.connection.api, *args, **kwargs)
+
+    async def publish(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._do(self.connection.publish, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What sends nothing is the connection's own."""
+        return getattr(self.connection, name)
 
     async def send_request(self, *args: Any, **kwargs: Any) -> Any:
         async def send() -> Any:
@@ -106,6 +114,13 @@ class DeadLetterBox:
         delivery = Delivery(self.connection, message, 0.0)
         await DeadLetterStore(self.connection, self.names).store(delivery, "over", 1, failures)
 
+    async def fill(self, count: int, *, advised: bool = True) -> None:
+        """Store `count` dead letters, each with the advisory that follows it."""
+        for number in range(1_000, 1_000 + count):
+            await self.add(sequence=number)
+            if advised:
+                await self.advise(number, "MSG_TERMINATED")
+
     async def advise(self, sequence: int, kind: str = "MAX_DELIVERIES", at: str = "2100-01-01T00:00:00Z") -> None:
         """Store an advisory, as the server would."""
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.{kind}.{self.names.tasks_stream}.normal-small"
@@ -117,14 +132,14 @@ class DeadLetterBox:
         return (await publish(self.connection, f"{self.names.name}.tasks.normal.small", body, headers)).seq
 
     async def dead_tasks(self) -> list[DeadTask]:
-        return await DeadLetterReader(self.connection, self.names).dead_tasks()
+        return [task async for task in dead_tasks(self.connection, self.names)]
 
     async def replay_all(self, connection: Any = None) -> None:
         """One run of the command."""
         over = self.connection if connection is None else connection
         replayer = Replayer(over, self.names)
         await replayer.finish_earlier()
-        for each in await DeadLetterReader(over, self.names).dead_tasks():
+        async for each in dead_tasks(over, self.names):
             try:
                 await replayer.replay(each)
             except NotReplayableError as error:
@@ -154,7 +169,7 @@ class DeadLetterBox:
         """The number of messages in the dead letter stream, advisories included."""
         size = await DeadLetterReader(self.connection, self.names).size()
         assert size is not None
-        return size
+        return size.messages
 
     async def task(self, sequence: int) -> StoredMessage | None:
         return await read_message(self.connection, self.names.tasks_stream, seq=sequence)

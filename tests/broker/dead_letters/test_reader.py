@@ -6,13 +6,19 @@ import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
+import pytest
+
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.dead_letters import dead_tasks as dead_tasks_module
+from diracx.tasks.plumbing.dead_letters import reader as reader_module
 from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
 from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
+from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support.dead_letters import HEADERS, DeadLetterBox
+from support.dead_letters import HEADERS, DeadLetterBox, Interposed, die
 from support.mesh import TaskMesh
 
 
@@ -114,3 +120,94 @@ async def test_an_advisory_that_cannot_be_read_hides_nothing(box: DeadLetterBox)
     unread, letter = await reader(box).all()
     assert unread.reason.startswith("an advisory that cannot be read: ")
     assert (letter.task, letter.args) == (HEADERS["Task-Name"], {"owner_name": "alice"})
+
+
+async def test_the_latest_are_read_from_the_end_in_few_requests(box: DeadLetterBox) -> None:
+    await box.fill(800)
+    everything = await reader(box).all()
+    counted = Interposed(box.connection, 0, die)
+    found = await DeadLetterReader(counted, box.names).latest(50, lambda letter: True)  # type: ignore[arg-type]
+    assert found == everything[-50:]
+    # The size, and one window in one batch; and if that begins with an advisory, the question whose it is.
+    assert counted.requests <= 3
+
+
+async def test_the_latest_of_a_few_are_found_however_far_back(box: DeadLetterBox) -> None:
+    other = {"Task-Name": "a:Rare"}
+    await box.add(headers=other)
+    await box.fill(300)
+    await box.add(headers=other)
+    await box.fill(100)
+
+    async def latest(limit: int, name: str | None) -> list[int]:
+        letters = await reader(box).latest(limit, lambda letter: letter.task == name)
+        return [letter.seq for letter in letters]
+
+    everything = await reader(box).all()
+    rare = [letter.seq for letter in everything if letter.task == "a:Rare"]
+    assert len(rare) == 2
+    assert await latest(3, "a:Rare") == rare
+    assert await latest(1, "a:Rare") == rare[1:]
+    assert await latest(10_000, HEADERS["Task-Name"]) == [each.seq for each in everything if each.seq not in rare]
+
+
+async def test_reading_back_ends_at_the_time_that_is_asked_for(box: DeadLetterBox) -> None:
+    await box.fill(300, advised=False)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    found = await reader(box).latest(250, lambda letter: letter.seq < 200)
+    assert len(found) == 199
+    counted = Interposed(box.connection, 0, die)
+    early = DeadLetterReader(counted, box.names)  # type: ignore[arg-type]
+    assert await early.latest(5, lambda letter: letter.seq < 100, since=tomorrow) == []
+    assert counted.requests == 2
+
+
+async def test_a_task_with_several_advisories_and_no_dead_letter_is_listed_once(box: DeadLetterBox) -> None:
+    await box.advise(7)
+    await box.fill(150)
+    await box.advise(7)
+    await box.advise(7)
+    letters = await reader(box).all()
+    assert len(letters) == 151
+    assert letters[0].reason.startswith("given up")
+    # Its first advisory is beyond what had to be read.
+    (latest,) = await reader(box).latest(1, lambda letter: True)
+    assert (latest.seq, latest.reason) == (302, letters[0].reason)
+    assert len(await reader(box).latest(1_000, lambda letter: True)) == 151
+
+
+async def test_where_there_is_no_stream_there_is_nothing(connection: Connection, names: Namespace) -> None:
+    nowhere = DeadLetterReader(connection, names)
+    assert await nowhere.size() is None
+    assert await nowhere.all() == await nowhere.latest(5, lambda letter: True) == []
+
+
+@pytest.mark.parametrize("between", [0, 3], ids=["follows", "follows later"])
+async def test_an_advisory_is_part_of_its_dead_letter_wherever_it_stands(
+    box: DeadLetterBox, monkeypatch: pytest.MonkeyPatch, between: int
+) -> None:
+    for module in (reader_module, dead_tasks_module):
+        monkeypatch.setattr(module, "NEAR_LETTERS", 2)
+    await box.advise(7)  # A worker that did not know of it stored the dead letter.
+    await box.add(sequence=7)
+    for number in range(between):
+        await box.add(sequence=100 + number)
+    await box.advise(7, "MSG_TERMINATED")
+    assert len(await reader(box).all()) == 1 + between
+    tasks = {task.sequence: [each.seq for each in task.advisories] for task in await box.dead_tasks()}
+    assert tasks[7] == [1, 3 + between]
+    assert [letter.seq for letter in await reader(box).latest(9, lambda letter: True)] == list(range(2, 3 + between))
+
+
+async def test_dead_tasks_up_to_a_sequence_have_the_advisories_that_came_after(box: DeadLetterBox) -> None:
+    await box.add(sequence=7)
+    await box.advise(7, "MSG_TERMINATED")
+    await box.add(sequence=8)
+    found = [task async for task in dead_tasks_module.dead_tasks(box.connection, box.names, last=1)]
+    assert [(task.seq, [each.seq for each in task.advisories]) for task in found] == [(1, [2])]
+
+
+async def test_two_dead_letters_of_one_sequence_are_two_dead_tasks(box: DeadLetterBox) -> None:
+    await box.add(sequence=7)
+    await box.add(sequence=7, headers={"Task-Name": "a:Other"})
+    assert [task.seq for task in await box.dead_tasks()] == [1, 2]

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.dead_letters.reader import remove_dead_task
+from diracx.tasks.plumbing.dead_letters.dead_tasks import remove_dead_task
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import SendTaskError

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from diracx.tasks.plumbing.dead_letters.reader import remove_dead_task
+from diracx.tasks.plumbing.dead_letters.dead_tasks import remove_dead_task
 from diracx.tasks.plumbing.dead_letters.replay import Replayer
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.testing import wait_until

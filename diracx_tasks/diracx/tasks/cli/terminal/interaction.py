@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -51,24 +51,27 @@ def progress(doing: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(line)
 
 
-async def work_through(doing: str, items: Sequence[T], work: Callable[[T], Awaitable[object]]) -> None:
-    """Do the work for each item, 16 at a time, behind a progress bar. The first error ends it.
+async def work_through(doing: str, items: AsyncIterator[T], work: Callable[[T], Awaitable[object]]) -> None:
+    """Do the work for each item as it comes, 16 at a time. The first error ends it.
 
     Args:
-        doing: The label of the bar.
+        doing: The name of the asyncio tasks.
     """
-    queue = iter(items)
+    one_asks = asyncio.Lock()
 
-    async def take_from_queue(advance: Callable[[], None]) -> None:
-        for item in queue:
+    async def take_items() -> None:
+        while True:
+            async with one_asks:
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
             await work(item)
-            advance()
 
-    with progress(doing, len(items)) as advance:
-        workers = [asyncio.create_task(take_from_queue(advance), name=doing) for _ in range(CONCURRENCY)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+    workers = [asyncio.create_task(take_items(), name=doing) for _ in range(CONCURRENCY)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)

@@ -10,7 +10,7 @@ A pipe gets aligned text without colours, one row a line.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -85,6 +85,17 @@ def print_file(text: str) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode())
     check_written()
+
+
+async def print_array(values: AsyncIterable[object]) -> None:
+    """Print the same for an array, while its values come: it is never held as a whole."""
+    before = b"[\n  "
+    async for value in values:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2)
+        sys.stdout.buffer.write(before + text.replace(b"\n", b"\n  "))
+        before = b",\n  "
+    sys.stdout.buffer.write(b"\n]\n" if before.startswith(b",") else b"[]\n")
+    sys.stdout.buffer.flush()
 
 
 def print_table(columns: Columns, rows: Sequence[Sequence[object]]) -> None:

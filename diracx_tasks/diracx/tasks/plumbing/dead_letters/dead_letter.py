@@ -34,9 +34,6 @@ from diracx.tasks.plumbing.wire.envelope import TASK_NAME, Envelope
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
-ADVISORIES: Final = "$JS.EVENT.ADVISORY.>"
-"""The subjects of advisories."""
-
 CLOCK_SKEW: Final = timedelta(minutes=1)
 """How far apart the clocks of two servers may be: one stores the message, another dates its advisory."""
 

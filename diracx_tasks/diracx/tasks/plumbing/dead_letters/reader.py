@@ -1,4 +1,4 @@
-"""Reading dead tasks from the dead letter stream, and removing them.
+"""Reading dead tasks from the dead letter stream.
 
 A dead task leaves one of these behind:
 
@@ -6,61 +6,68 @@ A dead task leaves one of these behind:
   is not listed on its own.
 * An advisory only, if no worker stored a dead letter. The task's name and payload are then read from the task stream,
   which still holds the message after MAX_DELIVERIES.
+
+The stream is read in batches, and as little as possible is held: a dead letter, of which there may be 100,000 after an
+outage, is dropped once it was given out. What stays is the advisories whose dead letter does not shortly precede them.
+They are few, unless an operator limits `max_deliver`.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from datetime import datetime
+from typing import Final, NamedTuple
 
 import msgspec
 
 from diracx.tasks.plumbing.dead_letters.dead_letter import (
-    ADVISORIES,
     Advisory,
     DeadLetter,
     original_stored,
     read_number,
 )
-from diracx.tasks.plumbing.dead_letters.store import DEAD_SEQUENCE, DEAD_STORED
+from diracx.tasks.plumbing.dead_letters.store import DEAD_SEQUENCE
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
-from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, delete_message, read_message, read_messages
+from diracx.tasks.plumbing.jetstream.message_batches import read_batches
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.names import Namespace
 
 OnRead = Callable[[], object]
+Selects = Callable[[DeadLetter], bool]
 
+NEAR_LETTERS: Final = 1_000
+"""So many of the dead letters last read are held to know the advisories that follow them."""
+
+FIRST_WINDOW: Final = 200
+MAX_WINDOW: Final = 10_000
+
+_BEYOND_LAST_PAGE: Final = 1 << 40
 _record = msgspec.json.Decoder(AttemptRecord)
 
 
-@dataclass(frozen=True, slots=True)
-class DeadTask:
-    """Where the messages of one dead task are stored. It does not hold their content."""
+class StreamSize(NamedTuple):
+    """How much the dead letter stream holds."""
 
-    seq: int
-    """The sequence of the dead letter in its stream; of the first advisory if there is no dead letter."""
-    stored_us: int
-    """When that message was stored, in microseconds since the epoch. It changes if the stream is created anew."""
-    task: str | None
-    has_dead_letter: bool
-    """Whether a worker stored a dead letter."""
-    sequence: int
-    """The sequence of the message in the task stream; 0 if it is not known."""
-    advisories: tuple[Advisory, ...]
-    original_us: int | None
-    """When the task stream stored the message, in microseconds since the epoch; None if it is not known."""
+    messages: int
+    """Advisories included."""
+    dead_letters: int
+    """Those that workers stored."""
+    first: int
+    """The sequence of the first message; it is greater than `last` if there is none."""
+    last: int
 
-    def matches(self, message: StoredMessage) -> bool:
-        """Whether `message`, read from the task stream at `sequence`, is the message of this task.
 
-        A task stream that was created anew counts from 1 again, and may hold another message at that sequence.
-        """
-        if self.original_us is not None:
-            return message.stored_us == self.original_us
-        return any(advisory.concerns(message.stored) for advisory in self.advisories)
+class OwnAdvisories(NamedTuple):
+    """The advisories whose dead letter does not shortly precede them."""
+
+    late: dict[int, list[Advisory]]
+    """Those of tasks that have a dead letter, by the sequence in the task stream."""
+    alone: dict[int, list[Advisory]]
+    """Those of tasks that have none, by the sequence of the first of them in the dead letter stream."""
 
 
 class DeadLetterReader:
@@ -74,72 +81,128 @@ class DeadLetterReader:
         self._namespace = namespace
         self._stream = namespace.dead_letters_stream
 
-    async def size(self) -> int | None:
-        """The number of messages in the stream, advisories included; None if there is no stream."""
+    async def size(self) -> StreamSize | None:
+        """How much the stream holds; None if there is no stream."""
+        # The answer has the number of the subjects that match, and none of them. Each dead letter has one of its own.
+        request = {"subjects_filter": self._subject(">"), "offset": _BEYOND_LAST_PAGE}
         try:
-            info = await self._connection.api(f"STREAM.INFO.{self._stream}")
+            info = await self._connection.api(f"STREAM.INFO.{self._stream}", request)
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:
                 return None
             raise
-        return int(info["state"]["messages"])
+        state = info["state"]
+        return StreamSize(
+            int(state["messages"]), int(info.get("total", 0)), int(state["first_seq"]), int(state["last_seq"])
+        )
 
-    async def all(self, on_read: OnRead = lambda: None) -> list[DeadLetter]:
-        """All dead letters, the oldest first.
+    async def all(self) -> list[DeadLetter]:
+        """All dead letters, the oldest first. There may be many: see `letters`."""
+        return [letter async for letter in self.letters()]
+
+    async def letters(self, *, last: int | None = None, on_read: OnRead = lambda: None) -> AsyncIterator[DeadLetter]:
+        """The dead letters, the oldest first, one at a time.
 
         Args:
-            on_read: Called after each message of the stream.
+            last: The sequence to end at, in the dead letter stream; None: its end.
+            on_read: Called after each message of the stream, which is read twice.
         """
-        return sorted([letter async for letter, _ in self._walk(on_read)], key=lambda letter: letter.seq)
+        alone = (await self.own_advisories(last=last, on_read=on_read)).alone
+        async for message in read_batches(self._connection, self._stream, last=last):
+            if self.is_dead_letter(message):
+                yield DeadLetter.from_message(message)
+            elif (group := alone.pop(message.sequence, None)) is not None:
+                yield await self.without_dead_letter(group[0])
+            on_read()
 
-    async def dead_tasks(self, on_read: OnRead = lambda: None) -> list[DeadTask]:
-        """Where the messages of every dead task are stored, the oldest first.
+    async def latest(self, limit: int, selects: Selects, *, since: datetime | None = None) -> list[DeadLetter]:
+        """The latest dead letters that are selected, the oldest first, read from the end of the stream.
+
+        A task of which only several advisories are left is named by the first of those that were read.
 
         Args:
-            on_read: Called after each message of the stream.
+            limit: How many at the most; 1 or more.
+            since: Messages that were stored earlier need not be read; None: all may be.
         """
-        return sorted([task async for _, task in self._walk(on_read)], key=lambda task: task.seq)
+        size = await self.size()
+        found: list[DeadLetter] = []
+        seen: set[int] = set()
+        if size is None:
+            return found
+        end, width = size.last, max(FIRST_WINDOW, 3 * limit)
+        while end >= size.first and len(found) < limit:
+            first = max(size.first, end - width + 1)
+            window: deque[DeadLetter] = deque(maxlen=limit)
+            reached = False
+            async for letter, stored in self._window(first, end, seen):
+                reached = reached or (since is not None and stored < since)
+                if selects(letter):
+                    window.append(letter)
+            found = [*window, *found][-limit:]
+            if reached:
+                break
+            end, width = first - 1, min(2 * width, MAX_WINDOW)
+        return found
+
+    async def _window(self, first: int, last: int, seen: set[int]) -> AsyncIterator[tuple[DeadLetter, datetime]]:
+        """The dead letters between two sequences, each with the time at which the stream stored it.
+
+        Args:
+            seen: The tasks without a dead letter that later windows have given out; those of this one are added.
+        """
+        near = _NearLetters()
+        async for message in read_batches(self._connection, self._stream, first=first, last=last):
+            if self.is_dead_letter(message):
+                near.add(message)
+                yield DeadLetter.from_message(message), message.stored
+                continue
+            advisory = Advisory.from_message(message)
+            if _key(advisory) in seen or near.has(advisory) or await self._has_dead_letter(advisory):
+                continue
+            seen.add(_key(advisory))
+            yield await self.without_dead_letter(advisory), message.stored
 
     async def get(self, seq: int) -> DeadLetter | None:
         """One dead letter; None if there is none with that sequence."""
         message = await read_message(self._connection, self._stream, seq=seq)
-        if message is None or message.subject.startswith(self._subject("")):
+        if message is None or self.is_dead_letter(message):
             return None if message is None else DeadLetter.from_message(message)
         advisory = Advisory.from_message(message)
-        letter = await read_message(
-            self._connection, self._stream, last_by_subj=self._subject(f"*.*.{advisory.sequence}")
-        )
-        if letter is not None and advisory.concerns(original_stored(letter.headers) or letter.stored):
-            return None
-        return await self._without_dead_letter(advisory)
+        return None if await self._has_dead_letter(advisory) else await self.without_dead_letter(advisory)
 
-    async def _walk(self, on_read: OnRead) -> AsyncIterator[tuple[DeadLetter, DeadTask]]:
-        # Advisories are read first: a dead letter is stored before its advisory, so the second pass finds it.
-        advisories: dict[int, list[Advisory]] = {}
-        async for message in read_messages(self._connection, self._stream, ADVISORIES):
-            advisory = Advisory.from_message(message)
-            # An advisory that cannot be read gets a key of its own: it belongs to no dead letter.
-            advisories.setdefault(advisory.sequence or -advisory.seq, []).append(advisory)
-            on_read()
-        async for message in read_messages(self._connection, self._stream, self._subject(">")):
-            yield _from_dead_letter(message, advisories)
-            on_read()
-        for group in advisories.values():
-            letter, first = await self._without_dead_letter(group[0]), group[0]
-            yield (
-                letter,
-                DeadTask(
-                    seq=first.seq,
-                    stored_us=first.stored_us,
-                    task=letter.task,
-                    has_dead_letter=False,
-                    sequence=first.sequence,
-                    advisories=tuple(group),
-                    original_us=None,
-                ),
-            )
+    def is_dead_letter(self, message: StoredMessage) -> bool:
+        """Whether a worker stored this message of the stream; otherwise it is an advisory."""
+        return message.subject.startswith(self._subject(""))
 
-    async def _without_dead_letter(self, advisory: Advisory) -> DeadLetter:
+    async def own_advisories(self, *, last: int | None = None, on_read: OnRead = lambda: None) -> OwnAdvisories:
+        """The advisories whose dead letter does not shortly precede them.
+
+        Args:
+            last: The sequence to end at; None: the end of the stream.
+            on_read: Called after each message of the stream.
+        """
+        near, found = _NearLetters(), dict[int, list[Advisory]]()
+        async for message in read_batches(self._connection, self._stream, last=last):
+            if self.is_dead_letter(message):
+                near.add(message)
+            elif not near.has(advisory := Advisory.from_message(message)):
+                found.setdefault(_key(advisory), []).append(advisory)
+            on_read()
+        late: dict[int, list[Advisory]] = {}
+        if found:
+            async for message in read_batches(self._connection, self._stream, self._subject(">"), last=last):
+                sequence = read_number(message.headers, DEAD_SEQUENCE) or 0
+                if taken := take(found, sequence, stored_by(message)):
+                    late.setdefault(sequence, []).extend(taken)
+        return OwnAdvisories(late, {group[0].seq: group for group in found.values()})
+
+    async def _has_dead_letter(self, advisory: Advisory) -> bool:
+        subject = self._subject(f"*.*.{advisory.sequence}")
+        letter = await read_message(self._connection, self._stream, last_by_subj=subject)
+        return letter is not None and advisory.concerns(stored_by(letter))
+
+    async def without_dead_letter(self, advisory: Advisory) -> DeadLetter:
+        """What is known of a task that ended without a dead letter."""
         tasks = self._namespace.tasks_stream
         message = await read_message(self._connection, tasks, seq=advisory.sequence) if advisory.sequence else None
         if message is None or not advisory.concerns(message.stored):
@@ -154,46 +217,34 @@ class DeadLetterReader:
         return f"{self._namespace.name}.dlq.{pattern}"
 
 
-async def remove_dead_task(connection: Connection, namespace: Namespace, task: DeadTask) -> None:
-    """Remove a dead task for good; messages that are gone already are no error.
-
-    The order is: the message in the task stream, the advisories, and last the dead letter, or the advisory that stands
-    for it. So a removal that is killed leaves a dead task that is still listed, and a second removal removes the rest.
-    In the reverse order the remaining advisories would look like another dead task, and a message that its worker had
-    not terminated yet would be dead-lettered a second time.
-
-    Raises:
-        ServerUnavailableError: No answer arrived; some messages may be removed.
-        ApiError: The server refused.
-    """
-    if task.sequence:
-        message = await read_message(connection, namespace.tasks_stream, seq=task.sequence)
-        if message is not None and task.matches(message):
-            await delete_message(connection, namespace.tasks_stream, message.sequence)
-    for advisory in task.advisories:
-        if advisory.seq != task.seq:
-            await delete_message(connection, namespace.dead_letters_stream, advisory.seq)
-    await delete_message(connection, namespace.dead_letters_stream, task.seq)
+def stored_by(letter: StoredMessage) -> datetime:
+    """When the task stream stored the message of a dead letter; at the latest, if that is not known."""
+    return original_stored(letter.headers) or letter.stored
 
 
-def _from_dead_letter(message: StoredMessage, advisories: dict[int, list[Advisory]]) -> tuple[DeadLetter, DeadTask]:
-    """Read a dead letter, and move the advisories of the same task out of `advisories`."""
-    letter, sequence = DeadLetter.from_message(message), read_number(message.headers, DEAD_SEQUENCE) or 0
-    nanoseconds = read_number(message.headers, DEAD_STORED)
-    stored = original_stored(message.headers) or message.stored
-    task = DeadTask(
-        seq=message.sequence,
-        stored_us=message.stored_us,
-        task=letter.task,
-        has_dead_letter=True,
-        sequence=sequence,
-        advisories=tuple(_take_advisories(advisories, sequence, stored)),
-        original_us=None if nanoseconds is None else nanoseconds // 1000,
-    )
-    return letter, task
+class _NearLetters:
+    """The dead letters last read. The advisory of one follows it closely, unless a worker is killed in between."""
+
+    def __init__(self) -> None:
+        self._stored: OrderedDict[int, datetime] = OrderedDict()
+        """When the messages of these dead letters were stored, by their sequence in the task stream."""
+
+    def add(self, letter: StoredMessage) -> None:
+        self._stored[read_number(letter.headers, DEAD_SEQUENCE) or 0] = stored_by(letter)
+        if len(self._stored) > NEAR_LETTERS:
+            self._stored.popitem(last=False)
+
+    def has(self, advisory: Advisory) -> bool:
+        stored = self._stored.get(advisory.sequence)
+        return stored is not None and advisory.concerns(stored)
 
 
-def _take_advisories(advisories: dict[int, list[Advisory]], sequence: int, stored: datetime) -> list[Advisory]:
+def _key(advisory: Advisory) -> int:
+    """The same for all advisories of a task. One that cannot be read belongs to no task, and gets a key of its own."""
+    return advisory.sequence or -advisory.seq
+
+
+def take(advisories: dict[int, list[Advisory]], sequence: int, stored: datetime) -> list[Advisory]:
     """Remove and return the advisories of the message with that sequence, stored at `stored`."""
     taken = [advisory for advisory in advisories.get(sequence, ()) if advisory.concerns(stored)]
     if taken:

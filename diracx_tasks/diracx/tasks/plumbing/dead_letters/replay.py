@@ -49,7 +49,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, DeadTask, remove_dead_task
+from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, dead_tasks, remove_dead_task
 from diracx.tasks.plumbing.dead_letters.store import DEAD_QUEUE
 from diracx.tasks.plumbing.exceptions import SendTaskError, TaskError
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -103,12 +103,12 @@ class Replayer:
         if not markers:
             return []
         finished = []
-        tasks = await DeadLetterReader(self._connection, self._namespace).dead_tasks()
-        by_marker = {self._namespace.replay_subject(task.seq, task.stored_us): task for task in tasks}
-        for marker in markers:
-            if (task := by_marker.get(marker)) is not None:
+        seqs = {int(marker.split(".")[-2]) for marker in markers}
+        async for task in dead_tasks(self._connection, self._namespace, lambda letter: letter.seq in seqs):
+            if self._namespace.replay_subject(task.seq, task.stored_us) in markers:
                 await remove_dead_task(self._connection, self._namespace, task)
                 finished.append(task.seq)
+        for marker in markers:
             await self._remove_marker(marker)
         return finished
 

@@ -79,14 +79,19 @@ async def read_message(
     return StoredMessage.from_answer(answer["message"])
 
 
-async def read_messages(connection: Connection, stream: str, subject: str) -> AsyncIterator[StoredMessage]:
+async def read_messages(
+    connection: Connection, stream: str, subject: str, *, first: int = 1
+) -> AsyncIterator[StoredMessage]:
     """Read all messages whose subject matches, the oldest first, with those that arrive meanwhile.
+
+    Args:
+        first: The sequence to begin at.
 
     Raises:
         ServerUnavailableError: No answer.
         ApiError: The server refused.
     """
-    sequence = 1
+    sequence = first
     while (message := await read_message(connection, stream, seq=sequence, next_by_subj=subject)) is not None:
         yield message
         sequence = message.sequence + 1

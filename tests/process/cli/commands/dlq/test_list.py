@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
+from diracx.tasks.plumbing.wire.failure import Failure
 from support.command_line import CommandLine, OnTheServer
 from support.dead_letters import HEADERS, DeadLetterBox
 
@@ -146,3 +147,93 @@ async def test_a_message_that_the_server_gave_up_is_shown_until_it_is_gone(
     shown = with_server("dlq", "show", "1")
     assert shown.returncode == 0
     assert "the message is gone" in " ".join(shown.stdout.split())
+
+
+async def test_the_table_has_the_latest_and_says_how_many_there_are(
+    with_server: CommandLine, box: DeadLetterBox
+) -> None:
+    for number in range(60):
+        await box.add(headers=OTHER if number == 1 else HEADERS)
+    default, few, all_of_them, filtered, rare, as_json, few_as_json, wrong = with_server.each(
+        [
+            ("dlq", "list"),
+            ("dlq", "list", "--limit", "2"),
+            ("dlq", "list", "--limit", "0"),
+            ("dlq", "list", "--task", NAME, "--reason", "OVER"),
+            ("dlq", "list", "--task", "lollygag:Other"),
+            ("dlq", "list", "--json"),
+            ("dlq", "list", "--json", "--limit", "3"),
+            ("dlq", "list", "--limit", "-1"),
+        ]
+    )
+    assert first_cells(default.stdout) == ["seq", *map(str, range(11, 61))]
+    assert default.stderr == "the latest 50 of 60; --limit 0 shows all, --group-by task,error counts\n"
+    assert (first_cells(few.stdout), few.stderr.split(";")[0]) == (["seq", "59", "60"], "the latest 2 of 60")
+    assert (len(first_cells(all_of_them.stdout)), all_of_them.stderr) == (61, "")
+    assert len(first_cells(filtered.stdout)) == 51
+    assert filtered.stderr.startswith(f"the latest 50 of {NAME} with the reason 'OVER'; --limit 0 shows all")
+    assert (first_cells(rare.stdout), rare.stderr) == (["seq", "2"], "")
+    # Scripts rely on it: --json has all of them.
+    assert [letter["seq"] for letter in json.loads(as_json.stdout)] == list(range(1, 61))
+    assert as_json.stdout == json.dumps(json.loads(as_json.stdout), indent=2, ensure_ascii=False) + "\n"
+    assert [letter["seq"] for letter in json.loads(few_as_json.stdout)] == [58, 59, 60]
+    assert as_json.stderr == few_as_json.stderr == ""
+    assert (wrong.returncode, "-1 must be 0 or more" in wrong.stderr) == (2, True)
+
+
+async def test_dead_letters_are_counted_by_task_and_error(with_server: CommandLine, box: DeadLetterBox) -> None:
+    at = datetime(2026, 12, 1, 6, tzinfo=UTC)
+    mice, disk = (Failure(kind, "no owner", "", "host-1-small", at) for kind in ("ValueError", "OSError"))
+    for number in range(3):
+        await box.add(headers=HEADERS | {"Task-Id": f"mine {number}"}, failures=(disk, mice))
+    await box.add(failures=(disk,))
+    await box.add(headers=OTHER, failures=(mice,))
+    await box.advise(7)
+    both, table, by_error, by_task, wrong = with_server.each(
+        [
+            ("dlq", "list", "--group-by", "task,error", "--json"),
+            ("dlq", "list", "--group-by", "task,error"),
+            ("dlq", "list", "--group-by", "error", "--json"),
+            ("dlq", "list", "--group-by", "task", "--json", "--limit", "3"),
+            ("dlq", "list", "--group-by", "task,owner"),
+        ]
+    )
+    groups = json.loads(both.stdout)
+    assert [(each["task"], each["error"], each["count"], each["seq"], each["id"]) for each in groups] == [
+        (NAME, "ValueError", 3, 3, "mine 2"),
+        (NAME, "OSError", 1, 4, "abc"),
+        ("lollygag:Other", "ValueError", 1, 5, "other"),
+        (None, "given up", 1, 6, None),
+    ]
+    assert list(groups[0]) == ["task", "error", "count", "first", "last", "seq", "id"]
+    assert groups[0]["first"] < groups[0]["last"]
+    head, first, *_ = table.stdout.splitlines()
+    assert head.split() == ["count", "task", "error", "first", "last", "example"]
+    assert (first.split()[:3], first.split()[-1]) == (["3", NAME, "ValueError"], "3")
+    assert [(each["error"], each["task"], each["count"]) for each in json.loads(by_error.stdout)] == [
+        ("ValueError", None, 4),
+        ("OSError", None, 1),
+        ("given up", None, 1),
+    ]
+    assert {each["task"]: each["count"] for each in json.loads(by_task.stdout)} == {
+        NAME: 1,
+        "lollygag:Other": 1,
+        None: 1,
+    }
+    assert (wrong.returncode, "'task,owner' is none of task, error and task,error" in wrong.stderr) == (2, True)
+
+
+async def test_where_there_is_none_nothing_is_counted(with_server: CommandLine, box: DeadLetterBox) -> None:
+    table, document, everything = with_server.each(
+        [
+            ("dlq", "list", "--group-by", "task"),
+            ("dlq", "list", "--group-by", "task", "--json"),
+            ("dlq", "list", "--json", "--since", "0001-01-01T00:00:00Z", "--limit", "1"),
+        ]
+    )
+    assert (table.stdout, table.stderr) == ("", "no dead letters\n")
+    assert document.stdout == everything.stdout == "[]\n"
+
+
+def first_cells(table: str) -> list[str]:
+    return [line.split()[0] for line in table.splitlines()]

@@ -43,7 +43,7 @@ def test_the_selection_must_be_given_in_exactly_one_way(
 ) -> None:
     done = extension("dlq", command, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "give either SEQ..., or --task NAME, or --all" in done.stderr
+    assert "give either SEQ..., or --all, or one or more of --task NAME" in " ".join(done.stderr.split())
 
 
 def test_where_nothing_is_set_up_there_is_nothing_to_replay_or_purge(with_server: CommandLine, namespace: str) -> None:
@@ -51,3 +51,28 @@ def test_where_nothing_is_set_up_there_is_nothing_to_replay_or_purge(with_server
         done = with_server("dlq", command, "--all")
         assert (done.returncode, done.stdout) == (0, said)
         assert f"there is no stream {namespace.upper()}_DLQ" in done.stderr
+
+
+async def test_purge_and_replay_take_filters_and_every_name_of_a_task(
+    with_server: CommandLine, box: DeadLetterBox
+) -> None:
+    for headers in (HEADERS, OTHER, HEADERS):
+        await box.add(headers=headers)
+    await box.advise(7)
+    await box.advise(7)
+    none, purged, again, replayed, refused = with_server.each(
+        [
+            ("dlq", "purge", "--reason", "no such reason", "--yes"),
+            ("dlq", "purge", "--task", NAME, "--reason", "over", "--since", "1h", "--yes"),
+            ("dlq", "purge", "5", "--yes"),
+            ("dlq", "replay", "--since", "1h", "--reason", "OVER"),
+            ("dlq", "purge", "--all", "--reason", "over", "--yes"),
+        ]
+    )
+    assert (none.returncode, none.stdout) == (0, "purged 0 dead letters\n")
+    assert purged.stdout == "purged 2 dead letters\n"
+    # `dlq list` may name a task by a later advisory than the first.
+    assert (again.returncode, again.stdout, again.stderr) == (0, "purged 1 dead letter\n", "")
+    assert (replayed.returncode, replayed.stdout) == (0, "replayed 1 task\n")
+    assert refused.returncode == 2
+    assert await box.letters() == 0

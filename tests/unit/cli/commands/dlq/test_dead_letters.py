@@ -2,37 +2,73 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import click
 import pytest
 
-from diracx.tasks.cli.commands.dlq.dead_letters import Selection
-from diracx.tasks.plumbing.dead_letters.reader import DeadTask
+from diracx.tasks.cli.commands.dlq.dead_letters import Filter, Selection
+from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 
-REMAINS = [
-    DeadTask(seq=seq, stored_us=0, task=task, has_dead_letter=True, sequence=seq, advisories=(), original_us=None)
-    for seq, task in ((1, "a:B"), (2, None), (3, "a:C"))
+AT = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+def letter(seq: int, task: str | None, reason: str = "over", died: datetime = AT) -> DeadLetter:
+    return DeadLetter(
+        seq=seq,
+        task=task,
+        id=None,
+        args=None,
+        labels={},
+        reason=reason,
+        attempts=None,
+        errors=[],
+        submitted=None,
+        died=died,
+    )
+
+
+LETTERS = [
+    letter(1, "a:B"),
+    letter(2, None, "malformed: no name"),
+    letter(3, "a:C", "no retry is left after 2 executions: ValueError: mice", AT + timedelta(hours=1)),
 ]
 
 
 @pytest.mark.parametrize(
     ("selection", "selected", "missing"),
     [
-        (Selection((3, 1, 7), None, False), [1, 3], [7]),
-        (Selection((), "a:C", False), [3], []),
-        (Selection((), "a:Nowhere", False), [], []),
-        (Selection((), None, True), [1, 2, 3], []),
+        (Selection((3, 1, 7), False, Filter()), [1, 3], [7]),
+        (Selection((), False, Filter(task="a:C")), [3], []),
+        (Selection((), False, Filter(task="a:Nowhere")), [], []),
+        (Selection((), False, Filter(reason="valueerror")), [3], []),
+        (Selection((), False, Filter(since=AT + timedelta(minutes=1))), [3], []),
+        (Selection((), False, Filter(task="a:C", reason="malformed")), [], []),
+        (Selection((), True, Filter()), [1, 2, 3], []),
     ],
 )
 def test_it_selects_the_named_ones_and_knows_which_are_missing(
     selection: Selection, selected: list[int], missing: list[int]
 ) -> None:
-    assert [each.seq for each in selection.of(REMAINS)] == selected
-    assert selection.missing(REMAINS) == missing
+    assert [each.seq for each in LETTERS if selection.selects(each)] == selected
+    assert selection.missing == missing
 
 
 @pytest.mark.parametrize(
-    ("seqs", "task", "everything"), [((), None, False), ((1,), "a:B", False), ((1,), None, True), ((), "a:B", True)]
+    ("seqs", "everything", "filter_"),
+    [
+        ((), False, Filter()),
+        ((1,), False, Filter(task="a:B")),
+        ((1,), True, Filter()),
+        ((), True, Filter(reason="over")),
+        ((1,), False, Filter(since=AT)),
+    ],
 )
-def test_exactly_one_way_of_naming_them_is_allowed(seqs: tuple[int, ...], task: str | None, everything: bool) -> None:
+def test_exactly_one_way_of_naming_them_is_allowed(seqs: tuple[int, ...], everything: bool, filter_: Filter) -> None:
     with pytest.raises(click.UsageError, match="either SEQ"):
-        Selection(seqs, task, everything)
+        Selection(seqs, everything, filter_)
+
+
+def test_a_filter_is_told_in_words() -> None:
+    filter_ = Filter("a:B", "mice", AT)
+    assert str(filter_) == " of a:B with the reason 'mice' since 2026-12-01T00:00:00Z"

@@ -1,43 +1,48 @@
-"""The dead letters of a namespace, and the selection that a command acts on: by sequence, by task, or all."""
+"""The dead letters of a namespace, and those that a command acts on: by sequence, all, or by task, reason and time."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.installed import complete_tasks
 from diracx.tasks.cli.options import Access, Number
-from diracx.tasks.cli.terminal.interaction import progress
+from diracx.tasks.cli.terminal.interaction import progress, work_through
+from diracx.tasks.cli.times import since_from
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
-from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, DeadTask
+from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, dead_tasks
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader, Selects, StreamSize
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import readable_time
 
 Command = Callable[..., Any]
 
-task_option = click.option(
-    "--task",
-    metavar="NAME",
-    help="The dead letters of this task, <category>:<ClassName>.",
-    shell_complete=complete_tasks,
-)
+READS: Final = 2
+"""How often the stream is read to walk through all dead letters."""
+
+CLOCKS_APART: Final = timedelta(days=1)
+"""The stream is read back so far beyond `--since`: `died` is the time of a worker, whose clock may be wrong."""
 
 
 class DeadLetters:
     """The dead letters of one namespace. Use `open`."""
 
-    def __init__(self, connection: Connection, namespace: Namespace, size: int | None) -> None:
+    def __init__(self, connection: Connection, namespace: Namespace, size: StreamSize | None) -> None:
         self.connection = connection
         self.namespace = namespace
-        self._size = size
-        self._reader = DeadLetterReader(connection, namespace)
+        self.reader = DeadLetterReader(connection, namespace)
+        self.size = size or StreamSize(0, 0, 1, 0)
+        self.there_are_more = False
+        """Whether there are more than those that `latest` gave."""
 
     @classmethod
     @asynccontextmanager
@@ -54,59 +59,140 @@ class DeadLetters:
                 )
             yield cls(connection, namespace, size)
 
-    async def all(self) -> list[DeadLetter]:
-        """Return all dead letters, the oldest first."""
-        with progress("reading", self._size or 0) as advance:
-            return await self._reader.all(advance)
+    async def all(self, selects: Selects) -> AsyncIterator[DeadLetter]:
+        """The selected dead letters, the oldest first, one at a time; those that arrive meanwhile are left out."""
+        with progress("reading", READS * self.size.messages) as advance:
+            async for letter in self.reader.letters(last=self.size.last, on_read=advance):
+                if selects(letter):
+                    yield letter
 
-    async def dead_tasks(self) -> list[DeadTask]:
-        """Return the places of all dead letters in the streams, the oldest first."""
-        with progress("reading", self._size or 0) as advance:
-            return await self._reader.dead_tasks(advance)
+    async def latest(self, filter_: Filter, limit: int) -> AsyncIterator[DeadLetter]:
+        """The latest of the dead letters that a filter lets through, the oldest first."""
+        since = filter_.since
+        if since is not None:
+            since = None if since.year == 1 else since - CLOCKS_APART
+        found = await self.reader.latest(limit + 1, filter_.selects, since=since)
+        self.there_are_more = len(found) > limit
+        for letter in found[-limit:]:
+            yield letter
 
-    async def get(self, seq: int) -> DeadLetter | None:
-        """Return the dead letter with this sequence, or None."""
-        return await self._reader.get(seq)
+    async def work_through(
+        self,
+        doing: str,
+        selects: Selects,
+        work: Callable[[DeadTask], Awaitable[object]],
+        *,
+        last: int | None = None,
+    ) -> None:
+        """Do the work for each of the selected dead tasks, while they are read.
+
+        Args:
+            last: The sequence to end at; None: those that arrive meanwhile are left out.
+        """
+        last = self.size.last if last is None else last
+        with progress(doing, READS * self.size.messages) as advance:
+            chosen = dead_tasks(self.connection, self.namespace, selects, last=last, on_read=advance)
+            await work_through(doing, chosen, work)
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters a user means; a part that is None lets all of them through."""
+
+    task: str | None = None
+    reason: str | None = None
+    """A part of the reason; upper and lower case are the same."""
+    since: datetime | None = None
+
+    def __bool__(self) -> bool:
+        return (self.task, self.reason, self.since) != (None, None, None)
+
+    def __str__(self) -> str:
+        of_task = "" if self.task is None else f" of {self.task}"
+        because = "" if self.reason is None else f" with the reason {self.reason!r}"
+        since = "" if self.since is None else f" since {readable_time(self.since)}"
+        return f"{of_task}{because}{since}"
+
+    def selects(self, letter: DeadLetter) -> bool:
+        """Whether the user means this one."""
+        return (
+            (self.task is None or letter.task == self.task)
+            and (self.reason is None or self.reason.casefold() in letter.reason.casefold())
+            and (self.since is None or letter.died >= self.since)
+        )
+
+
 class Selection:
-    """The dead letters that a user names, in exactly one of three ways."""
+    """The dead letters that a user names, in exactly one of three ways.
 
-    seqs: tuple[int, ...]
-    task: str | None
-    everything: bool
+    Args:
+        seqs: By their sequences.
+        everything: All of them.
+        filter_: Those that a filter lets through.
+    """
 
-    def __post_init__(self) -> None:
-        if sum(map(bool, (self.seqs, self.task is not None, self.everything))) != 1:
-            raise click.UsageError("give either SEQ..., or --task NAME, or --all")
+    def __init__(self, seqs: tuple[int, ...], everything: bool, filter_: Filter) -> None:
+        if sum(map(bool, (seqs, everything, filter_))) != 1:
+            raise click.UsageError(
+                "give either SEQ..., or --all, or one or more of --task NAME, --reason TEXT and --since TIME"
+            )
+        self.seqs = seqs
+        self._filter = filter_
+        self._missing = dict.fromkeys(seqs)
 
-    def of(self, dead_tasks: Sequence[DeadTask]) -> list[DeadTask]:
-        """Return the selected ones."""
-        return [each for each in dead_tasks if self._selects(each)]
+    def selects(self, letter: DeadLetter) -> bool:
+        """Whether the user names this one, which is then not missing."""
+        if not self.seqs:
+            return self._filter.selects(letter)
+        if letter.seq not in self.seqs:
+            return False
+        self._missing.pop(letter.seq, None)
+        return True
 
-    def _selects(self, dead_task: DeadTask) -> bool:
-        if self.task is not None:
-            return dead_task.task == self.task
-        return self.everything or dead_task.seq in self.seqs
+    @property
+    def missing(self) -> list[int]:
+        """The named sequences that `selects` has not come across."""
+        return list(self._missing)
 
-    def missing(self, dead_tasks: Sequence[DeadTask]) -> list[int]:
-        """Return the named sequences that do not exist."""
-        found = {each.seq for each in dead_tasks}
-        return [seq for seq in self.seqs if seq not in found]
+
+def filter_options(command: Command) -> Command:
+    """Add the options of a filter to a command, which receives them as `filter_`."""
+
+    @functools.wraps(command)
+    def with_filter(*, task: str | None, reason: str | None, since: str | None, **values: Any) -> Any:
+        earliest = None if since is None else since_from(since, datetime.now(UTC))
+        return command(filter_=Filter(task, reason, earliest), **values)
+
+    decorated: Command = with_filter
+    for option in (
+        click.option(
+            "--since",
+            metavar="TIME|DURATION",
+            help="The dead letters since a time, RFC 3339 with an offset or Z, or since a duration ago, as 90 "
+            "(seconds), 90s, 15m, 2h, 7d, 1w.",
+        ),
+        click.option("--reason", metavar="TEXT", help="The dead letters with this text in their reason."),
+        click.option(
+            "--task",
+            metavar="NAME",
+            help="The dead letters of this task, <category>:<ClassName>.",
+            shell_complete=complete_tasks,
+        ),
+    ):
+        decorated = option(decorated)
+    return decorated
 
 
 def selection_options(command: Command) -> Command:
     """Add the options of a selection to a command, which receives them as `selection`."""
 
     @functools.wraps(command)
-    def with_selection(*, seq: tuple[int, ...], task: str | None, everything: bool, **values: Any) -> Any:
-        return command(selection=Selection(tuple(dict.fromkeys(seq)), task, everything), **values)
+    def with_selection(*, seq: tuple[int, ...], everything: bool, filter_: Filter, **values: Any) -> Any:
+        return command(selection=Selection(tuple(dict.fromkeys(seq)), everything, filter_), **values)
 
-    decorated: Command = with_selection
+    decorated = filter_options(with_selection)
     for option in (
         click.option("--all", "everything", is_flag=True, help="All dead letters."),
-        task_option,
         click.argument(
             "seq", metavar="[SEQ]...", type=Number(1), nargs=-1, help="One or more sequences, as `dlq list` shows them."
         ),

@@ -3,60 +3,144 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, Final
 
+import msgspec
 import rich_click as click
 
-from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, task_option
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import Prose, print_document, print_table
-from diracx.tasks.cli.times import since_from
+from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Filter, filter_options
+from diracx.tasks.cli.options import Access, Number, json_option, log_option, server_options
+from diracx.tasks.cli.terminal.output import Prose, print_array, print_document, print_table
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.exceptions import shown
-from diracx.tasks.plumbing.wire.times import readable_time
+
+LATEST: Final = 50
+"""How many the table has, unless --limit says otherwise."""
+
+_KIND: Final = re.compile(r":| on | after ")
+"""What ends the kind of death in a reason, as `malformed: ...`, `given up on normal-small after 3 deliveries`."""
+
+
+class _GroupBy(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`task`, `error`, or both of them, in any order."""
+
+    name = "group by"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names, or fail with one line."""
+        names = tuple(name.strip() for name in value.split(","))
+        if len(set(names)) < len(names) or not {"task", "error"}.issuperset(names):
+            self.fail(f"{value!r} is none of task, error and task,error", param, ctx)
+        return names
+
+
+class Group(msgspec.Struct, kw_only=True):
+    """Dead letters that have something in common. These fields, in this order, are those of `--group-by --json`."""
+
+    task: str | None
+    """None if they are not grouped by task, or if it is not known."""
+    error: str | None
+    """The type of the last error, or the kind of death if there is no error; None if they are not grouped by it."""
+    count: int
+    first: datetime
+    """When the first of them died."""
+    last: datetime
+    seq: int
+    """The latest of them, as an example."""
+    id: str | None
 
 
 @click.command("list")
-@task_option
 @click.option(
-    "--since",
-    metavar="TIME|DURATION",
-    help="The dead letters since a time, RFC 3339 with an offset or Z, or since a duration ago, as 90 (seconds), 90s, "
-    "15m, 2h, 7d, 1w.",
+    "--limit",
+    metavar="N",
+    type=Number(0),
+    help=f"The latest N; 0: all of them. Without it, the latest {LATEST}; with --json or --group-by, all.",
 )
+@click.option(
+    "--group-by",
+    metavar="task,error",
+    type=_GroupBy(),
+    help="How many of each task (task), of each type of error (error), or of each pair of them: when the first and "
+    "the last died, and an example.",
+)
+@filter_options
 @json_option
 @log_option("warning")
 @server_options
-def command(*, task: str | None, since: str | None, as_json: bool, access: Access) -> None:
+def command(
+    *, limit: int | None, group_by: tuple[str, ...] | None, filter_: Filter, as_json: bool, access: Access
+) -> None:
     """List the dead letters, the oldest first.
 
     --json adds their arguments, their labels and all their errors.
     """
-    earliest = None if since is None else since_from(since, datetime.now(UTC))
-    dead_letters = [
-        each
-        for each in asyncio.run(_read(access))
-        if (task is None or each.task == task) and (earliest is None or each.died >= earliest)
-    ]
-    if as_json:
-        print_document(dead_letters)
-    elif dead_letters:
-        rows = [
-            [each.seq, each.died, _shown(each.task), _shown(each.id), each.attempts, each.reason]
-            for each in dead_letters
-        ]
-        print_table(["seq", "died", "task", "id", "attempts", Prose("reason")], rows)
-    else:
-        of_task = "" if task is None else f" of {task}"
-        since_then = "" if earliest is None else f" since {readable_time(earliest)}"
-        print(f"no dead letters{of_task}{since_then}", file=sys.stderr)
+    if limit is None:
+        limit = 0 if as_json or group_by else LATEST
+    asyncio.run(_list(access, filter_, limit, group_by, as_json))
+
+
+async def _list(access: Access, filter_: Filter, limit: int, group_by: tuple[str, ...] | None, as_json: bool) -> None:
+    async with DeadLetters.open(access) as dead_letters:
+        letters = dead_letters.latest(filter_, limit) if limit else dead_letters.all(filter_.selects)
+        if group_by is not None:
+            _print_groups(await _groups(letters, group_by), group_by, filter_, as_json)
+        elif as_json:
+            await print_array(letters)
+        elif rows := [_row(each) async for each in letters]:
+            print_table(["seq", "died", "task", "id", "attempts", Prose("reason")], rows)
+            if dead_letters.there_are_more:
+                _say_how_many(dead_letters.size.dead_letters, filter_, limit)
+        else:
+            print(f"no dead letters{filter_}", file=sys.stderr)
+
+
+def _say_how_many(total: int, filter_: Filter, limit: int) -> None:
+    """Say that these are not all. `total` leaves out those that no worker has stored."""
+    of_all = f" of {total:,}" if total > limit and not filter_ else ""
+    print(f"the latest {limit}{of_all}{filter_}; --limit 0 shows all, --group-by task,error counts", file=sys.stderr)
+
+
+def _row(letter: DeadLetter) -> list[object]:
+    return [letter.seq, letter.died, _shown(letter.task), _shown(letter.id), letter.attempts, letter.reason]
 
 
 def _shown(text: str | None) -> str | None:
     return None if text is None else shown(text)
 
 
-async def _read(access: Access) -> list[DeadLetter]:
-    async with DeadLetters.open(access) as dead_letters:
-        return await dead_letters.all()
+def _print_groups(groups: list[Group], group_by: tuple[str, ...], filter_: Filter, as_json: bool) -> None:
+    if as_json:
+        return print_document(groups)
+    if not groups:
+        return print(f"no dead letters{filter_}", file=sys.stderr)
+    rows = [
+        [each.count, *(_shown(getattr(each, name)) for name in group_by), each.first, each.last, each.seq]
+        for each in groups
+    ]
+    return print_table(["count", *group_by, "first", "last", "example"], rows)
+
+
+async def _groups(letters: AsyncIterator[DeadLetter], group_by: tuple[str, ...]) -> list[Group]:
+    """The groups, the largest first."""
+    groups: dict[tuple[str | None, str | None], Group] = {}
+    async for letter in letters:
+        task = letter.task if "task" in group_by else None
+        error = _error(letter) if "error" in group_by else None
+        group = groups.get((task, error))
+        if group is None:
+            group = groups[task, error] = Group(
+                task=task, error=error, count=0, first=letter.died, last=letter.died, seq=letter.seq, id=letter.id
+            )
+        group.count += 1
+        group.first, group.last = min(group.first, letter.died), max(group.last, letter.died)
+        group.seq, group.id = letter.seq, letter.id
+    return sorted(groups.values(), key=lambda group: -group.count)
+
+
+def _error(letter: DeadLetter) -> str:
+    return letter.errors[-1].type if letter.errors else _KIND.split(letter.reason, 1)[0]

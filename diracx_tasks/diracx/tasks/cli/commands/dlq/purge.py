@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
 
 import rich_click as click
 
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, selection_options
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
-from diracx.tasks.cli.terminal.interaction import confirmed, work_through
-from diracx.tasks.plumbing.dead_letters.reader import DeadTask, remove_dead_task
+from diracx.tasks.cli.terminal.interaction import confirmed
+from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, remove_dead_task
 
 
 @click.command("purge")
@@ -25,31 +24,51 @@ def command(*, selection: Selection, yes: bool, access: Access) -> int:
 
     A message that is still in its queue, though the server will never deliver it again, is removed as well.
     """
-    chosen, missing = asyncio.run(_chosen(access, selection))
-    for seq in missing:
-        print(f"error: there is no dead letter {seq}", file=sys.stderr)
-    if chosen and not yes and not confirmed(f"Purge {_count(len(chosen))} for good?", "nothing was purged"):
+    purged = asyncio.run(_purge(access, selection, yes))
+    if purged is None:
         print("nothing was purged", file=sys.stderr)
         return ExitCode.DONE
-    asyncio.run(_purge(access, chosen))
-    print(f"purged {_count(len(chosen))}")
-    return ExitCode.USAGE if missing else ExitCode.DONE
+    print(f"purged {_count(purged)}")
+    return ExitCode.USAGE if selection.missing else ExitCode.DONE
 
 
-async def _chosen(access: Access, selection: Selection) -> tuple[list[DeadTask], list[int]]:
-    async with DeadLetters.open(access) as dead_letters:
-        dead_tasks = await dead_letters.dead_tasks()
-    return selection.of(dead_tasks), selection.missing(dead_tasks)
-
-
-async def _purge(access: Access, chosen: Sequence[DeadTask]) -> None:
-    """Purge on a new connection, since the user may have taken long to answer."""
-    if not chosen:
-        return
+async def _purge(access: Access, selection: Selection, yes: bool) -> int | None:
+    """Purge, after asking. Returns how many were purged; None: the user refused."""
+    last = None
+    if not yes:
+        chosen, last = await _count_chosen(access, selection)
+        _report_missing(selection)
+        if chosen and not confirmed(f"Purge {_count(chosen)} for good?", "nothing was purged"):
+            return None
+    purged = 0
+    # On a new connection, since the user may have taken long to answer.
     async with DeadLetters.open(access) as dead_letters:
         connection, namespace = dead_letters.connection, dead_letters.namespace
-        await work_through("purging", chosen, lambda each: remove_dead_task(connection, namespace, each))
+
+        async def purge(each: DeadTask) -> None:
+            nonlocal purged
+            await remove_dead_task(connection, namespace, each)
+            purged += 1
+
+        await dead_letters.work_through("purging", selection.selects, purge, last=last)
+    if yes:
+        _report_missing(selection)
+    return purged
+
+
+async def _count_chosen(access: Access, selection: Selection) -> tuple[int, int]:
+    """The number of the selected dead letters, and the sequence up to which they were counted."""
+    async with DeadLetters.open(access) as dead_letters:
+        count = 0
+        async for _ in dead_letters.all(selection.selects):
+            count += 1
+        return count, dead_letters.size.last
+
+
+def _report_missing(selection: Selection) -> None:
+    for seq in selection.missing:
+        print(f"error: there is no dead letter {seq}", file=sys.stderr)
 
 
 def _count(count: int) -> str:
-    return f"{count} dead letter" if count == 1 else f"{count} dead letters"
+    return f"{count:,} dead letter" if count == 1 else f"{count:,} dead letters"

@@ -10,8 +10,7 @@ import rich_click as click
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, selection_options
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
-from diracx.tasks.cli.terminal.interaction import work_through
-from diracx.tasks.plumbing.dead_letters.reader import DeadTask
+from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 
 
@@ -32,25 +31,26 @@ async def _replay(access: Access, selection: Selection) -> ExitCode:
     async with DeadLetters.open(access) as dead_letters:
         replayer = Replayer(dead_letters.connection, dead_letters.namespace)
         finished = await replayer.finish_earlier()
-        dead_tasks = await dead_letters.dead_tasks()
-        chosen = selection.of(dead_tasks)
+        replayed = 0
         left_out: list[NotReplayableError] = []
 
         async def replay(each: DeadTask) -> None:
+            nonlocal replayed
             try:
                 await replayer.replay(each)
+                replayed += 1
             except NotReplayableError as error:
                 left_out.append(error)
 
-        await work_through("replaying", chosen, replay)
-    missing = [seq for seq in selection.missing(dead_tasks) if seq not in finished]
+        await dead_letters.work_through("replaying", selection.selects, replay)
+    missing = [seq for seq in selection.missing if seq not in finished]
     for line in [f"there is no dead letter {seq}" for seq in missing] + list(map(str, left_out)):
         print(f"error: {line}", file=sys.stderr)
     if finished:
         print(f"finished {_tasks(len(finished))} of a run that was cut off")
-    print(f"replayed {_tasks(len(chosen) - len(left_out))}")
+    print(f"replayed {_tasks(replayed)}")
     return ExitCode.USAGE if selection.seqs and (missing or left_out) else ExitCode.DONE
 
 
 def _tasks(count: int) -> str:
-    return f"{count} task" if count == 1 else f"{count} tasks"
+    return f"{count:,} task" if count == 1 else f"{count:,} tasks"

@@ -45,7 +45,7 @@ def command(*, seq: int, as_json: bool, access: Access) -> None:
 
 async def _read(access: Access, seq: int) -> DeadLetter | None:
     async with DeadLetters.open(access) as dead_letters:
-        return await dead_letters.get(seq)
+        return await dead_letters.reader.get(seq)
 
 
 def _lines(dead_letter: DeadLetter, width: int) -> Iterator[str]:
