@@ -15,9 +15,11 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker import attempts as attempts_module
 from diracx.tasks.plumbing.worker.attempts import AttemptStore, StaleAttemptError
 from diracx.tasks.testing import wait_until
 from support.attempt_buckets import AT, FAILURE, STORED_NS, AnswerLost, delivery
+from support.remembering import remembered
 
 
 @pytest.fixture
@@ -240,3 +242,20 @@ async def test_a_record_that_is_written_while_the_known_ones_are_listed_is_known
     await store.load_known(1)
     assert store.untried(delivery(connection, 10)) is None
     assert store.untried(delivery(connection, 12)) is not None
+
+
+async def test_messages_that_other_workers_finish_are_forgotten(
+    bucket: Bucket, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts_module, "MAX_KNOWN", 20)
+    store, other = AttemptStore(bucket), AttemptStore(bucket)
+    running = asyncio.create_task(store.run())
+    for sequence in range(1, 200):
+        await store.fail(await store.read(delivery(connection, sequence)), FAILURE, AT)
+        if sequence != 7:
+            await other.forget(await other.read(delivery(connection, sequence)))
+    # It asks beside the work, so how far it has got by now is its own affair.
+    await wait_until(lambda: remembered(store) < 100, description="those that others finished are forgotten")
+    running.cancel()
+    assert store.untried(delivery(connection, 7)) is None, "it has a record"
+    assert store.untried(delivery(connection, 8)) is not None

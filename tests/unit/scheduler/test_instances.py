@@ -11,7 +11,7 @@ import pytest
 from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override
 from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of, removed_instances
+from diracx.tasks.plumbing.scheduler.instances import Instance, has_task, instances_of, removed_instances
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds
 from support.scheduling import Delayed, Hourly, OffByDefault, Report, SubmitPilots, Ticks
@@ -187,3 +187,24 @@ def test_the_schedule_of_an_entry_that_the_configuration_has_no_more_is_ended() 
     assert removed(*keys, vos_known=False) == {"test:Hourly+Gone": why}
     named = Configuration(tasks={"test:Report": Override(entries={"New": Entry()})})
     assert removed(ScheduleKey("test:Report", "lhcb"), configuration=named) == {"test:Report@lhcb": why}
+
+
+@pytest.mark.parametrize(
+    ("key", "there"),
+    [
+        (ScheduleKey("test:Hourly"), True),
+        (ScheduleKey("test:Hourly", entry="A"), True),
+        (ScheduleKey("test:Report", "lhcb"), True),
+        (ScheduleKey("test:Report"), False),
+        (ScheduleKey("test:Hourly", "lhcb"), False),
+        (ScheduleKey("test:Delayed"), False),
+        (ScheduleKey("test:Nowhere", "lhcb"), False),
+        (ScheduleKey("test:Ticks"), True),
+    ],
+    ids=str,
+)
+def test_a_task_has_a_schedule_as_it_is_installed_here(key: ScheduleKey, there: bool) -> None:
+    tasks = registry()
+    tasks.add("test:Ticks", Ticks)
+    tasks.withdraw("test:Ticks", "it cannot be loaded, and may be mended")
+    assert has_task(tasks, key) == there

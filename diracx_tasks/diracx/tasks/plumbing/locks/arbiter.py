@@ -18,13 +18,15 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from diracx.tasks.plumbing.clock import Clock
 from diracx.tasks.plumbing.exceptions import ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.locks.acquired import AcquiredLock, LockOwner
 from diracx.tasks.plumbing.locks.base import BaseLock, Capacity
+
+E = TypeVar("E", bound=Exception)
 
 _REFUSAL_SECONDS: Final = 1.0
 """A refusal is remembered this long, plus or minus half."""
@@ -37,13 +39,14 @@ class _Refusal:
     """A refusal that is repeated from memory."""
 
     error: UnableToAcquireLockError | ServerError
+    """A copy: with its traceback, a refusal would keep the task that it refused, its message included."""
     until: float
     retry_at: float | None
 
     def repeated(self, now: float) -> UnableToAcquireLockError | ServerError:
         error = self.error
         if not isinstance(error, UnableToAcquireLockError):
-            return error.with_traceback(None)
+            return _without_traceback(error)
         retry_after = None if self.retry_at is None else timedelta(seconds=max(0.0, self.retry_at - now))
         return UnableToAcquireLockError(error.key, error.holder, retry_after, pace=error.pace, reason=error.reason)
 
@@ -57,6 +60,13 @@ class _Contention:
     """The number of tasks that hold the lock or wait for their turn."""
     owner: LockOwner | None = None
     refusal: _Refusal | None = None
+
+
+def _without_traceback(error: E) -> E:
+    """A copy of an error, whatever its constructor takes, without its traceback and its causes."""
+    copied = type(error).__new__(type(error), *error.args)
+    copied.__dict__.update(error.__dict__)
+    return copied
 
 
 class LocalLockArbiter:
@@ -139,7 +149,7 @@ class LocalLockArbiter:
             raise
 
     def _remembered(self, error: UnableToAcquireLockError | ServerError) -> _Refusal:
-        now = self._clock()
+        now, error = self._clock(), _without_traceback(error)
         lasts = _REFUSAL_SECONDS * random.uniform(0.5, 1.5)
         if isinstance(error, UnableToAcquireLockError) and error.retry_after is not None:
             seconds = error.retry_after.total_seconds()

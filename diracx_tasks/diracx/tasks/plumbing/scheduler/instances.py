@@ -10,9 +10,9 @@ import msgspec
 
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, UnknownTaskError
 from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override
-from diracx.tasks.plumbing.registry import RegisteredTask
+from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.scheduler.planning import Rule
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 
@@ -69,7 +69,8 @@ def removed_instances(
     """Disabled instances that end known schedules whose VO or entry was removed.
 
     The schedules of a task that is not installed here are left alone: it may be installed where another scheduler
-    runs. So are those of a VO-aware task that name no VO, and the reverse: another version runs there.
+    runs (see `ScheduleReconciler.forget_gone`). So are those of a VO-aware task that name no VO, and the reverse:
+    another version runs there.
 
     Args:
         vos_known: Whether the VOs are known. If not, no schedule of a VO has been removed.
@@ -90,6 +91,22 @@ def removed_instances(
         rule = Rule(task_class.default_schedule, enabled=False)
         found.append(Instance(key, rule, task_class.priority, task_class.size, b"", reason, removed=True))
     return found
+
+
+def has_task(registry: TaskRegistry, key: ScheduleKey) -> bool:
+    """Whether the task of a schedule is installed, and runs for each VO if the key names one, or for none.
+
+    A task that is installed and cannot be loaded counts as there: it may be mended.
+    """
+    try:
+        task_class = registry.get(key.task).task_class
+    except UnknownTaskError:
+        return False
+    except TaskDefinitionError:
+        return True
+    if not issubclass(task_class, PeriodicBaseTask):
+        return False
+    return issubclass(task_class, PeriodicVoAwareBaseTask) == bool(key.vo)
 
 
 def _instance(

@@ -15,6 +15,7 @@ Crash points:
 | after the write, its answer lost | the new state; the next round reads it anew |
 | before the withdrawal ends | a state that names the cancelled occurrences; its next reader withdraws them first |
 | after a schedule was ended for good | a disabled state; it is removed once it is `REMOVAL_AGE` old |
+| (never again: the task was uninstalled) | the state; it is removed once nothing was supplied for `ORPHAN_AGE` |
 
 An occurrence whose arguments changed is replaced on condition that the server still holds it. If it falls due in
 between, the whole batch is refused as after the write of another scheduler.
@@ -51,6 +52,15 @@ REMOVAL_AGE: Final = timedelta(minutes=10)
 A state refuses the writes of a scheduler that was suspended before it. So it stays until the server has closed the
 connection of such a scheduler: after three pings without an answer, one every two minutes by default.
 """
+
+ORPHAN_AGE: Final = timedelta(days=7)
+"""How long the state of a schedule stays that no leader has supplied since: none of them has its task installed.
+
+During an upgrade, or where schedulers have different tasks, the next leader may have it. It then begins anew, if it
+comes later than this; what was missed before is not caught up.
+"""
+
+FORGET_INTERVAL: Final = timedelta(minutes=1)
 
 ASK_AGAIN: Final = timedelta(seconds=60)
 """How often a schedule that answers from now, and raised an error, is asked again."""
@@ -154,6 +164,7 @@ class ScheduleReconciler:
         self._failed: dict[ScheduleKey, _Failure] = {}
         """Schedules that raised an error."""
         self._retry_unreadable_at = now()
+        self._forget_at = now()
 
     async def load(self) -> None:
         """Read every state: another scheduler may have written them.
@@ -224,6 +235,29 @@ class ScheduleReconciler:
             await self._write(changes)
             published += sum(len(change.occurrences) for change in changes)
         return published
+
+    async def forget_gone(self, instances: Iterable[Instance], has_task: Callable[[ScheduleKey], bool]) -> None:
+        """Remove the states of schedules whose task is not installed, once they are `ORPHAN_AGE` old, and what is
+        remembered of schedules that there are no more. Does nothing for a minute after the last time.
+
+        Args:
+            has_task: Whether the task of a schedule is installed here, for a VO or not, as the key has it.
+
+        Raises:
+            ServerError: Some were not removed; a later call tries again.
+        """
+        now = self._now()
+        if now < self._forget_at:
+            return
+        self._forget_at = now + FORGET_INTERVAL
+        there = {instance.key for instance in instances}
+        self._stale &= there | self._known.keys()
+        self._failed = {key: failure for key, failure in self._failed.items() if key in there}
+        for key, stored in list(self._known.items()):
+            if stored.state.after <= now - ORPHAN_AGE and not has_task(key):
+                await self._store.remove(key, stored.revision)
+                del self._known[key]
+                logger.info("%s is forgotten: its task is not installed, and nothing was due for %s", key, ORPHAN_AGE)
 
     async def _read(self, keys: Sequence[ScheduleKey]) -> None:
         if not keys:

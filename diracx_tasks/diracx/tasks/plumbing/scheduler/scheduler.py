@@ -31,7 +31,7 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of, removed_instances
+from diracx.tasks.plumbing.scheduler.instances import Instance, has_task, instances_of, removed_instances
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, POLL_INTERVAL, LeaderLock, ttl_for
 from diracx.tasks.plumbing.scheduler.reconciler import Now, ScheduleReconciler, utc_now
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
@@ -76,7 +76,7 @@ class Scheduler:
 
     Args:
         connection: A connection that stays open while `run` runs.
-        registry: The tasks to schedule. Stored schedules of other tasks are left alone.
+        registry: The tasks to schedule. Stored schedules of other tasks are left alone for a week.
         vos: The virtual organisations.
         now: Returns the current time, aware.
         name: The id of this scheduler in states, locks and logs; None: `<host>-<pid>-scheduler`.
@@ -227,12 +227,17 @@ class Scheduler:
         """Supply the due schedules; return whether anything was published, since there may then be more to publish."""
         configuration = self._configuration.current
         self._vos.refresh(configuration)
-        due = self._reconciler.due(self._all_instances(configuration, self._vos.current(configuration)))
+        instances = self._all_instances(configuration, self._vos.current(configuration))
+        await self._reconciler.forget_gone(instances, self._has_task)
+        due = self._reconciler.due(instances)
         if not due:
             return False
         published = await self._reconciler.advance(due)
         self.published += published
         return published > 0
+
+    def _has_task(self, key: ScheduleKey) -> bool:
+        return has_task(self._registry, key)
 
     def _all_instances(self, configuration: Configuration, vos: tuple[str, ...] | None) -> list[Instance]:
         """The instances that should be scheduled, and those to end because their VO or entry was removed."""

@@ -55,7 +55,9 @@ class JetStreamScheduleStore:
         pattern = f"{self._namespace.name}.state.>"
         subjects = await subjects_of(self._connection, self._stream, pattern)
         # The markers of unfinished replays have subjects there, too.
-        return await self._read([each for each in subjects if not self._namespace.is_replay(each)])
+        subjects = [each for each in subjects if not self._namespace.is_replay(each)]
+        self._unreadable = {each: self._unreadable[each] for each in subjects if each in self._unreadable}
+        return await self._read(subjects)
 
     async def _read(self, subjects: Sequence[str]) -> dict[ScheduleKey, StoredState]:
         found: dict[ScheduleKey, StoredState] = {}

@@ -69,6 +69,8 @@ MAX_FAILURES: Final = 20
 MAX_TRIES: Final = 10
 """More conflicts in one write than interruptions that can be written down meanwhile."""
 RETRY_SECONDS: Final = 1.0
+MAX_KNOWN: Final = 10_000
+"""Beyond so many known sequences, those that other workers have finished are forgotten."""
 _BEGIN: Final = "begin"
 
 _Change: TypeAlias = Callable[[AttemptRecord], AttemptRecord]
@@ -119,7 +121,8 @@ class AttemptStore:
         self._bucket = bucket
         self._known: set[int] = set()
         self._learned: set[int] = set()
-        """The sequences that got a record here since `load_known` was last called; it may not have listed them."""
+        """The sequences that got a record here lately; the latest list of records may lack them."""
+        self._learning, self._max_known = asyncio.Lock(), MAX_KNOWN
         self._orphaned: list[int] = []
         self._debts: dict[int, set[str]] = {}
         """The ids of executions whose interruption has yet to be written down, by sequence."""
@@ -135,15 +138,26 @@ class AttemptStore:
         Args:
             first_sequence: The lowest sequence in the task stream. Older records are orphaned; `run` deletes them.
         """
-        self._learned.clear()
-        sequences = [int(key) for key in await self._bucket.keys() if key.isdecimal()]
-        self._known = {sequence for sequence in sequences if sequence >= first_sequence} | self._learned
+        sequences = await self._learn()
         self._orphaned = [sequence for sequence in sequences if sequence < first_sequence]
+        self._known.difference_update(self._orphaned)
         if self._orphaned:
             self._to_do.set()
 
+    async def _learn(self) -> set[int]:
+        """Learn which sequences have a record, and forget those of messages that other workers have finished.
+
+        Those learned since the last time stay known: their records may be on their way to the server."""
+        async with self._learning:
+            before = set(self._learned)
+            sequences = {int(key) for key in await self._bucket.keys() if key.isdecimal()}
+            self._known = sequences | self._learned
+            self._learned -= before
+            self._max_known = max(MAX_KNOWN, 2 * len(self._known))
+        return sequences
+
     async def run(self) -> None:
-        """Write down interruptions, and delete the orphaned records that `load_known` finds, until cancelled."""
+        """Write down interruptions, delete orphaned records, and forget finished messages, until cancelled."""
         while True:
             await self._to_do.wait()
             self._to_do.clear()
@@ -151,6 +165,8 @@ class AttemptStore:
                 await self._pay_debts()
                 while self._orphaned:
                     await self._delete(self._orphaned.pop())
+                if len(self._known) > self._max_known:
+                    await self._learn()
             except ServerError as error:
                 logger.debug("interruptions and orphaned attempt records have to wait: %s", error)
                 await wait_for_event(self._to_do, RETRY_SECONDS)
@@ -223,9 +239,7 @@ class AttemptStore:
                 self._unreadable.add(sequence)
                 logger.error(
                     "the record %d in the bucket %s cannot be read, and counts as empty: %s",
-                    sequence,
-                    self._bucket.name,
-                    error,
+                    *(sequence, self._bucket.name, error),
                 )
             return AttemptRecord(0)
 
@@ -321,6 +335,7 @@ class AttemptStore:
                 await self._bucket.delete(str(attempts.sequence), entry.revision)
         self._known.discard(attempts.sequence)
         self._learned.discard(attempts.sequence)
+        self._unreadable.discard(attempts.sequence)
         self._debts.pop(attempts.sequence, None)
 
     def _encode(self, record: AttemptRecord) -> tuple[AttemptRecord, bytes]:
@@ -343,6 +358,8 @@ class AttemptStore:
             # Known from here on: the write may be stored without an answer.
             self._known.add(attempts.sequence)
             self._learned.add(attempts.sequence)
+            if len(self._known) > self._max_known:
+                self._to_do.set()
             for _ in range(MAX_TRIES):
                 changed = replace(change(attempts.record), writer=writer, deliveries=attempts.delivered)
                 record, value = self._encode(changed if verb == _BEGIN else _without(changed, {attempts.id}))

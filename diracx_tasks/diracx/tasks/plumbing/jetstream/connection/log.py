@@ -15,6 +15,9 @@ logger = logging.getLogger("diracx.tasks.jetstream")
 REPEAT_INTERVAL = timedelta(seconds=30)
 """An error that stays the same is logged again after this time."""
 
+MAX_TEXTS = 100
+"""So many errors are known apart."""
+
 
 class ConnectionLog:
     """Writes to the logger `diracx.tasks.jetstream`.
@@ -47,6 +50,8 @@ class ConnectionLog:
         before = self._logged_at.get(text)
         if before is not None and now - before < REPEAT_INTERVAL.total_seconds():
             return
+        if len(self._logged_at) >= MAX_TEXTS:  # a denial names its subject, which may be another one each time
+            self._logged_at.clear()
         self._logged_at[text] = now
         logger.error("%s", self._redact(text))
 
