@@ -16,7 +16,15 @@ from diracx.tasks.plumbing.exceptions import UnableToAcquireLockError
 from diracx.tasks.plumbing.execution.job import Held, LockBusy
 from diracx.tasks.plumbing.jetstream.connection.log import MAX_TEXTS, ConnectionLog
 from diracx.tasks.plumbing.lock_registry import JOB
-from diracx.tasks.plumbing.locks import ConcurrencyLimiter, MutexLock, RateLimiter, SharedRWLock
+from diracx.tasks.plumbing.locks import (
+    AcquiredLock,
+    ConcurrencyLimiter,
+    LockOwner,
+    LockStore,
+    MutexLock,
+    RateLimiter,
+    SharedRWLock,
+)
 from diracx.tasks.plumbing.locks.arbiter import LocalLockArbiter
 from diracx.tasks.plumbing.locks.watchdog import Watchdog
 from diracx.tasks.plumbing.overrides.configuration import Configuration
@@ -78,6 +86,37 @@ async def test_locks_that_were_taken_refused_and_lost() -> None:
     assert remembered(arbiter) < 3_000
     assert remembered(watchdog) < 20
     assert empty < NAMES
+
+
+class Batch(RateLimiter):
+    """Stands for `n_items`; an odd number is refused."""
+
+    limit = 10 * NAMES
+
+    async def acquire(self, store: LockStore, owner: LockOwner) -> AcquiredLock:
+        if self.n_items % 2:
+            raise UnableToAcquireLockError(self.key)
+        return await MutexLock(JOB, "items", self.n_items).acquire(store, owner)
+
+
+async def test_numbers_of_items_that_one_limiter_has_met() -> None:
+    clock, store = ManualClock(1_000.0), RecordingStore()
+    arbiter = LocalLockArbiter(clock)
+    running = await arbiter.take(Batch(JOB, "files", n_items=2), store, new_owner())  # the key is always in use
+    for number in range(3, NAMES):
+        clock.now += 2
+        batch = Batch(JOB, "files", n_items=number)
+        with suppress(UnableToAcquireLockError):
+            acquired = await arbiter.take(batch, store, new_owner())
+            await arbiter.give_back(batch, acquired.release)
+    assert remembered(arbiter) < 1_500
+    await arbiter.give_back(Batch(JOB, "files", n_items=2), running.release)
+    # One that is refused only is never given back.
+    for number in range(3, NAMES, 2):
+        clock.now += 2
+        with pytest.raises(UnableToAcquireLockError):
+            await arbiter.take(Batch(JOB, "others", n_items=number), store, new_owner())
+    assert remembered(arbiter) < 5_000
 
 
 class Message:

@@ -211,3 +211,19 @@ async def test_two_dead_letters_of_one_sequence_are_two_dead_tasks(box: DeadLett
     await box.add(sequence=7)
     await box.add(sequence=7, headers={"Task-Name": "a:Other"})
     assert [task.seq for task in await box.dead_tasks()] == [1, 2]
+
+
+async def test_dead_tasks_without_a_dead_letter_are_selected_and_removed_alike(box: DeadLetterBox) -> None:
+    subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{box.names.tasks_stream}.normal-small"
+    await publish(box.connection, subject, b"{}", {})
+    await box.advise(7)
+
+    async def selected(text: str) -> list[dead_tasks_module.DeadTask]:
+        found = dead_tasks_module.dead_tasks(box.connection, box.names, lambda letter: text in letter.reason)
+        return [task async for task in found]
+
+    (unreadable,) = await selected("cannot be read")
+    (given_up,) = await selected("given up")
+    assert (unreadable.seq, unreadable.sequence, given_up.seq, given_up.sequence) == (1, 0, 2, 7)
+    await dead_tasks_module.remove_dead_task(box.connection, box.names, unreadable)
+    assert [task.seq for task in await box.dead_tasks()] == [2]

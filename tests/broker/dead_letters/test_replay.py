@@ -205,3 +205,11 @@ async def test_a_message_with_header_names_that_nats_py_refuses_dies_and_is_repl
     (letter,) = await mesh.dead_letters()
     assert letter.headers["X-Kept"] == "1"
     assert not {"a/b", "(c)"} & letter.headers.keys()
+
+
+async def test_the_marker_of_an_earlier_stream_of_the_same_name_removes_nothing(box: DeadLetterBox) -> None:
+    await box.add()
+    (dead_task,) = await box.dead_tasks()
+    await publish(box.connection, box.names.replay_subject(dead_task.seq, dead_task.stored_us - 1), b"", {})
+    assert await Replayer(box.connection, box.names).finish_earlier() == []
+    assert (await box.letters(), await box.markers()) == (1, 0)

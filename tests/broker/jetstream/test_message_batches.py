@@ -107,6 +107,8 @@ async def test_a_user_who_may_not_read_directly_asks_the_leader() -> None:
             config = {"name": "Mixed", "subjects": ["Mixed.>"], "allow_direct": True}
             await connection.api("STREAM.CREATE.Mixed", config)
             await fill(connection, "Mixed", 3)
+            # The denial of another subject does not end the batch.
+            await connection.publish("Forbidden")
             assert [message.sequence async for message in read_batches(connection, "Mixed")] == [1, 2, 3]
 
 

@@ -30,8 +30,8 @@ E = TypeVar("E", bound=Exception)
 
 _REFUSAL_SECONDS: Final = 1.0
 """A refusal is remembered this long, plus or minus half."""
-_MAX_KEYS: Final = 1_000
-"""Beyond this number of keys, those that nobody needs are forgotten."""
+_MAX_CONTENTIONS: Final = 1_000
+"""Beyond this number, those that nobody needs are forgotten."""
 
 
 @dataclass(slots=True)
@@ -79,7 +79,9 @@ class LocalLockArbiter:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._by_key: dict[str, dict[str, _Contention]] = {}
-        self._max_keys = _MAX_KEYS
+        self._count = 0
+        """The number of contentions of all keys: one key has many if its tasks stand for many numbers of items."""
+        self._max_count = _MAX_CONTENTIONS
 
     async def take(self, lock: BaseLock, store: LockStore, owner: LockOwner) -> AcquiredLock:
         """Wait for the turn of this task, then take `lock` from `store`, unless memory refuses it.
@@ -118,20 +120,18 @@ class LocalLockArbiter:
             self._forget_refusals(lock)
 
     def _forget_refusals(self, lock: BaseLock) -> None:
-        contentions = self._by_key[lock.key]
         if lock.frees_on_release:
-            for contention in contentions.values():
+            for contention in self._by_key[lock.key].values():
                 contention.refusal = None
-        if not any(contention.users or contention.refusal for contention in contentions.values()):
-            del self._by_key[lock.key]
+        self._prune_key(lock.key, self._clock())
 
     def _contention(self, lock: BaseLock) -> _Contention:
-        if (contentions := self._by_key.get(lock.key)) is None:
-            if len(self._by_key) >= self._max_keys:
+        contention = self._by_key.get(lock.key, {}).get(lock.contention_key)
+        if contention is None:
+            if self._count >= self._max_count:
                 self._prune()
-            contentions = self._by_key[lock.key] = {}
-        if (contention := contentions.get(lock.contention_key)) is None:
-            contention = contentions[lock.contention_key] = _Contention()
+            contention = self._by_key.setdefault(lock.key, {})[lock.contention_key] = _Contention()
+            self._count += 1
         return contention
 
     async def _ask(self, contention: _Contention, lock: BaseLock, store: LockStore, owner: LockOwner) -> AcquiredLock:
@@ -157,9 +157,17 @@ class LocalLockArbiter:
         return _Refusal(error, now + lasts, None)
 
     def _prune(self) -> None:
-        """Forget the keys that no task of this process uses and whose refusals have lapsed."""
         now = self._clock()
-        for key, contentions in list(self._by_key.items()):
-            if all(c.users == 0 and (c.refusal is None or c.refusal.until <= now) for c in contentions.values()):
-                del self._by_key[key]
-        self._max_keys = max(_MAX_KEYS, 2 * len(self._by_key))
+        for key in list(self._by_key):
+            self._prune_key(key, now)
+        self._max_count = max(_MAX_CONTENTIONS, 2 * self._count)
+
+    def _prune_key(self, key: str, now: float) -> None:
+        """Forget what no task of this process uses of a key, and what refuses nobody any more."""
+        contentions = self._by_key[key]
+        for name, each in list(contentions.items()):
+            if each.users == 0 and (each.refusal is None or each.refusal.until <= now):
+                del contentions[name]
+                self._count -= 1
+        if not contentions:
+            del self._by_key[key]
