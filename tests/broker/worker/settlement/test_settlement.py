@@ -15,7 +15,7 @@ from typing import ClassVar, cast
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.clock import boottime
+from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
@@ -212,6 +212,10 @@ class Outage:
     @property
     def is_connected(self) -> bool:
         return self.connected
+
+    @property
+    def clock(self) -> ServerClock:
+        return self.connection.clock
 
     async def wait_connected(self, timeout: float) -> bool:
         self.connected = True

@@ -12,6 +12,7 @@ from typing import Any
 import nats.errors
 import pytest
 
+from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.worker.leases import Lease
 from diracx.tasks.plumbing.worker.settlement.ack_replay import AckReplay
@@ -31,6 +32,7 @@ class Told:
 
     connected: bool = True
     answers: list[tuple[str, bytes]] = field(default_factory=list)
+    clock: ServerClock = field(default_factory=ServerClock)
 
     @property
     def client(self) -> Told:

@@ -48,11 +48,18 @@ def command(
     registry, registered = installed_task(entry_point)
     task = task_from(registered, args, kwargs)
     with telemetry_from(os.environ, f"{access.namespace}-producer", connection_name("producer", "submit")):
-        say(asyncio.run(_submit(access, registry, task, due_time(at, delay), labels_from(labels))))
+        print(asyncio.run(_submit(access, registry, task, due_time(at, delay), delay, labels_from(labels))))
 
 
 async def _submit(
-    access: Access, registry: TaskRegistry, name: str, task: BaseTask, at: datetime | None, labels: Mapping[str, str]
+    access: Access,
+    registry: TaskRegistry,
+    task: BaseTask,
+    at: datetime | None,
+    delay: timedelta | None,
+    labels: Mapping[str, str],
 ) -> str:
     async with producer(access, registry, "submit") as broker:
-        return await broker.submit(task, at_time=at, labels=labels, name=name)
+        if delay is not None:
+            at = broker.connection.clock.now() + delay  # the clock of this machine may be wrong
+        return await broker.submit(task, at_time=at, labels=labels)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -109,7 +108,7 @@ class DeadLetterStore:
         own = without_server_headers(delivery.headers)
         fixed = {
             DEAD_REASON: _one_line(reason),
-            DEAD_AT: to_rfc3339(datetime.now(UTC)),
+            DEAD_AT: to_rfc3339(self._connection.clock.now()),
             DEAD_QUEUE: delivery.subject,
             DEAD_SEQUENCE: str(delivery.sequence),
             DEAD_STORED: str(delivery.stored_ns),

@@ -17,6 +17,7 @@ from types import CoroutineType
 from typing import Any, Final, Protocol, TypeAlias
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.exceptions import (
     ServerError,
     StopRetryingError,
@@ -95,6 +96,7 @@ class Executor:
         timeouts: False lets a task run longer than its `timeout_seconds`, e.g. under a debugger.
         invoke: Runs the task elsewhere. None: on this event loop.
         limits: Changes and adds limiters, e.g. by the configuration. None: those in the code hold.
+        clock: The time of failures, lock owners and retries. None: that of this machine.
     """
 
     def __init__(
@@ -107,8 +109,10 @@ class Executor:
         timeouts: bool = True,
         invoke: Invoke | None = None,
         limits: Limits | None = None,
+        clock: ServerClock | None = None,
     ) -> None:
         self._injector = injector
+        self._clock = clock or ServerClock()
         self._keeper = keeper
         self._worker = worker
         self._limiters = limiters
@@ -184,7 +188,7 @@ class Executor:
     async def _attempt_locked(
         self, job: Job, execution: Execution, locks: list[BaseLock], on_start: OnStart | None
     ) -> Outcome:
-        owner = LockOwner.new(task=job.envelope.name, id=job.envelope.id, worker=self._worker)
+        owner = LockOwner.new(task=job.envelope.name, id=job.envelope.id, worker=self._worker, since=self._clock.now())
         lost = Cancellation(Cause.LOCK_LOST, "a lock was lost")
         outcome: Outcome | None = None
         held: HeldLocks | None = None
@@ -283,7 +287,7 @@ class Executor:
 
     def _failed(self, job: Job, error: BaseException) -> Outcome:
         requested = isinstance(error, TaskRetryRequestedError)
-        failure = Failure.of(error, self._worker, with_traceback=not requested)
+        failure = Failure.of(error, self._worker, with_traceback=not requested, at=self._clock.now())
         retry_at, verdict = None, "no retry is left"
         if isinstance(error, StopRetryingError):
             verdict = "it cannot be retried" if isinstance(error, UnretryableError) else "no retry is wanted"
@@ -299,7 +303,7 @@ class Executor:
                 retry_at = None
                 verdict = f"its retry policy failed ({policy_failure.type}: {policy_failure.message})"
         if retry_at is not None:
-            return Retry(retry_at, failure)
+            return Retry(self._clock.corrected(retry_at), failure)
         reason = f"{verdict} after {job.attempt + 1} executions: {failure.type}: {failure.message}"
         if job.registered.task_class.dlq_eligible:
             return Dead(reason, failure)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -179,12 +179,11 @@ class JetStreamBroker:
         registered = self.registry.of(task, name)
         if not isinstance(labels, Mapping | None):
             raise MalformedTaskError(f"the labels are a {type(labels).__name__}; write a mapping, name: value")
-        now = datetime.now(UTC)
-        due = None if at_time is None or _at(registered.name, at_time) <= to_rfc3339(now) else at_time
+        due = None if at_time is None or self._is_due(registered.name, at_time) else at_time
         envelope = Envelope(
             name=registered.name,
             id=uuid4().hex,
-            submitted=now,
+            submitted=self.connection.clock.now(),
             due=due,
             parent=current_task_id.get(),
             traceparent=current_traceparent.get(),
@@ -199,6 +198,10 @@ class JetStreamBroker:
             return _Message(self.namespace.tasks_stream, self.namespace.task_subject(*queue), body, headers)
         headers |= schedule_headers(due, self.namespace.due_subject(*queue))
         return _Message(self.namespace.later_stream, self.namespace.delayed_subject(envelope.id), body, headers)
+
+    def _is_due(self, name: str, at_time: datetime) -> bool:
+        _check_time(name, at_time)
+        return self.connection.clock.has_passed(at_time)
 
     async def _on_own_loop(self, work: Coroutine[Any, Any, T]) -> T:
         if asyncio.get_running_loop() is self._loop:
@@ -261,11 +264,9 @@ def _installed_tasks() -> TaskRegistry:
     return TaskRegistry.installed()
 
 
-def _at(name: str, at_time: datetime) -> str:
-    if not isinstance(at_time, datetime):
-        raise TypeError(f"{name} cannot be scheduled at {at_time!r}; give an aware datetime, e.g. datetime.now(UTC)")
+def _check_time(name: str, at_time: datetime) -> None:
     try:
-        return to_rfc3339(at_time)
+        to_rfc3339(at_time)
     except ValueError as error:
         raise ValueError(f"{name} cannot be scheduled at {error}") from None
 

@@ -23,8 +23,8 @@ import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Final
 
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -89,7 +89,6 @@ class Bucket:
         self._timeout = timeout
         self._overdue = overdue
         self._headers = dict(headers or {})
-        self._clock_offset: timedelta | None = None
 
     @property
     def max_value_bytes(self) -> int:
@@ -176,7 +175,6 @@ class Bucket:
             self._stream,
             self._subject(">" if below is None else f"{below}.*"),
             timeout=self._timeout,
-            on_page=self._note_clock,
         )
         prefix = self._subject("")
         return [subject.removeprefix(prefix) for subject in subjects]
@@ -214,7 +212,7 @@ class Bucket:
                 yield self._stored_key(message)
 
     async def _messages(self, below: str | None = None) -> AsyncIterator[StoredMessage]:
-        if self._clock_offset is None:
+        if self._connection.clock.ahead is None:
             await self._ask_clock()
         subjects, since = self._subject(">" if below is None else f"{below}.*"), 1
         while (message := await self._read(seq=since, next_by_subj=subjects)) is not None:
@@ -226,9 +224,8 @@ class Bucket:
 
     def _stored_key(self, message: StoredMessage) -> StoredKey:
         expires_in = None
-        if (ttl := _ttl(message)) is not None and self._clock_offset is not None:
-            age = datetime.now(UTC) + self._clock_offset - message.stored
-            expires_in = (ttl - age).total_seconds()
+        if (ttl := _ttl(message)) is not None:
+            expires_in = (message.stored + ttl - self._connection.clock.now()).total_seconds()
         return StoredKey(
             key=self._key(message),
             value=message.body,
@@ -239,12 +236,7 @@ class Bucket:
     async def _ask_clock(self) -> datetime:
         """The present time by the server's clock."""
         info = await self._connection.api(f"STREAM.INFO.{self._stream}", {}, timeout=self._timeout)
-        return self._note_clock(info)
-
-    def _note_clock(self, info: Mapping[str, Any]) -> datetime:
-        now = from_rfc3339(info["ts"])
-        self._clock_offset = now - datetime.now(UTC)
-        return now
+        return from_rfc3339(info["ts"])
 
     async def _last(self, key: str) -> StoredMessage | None:
         return await self._read(last_by_subj=self._subject(key))
@@ -265,8 +257,9 @@ class Bucket:
         if (ttl := _ttl(message)) is None:
             return False
         end = message.stored + ttl + self._overdue
-        # The clock of this machine may be wrong, so it only decides whether to ask for the server's.
-        if self._clock_offset is not None and datetime.now(UTC) + self._clock_offset < end:
+        # What is known of the server's clock only decides whether to ask for it anew.
+        clock = self._connection.clock
+        if clock.ahead is not None and clock.now() < end:
             return False
         return await self._ask_clock() >= end
 

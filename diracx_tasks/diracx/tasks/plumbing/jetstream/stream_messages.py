@@ -7,7 +7,7 @@ answered by a replica that lags.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -126,13 +126,11 @@ async def subjects_of(
     pattern: str,
     *,
     timeout: float = 5.0,
-    on_page: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> list[str]:
     """List the subjects that match `pattern` and have messages, in no order.
 
     Args:
         timeout: Seconds to wait for each page.
-        on_page: Called with the `STREAM.INFO` answer of each page.
 
     Raises:
         ServerError: As `Connection.api`.
@@ -141,8 +139,6 @@ async def subjects_of(
     while True:
         request = {"subjects_filter": pattern, "offset": len(found)}
         info = await connection.api(f"STREAM.INFO.{stream}", request, timeout=timeout)
-        if on_page is not None:
-            on_page(info)
         page = info["state"].get("subjects") or {}
         found += page
         if not page or len(found) >= info.get("total", 0):

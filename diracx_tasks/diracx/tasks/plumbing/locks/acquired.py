@@ -56,14 +56,21 @@ class LockOwner(msgspec.Struct, frozen=True, omit_defaults=True):
     worker: str
     """The id of the worker, with host and pid."""
     since: datetime
-    """The time of the acquisition, by the worker's clock."""
+    """The time of the acquisition, by the server's clock if the worker knows it."""
     waiting: bool = False
     """The owner holds nothing yet: a writer keeps new readers out until the present readers are gone."""
 
     @classmethod
-    def new(cls, *, task: str, id: str, worker: str) -> LockOwner:  # noqa: A002 - the field's name on the wire
-        """Make the owner of one acquisition, with a unique id and the present time."""
-        return cls(acquisition_id=uuid4().hex, task=task, id=id, worker=worker, since=datetime.now(UTC))
+    def new(
+        cls,
+        *,
+        task: str,
+        id: str,  # noqa: A002 - the field's name on the wire
+        worker: str,
+        since: datetime | None = None,
+    ) -> LockOwner:
+        """Make the owner of one acquisition, with a unique id. `since`: its time; None: now."""
+        return cls(acquisition_id=uuid4().hex, task=task, id=id, worker=worker, since=since or datetime.now(UTC))
 
     def __str__(self) -> str:
         return f"{self.task} {shown(self.id)} on {self.worker} since {self.since.isoformat(timespec='seconds')}"

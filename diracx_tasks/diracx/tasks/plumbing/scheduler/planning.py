@@ -19,7 +19,7 @@ caught up, since nobody knows when they would have been.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -87,6 +87,7 @@ def decide(
     horizon: timedelta,
     scheduler: str = "",
     held: Mapping[datetime, int] = _NONE_HELD,
+    corrected: Callable[[datetime], datetime] = lambda answer: answer,
 ) -> Plan | None:
     """Decide what to do about one schedule.
 
@@ -95,6 +96,7 @@ def decide(
         horizon: How far into the future the server holds every occurrence.
         scheduler: The id of this scheduler, recorded in the state.
         held: The sequences of the pending occurrences that the server still holds. Needed if `arguments_changed`.
+        corrected: Gives the server's time for the answer of a schedule that answers from now, by this machine's clock.
 
     Returns:
         The plan; None if there is nothing to do before `next_decision`.
@@ -110,7 +112,10 @@ def decide(
     supplied = not changed and (old.ended or old.after > now + _lead(rule, horizon))
     if supplied and old.arguments == rule.arguments:
         return None
-    filled = _Filled(old.after, ended=old.ended) if supplied else _filled(old, rule, now, horizon, changed)
+    filled = _Filled(old.after, ended=old.ended)
+    if not supplied:
+        asked = rule.from_now
+        filled = _asked(old, rule.schedule, now, corrected) if asked else _filled(old, rule, now, horizon, changed)
     return _plan(old, rule, filled, now, held, changed)
 
 
@@ -206,17 +211,17 @@ def _sorted(dues: set[datetime]) -> tuple[datetime, ...]:
 
 
 def _filled(old: ScheduleState, rule: Rule, now: datetime, horizon: timedelta, changed: bool) -> _Filled:
-    if rule.from_now:
-        return _asked(old, rule.schedule, now)
     overdue = old.enabled and not old.ended and old.after < now
     # A new rule begins now. But if an occurrence of the old rule is overdue, one occurrence is caught up.
     return _fill(rule.schedule, old.after if overdue or not changed else now, now, horizon)
 
 
-def _asked(old: ScheduleState, schedule: TaskScheduleBase, now: datetime) -> _Filled:
+def _asked(
+    old: ScheduleState, schedule: TaskScheduleBase, now: datetime, corrected: Callable[[datetime], datetime]
+) -> _Filled:
     """The next occurrence of a schedule that answers from now."""
     try:
-        answer = _checked(schedule, schedule.next_occurrence(), now)
+        answer = _checked(schedule, schedule.next_occurrence(), now, corrected)
     except ScheduleEndedError:
         return _Filled(now, ended=True)
     due = answer if old.last is None else max(answer, old.last + MIN_INTERVAL)
@@ -266,10 +271,16 @@ def _next(schedule: TaskScheduleBase, after: datetime) -> datetime | None:
         return None
 
 
-def _checked(schedule: TaskScheduleBase, following: datetime, after: datetime) -> datetime:
+def _checked(
+    schedule: TaskScheduleBase,
+    following: datetime,
+    after: datetime,
+    corrected: Callable[[datetime], datetime] = lambda answer: answer,
+) -> datetime:
     """The answer of an author's own schedule, in UTC."""
     if not isinstance(following, datetime) or following.utcoffset() is None:
         raise ValueError(f"{schedule}: next_occurrence gave {following!r}; return an aware datetime")
+    following = corrected(following)
     # Otherwise it would make an endless loop.
     if following <= after:
         raise ValueError(f"{schedule} does not advance: its next occurrence after {after} is {following}")

@@ -29,9 +29,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
+from diracx.tasks.plumbing.clock import Now, utc_now
 from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.scheduler.instances import Instance
@@ -64,9 +65,6 @@ FORGET_INTERVAL: Final = timedelta(minutes=1)
 
 ASK_AGAIN: Final = timedelta(seconds=60)
 """How often a schedule that answers from now, and raised an error, is asked again."""
-
-Now = Callable[[], datetime]
-"""Returns the current time, aware."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +138,29 @@ class ScheduleStore(Protocol):
         """Remove a state if it still has this revision."""
 
 
-def utc_now() -> datetime:
-    """The time of this machine."""
-    return datetime.now(UTC)
-
-
 class ScheduleReconciler:
     """Keeps schedules supplied. It caches their states; call `load` first.
 
     Args:
         horizon: How far into the future the server holds every occurrence.
         name: The id of this scheduler, recorded in the states.
+        now: The time by which occurrences are planned.
+        corrected: See `planning.decide`.
     """
 
-    def __init__(self, store: ScheduleStore, horizon: timedelta, name: str, now: Now = utc_now) -> None:
+    def __init__(
+        self,
+        store: ScheduleStore,
+        horizon: timedelta,
+        name: str,
+        now: Now = utc_now,
+        corrected: Callable[[datetime], datetime] = lambda answer: answer,
+    ) -> None:
         self._store = store
         self._horizon = horizon
         self._name = name
         self._now = now
+        self._corrected = corrected
         self._known: dict[ScheduleKey, StoredState] = {}
         self._stale: set[ScheduleKey] = set()
         """Schedules whose cached state may differ from the stored one, and is read before the next decision."""
@@ -280,8 +283,11 @@ class ScheduleReconciler:
             known = self._known.get(instance.key)
             state, revision = (None, 0) if known is None else (known.state, known.revision)
             try:
-                known_held = held.get(instance.key, {})
-                plan = decide(instance.key, state, instance.rule, self._now(), self._horizon, self._name, known_held)
+                plan = decide(
+                    *(instance.key, state, instance.rule, self._now(), self._horizon, self._name),
+                    held.get(instance.key, {}),
+                    self._corrected,
+                )
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # an author's own schedule may raise anything, and must not stop the others

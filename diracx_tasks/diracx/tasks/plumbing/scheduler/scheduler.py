@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 
 from diracx.tasks.plumbing.background import in_background, wait_for_event
+from diracx.tasks.plumbing.clock import Now
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
@@ -33,7 +34,7 @@ from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.instances import Instance, has_task, instances_of, removed_instances
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, POLL_INTERVAL, LeaderLock, ttl_for
-from diracx.tasks.plumbing.scheduler.reconciler import Now, ScheduleReconciler, utc_now
+from diracx.tasks.plumbing.scheduler.reconciler import ScheduleReconciler
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
@@ -78,7 +79,7 @@ class Scheduler:
         connection: A connection that stays open while `run` runs.
         registry: The tasks to schedule. Stored schedules of other tasks are left alone for a week.
         vos: The virtual organisations.
-        now: Returns the current time, aware.
+        now: The time by which occurrences are planned; None: that of the server.
         name: The id of this scheduler in states, locks and logs; None: `<host>-<pid>-scheduler`.
     """
 
@@ -90,7 +91,7 @@ class Scheduler:
         vos: VirtualOrganisations,
         settings: SchedulerSettings,
         *,
-        now: Now = utc_now,
+        now: Now | None = None,
         name: str | None = None,
     ) -> None:
         self.id = name or scheduler_id()
@@ -99,12 +100,14 @@ class Scheduler:
         self.published = 0
         """The number of occurrences that this scheduler has published."""
         self._registry = registry
-        self._now = now
+        self._now = now or connection.clock.now
         self._vos = vos
         self._leader_lock = LeaderLock(ttl_for(settings.takeover))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._store = JetStreamScheduleStore(connection, namespace)
-        self._reconciler = ScheduleReconciler(self._store, settings.effective_horizon, self.id, now)
+        self._reconciler = ScheduleReconciler(
+            self._store, settings.effective_horizon, self.id, self._now, connection.clock.corrected
+        )
         self._configuration = ConfigurationFollower(connection, namespace)
         self._configuration.on_change(self._wake)
         self._configured = False
@@ -192,7 +195,7 @@ class Scheduler:
             lost.set()
             self._wake()
 
-        owner = LockOwner.new(task="scheduler", id=self.id, worker=self.id)
+        owner = LockOwner.new(task="scheduler", id=self.id, worker=self.id, since=self._now())
         async with self._locks.hold([self._leader_lock], owner, lose):
             self.leads = True
             logger.info("%s is the leader", self.id)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -149,7 +149,7 @@ class JetStreamScheduleStore:
         envelope = Envelope(
             name=instance.key.task,
             id=occurrence_id(instance.key, occurrence.due),
-            submitted=datetime.now(UTC),
+            submitted=self._connection.clock.now(),
             due=occurrence.due,
             expires=occurrence.expires,
         )

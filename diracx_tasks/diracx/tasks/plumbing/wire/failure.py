@@ -28,8 +28,10 @@ class Failure(msgspec.Struct, frozen=True):
     """Aware, in UTC."""
 
     @classmethod
-    def of(cls, exception: BaseException, worker: str, *, with_traceback: bool = True) -> Failure:
-        """Describe an exception that was just caught by the worker with this id."""
+    def of(
+        cls, exception: BaseException, worker: str, *, with_traceback: bool = True, at: datetime | None = None
+    ) -> Failure:
+        """Describe an exception that was caught by the worker with this id, at that time; None: just now."""
         kind = type(exception)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         return cls(
@@ -37,7 +39,7 @@ class Failure(msgspec.Struct, frozen=True):
             message=_cut(message_of(exception), _MAX_MESSAGE_CHARS),
             traceback=_traceback(exception) if with_traceback else "",
             worker=worker,
-            at=datetime.now(UTC),
+            at=at or datetime.now(UTC),
         )
 
 

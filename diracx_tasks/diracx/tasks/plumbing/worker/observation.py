@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable
 from contextlib import suppress
+from datetime import datetime
 from typing import Final
 
+from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.execution.job import (
     Dead,
@@ -66,15 +67,17 @@ def log_fields(delivery: Delivery, attempt: int) -> dict[str, object]:
     }
 
 
-async def observed(telemetry: Telemetry, delivery: Delivery, attempts: Attempts, work: Awaitable[Outcome]) -> Outcome:
+async def observed(
+    telemetry: Telemetry, delivery: Delivery, attempts: Attempts, work: Awaitable[Outcome], clock: ServerClock
+) -> Outcome:
     """Await the outcome of a delivery, and record it in telemetry."""
-    with telemetry.processing(_received(delivery, attempts)) as processing:
+    with telemetry.processing(_received(delivery, attempts, clock.now())) as processing:
         outcome = await work
         processing.end(outcome_in_words(outcome), error_of(outcome))
         return outcome
 
 
-def _received(delivery: Delivery, attempts: Attempts) -> Received:
+def _received(delivery: Delivery, attempts: Attempts, now: datetime) -> Received:
     headers = delivery.headers or {}
     return Received(
         task=shown(headers.get(TASK_NAME, "")),
@@ -86,13 +89,13 @@ def _received(delivery: Delivery, attempts: Attempts) -> Received:
         size=len(delivery.body),
         delivered=delivery.delivered,
         retries=attempts.record.failed,
-        waited=_waited(delivery, headers.get(TASK_DUE)) if delivery.delivered == 1 else None,
+        waited=_waited(delivery, headers.get(TASK_DUE), now) if delivery.delivered == 1 else None,
     )
 
 
-def _waited(delivery: Delivery, due: str | None) -> float:
+def _waited(delivery: Delivery, due: str | None, now: datetime) -> float:
     since = delivery.stored_ns / 1e9
     if due is not None:
         with suppress(ValueError):  # then the message is malformed, which the outcome says
             since = min(since, from_rfc3339(due).timestamp())
-    return max(0.0, time.time() - since)
+    return max(0.0, now.timestamp() - since)

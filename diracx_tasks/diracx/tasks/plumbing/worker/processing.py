@@ -21,11 +21,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, TypeAlias
 
 from diracx.tasks.plumbing.background import carried_through
+from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.exceptions import (
     MalformedTaskError,
     SendTaskError,
@@ -93,6 +94,7 @@ class Processor:
         on_outcome: See `OnOutcome`.
         holds: The tasks that the configuration holds.
         outages: The tasks that are given back since a resource is down.
+        clock: Decides what has expired, and which retry is due.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Processor:
         gate: IsolationGate,
         holds: Holds,
         outages: Outages,
+        clock: ServerClock,
         on_outcome: OnOutcome | None = None,
     ) -> None:
         self._namespace = namespace
@@ -117,6 +120,7 @@ class Processor:
         self._gate = gate
         self._holds = holds
         self._outages = outages
+        self._clock = clock
         self._on_outcome = on_outcome
         self._telemetry = telemetry.current()
 
@@ -181,7 +185,7 @@ class Processor:
             return Discarded(record.exhausted, record.last_failure) if record.dropped else Dead(record.exhausted)
         if record.crashes >= POISON_AFTER_CRASHES:
             return Dead(f"poison: {record.crashes} executions began and never ended")
-        if record.not_before is not None and (rest := record.not_before - datetime.now(UTC)) > timedelta(0):
+        if record.not_before is not None and (rest := record.not_before - self._clock.now()) > timedelta(0):
             return Interrupted("its retry is not due yet", rest)
         try:
             envelope = Envelope.from_headers(delivery.headers, delivery.sequence)
@@ -197,7 +201,7 @@ class Processor:
             return Dead(f"malformed: {error}")
         except (UnknownTaskError, TaskDefinitionError) as error:
             return NotKnownHere(str(error))
-        if envelope.expires is not None and envelope.expires <= datetime.now(UTC):
+        if envelope.expires is not None and envelope.expires <= self._clock.now():
             return _expired(envelope.expires, record, registered.task_class.dlq_eligible)
         if self._outages.any and (refusal := self._outages.refusal(registered.task_class)) is not None:
             return Interrupted.of(refusal)
@@ -207,7 +211,9 @@ class Processor:
     def _run(self, lease: Lease, attempts: Attempts, screened: Screened) -> Awaitable[Outcome]:
         """Execute the job and give its outcome; telemetry, where it is on, sees each outcome here."""
         work = self._execute(lease, attempts, screened)
-        return work if self._telemetry is None else observed(self._telemetry, lease.delivery, attempts, work)
+        if self._telemetry is None:
+            return work
+        return observed(self._telemetry, lease.delivery, attempts, work, self._clock)
 
     async def _execute(self, lease: Lease, attempts: Attempts, screened: Screened) -> Outcome:
         if not isinstance(screened, Job):

@@ -89,7 +89,7 @@ class Worker:
         self._holds = Holds(self._configuration, registry)
         self._outages = outages or Outages()
         limits = ConfiguredLimits(self._configuration)
-        self._executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits)
+        self._executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits, clock=connection.clock)
         dead_letters = DeadLetterStore(connection, namespace)
         self._settlement = Settlement(connection, self._attempts, dead_letters, settings.lock_retry_delay)
         self._leases = LeaseKeeper(DEFAULT_ACK_WAIT, last_resort=last_resort)
@@ -117,6 +117,7 @@ class Worker:
             self._gate,
             self._holds,
             self._outages,
+            self._connection.clock,
             on_outcome,
         )
 

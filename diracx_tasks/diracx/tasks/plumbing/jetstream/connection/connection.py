@@ -22,7 +22,7 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, OutboundBufferLimitError
 
-from diracx.tasks.plumbing.clock import boottime
+from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
 from diracx.tasks.plumbing.jetstream.connection.handshake import (
@@ -44,6 +44,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
     RequestTimeoutError,
     SubjectTooLongError,
 )
+from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 API_PREFIX: Final = "$JS.API"
 """The subjects of the JetStream API, unless the settings name another prefix."""
@@ -66,6 +67,8 @@ class Connection:
     """Owns the nats-py client of this process. `open` makes it; it belongs to the event loop that called `open`."""
 
     def __init__(self, client: PersistentClient, settings: ConnectionSettings) -> None:
+        self.clock = ServerClock()
+        """The server's time: each answer to `api` that has it sets it."""
         self._client = client
         self._log = ConnectionLog(settings.redact, boottime)
         self._api_prefix = settings.api_prefix or API_PREFIX
@@ -302,14 +305,16 @@ class Connection:
             ServerError: As `request`.
         """
         payload = b"" if body is None else msgspec.json.encode(body)
-        subject = f"{prefix or self._api_prefix}.{subject_suffix}"
-        message = await self.request(subject, payload, timeout=timeout)
+        sent = boottime()
+        message = await self.request(self.api_subject(subject_suffix), payload, timeout=timeout)
         try:
             answer = msgspec.json.decode(message.data, type=dict[str, Any])
         except msgspec.MsgspecError as error:
             raise ServerError(f"the answer to {subject_suffix} is not a JSON object: {error}") from error
         if "error" in answer:
             raise ApiError.from_answer(answer["error"])
+        if (server_time := answer.get("ts")) is not None:
+            self.clock.note(from_rfc3339(server_time), sent)
         return answer
 
     async def _enter(self, timeout: float, other_api_prefixes: Sequence[str]) -> None:

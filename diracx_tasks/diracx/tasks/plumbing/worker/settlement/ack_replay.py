@@ -24,7 +24,7 @@ An entry holds only what resending and recognising need: some 400 bytes for an a
 from __future__ import annotations
 
 from collections import OrderedDict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -82,21 +82,21 @@ class AckReplay:
     def resend(self) -> None:
         """Send each answer again whose lease holds. Without a connection it stops; the next reconnect sends all
         again."""
-        now, utc_now = self._clock(), datetime.now(UTC)
+        now, server_time = self._clock(), self._connection.clock.now()
         for sequence, known in list(self._answers.items()):
-            if known.not_before is not None and (known.deadline <= now or known.not_before <= utc_now):
+            if known.not_before is not None and (known.deadline <= now or known.not_before <= server_time):
                 del self._answers[sequence]
                 continue
             if known.deadline > now:
                 try:
-                    self._send(known, utc_now)
+                    self._send(known, server_time)
                 except ServerUnavailableError:
                     return
 
-    def _send(self, known: _Answer, utc_now: datetime) -> None:
+    def _send(self, known: _Answer, server_time: datetime) -> None:
         subject = ReplySubject(self._connection, known.reply)
         if known.not_before is not None:
-            subject.nak(known.not_before - utc_now)
+            subject.nak(known.not_before - server_time)
         elif known.reason is not None:
             subject.term(known.reason)
         else:

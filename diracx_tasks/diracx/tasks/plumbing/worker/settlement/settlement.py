@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from diracx.tasks.plumbing.background import carried_through
@@ -214,7 +214,7 @@ class Settlement:
 
     async def _retry(self, lease: Lease, name: str, attempts: Attempts, outcome: Retry) -> None:
         await self._attempts.fail(attempts, outcome.failure, outcome.at)
-        delay = max(outcome.at - datetime.now(UTC), timedelta(0))
+        delay = max(outcome.at - self._connection.clock.now(), timedelta(0))
         lease.ensure_held()
         self.naks.send(lease, delay)
         self.ack_replay.record_nak(lease, outcome.at)
