@@ -14,8 +14,10 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
+from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.operations.scheduler_service import advertised as scheduler_advertised
@@ -30,6 +32,7 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import Counters, HeldTask
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
+from support.clock import wrong_clock
 from support.deliveries import leave_crashes
 from support.mesh import TaskMesh
 from support.recording_tasks import Record, RecordRealtime, Wait
@@ -100,11 +103,12 @@ async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh:
             "redelivered",
             "oldest_seconds",
             "paused_until",
+            "missing",
         ]
         assert (each["waiting"], each["in_hand"], each["redelivered"]) == (0, 0, 0)
         assert (each["oldest_seconds"], each["paused_until"]) == (None, None)
     assert (document["delayed"], document["dead_letters"], document["locks"]) == (0, 0, 0)
-    assert document["scheduler"] == {"leader": None, "standbys": []}
+    assert document["scheduler"] == {"leader": None, "standbys": [], "clock_ahead_seconds": {}}
     assert document["workers"] == []
     assert document["held"] == []
 
@@ -247,6 +251,28 @@ async def test_a_worker_of_an_earlier_version_tells_of_no_isolation(mesh: TaskMe
     assert (listed.host, listed.isolated) == ("node1", None)
 
 
+async def test_processes_tell_how_far_their_clocks_are_ahead_and_began_by_the_time_of_the_server(
+    mesh: TaskMesh,
+) -> None:
+    mesh.register(Record)
+    reader = StatusReader(mesh.connection, mesh.namespace)
+    with wrong_clock(mesh.connection, timedelta(hours=2)):
+        await mesh.state()  # its answer has the time of the server
+        vos = VirtualOrganisations([])
+        scheduler = Scheduler(mesh.connection, mesh.namespace, mesh.registry, vos, SchedulerSettings(), name="s")
+        async with (
+            mesh.working() as worker,
+            advertised(worker, Counters(), mesh.connection, mesh.namespace),
+            scheduler_advertised(scheduler, mesh.connection, mesh.namespace),
+        ):
+            snapshot = await reader.read()
+    (listed,) = snapshot.status.workers
+    ahead = snapshot.status.scheduler.clock_ahead_seconds["s"]
+    assert listed.clock_ahead_seconds == pytest.approx(7200, abs=60)
+    assert ahead == pytest.approx(7200, abs=60)
+    assert abs(snapshot.at - listed.since) < timedelta(minutes=1)
+
+
 async def test_the_leading_scheduler_and_the_standbys_are_distinguished(mesh: TaskMesh) -> None:
     schedulers = [
         Scheduler(mesh.connection, mesh.namespace, mesh.registry, VirtualOrganisations([]), SchedulerSettings(), name=n)
@@ -265,6 +291,37 @@ async def test_the_leading_scheduler_and_the_standbys_are_distinguished(mesh: Ta
         for scheduler in schedulers:
             scheduler.stop()
     assert (status.scheduler.leader, status.scheduler.standbys) == (leader.id, [standby.id])
+
+
+async def test_a_missing_queue_keeps_its_row_and_its_tasks_wait(mesh: TaskMesh) -> None:
+    mesh.register(Record, Wait)
+    await Record(1).schedule()
+    await Record(2).schedule()
+    stream = mesh.namespace.tasks_stream
+    await mesh.connection.api(f"CONSUMER.DELETE.{stream}.normal-small")
+    await mesh.connection.api(f"CONSUMER.DELETE.{stream}.background-large")
+    snapshot = await StatusReader(mesh.connection, mesh.namespace).read()
+    assert [f"{each.priority}-{each.size}" for each in snapshot.status.queues if each.missing] == [
+        "normal-small",
+        "background-large",
+    ]
+    assert len(snapshot.status.queues) == 9
+    small, large = queue(snapshot, "normal-small"), queue(snapshot, "background-large")
+    assert (small.waiting, small.in_hand, small.redelivered, large.waiting) == (2, 0, 0, 0)
+    assert small.oldest_seconds is not None
+    assert small.oldest_seconds >= 0
+    assert (small.paused_until, large.oldest_seconds) == (None, None)
+    assert snapshot.parked is not None
+    assert set(snapshot.parked.values()) == {0}
+    await ensure(mesh.connection, assets(mesh.namespace))
+    await mesh.burst()
+    assert recording_tasks.ran == [1, 2]
+
+
+async def test_a_missing_bucket_is_an_error_that_names_it(topology: Namespace, connection: Connection) -> None:
+    await connection.api(f"STREAM.DELETE.KV_{topology.locks_bucket}")
+    with pytest.raises(ServerError, match=f"bucket {topology.locks_bucket} is missing: run `diracx-task-run setup`"):
+        await StatusReader(connection, topology).read()
 
 
 async def test_a_missing_namespace_is_an_error(connection: Connection, names: Namespace) -> None:

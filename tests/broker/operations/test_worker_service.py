@@ -129,6 +129,7 @@ async def test_the_stats_of_a_worker_count_its_deliveries(mesh: TaskMesh) -> Non
         "left_behind",
         "held",
         "not_served",
+        "clock_ahead_seconds",
     ]
     assert (stats["data"]["in_hand"], stats["data"]["held"]) == ({}, [])
     assert (stats["data"]["slots"], stats["data"]["busy"], stats["data"]["stopping"]) == (3, 0, False)

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
+from diracx.tasks.plumbing.operations.worker_service import WorkerHealth
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.submitter import current_task_id
+from diracx.tasks.plumbing.worker import worker as worker_module
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
 from support.mesh import TaskMesh
@@ -130,8 +133,73 @@ async def test_a_worker_on_missing_queues_says_so(mesh: TaskMesh) -> None:
     mesh.allows_residue = True
     await mesh.connection.api(f"CONSUMER.DELETE.{mesh.namespace.tasks_stream}.normal-small")
     worker = mesh.worker()
-    with pytest.raises(ServerError, match="consumer not found"):
+    with pytest.raises(ServerError, match="consumer normal-small is missing: run `diracx-task-run setup`"):
         await worker.run()
+
+
+async def test_a_worker_begins_once_it_has_read_the_configuration(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+    await ConfigurationBucket(mesh.connection, mesh.namespace).write("tasks: {test:Record: {enabled: false}}")
+    await Record(1).schedule()
+    read, tries = ConfigurationBucket.read, 0
+
+    async def fails_twice(bucket: ConfigurationBucket) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise ServerUnavailableError("no answer")
+        return await read(bucket)
+
+    monkeypatch.setattr(ConfigurationBucket, "read", fails_twice)
+    async with mesh.working(lock_retry_delay=timedelta(hours=1)) as worker:
+        await wait_until(lambda: worker.processed, description="it is held")
+    assert not ran
+    waits = [message for message in caplog.messages if message.startswith("waits up to 30 s for the configuration")]
+    assert waits == ["waits up to 30 s for the configuration, with its holds and limits: no answer"]
+
+
+@pytest.mark.parametrize("error", [ServerUnavailableError("no answer"), ServerError("refused")])
+async def test_a_worker_does_not_wait_for_a_configuration_that_is_refused_nor_for_ever(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: ServerError
+) -> None:
+    async def fails(bucket: ConfigurationBucket) -> Any:
+        raise error
+
+    mesh.register(Record)
+    monkeypatch.setattr(ConfigurationBucket, "read", fails)
+    monkeypatch.setattr(worker_module, "CONFIGURATION_SECONDS", 0.1)
+    await Record(1).schedule()
+    async with mesh.working():
+        await wait_until(lambda: ran == [1], description="it serves")
+    begins = "begins without the configuration: no task is held or limited by it until it can be read"
+    assert (begins in caplog.messages) == isinstance(error, ServerUnavailableError)
+
+
+async def test_a_worker_that_is_stopped_while_it_waits_for_the_configuration_ends(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(bucket: ConfigurationBucket) -> Any:
+        raise ServerUnavailableError("no answer")
+
+    monkeypatch.setattr(ConfigurationBucket, "read", fails)
+    async with mesh.working() as worker:
+        await wait_until(lambda: "waits up to" in caplog.text, description="it waits")
+        worker.stop()
+        health = WorkerHealth(worker, mesh.connection)
+        assert health.why_not_ready() == "stopping"
+    assert "begins without" not in caplog.text
+
+
+async def test_a_worker_without_a_task_of_its_size_is_live_and_not_ready(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    async with mesh.working(size=Size.LARGE) as worker:
+        health = WorkerHealth(worker, mesh.connection)
+        await wait_until(lambda: worker.snapshot.last_pull is not None, description="it pulls")
+        assert (health.why_not_ready() or "").startswith("no large task is installed, or none can be served")
+        assert health.why_not_live() is None
 
 
 async def _equals(coroutine: Any, expected: object) -> bool:

@@ -90,6 +90,27 @@ async def test_a_message_of_a_request_that_waited_long_is_trusted_from_the_tick_
     assert lease.deadline == 20 + TRUSTED, "the last tick but one"
 
 
+async def test_a_message_without_an_answered_heartbeat_for_two_of_them_is_counted_until_it_is_settled() -> None:
+    clock, answers = ManualClock(100), Answers(ServerUnavailableError("no answer"))
+    keeper = LeaseKeeper(ACK_WAIT, clock)
+    lease = keeper.take(delivery(requested=75, connection=answers))
+    assert lease is not None
+    assert keeper.unanswered == 0, "a long poll had asked for it"
+    clock.now = 100 + 2 * keeper.heartbeat_seconds
+    with ticking(keeper):
+        await turn()
+    assert keeper.unanswered == 0
+    clock.now += 1
+    assert keeper.unanswered == 1
+    answers.error = None
+    with ticking(keeper):
+        await turn()
+    assert keeper.unanswered == 0
+    clock.now += 2 * keeper.heartbeat_seconds + 1
+    lease.close()
+    assert keeper.unanswered == 0
+
+
 async def test_a_message_that_lay_in_a_stopped_process_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock(0)
     keeper = LeaseKeeper(ACK_WAIT, clock)

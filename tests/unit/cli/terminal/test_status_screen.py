@@ -273,3 +273,43 @@ def test_tasks_that_are_not_served_are_named_in_one_line_with_the_number_of_work
     assert len(lines) <= height
     assert "\nnot served    garage:Open by 2 workers, garage:Shut by 1 worker\n" in plain(a_snapshot(status=status))
     assert "not served" not in plain(a_snapshot())
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_missing_queues_and_wrong_clocks_stand_out_and_are_there_only_if_there_are_any(width: int) -> None:
+    snapshot = a_snapshot()
+    for text in (plain(snapshot), "\n".join(drawn(Screen(snapshot), width, 40))):
+        assert "missing" not in text
+        assert "clock" not in text
+    status = snapshot.status
+    first, *queues = status.queues
+    workers = [
+        msgspec.structs.replace(worker, clock_ahead_seconds=seconds)
+        for worker, seconds in zip(status.workers, (7200.0, -4.9), strict=True)
+    ]
+    status = msgspec.structs.replace(
+        status,
+        queues=[msgspec.structs.replace(first, missing=True, redelivered=0), *queues],
+        workers=workers,
+        scheduler=msgspec.structs.replace(
+            status.scheduler, clock_ahead_seconds={"node-7-1-scheduler": -90.0, "node-8-1-scheduler": None}
+        ),
+    )
+    snapshot = a_snapshot(status=status)
+    for text in (plain(snapshot), "\n".join(drawn(Screen(snapshot, watching=True), width, 40))):
+        assert re.search(r"realtime +small +1234567 +100 +42 +missing", text)
+        assert re.search(r"missing +realtime-small: run `diracx-task-run setup`", text)
+        assert re.search(r"wrong clock +node-0.example.org 0 is 2 h 0 min ahead, node-7-1-scheduler is", text)
+    assert "node-7-1-scheduler is 1 min 30 s behind" in plain(snapshot)
+
+
+def test_a_missing_queue_stays_on_a_low_screen() -> None:
+    snapshot = a_snapshot()
+    idle = [
+        msgspec.structs.replace(queue, waiting=0, in_hand=0, redelivered=0, oldest_seconds=None, missing=number == 0)
+        for number, queue in enumerate(snapshot.status.queues)
+    ]
+    status = msgspec.structs.replace(snapshot.status, queues=idle)
+    text = "\n".join(drawn(Screen(a_snapshot(status=status, workers=50), watching=True), 80, 16))
+    assert re.search(r"realtime +small .*missing", text)
+    assert "normal     small" not in text

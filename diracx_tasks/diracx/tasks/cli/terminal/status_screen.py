@@ -12,10 +12,10 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from diracx.tasks.cli.terminal.output import aligned
-from diracx.tasks.cli.terminal.printable import one_line
+from diracx.tasks.cli.terminal.output import aligned, printable
+from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
-from diracx.tasks.plumbing.operations.status import QueueStatus, StatusSnapshot, WorkerStatus
+from diracx.tasks.plumbing.operations.status import QueueStatus, Status, StatusSnapshot, WorkerStatus
 from diracx.tasks.plumbing.wire.times import readable_time
 
 _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
@@ -26,6 +26,10 @@ HELD: Final = "held"
 """The line of tasks that the configuration holds; it is there only if there are any."""
 NOT_SERVED: Final = "not served"
 """The line of tasks that workers give back, since a service is down; it is there only if there are any."""
+MISSING: Final = "missing"
+"""The line of queues that the server does not have, and the mark of such a queue; it is there only if there are any."""
+CLOCKS: Final = "wrong clock"
+"""The line of processes whose machine is far off the server's time; it is there only if there are any."""
 _TEXTS: Final = ("size", ISOLATED)
 FIXED_LINES: Final = 10
 """The lines of a screen without those of its head, queues, workers, and of tasks that do not run: blank lines,
@@ -61,7 +65,8 @@ def _queue_cells(snapshot: StatusSnapshot, queue: QueueStatus) -> list[str]:
     parked = "?" if snapshot.parked is None else str(snapshot.parked.get(queue.subject, 0))
     oldest = "" if queue.oldest_seconds is None else duration(queue.oldest_seconds)
     name = f"{queue.priority:<10} {queue.size}"
-    return [name, str(queue.waiting), str(queue.in_hand), parked, str(queue.redelivered), oldest]
+    redelivered = MISSING if queue.missing else str(queue.redelivered)
+    return [name, str(queue.waiting), str(queue.in_hand), parked, redelivered, oldest]
 
 
 def _worker_rows(snapshot: StatusSnapshot, workers: Sequence[WorkerStatus], *, roomy: bool) -> list[list[str]]:
@@ -112,6 +117,10 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
         ("scheduler", f"{lead}; {standbys} standing by"),
         ("next", coming),
     ]
+    if gone := [f"{queue.priority}-{queue.size}" for queue in status.queues if queue.missing]:
+        rows.append((MISSING, f"{', '.join(gone)}: run `diracx-task-run setup`"))
+    if wrong := _wrong_clocks(status):
+        rows.append((CLOCKS, printable(", ".join(wrong))))
     if status.held:
         held = (each.task if each.vo is None else f"{each.task} of {each.vo}" for each in status.held)
         rows.append((HELD, one_line(", ".join(held))))
@@ -120,6 +129,17 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
         by = (f"{task} by {count} worker{'s' if count > 1 else ''}" for task, count in sorted(workers.items()))
         rows.append((NOT_SERVED, one_line(", ".join(by))))
     return rows
+
+
+def _wrong_clocks(status: Status) -> list[str]:
+    """The processes whose machine is far off the server's time, and how far."""
+    ahead = {f"{worker.host} {worker.pid}": worker.clock_ahead_seconds for worker in status.workers}
+    ahead |= status.scheduler.clock_ahead_seconds
+    return [
+        f"{process} is {duration(abs(seconds))} {'ahead' if seconds > 0 else 'behind'}"
+        for process, seconds in ahead.items()
+        if seconds is not None and abs(seconds) > TOLERANCE.total_seconds()
+    ]
 
 
 def plain(snapshot: StatusSnapshot) -> str:
@@ -211,11 +231,11 @@ def _head(snapshot: StatusSnapshot, width: int) -> list[Text]:
 
 def _cell(text: str, style: str) -> Text:
     """Return a cell in its style; zeros are dim."""
-    return Text(text, style="dim" if text in ("0", "0.0", "") else style)
+    return Text(text, style="bold red" if text == MISSING else "dim" if text in ("0", "0.0", "") else style)
 
 
 def _is_busy(queue: QueueStatus) -> bool:
-    return bool(queue.waiting or queue.in_hand or queue.redelivered or queue.paused_until)
+    return bool(queue.waiting or queue.in_hand or queue.redelivered or queue.paused_until or queue.missing)
 
 
 def _queue_table(snapshot: StatusSnapshot, queues: Sequence[QueueStatus], *, roomy: bool) -> RenderableType:
@@ -233,10 +253,15 @@ def _queue_table(snapshot: StatusSnapshot, queues: Sequence[QueueStatus], *, roo
 
 def _summary_table(snapshot: StatusSnapshot) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
+    # A long value must not narrow the names.
+    table.add_column(style="bold", no_wrap=True, min_width=max(len(name) for name, _ in _summary(snapshot)))
     table.add_column(overflow="ellipsis", no_wrap=True)
     for name, value in _summary(snapshot):
-        alarming = name in (HELD, NOT_SERVED) or (name == "dead letters" and value != "0") or value.startswith("nobody")
+        alarming = (
+            name in (HELD, NOT_SERVED, MISSING, CLOCKS)
+            or (name == "dead letters" and value != "0")
+            or value.startswith("nobody")
+        )
         table.add_row(name, _cell(value, "bold red" if alarming else ""))
     return table
 

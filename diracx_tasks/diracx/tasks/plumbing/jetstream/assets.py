@@ -48,6 +48,10 @@ class Asset:
     initial: Mapping[str, Any] = field(default_factory=dict)
     """The settings that the operator may change, with the values at creation."""
 
+    def is_one_of(self, *names: str) -> bool:
+        """Whether it is the stream or bucket of one of these names."""
+        return self.kind != "consumer" and self.name in names
+
     @property
     def definition(self) -> dict[str, Any]:
         """The whole configuration at creation."""

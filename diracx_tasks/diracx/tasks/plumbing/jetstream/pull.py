@@ -50,7 +50,15 @@ from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.jetstream.headers import DESCRIPTION, HEARTBEAT, NO_MESSAGES, TIMED_OUT, status_of
+from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.headers import (
+    DESCRIPTION,
+    HEARTBEAT,
+    NO_MESSAGES,
+    NO_RESPONDERS,
+    TIMED_OUT,
+    status_of,
+)
 
 logger = logging.getLogger("diracx.tasks.jetstream")
 
@@ -63,12 +71,17 @@ _POLL_SECONDS: Final = 30.0
 _EMPTY_FOR_SECONDS: Final = 0.002
 _ASK_BESIDE_SECONDS: Final = _EMPTY_FOR_SECONDS / 2
 _NO_ANSWER: Final = "no answer"
+RECONNECTED: Final = "reconnected"
+"""The status of a request whose connection was lost and is there again."""
+_SILENCE: Final = frozenset({_NO_ANSWER, RECONNECTED})
 _EMPTY: Final = frozenset({NO_MESSAGES, TIMED_OUT})
 
 
 def _describe(message: Msg) -> str:
-    headers = message.headers or {}
-    return f"{status_of(message) or '?'} {headers.get(DESCRIPTION, '')}".strip()
+    status = status_of(message)
+    if status == NO_RESPONDERS:
+        return f"{status} nobody answers"  # the server names the subject, in a form that nats-py does not read
+    return f"{status or '?'} {(message.headers or {}).get(DESCRIPTION, '')}".strip()
 
 
 def _is_empty(status: str) -> bool:
@@ -135,7 +148,7 @@ class _Probe:
         await self.start()
 
     def abandon(self, why: str) -> None:
-        """End the request in flight, because the connection that carried it was lost."""
+        """End the request in flight, because its answer will not come."""
         self._end(why)
 
     async def stop(self) -> None:
@@ -216,20 +229,27 @@ class StrictPriorityPull:
         self._clock = clock
         self._subjects = [connection.api_subject(f"CONSUMER.MSG.NEXT.{stream}.{consumer}") for consumer in consumers]
         self._probes = [_Probe(connection, subject, deliver, clock) for subject in self._subjects]
+        self._names = dict(zip(self._probes, consumers, strict=True))
+        self.problems: dict[str, str] = {}
+        """By consumer: the status of its latest answer, if that was neither messages nor "empty"."""
         self._wake = asyncio.Event()
         self._why = ""
         self.last_answer: float | None = None
-        """The time on the clock at which the server last answered a pull; None: never."""
+        """The time on the clock at which the server last answered a pull with messages or "empty"; None: never."""
+        self.last_word: float | None = None
+        """As `last_answer`, but any answer counts, a refusal too."""
 
     async def start(self) -> None:
         """Subscribe to the answers."""
         for probe in self._probes:
             await probe.start()
         self._connection.on_reconnect(self._on_reconnect)
+        self._connection.on_permission_denied(self._on_denial)
 
     async def stop(self) -> None:
         """Unsubscribe. Returns once every message that the server sent has been delivered."""
         self._connection.remove_on_reconnect(self._on_reconnect)
+        self._connection.remove_on_permission_denied(self._on_denial)
         await asyncio.gather(*(probe.stop() for probe in self._probes))
 
     def wake(self, why: str = "") -> None:
@@ -241,7 +261,8 @@ class StrictPriorityPull:
         """Fetch up to `slots` messages without waiting, the most urgent first.
 
         Returns:
-            The number of messages, and the status of a consumer that answered other than with messages or "empty".
+            The number of messages, and the status of a consumer that answered other than with messages or "empty". The
+            others are asked all the same, unless no answer came at all.
         """
         now = self._clock()
         asked = [probe for probe in self._probes if now - probe.emptied_at > _EMPTY_FOR_SECONDS]
@@ -260,21 +281,27 @@ class StrictPriorityPull:
         return total, problem
 
     async def _ask(self, probes: Sequence[_Probe], slots: int) -> tuple[int, str | None]:
-        total = 0
+        total, first_problem = 0, None
         for probe in probes:
             await probe.ask(slots - total)
             self._connection.client.write_now()
             count, problem = await self._answer_of(probe)
             total += count
-            if problem or total >= slots:
-                return total, problem
-        return total, None
+            first_problem = first_problem or problem
+            if problem in _SILENCE or total >= slots:
+                break
+        return total, first_problem
 
     async def _answer_of(self, probe: _Probe) -> tuple[int, str | None]:
         count, status = await probe.answered()
+        name = self._names[probe]
         if status and not _is_empty(status):
+            self.problems[name] = status
+            if status not in _SILENCE:
+                self.last_word = self._clock()
             return count, status
-        self.last_answer = self._clock()
+        self.problems.pop(name, None)
+        self.last_answer = self.last_word = self._clock()
         return count, None
 
     async def wait(self, slots: int) -> str:
@@ -298,11 +325,18 @@ class StrictPriorityPull:
         finally:
             await asyncio.gather(*(poll.close() for poll in polls))
         if _is_empty(self._why) or not self._why:
-            self.last_answer = self._clock()
+            self.last_answer = self.last_word = self._clock()
             return ""
         return self._why
 
     def _on_reconnect(self) -> None:
         for probe in self._probes:
-            probe.abandon("reconnected")
-        self.wake("reconnected")
+            probe.abandon(RECONNECTED)
+        self.wake(RECONNECTED)
+
+    def _on_denial(self, denial: PermissionDeniedError) -> None:
+        for probe, subject in zip(self._probes, self._subjects, strict=True):
+            if subject.lower() == denial.subject:
+                why = str(PermissionDeniedError(denial.action, subject))
+                probe.abandon(why)
+                self.wake(why)

@@ -21,6 +21,8 @@ from diracx.tasks.plumbing.jetstream.assets import Asset
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
     CONSUMER_NOT_FOUND,
+    JETSTREAM_NOT_ENABLED,
+    JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
     STREAM_NAME_IN_USE,
     STREAM_NOT_FOUND,
     ApiError,
@@ -89,6 +91,36 @@ def _log_refusal(refusal: PermissionDeniedError) -> None:
             "let an operator run `diracx-task-run setup`",
             refusal.subject,
         )
+
+
+async def missing(connection: Connection, wanted: Iterable[Asset]) -> str | None:
+    """Say which assets the server does not have, or that it has no JetStream, and what to do; None: it has all.
+
+    One that this user may not look at counts as there. A consumer is not named beside its stream.
+
+    Raises:
+        ServerError: No answer, or the server refused.
+    """
+    assets = list(wanted)
+    try:
+        found = await asyncio.gather(*(_is_there(connection, asset) for asset in assets))
+    except ApiError as error:
+        if error.err_code in (JETSTREAM_NOT_ENABLED, JETSTREAM_NOT_ENABLED_FOR_ACCOUNT):
+            return "JetStream is not enabled for this account: enable it on the server"
+        raise
+    gone = [asset for asset, there in zip(assets, found, strict=True) if not there]
+    streams = {asset.stream for asset in gone if asset.kind != "consumer"}
+    names = [str(asset) for asset in gone if asset.kind != "consumer" or asset.stream not in streams]
+    if not names:
+        return None
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing: run `diracx-task-run setup`"
+
+
+async def _is_there(connection: Connection, asset: Asset) -> bool:
+    try:
+        return await _info(connection, asset) is not None
+    except PermissionDeniedError:
+        return True
 
 
 async def _ensure(connection: Connection, asset: Asset, update: bool) -> str | None:

@@ -32,8 +32,8 @@ class SchedulerHealth:
         return self._scheduler.why_stuck()
 
     def why_not_ready(self) -> str | None:
-        """Not ready without a connection: the scheduler can then neither lead nor stand by."""
-        return None if self._connection.is_connected else "not connected to NATS"
+        """Not ready without a connection, streams and buckets: it can then neither lead nor stand by."""
+        return self._scheduler.problem if self._connection.is_connected else "not connected to NATS"
 
 
 @asynccontextmanager
@@ -41,10 +41,14 @@ async def advertised(scheduler: Scheduler, connection: Connection, namespace: Na
     """Answer the requests of `nats micro` for a scheduler during the block."""
 
     def stats() -> ServiceStats:
-        following = scheduler.next_occurrence
+        following, ahead = scheduler.next_occurrence, scheduler.clock_ahead
         return ServiceStats(
             requests=scheduler.published,
-            data={"leads": scheduler.leads, "next": None if following is None else to_rfc3339(following)},
+            data={
+                "leads": scheduler.leads,
+                "next": None if following is None else to_rfc3339(following),
+                "clock_ahead_seconds": None if ahead is None else round(ahead.total_seconds(), 3),
+            },
         )
 
     service = Service(
@@ -62,6 +66,7 @@ async def advertised(scheduler: Scheduler, connection: Connection, namespace: Na
         subject=f"{namespace.name}.periodic.>",
         queue_group="leader",
         stats=stats,
+        started=connection.clock.now(),
     )
     async with serving(connection, service):
         yield

@@ -21,10 +21,14 @@ from typing import Any, Final
 import msgspec
 
 from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
+from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.micro import ask_all
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message
+from diracx.tasks.plumbing.jetstream.topology import missing
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.worker_service import worker_service
@@ -52,6 +56,8 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The age of the oldest waiting task, by the server's clock; None if none waits."""
     paused_until: datetime | None = None
     """When its pause ends (`consumer_pause.UNTIL_RESUMED`: no end); None if it is not paused."""
+    missing: bool = False
+    """Whether the server has no such consumer: no worker gets its tasks. `diracx-task-run setup` creates it."""
 
 
 class SchedulerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +67,8 @@ class SchedulerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The id of the leader, which contains host and pid; None if none leads."""
     standbys: list[str]
     """The ids of the others."""
+    clock_ahead_seconds: dict[str, float | None] = {}
+    """How far the clock of its machine is ahead of the server's, by id of the scheduler. None: it does not tell."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +84,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime
     isolated: str | None = None
     """`<task> <id>` of the task that runs isolated in it, or of the next one that waits for that; None: neither."""
+    clock_ahead_seconds: float | None = None
+    """How far the clock of its machine is ahead of the server's; negative: behind. None: it does not tell."""
     not_served: dict[str, str] = {}
     """Why it gives a task back, by the name of the task: a resource that the task needs is down in this worker."""
 
@@ -127,6 +137,16 @@ class StatusReader:
 
     async def read(self) -> StatusSnapshot:
         """Read the status once."""
+        try:
+            return await self._read()
+        except ApiError as error:
+            others = [each for each in assets(self._namespace) if each.kind != "consumer"]
+            tasks = [each for each in others if each.is_one_of(self._namespace.tasks_stream)]
+            if error.err_code != STREAM_NOT_FOUND or await missing(self._connection, tasks) is not None:
+                raise
+            raise ServerError(await missing(self._connection, others) or str(error)) from None
+
+    async def _read(self) -> StatusSnapshot:
         names = self._namespace
         (workers, schedulers), (info, consumers), (delayed, dead), locks = await asyncio.gather(
             self._ask_services(),
@@ -142,12 +162,18 @@ class StatusReader:
         )
         now = from_rfc3339(info["ts"])
         in_flight = None if workers is None else _in_flight(workers)
-        infos = _own_consumers(consumers["consumers"])
-        queues = await asyncio.gather(*(self._queue(each, in_flight, now) for each in infos))
+        infos = {each["name"]: each for each in consumers["consumers"]}  # an operator may have created others
+        queues = await asyncio.gather(
+            *(
+                self._queue(priority, size, infos.get(names.consumer(priority, size)), in_flight, now)
+                for priority in Priority
+                for size in Size
+            )
+        )
         status = Status(
             namespace=names.name,
             server=self._connection.server,
-            queues=sorted((queue for queue, _ in queues), key=_queue_rank),
+            queues=[queue for queue, _ in queues],
             delayed=delayed,
             dead_letters=dead,
             locks=locks,
@@ -181,37 +207,42 @@ class StatusReader:
         return int(answer.get("total", 0))
 
     async def _queue(
-        self, info: Mapping[str, Any], in_flight: Mapping[str, int] | None, now: datetime
+        self,
+        priority: Priority,
+        size: Size,
+        info: Mapping[str, Any] | None,
+        in_flight: Mapping[str, int] | None,
+        now: datetime,
     ) -> tuple[QueueStatus, int]:
-        """The status of a queue, and the number of its parked tasks."""
-        subject = info["config"]["filter_subject"]
-        priority, size = subject.split(".")[-2:]
-        unsettled = int(info["num_ack_pending"])
-        executing = unsettled if in_flight is None else min(unsettled, in_flight.get(subject, 0))
-        waiting = int(info["num_pending"])
-        stream, first = self._namespace.tasks_stream, info["delivered"]["stream_seq"] + 1
+        """The status of a queue, and the number of its parked tasks.
+
+        Args:
+            info: Its consumer; None: it is missing. Then all tasks wait that no worker has in flight.
+        """
+        subject = self._namespace.task_subject(priority, size)
+        stream, own = self._namespace.tasks_stream, None if in_flight is None else in_flight.get(subject, 0)
+        if info is None:
+            found = await self._connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject})
+            stored = int((found["state"].get("subjects") or {}).get(subject, 0))
+            unsettled = executing = min(stored, own or 0)
+            waiting, redelivered, first = stored - executing, 0, 1
+        else:
+            unsettled, waiting = int(info["num_ack_pending"]), int(info["num_pending"])
+            executing = unsettled if own is None else min(unsettled, own)
+            redelivered, first = int(info["num_redelivered"]), info["delivered"]["stream_seq"] + 1
         oldest = await read_message(self._connection, stream, seq=first, next_by_subj=subject) if waiting else None
         queue = QueueStatus(
             subject=subject,
-            priority=Priority(priority),
-            size=Size(size),
+            priority=priority,
+            size=size,
             waiting=waiting,
             in_hand=executing,
-            redelivered=int(info["num_redelivered"]),
+            redelivered=redelivered,
             oldest_seconds=None if oldest is None else max(0.0, round((now - oldest.stored) / timedelta(seconds=1), 3)),
-            paused_until=paused_until(info),
+            paused_until=None if info is None else paused_until(info),
+            missing=info is None,
         )
         return queue, unsettled - executing
-
-
-def _own_consumers(consumers: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The consumers of the nine queues; an operator may have created others."""
-    names = {Namespace.consumer(priority, size) for priority in Priority for size in Size}
-    return [info for info in consumers if info["name"] in names]
-
-
-def _queue_rank(queue: QueueStatus) -> tuple[int, int]:
-    return list(Priority).index(queue.priority), list(Size).index(queue.size)
 
 
 def _worker_rank(worker: WorkerStatus) -> tuple[int, str]:
@@ -241,6 +272,7 @@ def _worker_status(answer: Mapping[str, Any]) -> WorkerStatus:
         pid=int(metadata["pid"]),
         since=from_rfc3339(answer["started"]),
         isolated=data.get("isolated"),  # earlier workers do not tell
+        clock_ahead_seconds=data.get("clock_ahead_seconds"),
         not_served=data.get("not_served", {}),
     )
 
@@ -252,10 +284,12 @@ def _held(workers: Iterable[Mapping[str, Any]]) -> list[HeldTask]:
 
 
 def _scheduler_status(schedulers: Iterable[Mapping[str, Any]]) -> SchedulerStatus:
-    leads = {answer["metadata"]["id"]: bool(_endpoint_data(answer)["leads"]) for answer in schedulers}
+    data = {answer["metadata"]["id"]: _endpoint_data(answer) for answer in schedulers}
+    leads = {each: bool(values["leads"]) for each, values in data.items()}
     return SchedulerStatus(
         leader=next((each for each, leading in leads.items() if leading), None),
         standbys=sorted(each for each, leading in leads.items() if not leading),
+        clock_ahead_seconds={each: values.get("clock_ahead_seconds") for each, values in data.items()},
     )
 
 

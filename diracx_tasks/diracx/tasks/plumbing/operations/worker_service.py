@@ -1,11 +1,12 @@
 """A worker process for operators: a NATS micro service, and its health.
 
 * Live: the last pull was answered within `LIVE_WITHIN`. An idle worker pulls for 30 s at a time, so its last answer is
-  rarely older. A worker with a reason not to pull (no free slot, or an isolated task) is live whatever the age.
+  rarely older. A worker with a reason not to pull (no free slot, or an isolated task) is live whatever the age. So is
+  one that the server refuses, e.g. since a queue is missing: a restart does not help.
 * Not live: a worker that ends itself (`Worker.why_it_ends`), and one whose server is away for longer than that. The
   leases of its tasks have lapsed by then, so a restart costs nothing.
-* Ready: the worker is connected, does not stop, serves at least one task, and its last pull was answered within
-  `READY_WITHIN`.
+* Ready: tasks of this size can be had. The worker is connected, does not stop, knows and serves at least one of them,
+  its queues, streams and buckets are there, and its last pull was answered within `READY_WITHIN`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Final
 
@@ -49,22 +50,23 @@ class WorkerHealth:
 
     def why_not_live(self) -> str | None:
         """Why the worker is not live: it ends by itself, or no pull was answered. None if it is live."""
-        return self._worker.why_it_ends or self._why_no_pull(LIVE_WITHIN)
+        return self._worker.why_it_ends or self._why_no_pull(LIVE_WITHIN, self._worker.snapshot.last_word)
 
     def why_not_ready(self) -> str | None:
-        """Why the worker is not ready: it stops, is not connected, serves no task, or got no answer. None if it is."""
-        if self._worker.snapshot.stopping:
+        """Why the worker is not ready: it stops, is not connected, cannot pull, or serves no task. None if it is."""
+        facts = self._worker.snapshot
+        if facts.stopping:
             return "stopping"
         if not self._connection.is_connected:
             return "not connected to NATS"
-        if self._worker.snapshot.last_pull is None:
-            return "starting"
-        return self._worker.why_idle or self._why_no_pull(READY_WITHIN)
+        if (reason := self._worker.why_not_served) is not None:
+            return reason
+        return "starting" if facts.last_pull is None else self._why_no_pull(READY_WITHIN, facts.last_pull)
 
-    def _why_no_pull(self, within: timedelta) -> str | None:
+    def _why_no_pull(self, within: timedelta, last: float | None) -> str | None:
         facts = self._worker.snapshot
         # The time since the last change counts, too: until then the worker may have had a reason not to pull.
-        age = self._clock() - max(self._since, facts.last_pull or 0.0, facts.changed_at)
+        age = self._clock() - max(self._since, last or 0.0, facts.changed_at)
         if not facts.pulls or age <= within.total_seconds():
             return None
         return f"no pull was answered for {age:.0f} s"
@@ -77,12 +79,12 @@ async def advertised(
     """Answer the requests of `nats micro` for a worker during the block."""
     async with (
         in_background(lambda _: worker.stop(), counters=_sample(counters)),
-        serving(connection, _service(worker, counters, namespace)),
+        serving(connection, _service(worker, counters, namespace, connection.clock.now())),
     ):
         yield
 
 
-def _service(worker: Worker, counters: Counters, namespace: Namespace) -> Service:
+def _service(worker: Worker, counters: Counters, namespace: Namespace, now: datetime) -> Service:
     size = worker.settings.size
     return Service(
         name=worker_service(namespace),
@@ -101,6 +103,7 @@ def _service(worker: Worker, counters: Counters, namespace: Namespace) -> Servic
         subject=f"{namespace.name}.tasks.*.{size}",
         queue_group=str(size),
         stats=lambda: _stats(worker.snapshot, counters),
+        started=now,
     )
 
 
@@ -121,6 +124,7 @@ def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:
             "left_behind": facts.left_behind,
             "held": facts.held,
             "not_served": facts.not_served,
+            "clock_ahead_seconds": None if facts.clock_ahead is None else round(facts.clock_ahead.total_seconds(), 3),
         },
     )
 

@@ -25,10 +25,13 @@ import msgspec
 from diracx.tasks.plumbing.background import in_background, wait_for_event
 from diracx.tasks.plumbing.clock import Now
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, UnableToAcquireLockError
+from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.jetstream.mesh_watch import MeshWatch
 from diracx.tasks.plumbing.locks import LockOwner, RevisionConflictError
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.observability.lasting_failure import LastingFailure
 from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -67,6 +70,11 @@ class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.horizon or max(timedelta(seconds=30), 2 * self.takeover)
 
 
+def _needed(namespace: Namespace) -> list[Asset]:
+    names = (namespace.tasks_stream, namespace.later_stream, namespace.locks_bucket, namespace.config_bucket)
+    return [asset for asset in assets(namespace) if asset.is_one_of(*names)]
+
+
 def scheduler_id() -> str:
     """`<host>-<pid>-scheduler`."""
     return f"{socket.gethostname()}-{os.getpid()}-scheduler"
@@ -99,6 +107,7 @@ class Scheduler:
         """Whether this scheduler leads at the moment."""
         self.published = 0
         """The number of occurrences that this scheduler has published."""
+        self._connection = connection
         self._registry = registry
         self._now = now or connection.clock.now
         self._vos = vos
@@ -116,6 +125,10 @@ class Scheduler:
         self._instance_inputs: tuple[Configuration, tuple[str, ...] | None] | None = None
         self._unmakeable: dict[ScheduleKey, str | None] = {}
         """Why schedules cannot make their task; each reason is logged once."""
+        self._no_configuration = LastingFailure(logger, "the configuration cannot be read yet", "it is read")
+        self._no_leader = LastingFailure(logger, "the leader cannot be determined", "the leader can be determined")
+        self._no_supply = LastingFailure(logger, "schedules were not supplied", "schedules are supplied again")
+        self._mesh = MeshWatch(connection, _needed(namespace), logger)
         self._stopping = False
         self._stop_limit: asyncio.Timeout | None = None
         """The limit on the time of the round in progress; None while `run` does not run."""
@@ -127,6 +140,21 @@ class Scheduler:
         now = self._now()
         coming = (state.next_after(now) for state in self._reconciler.known.values() if self.leads)
         return min((due for due in coming if due is not None), default=None)
+
+    @property
+    def problem(self) -> str | None:
+        """Why this scheduler can neither lead nor stand by, and what to do; None: as far as is known, it can."""
+        if self._mesh.problem is not None:
+            return self._mesh.problem
+        for failure in (self._no_configuration, self._no_leader, self._no_supply):
+            if failure.reason is not None:
+                return f"{failure.cannot}: {failure.reason}"
+        return None
+
+    @property
+    def clock_ahead(self) -> timedelta | None:
+        """How far the clock of its machine is ahead of the server's; negative: behind. None: that is not known."""
+        return self._connection.clock.ahead
 
     def why_stuck(self) -> str | None:
         """Why only a restart of the process helps; None if it needs none."""
@@ -158,7 +186,8 @@ class Scheduler:
             BackgroundEndedError: The renewal of the leader lock, or the configuration follower, has ended. The
                 leadership was given up.
         """
-        async with self._locks, in_background(self._background_ended, configuration_follower=self._configuration.run()):
+        following, mesh = self._configuration.run(), self._mesh.run()
+        async with self._locks, in_background(self._background_ended, configuration_follower=following, mesh=mesh):
             try:
                 async with asyncio.timeout(None) as self._stop_limit:
                     await self._take_part()
@@ -170,22 +199,18 @@ class Scheduler:
                 self._stop_limit = None
 
     async def _take_part(self) -> None:
-        last_error = ""
         while not self._stopping:
             try:
                 if not self._configured:
                     await self._configuration.refresh()
                     self._configured = True
+                    self._no_configuration.succeeded()
                 await self._try_to_lead()
-                last_error = ""
             except UnableToAcquireLockError as error:
                 logger.debug("standing by: %s", error)
-                last_error = ""
+                self._no_leader.succeeded()
             except ServerError as error:
-                level = logging.DEBUG if str(error) == last_error else logging.WARNING
-                unknown = "leader cannot be determined" if self._configured else "configuration cannot be read yet"
-                logger.log(level, "the %s: %s", unknown, error)
-                last_error = str(error)
+                (self._no_leader if self._configured else self._no_configuration).failed(str(error))
             await self._pause(POLL_INTERVAL.total_seconds())
 
     async def _try_to_lead(self) -> None:
@@ -198,11 +223,13 @@ class Scheduler:
         owner = LockOwner.new(task="scheduler", id=self.id, worker=self.id, since=self._now())
         async with self._locks.hold([self._leader_lock], owner, lose):
             self.leads = True
+            self._no_leader.succeeded()
             logger.info("%s is the leader", self.id)
             try:
                 await self._lead(lost)
             finally:
                 self.leads = False
+                self._no_supply.succeeded()
                 logger.info("%s is no longer the leader", self.id)
 
     async def _lead(self, lost: asyncio.Event) -> None:
@@ -214,7 +241,9 @@ class Scheduler:
                     await self._reconciler.load()
                     self._instance_inputs = None
                     loaded = True
-                if await self._advance():
+                published = await self._advance()
+                self._no_supply.succeeded()
+                if published:
                     continue
             except RevisionConflictError as error:
                 logger.info(
@@ -222,7 +251,7 @@ class Scheduler:
                     error,
                 )
             except ServerError as error:
-                logger.warning("schedules were not supplied; the next round tries again: %s", error)
+                self._no_supply.failed(str(error))
                 pause = _BACKOFF_SECONDS
             await self._pause(pause)
 

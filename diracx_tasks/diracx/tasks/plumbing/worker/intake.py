@@ -8,6 +8,9 @@ that is under way ends within 5 s:
 3. after a (re)connect, read the `ack_wait` of the queues, which may have changed, and learn which messages have an
    attempt record: the server may have forgotten its counts;
 4. pull for the free slots; where the queues are empty, wait for a message to arrive.
+
+What keeps it from pulling is worked out by reading the queues, and told in one line a minute; it tries again each
+second. While one of the three queues is missing, the others are served: without waiting for arrivals, each second.
 """
 
 from __future__ import annotations
@@ -20,11 +23,14 @@ from typing import Final
 from diracx.tasks.plumbing.background import wait_for_event
 from diracx.tasks.plumbing.enums import Priority
 from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
+from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text, paused_until
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.jetstream.pull import StrictPriorityPull
+from diracx.tasks.plumbing.jetstream.errors import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
+from diracx.tasks.plumbing.jetstream.pull import RECONNECTED, StrictPriorityPull
+from diracx.tasks.plumbing.jetstream.topology import missing
+from diracx.tasks.plumbing.observability.lasting_failure import LastingFailure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.in_flight import InFlight
@@ -36,6 +42,8 @@ from diracx.tasks.plumbing.worker.slots import Slots
 logger = logging.getLogger("diracx.tasks.worker")
 
 RETRY_SECONDS: Final = 1.0
+DIAGNOSE_EVERY: Final = 10
+"""Of so many tries in a row that fail in the same way, one asks the server for the reason."""
 STILL_EXECUTING_DELAY: Final = timedelta(seconds=5)
 
 
@@ -57,6 +65,16 @@ class Intake:
         self._stream = namespace.tasks_stream
         self._consumers = [namespace.consumer(priority, settings.size) for priority in Priority]
         self._pull = StrictPriorityPull(connection, self._stream, self._consumers, self.receive)
+        self._needed = [
+            asset
+            for asset in assets(namespace)
+            if asset.stream == self._stream and (asset.kind == "stream" or asset.name in self._consumers)
+        ]
+        self._outage = LastingFailure(logger, "cannot pull", "can pull again")
+        self._symptoms: tuple[str, dict[str, str]] | None = None
+        """The statuses for which the reason of the outage was last asked for."""
+        self._doubted = False
+        """Whether a wait has ended with a problem: the next probe tells what it is."""
         self._burst = settings.burst
         self._attempts = attempts
         self._leases = leases
@@ -80,8 +98,18 @@ class Intake:
 
     @property
     def last_pull(self) -> float | None:
-        """When the server last answered a pull, on the clock; None: never."""
+        """When a pull was last answered with messages, or by an empty queue, on the clock; None: never."""
         return self._pull.last_answer
+
+    @property
+    def last_word(self) -> float | None:
+        """As `last_pull`, but a refusal of the server counts, too."""
+        return self._pull.last_word
+
+    @property
+    def why_not_pulling(self) -> str | None:
+        """Why the latest pull failed, for one queue or for all, and what to do; None: it did not."""
+        return self._outage.reason
 
     def stop(self) -> None:
         """Pull nothing more, take nothing more, and let `run` return. It may be called at any time, and repeatedly."""
@@ -108,17 +136,28 @@ class Intake:
             return
         self._in_flight.start(lease)
 
-    async def inspect_queues(self) -> timedelta:
+    async def inspect_queues(self, *, all_there: bool = False) -> timedelta:
         """Read the three consumers, and log which of them are paused: a worker without work needs an explanation.
+
+        Args:
+            all_there: Whether a missing one is an error, as at the start of a worker. Later the pull tells of it.
 
         Returns:
             The shortest `ack_wait` of the consumers, as the server has it now: an operator may have changed it.
 
         Raises:
-            ServerError: A queue cannot be used, e.g. because it is missing.
+            ServerError: No queue can be used, or one is missing.
         """
         self._inspected_generation = self._connection.generation
-        infos = [await self._connection.api(f"CONSUMER.INFO.{self._stream}.{consumer}") for consumer in self._consumers]
+        infos = []
+        for consumer in self._consumers:
+            try:
+                infos.append(await self._connection.api(f"CONSUMER.INFO.{self._stream}.{consumer}"))
+            except ApiError as error:
+                if error.err_code not in (CONSUMER_NOT_FOUND, STREAM_NOT_FOUND):
+                    raise
+        if not infos or (all_there and len(infos) < len(self._consumers)):
+            raise ServerError(await missing(self._connection, self._needed) or f"{self._stream} was just created")
         for info in infos:
             if (until := paused_until(info)) is not None:
                 logger.info("the queue %s is paused until %s", info["name"], pause_end_text(until))
@@ -133,10 +172,14 @@ class Intake:
                     if not await self._step():
                         return
                 except ServerError as error:
-                    logger.warning("cannot pull: %s", error)
-                    await wait_for_event(self._stopping, RETRY_SECONDS)
+                    await self._note_problem(str(error))
+                    await self.pause(RETRY_SECONDS)
         finally:
             await self._pull.stop()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, until `stop` at the longest."""
+        await wait_for_event(self._stopping, seconds)
 
     async def _step(self) -> bool:
         """One turn of the loop. Returns False when a burst is over."""
@@ -160,11 +203,46 @@ class Intake:
                     await self._wait_for_running()
                 return not idle
             if self._slots.free and not self._stopping.is_set():
+                self._note_success()  # the wait may last for half a minute
                 problem = await self._pull.wait(self._slots.free)
-        if problem and not self._stopping.is_set() and problem != "reconnected":
-            logger.warning("pulling: the server says %r", problem)
-            await wait_for_event(self._stopping, RETRY_SECONDS)
+                known, self._doubted = self._doubted, bool(problem)
+                if problem and not known:
+                    return True
+        await self._judge(problem, count)
         return True
+
+    async def _judge(self, problem: str | None, count: int) -> None:
+        """Note whether a pull that brought `count` messages failed. Without messages, pause before the next try."""
+        if self._stopping.is_set() or problem == RECONNECTED:
+            return None
+        problem = problem or next(iter(self._pull.problems.values()), None)
+        if problem is None:
+            return self._note_success()
+        await self._note_problem(f"the server says {problem!r}")
+        if not count:
+            await self.pause(RETRY_SECONDS)
+        return None
+
+    def _note_success(self) -> None:
+        self._outage.succeeded()
+        self._symptoms = None
+
+    async def _note_problem(self, problem: str) -> None:
+        symptoms = (problem, dict(self._pull.problems))
+        reason = self._outage.reason
+        if reason is None or symptoms != self._symptoms or self._outage.tries % DIAGNOSE_EVERY == 0:
+            self._symptoms = symptoms
+            reason = await self._diagnose() or problem
+        self._outage.failed(reason)
+
+    async def _diagnose(self) -> str | None:
+        """Ask the server why pulls fail; None: it finds nothing wrong, or does not answer."""
+        if not self._connection.is_connected:
+            return "not connected to NATS"
+        try:
+            return await missing(self._connection, self._needed)
+        except ServerError as error:
+            return str(error)
 
     async def _load_known_attempts(self) -> None:
         while (generation := self._connection.generation) != self._loaded_generation:

@@ -193,6 +193,12 @@ class LeaseKeeper:
         return len(self._leases)
 
     @property
+    def unanswered(self) -> int:
+        """How many messages in flight have had no answered heartbeat for twice the time between two."""
+        since = self._clock() - 2 * self.heartbeat_seconds
+        return sum(not lease.settling and max(lease.last_contact, lease.started) < since for lease in self.all)
+
+    @property
     def all(self) -> list[Lease]:
         """A copy: the lease of each message in flight."""
         return list(self._leases.values())

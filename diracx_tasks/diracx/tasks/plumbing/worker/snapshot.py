@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 import msgspec
@@ -43,7 +44,9 @@ class WorkerSnapshot:
     pulls: bool
     """Whether it asks for messages: not while all slots are in use, the isolation gate is closed, or it stops."""
     last_pull: float | None
-    """When the server last answered a pull, on the clock; None: never."""
+    """When a pull was last answered with messages, or by an empty queue, on the clock; None: never."""
+    last_word: float | None
+    """As `last_pull`, but a refusal of the server counts, too."""
     stopping: bool
     left_behind: int
     """Executions that have ended, and of which something still runs: calls in threads, or code that was given up."""
@@ -53,6 +56,8 @@ class WorkerSnapshot:
     """The tasks of its registry that the configuration holds, of any size."""
     not_served: Mapping[str, str]
     """Why a task is given back in place of executed, by its name: a resource that it needs is down."""
+    clock_ahead: timedelta | None
+    """How far the clock of its machine is ahead of the server's; negative: behind. None: that is not known."""
 
 
 class Counters:

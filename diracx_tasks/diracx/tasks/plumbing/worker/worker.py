@@ -12,6 +12,7 @@ Life of a worker:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -20,21 +21,24 @@ from typing import Final
 
 from diracx.tasks.plumbing.background import in_background
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
-from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.execution.executor import Executor, Invoke
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.outages import Outages
+from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.jetstream.mesh_watch import MeshWatch
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
+from diracx.tasks.plumbing.observability.lasting_failure import LastingFailure
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.holds import Holds
 from diracx.tasks.plumbing.worker.in_flight import InFlight
-from diracx.tasks.plumbing.worker.intake import Intake
+from diracx.tasks.plumbing.worker.intake import RETRY_SECONDS, Intake
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import LeaseKeeper
 from diracx.tasks.plumbing.worker.limits import ConfiguredLimits
@@ -46,10 +50,20 @@ from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.plumbing.worker.slots import Slots
 from diracx.tasks.plumbing.worker.snapshot import WorkerSnapshot
 
+logger = logging.getLogger("diracx.tasks.worker")
+
 # Until `run` has read the real one from the server, before the first message.
 DEFAULT_ACK_WAIT: Final = timedelta(seconds=30)
 SETTLE_SECONDS: Final = 2.0
 """The time to write down, at the end, which executions were interrupted."""
+CONFIGURATION_SECONDS: Final = 30.0
+"""How long the start waits for an answer about the configuration."""
+
+
+def _needed(namespace: Namespace) -> list[Asset]:
+    streams = (namespace.tasks_stream, namespace.later_stream, namespace.dead_letters_stream)
+    buckets = (namespace.locks_bucket, namespace.attempts_bucket, namespace.config_bucket)
+    return [asset for asset in assets(namespace) if asset.is_one_of(*streams, *buckets)]
 
 
 class Worker:
@@ -86,6 +100,8 @@ class Worker:
         self._attempts = AttemptStore(Bucket(connection, namespace.attempts_bucket))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
+        self._mesh = MeshWatch(connection, _needed(namespace), logger)
+        self._registry = registry
         self._holds = Holds(self._configuration, registry)
         self._outages = outages or Outages()
         limits = ConfiguredLimits(self._configuration)
@@ -143,16 +159,27 @@ class Worker:
             processed=self._in_flight.processed,
             pulls=self._intake.pulls,
             last_pull=self._intake.last_pull,
+            last_word=self._intake.last_word,
             stopping=self._intake.is_stopping,
             left_behind=self._executor.left_behind,
             isolated=self._gate.isolated_task,
             held=self._holds.tasks,
             not_served=self._outages.not_served,
+            clock_ahead=self._connection.clock.ahead,
         )
 
     @property
-    def why_idle(self) -> str | None:
-        """Why the worker serves no task at all: each one needs a resource that is down. None: it serves some."""
+    def why_not_served(self) -> str | None:
+        """Why tasks of this size cannot be had, or not be carried to their end; None: as far as is known, they can."""
+        if (reason := self._intake.why_not_pulling) is not None:
+            return f"cannot pull: {reason}"
+        if self._mesh.problem is not None:
+            return self._mesh.problem
+        if unanswered := self._leases.unanswered:
+            return f"the heartbeats of {unanswered} messages in flight get no answer"
+        size = self.settings.size
+        if not any(task.task_class.size == size for task in self._registry):
+            return f"no {size} task is installed, or none can be served; see the log, and `diracx-task-run tasks`"
         return self._outages.why_idle
 
     @property
@@ -197,9 +224,8 @@ class Worker:
             ServerError: The queues cannot be used, e.g. because they are missing and may not be created.
         """
         self._leases.owner = asyncio.current_task()
-        self._leases.set_ack_wait(await self._intake.inspect_queues())
-        with suppress(ServerError):  # the follower tries again, and says so
-            await self._configuration.refresh()  # before the first task: it may be held
+        self._leases.set_ack_wait(await self._intake.inspect_queues(all_there=True))
+        await self._read_configuration()
         async with self._locks, self._watching():
             try:
                 await self._intake.run()
@@ -207,6 +233,25 @@ class Worker:
                 await self._in_flight.wind_down(self.settings.grace, self._attempts)
                 self._settlement.naks.close()
                 await self._attempts.settle_debts(SETTLE_SECONDS)
+
+    async def _read_configuration(self) -> None:
+        """Read it before the first task, which may be held or limited. Wait if no answer comes, but not for ever."""
+        waits = f"waits up to {CONFIGURATION_SECONDS:g} s for the configuration, with its holds and limits"
+        waiting = LastingFailure(logger, waits, "the configuration is read")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONFIGURATION_SECONDS):
+                while not self._intake.is_stopping:
+                    try:
+                        await self._configuration.refresh()
+                        return waiting.succeeded()
+                    except ServerUnavailableError as error:
+                        waiting.failed(str(error))
+                    except ServerError:
+                        return None  # an answer: there is none, or this user may not read it; the follower says so
+                    await self._intake.pause(RETRY_SECONDS)
+                return None
+        logger.warning("begins without the configuration: no task is held or limited by it until it can be read")
+        return None
 
     def _background_ended(self, error: BackgroundEndedError) -> None:
         """Give back what is in flight, and end: a worker must not run on without heartbeats."""
@@ -221,6 +266,7 @@ class Worker:
             leases=self._leases.run(),
             orphaned_attempt_records=self._attempts.run(),
             configuration=self._configuration.run(),
+            mesh=self._mesh.run(),
         ):
             self._connection.on_reconnect(resend)
             try:
