@@ -41,7 +41,10 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     document = documents[-1]
     host = socket.gethostname()
     (listed,) = document["workers"]
-    assert list(listed) == ["id", "size", "slots", "busy", "host", "pid", "since", "isolated", "not_served"]
+    assert list(listed) == [
+        *("id", "size", "slots", "busy", "host", "pid", "since", "isolated", "clock_ahead_seconds", "not_served"),
+    ]
+    assert abs(listed.pop("clock_ahead_seconds")) < 5, "the server is on the same machine"
     since = listed.pop("since")
     assert since.endswith("Z")
     assert datetime.fromisoformat(since) <= datetime.now(UTC)
@@ -55,7 +58,9 @@ async def test_the_document_names_a_running_worker_and_scheduler(
         "isolated": None,
         "not_served": {},
     }
-    assert document["scheduler"] == {"leader": f"{host}-{scheduler.pid}-scheduler", "standbys": []}
+    leader = f"{host}-{scheduler.pid}-scheduler"
+    assert list(document["scheduler"].pop("clock_ahead_seconds")) == [leader]
+    assert document["scheduler"] == {"leader": leader, "standbys": []}
     (queue,) = (each for each in document["queues"] if each["in_hand"])
     assert (queue["subject"], queue["in_hand"]) == (f"{on_the_server.names.name}.tasks.normal.small", 1)
     shown = with_server("status")
