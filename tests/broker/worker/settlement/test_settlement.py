@@ -185,7 +185,7 @@ async def test_an_outage_between_the_record_and_the_nak_of_a_retry_counts_one_fa
                 outage.connected = False
                 raise ServerUnavailableError("an outage")
 
-    outage = Outage(mesh.connection)
+    outage = Outage(mesh.connection, mesh.connection.clock)
     (sequence,) = await mesh.publish_by_hand((None, b""))
     stored = await first_delivery(mesh, sequence)
     lease = LeaseKeeper(timedelta(seconds=30)).take(
@@ -207,15 +207,12 @@ class Outage:
     """Stands in for a connection that is down until somebody waits for it."""
 
     connection: Connection
+    clock: ServerClock
     connected: bool = True
 
     @property
     def is_connected(self) -> bool:
         return self.connected
-
-    @property
-    def clock(self) -> ServerClock:
-        return self.connection.clock
 
     async def wait_connected(self, timeout: float) -> bool:
         self.connected = True

@@ -162,14 +162,7 @@ class StatusReader:
         )
         now = from_rfc3339(info["ts"])
         in_flight = None if workers is None else _in_flight(workers)
-        infos = {each["name"]: each for each in consumers["consumers"]}  # an operator may have created others
-        queues = await asyncio.gather(
-            *(
-                self._queue(priority, size, infos.get(names.consumer(priority, size)), in_flight, now)
-                for priority in Priority
-                for size in Size
-            )
-        )
+        queues = await self._queues(consumers["consumers"], in_flight, now)
         status = Status(
             namespace=names.name,
             server=self._connection.server,
@@ -205,6 +198,16 @@ class StatusReader:
             f"STREAM.INFO.{stream}", {"subjects_filter": pattern, "offset": _BEYOND_LAST_PAGE}
         )
         return int(answer.get("total", 0))
+
+    async def _queues(
+        self, consumers: Iterable[Mapping[str, Any]], in_flight: Mapping[str, int] | None, now: datetime
+    ) -> list[tuple[QueueStatus, int]]:
+        """The nine queues in their order, each with the number of its parked tasks."""
+        infos = {each["name"]: each for each in consumers}  # an operator may have created others
+        queues = [(priority, size) for priority in Priority for size in Size]
+        return await asyncio.gather(
+            *(self._queue(*each, infos.get(self._namespace.consumer(*each)), in_flight, now) for each in queues)
+        )
 
     async def _queue(
         self,

@@ -107,16 +107,14 @@ class Scheduler:
         """Whether this scheduler leads at the moment."""
         self.published = 0
         """The number of occurrences that this scheduler has published."""
-        self._connection = connection
+        self._clock = clock = connection.clock
         self._registry = registry
-        self._now = now or connection.clock.now
+        self._now = now or clock.now
         self._vos = vos
         self._leader_lock = LeaderLock(ttl_for(settings.takeover))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
-        self._store = JetStreamScheduleStore(connection, namespace)
-        self._reconciler = ScheduleReconciler(
-            self._store, settings.effective_horizon, self.id, self._now, connection.clock.corrected
-        )
+        store, horizon = JetStreamScheduleStore(connection, namespace), settings.effective_horizon
+        self._reconciler = ScheduleReconciler(store, horizon, self.id, self._now, clock.corrected)
         self._configuration = ConfigurationFollower(connection, namespace)
         self._configuration.on_change(self._wake)
         self._configured = False
@@ -154,7 +152,7 @@ class Scheduler:
     @property
     def clock_ahead(self) -> timedelta | None:
         """How far the clock of its machine is ahead of the server's; negative: behind. None: that is not known."""
-        return self._connection.clock.ahead
+        return self._clock.ahead
 
     def why_stuck(self) -> str | None:
         """Why only a restart of the process helps; None if it needs none."""
