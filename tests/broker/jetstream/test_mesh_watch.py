@@ -68,6 +68,16 @@ async def test_a_stream_that_goes_and_comes_back_has_a_line_each(
     assert last.startswith("nothing is missing any more, after ")
 
 
+async def test_what_this_user_may_not_look_at_counts_as_there(names: Namespace) -> None:
+    denied = (
+        "authorization { users: [ { user: x, password: x, permissions: { publish: { deny: '$JS.API.*.INFO.>' } } } ] }"
+    )
+    with EmbeddedServer(extra_config=denied) as server:
+        settings = ConnectionSettings(servers=(server.url,), user="x", password="x")
+        async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as connection:
+            assert await missing(connection, assets(names)) is None
+
+
 async def test_an_outage_changes_nothing_of_what_is_known_and_a_server_without_jetstream_is_told(
     own_server: EmbeddedServer, names: Namespace
 ) -> None:
@@ -84,7 +94,9 @@ async def test_an_outage_changes_nothing_of_what_is_known_and_a_server_without_j
         await asyncio.to_thread(own_server.start)
         assert await connection.wait_connected(10)
         await watch.look()
-        assert (watch.problem or "").startswith("JetStream does not answer: nobody answers on $JS.API.STREAM.INFO.")
+        assert (watch.problem or "").startswith(
+            "the streams cannot be looked at: nobody answers on $JS.API.STREAM.INFO."
+        )
 
 
 async def test_a_wrong_clock_is_told_once_and_again_when_it_changes_by_much_or_is_right(

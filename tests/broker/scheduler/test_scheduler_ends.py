@@ -45,15 +45,19 @@ async def test_a_scheduler_leads_only_once_it_has_read_the_configuration(
         tries += 1
         if tries <= 2:
             raise ServerUnavailableError("no answer")
+        problems.append(scheduler.problem)
         return await read(bucket)
 
+    problems: list[str | None] = []
     monkeypatch.setattr(ConfigurationBucket, "read", fails_twice)
-    async with mesh.scheduling():
+    async with mesh.scheduling() as scheduler:
         await wait_until(mesh.held, description="the enabled one is supplied")
         assert tries > 2
         assert await mesh.schedule_state("Ticks") is None
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "the configuration cannot be read yet: no answer" in told
+    assert problems[0] == "the configuration cannot be read yet: no answer"
+    assert scheduler.problem is None
 
 
 @pytest.mark.parametrize(

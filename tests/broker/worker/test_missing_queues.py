@@ -23,6 +23,8 @@ from support.recording_tasks import Record, RecordBackground, RecordRealtime, ra
 
 KINDS = {"realtime-small": RecordRealtime, "normal-small": Record, "background-small": RecordBackground}
 SETUP = "run `diracx-task-run setup`"
+NOTICED_SECONDS = 40
+"""A request that reaches the server at the very moment of the deletion gets no answer; its missing heartbeats tell."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,11 @@ async def served(mesh: TaskMesh) -> AsyncIterator[tuple[Worker, WorkerHealth]]:
         yield worker, health
 
 
+async def not_ready(health: WorkerHealth, why: str) -> None:
+    """Wait until the worker is not ready, for this reason."""
+    await wait_until(lambda: health.why_not_ready() == why, description="it is not ready", timeout=NOTICED_SECONDS)
+
+
 async def set_up(mesh: TaskMesh) -> None:
     """As `setup` does."""
     await ensure(mesh.connection, assets(mesh.namespace))
@@ -57,7 +64,7 @@ async def test_one_missing_queue_is_named_and_the_other_two_are_served(
     async with served(mesh) as (worker, health):
         await mesh.connection.api(f"CONSUMER.DELETE.{mesh.namespace.tasks_stream}.{queue}")
         why = f"cannot pull: consumer {queue} is missing: {SETUP}"
-        await wait_until(lambda: health.why_not_ready() == why, description="it is not ready")
+        await not_ready(health, why)
         for number, kind in enumerate(KINDS.values()):
             await kind(number).schedule()
         others = [number for number, name in enumerate(KINDS) if name != queue]
@@ -78,7 +85,7 @@ async def test_a_missing_stream_is_named_and_the_worker_goes_on_when_it_is_made_
     async with served(mesh) as (_, health):
         await mesh.connection.api(f"STREAM.DELETE.{mesh.namespace.tasks_stream}")
         why = f"cannot pull: stream {mesh.namespace.tasks_stream} is missing: {SETUP}"
-        await wait_until(lambda: health.why_not_ready() == why, description="it is not ready")
+        await not_ready(health, why)
         assert health.why_not_live() is None
         await set_up(mesh)
         await wait_until(lambda: health.why_not_ready() is None, description="it is ready again", timeout=20)
@@ -105,9 +112,20 @@ async def test_a_queue_that_goes_during_an_outage_is_named_after_the_reconnect(
         await wait_until(lambda: health.why_not_ready() == "not connected to NATS", description="it says so")
         await asyncio.to_thread(own_server.start)
         why = f"cannot pull: consumer normal-small is missing: {SETUP}"
-        await wait_until(lambda: health.why_not_ready() == why, description="it is not ready", timeout=20)
+        await not_ready(health, why)
         await RecordBackground(2).schedule()
         await wait_until(lambda: ran == [2], description="the others are served")
+
+
+async def test_a_server_that_has_lost_its_jetstream_is_told(own_server: EmbeddedServer, namespace: str) -> None:
+    async with TaskMesh.open(own_server.url, namespace) as mesh, served(mesh) as (_, health):
+        own_server.extra_config = "jetstream: disabled"
+        await asyncio.to_thread(own_server.restart)
+        why = "cannot pull: nobody answers on $JS.API."
+        await wait_until(lambda: (health.why_not_ready() or "").startswith(why), description="it says so", timeout=30)
+        own_server.extra_config = ""
+        await asyncio.to_thread(own_server.restart)
+        await wait_until(lambda: health.why_not_ready() is None, description="it is ready again", timeout=30)
 
 
 async def test_missing_buckets_are_named_once_and_what_comes_back_is_seen(
@@ -121,7 +139,9 @@ async def test_missing_buckets_are_named_once_and_what_comes_back_is_seen(
         async with mesh.working() as worker:
             health = WorkerHealth(worker, mesh.connection)
             why = f"stream {names.dead_letters_stream}, bucket {names.locks_bucket} are missing: {SETUP}"
-            await wait_until(lambda: health.why_not_ready() == why, description="it is not ready")
+            await wait_until(
+                lambda: health.why_not_ready() == why, description="it is not ready", timeout=NOTICED_SECONDS
+            )
             assert health.why_not_live() is None
             await set_up(mesh)
             await asyncio.to_thread(own_server.restart)  # it looks again after each reconnect
@@ -148,7 +168,9 @@ async def test_a_busy_worker_whose_heartbeats_get_no_answer_is_not_ready(mesh: T
             await wait_until(lambda: worker.snapshot.busy, description="its slot is in use")
             await mesh.connection.api(f"CONSUMER.DELETE.{mesh.namespace.tasks_stream}.normal-small")
             why = "the heartbeats of 1 messages in flight get no answer"
-            await wait_until(lambda: health.why_not_ready() == why, description="it is not ready")
+            await wait_until(
+                lambda: health.why_not_ready() == why, description="it is not ready", timeout=NOTICED_SECONDS
+            )
             assert health.why_not_live() is None
         finally:
             go.set()

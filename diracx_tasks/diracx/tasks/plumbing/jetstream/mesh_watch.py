@@ -15,7 +15,7 @@ from typing import Final
 
 from diracx.tasks.plumbing.background import wait_for_event
 from diracx.tasks.plumbing.clock import TOLERANCE
-from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
+from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import Asset
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import NotConnectedError
@@ -70,10 +70,8 @@ class MeshWatch:
             problem = await missing(self._connection, self._needed)
         except NotConnectedError:
             return
-        except ServerUnavailableError as error:
-            problem = f"JetStream does not answer: {error}"
         except ServerError as error:
-            problem = str(error)
+            problem = f"the streams cannot be looked at: {error}"
         if problem is None:
             self._lack.succeeded()
         else:

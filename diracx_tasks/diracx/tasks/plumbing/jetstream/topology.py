@@ -99,15 +99,14 @@ async def missing(connection: Connection, wanted: Iterable[Asset]) -> str | None
     One that this user may not look at counts as there. A consumer is not named beside its stream.
 
     Raises:
-        ServerError: No answer, or the server refused.
+        ServerUnavailableError: No answer.
     """
     assets = list(wanted)
     try:
         found = await asyncio.gather(*(_is_there(connection, asset) for asset in assets))
     except ApiError as error:
-        if error.err_code in (JETSTREAM_NOT_ENABLED, JETSTREAM_NOT_ENABLED_FOR_ACCOUNT):
-            return "JetStream is not enabled for this account: enable it on the server"
-        raise
+        disabled = error.err_code in (JETSTREAM_NOT_ENABLED, JETSTREAM_NOT_ENABLED_FOR_ACCOUNT)
+        return "JetStream is not enabled for this account: enable it on the server" if disabled else str(error)
     gone = [asset for asset, there in zip(assets, found, strict=True) if not there]
     streams = {asset.stream for asset in gone if asset.kind != "consumer"}
     names = [str(asset) for asset in gone if asset.kind != "consumer" or asset.stream not in streams]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -27,7 +28,7 @@ from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text, paused_until
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.jetstream.errors import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
+from diracx.tasks.plumbing.jetstream.errors import ApiError
 from diracx.tasks.plumbing.jetstream.pull import RECONNECTED, StrictPriorityPull
 from diracx.tasks.plumbing.jetstream.topology import missing
 from diracx.tasks.plumbing.observability.lasting_failure import LastingFailure
@@ -151,11 +152,8 @@ class Intake:
         self._inspected_generation = self._connection.generation
         infos = []
         for consumer in self._consumers:
-            try:
+            with suppress(ApiError):  # `missing` tells
                 infos.append(await self._connection.api(f"CONSUMER.INFO.{self._stream}.{consumer}"))
-            except ApiError as error:
-                if error.err_code not in (CONSUMER_NOT_FOUND, STREAM_NOT_FOUND):
-                    raise
         if not infos or (all_there and len(infos) < len(self._consumers)):
             raise ServerError(await missing(self._connection, self._needed) or f"{self._stream} was just created")
         for info in infos:
