@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, SendTaskError, TaskDefinitionError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
@@ -177,6 +178,7 @@ async def test_a_task_for_later_arrives_in_its_queue_when_it_is_due(broker: JetS
 
 async def test_a_time_in_the_past_means_at_once(broker: JetStreamBroker) -> None:
     await Greet("alice").schedule(at_time=datetime.now(UTC) - timedelta(days=1))
+    await Greet("bob").schedule(at_time=datetime.min.replace(tzinfo=UTC))
     _, headers, _ = await message(broker.connection, broker.namespace.tasks_stream, 1)
     assert "Task-Due" not in headers
     assert await count(broker.connection, broker.namespace.later_stream) == 0
@@ -190,6 +192,26 @@ async def test_a_naive_time_is_refused_with_the_task_and_the_remedy_and_nothing_
     assert "2030-01-01T00:00:00 has no time zone; use e.g. datetime.now(UTC)" in str(refused.value)
     with pytest.raises(TypeError, match=r"test:Greet cannot be scheduled at '2030-01-01'; give an aware datetime"):
         await Greet("alice").schedule(at_time="2030-01-01")  # type: ignore[arg-type]
+    assert await count(broker.connection, broker.namespace.tasks_stream) == 0
+    assert await count(broker.connection, broker.namespace.later_stream) == 0
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        LATEST_TIME + timedelta(microseconds=1),
+        datetime(5000, 1, 1, tzinfo=UTC),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+    ],
+    ids=str,
+)
+async def test_a_time_that_the_server_cannot_hold_is_refused_and_nothing_is_stored(
+    broker: JetStreamBroker, late: datetime
+) -> None:
+    with pytest.raises(ValueError, match=r"test:Greet cannot be scheduled at .* (is too late|is out of range)"):
+        await Greet("alice").schedule(at_time=late)
+    with pytest.raises(ValueError, match="test:Greet cannot be scheduled at 5 is no datetime"):
+        await Greet("alice").schedule(at_time=5)  # type: ignore[arg-type]
     assert await count(broker.connection, broker.namespace.tasks_stream) == 0
     assert await count(broker.connection, broker.namespace.later_stream) == 0
 

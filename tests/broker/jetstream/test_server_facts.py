@@ -6,17 +6,20 @@ import asyncio
 import json
 import time
 from base64 import b64decode
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
+from diracx.tasks.plumbing.jetstream.headers import SCHEDULE, schedule_headers
 from diracx.tasks.plumbing.jetstream.publish import PubAck, publish
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import to_rfc3339
 from diracx.tasks.testing import wait_until
 
 QUEUE = "normal-small"
@@ -199,3 +202,23 @@ async def test_neither_retries_nor_waiting_tasks_count_against_a_limit_of_the_qu
     await queue.put(b"fresh")
     assert (await queue.take()).body == b"fresh"
     assert (await queue.info())["num_ack_pending"] == 61
+
+
+async def test_a_schedule_is_held_until_2262_and_a_later_one_is_taken_for_any_other_time(
+    connection: Connection, topology: Namespace
+) -> None:
+    target = topology.due_subject(Priority.NORMAL, Size.SMALL)
+    # The server counts nanoseconds in 64 bits: 2300 wraps to a past time, and 1500 to one in 2084.
+    times = {"last": LATEST_TIME, "late": datetime(2300, 1, 1, tzinfo=UTC), "early": datetime(1500, 1, 1, tzinfo=UTC)}
+    for name, moment in times.items():
+        headers = {**schedule_headers(LATEST_TIME, target), SCHEDULE: f"@at {to_rfc3339(moment)}"}
+        await publish(connection, topology.delayed_subject(name), name.encode(), headers)
+
+    async def fired() -> bool:
+        info = await connection.api(f"STREAM.INFO.{topology.tasks_stream}")
+        return bool(info["state"]["messages"])
+
+    await wait_until(fired, description="the one of 2300 has fired")
+    info = await connection.api(f"STREAM.INFO.{topology.later_stream}", {"subjects_filter": ">"})
+    held = [name for name in times if topology.delayed_subject(name) in info["state"]["subjects"]]
+    assert held == ["last", "early"]

@@ -6,8 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import click
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diracx.tasks.cli.times import Duration, due_time, since_from
+from diracx.tasks.plumbing.clock import LATEST_TIME
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 
@@ -61,11 +64,54 @@ def test_a_task_without_a_time_is_due_now_and_a_delay_counts_from_now() -> None:
 
 @pytest.mark.parametrize(
     ("at", "why"),
-    [("tomorrow", "'tomorrow' is not a time"), ("2026-12-01T06:00:00", "has no time zone"), ("", "is not a time")],
+    [
+        ("tomorrow", "'tomorrow' is not a time"),
+        ("2026-12-01T06:00:00", "has no time zone"),
+        ("2026-W49-2", "has no time zone"),
+        ("", "is not a time"),
+        ("2026-12-31T23:59:60Z", "is not a time"),
+        ("2026-12-01T06:00:00+24:00", "is not a time"),
+        ("9999-12-31T23:59:59-01:00", "out of range: years go from 1 to 9999 in UTC"),
+        ("0001-01-01T00:00:00+01:00", "out of range"),
+        ("2262-04-11T23:47:16.000001Z", "the server holds nothing beyond 2262-04-11T23:47:16Z"),
+        ("2300-01-01T00:00:00Z", "the server holds nothing beyond"),
+        ("9999-12-31T23:59:59.999999Z", "the server holds nothing beyond"),
+        ("2026-12-01T06:00:00.1234567Z", "more than six digits after the second"),
+        ("2026-12-01T06:00:00,0000001+01:00", "more than six digits after the second"),
+    ],
 )
 def test_a_due_time_that_is_no_time_is_refused(at: str, why: str) -> None:
     with pytest.raises(click.BadParameter, match=why):
         due_time(at, None)
+
+
+@pytest.mark.parametrize(
+    ("at", "due"),
+    [
+        ("2262-04-11T23:47:16Z", LATEST_TIME),
+        ("2262-04-12T01:47:16+02:00", LATEST_TIME),
+        ("0001-01-01T00:00:00Z", datetime.min.replace(tzinfo=UTC)),
+        ("1969-12-31T23:59:59Z", datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        ("2026-12-01t06:00:00z", NOW),
+        ("2026-W49-2T06:00:00Z", NOW),
+        ("2026-12-01T06:00:00.0000000Z", NOW),
+        ("2026-12-01T06:19:32+00:19:32", NOW),
+    ],
+)
+def test_any_other_time_is_that_time(at: str, due: datetime) -> None:
+    assert due_time(at, None) == due
+
+
+@settings(deadline=None)
+@given(moment=st.datetimes(timezones=st.timezones()), digits=st.integers(0, 9))
+def test_a_due_time_is_never_earlier_than_what_was_typed(moment: datetime, digits: int) -> None:
+    typed = moment.isoformat(timespec="microseconds").replace(f"{moment:.%f}"[:7], f"{moment:.%f}" + "1" * digits, 1)
+    try:
+        due = due_time(typed, None)
+    except click.BadParameter:
+        assert digits or not 1 < moment.year < 2262
+    else:
+        assert due == moment
 
 
 def test_a_due_time_and_a_delay_exclude_each_other() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
@@ -30,6 +31,8 @@ from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, NoRetry
 from diracx.tasks.plumbing.submitter import current_task_id
 from support.jobs import LATER, WORKER, Policy, forever, job, nothing, raising
 from support.lock_store import RecordingStore
+
+LATE = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
 
 
 async def test_a_task_that_returns_succeeds_with_its_value(executor: Executor) -> None:
@@ -102,8 +105,15 @@ async def test_a_requested_retry_has_no_traceback_and_the_policy_decides(executo
         (StopRetryingError("stop"), "no retry is wanted"),
         (RuntimeError("oops"), "its retry policy failed (RuntimeError: oops)"),
         (RuntimeError("\udc80"), "its retry policy failed (RuntimeError: \\udc80)"),
-        (datetime(2030, 1, 1), "its retry policy failed (ValueError: 2030-01-01 00:00:00 has no time zone)"),  # noqa: DTZ001
-        (5, "its retry policy failed (AttributeError: 'int' object has no attribute 'tzinfo')"),
+        (
+            datetime(2030, 1, 1),  # noqa: DTZ001
+            "its retry policy failed (ValueError: 2030-01-01T00:00:00 has no time zone; use e.g. datetime.now(UTC))",
+        ),
+        (5, "its retry policy failed (ValueError: 5 is no datetime; use e.g. datetime.now(UTC))"),
+        (
+            LATE,
+            f"its retry policy failed (ValueError: {LATE.isoformat()} is out of range: years go from 1 to 9999 in UTC)",
+        ),
         (SystemExit("out"), "its retry policy failed (SystemExit: out)"),
         (GeneratorExit(), "its retry policy failed (GeneratorExit: )"),
         (asyncio.CancelledError(), "its retry policy failed (asyncio.exceptions.CancelledError: )"),
@@ -115,6 +125,24 @@ async def test_a_policy_that_returns_no_aware_time_gives_no_retry_and_the_reason
     outcome = await executor.execute(job(raising(ValueError("no")), retry_policy=Policy(answer), dlq_eligible=True))
     assert isinstance(outcome, Dead)
     assert outcome.reason == f"{verdict} after 1 executions: ValueError: no"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        datetime.max.replace(tzinfo=UTC),
+        datetime.min.replace(tzinfo=UTC),
+        datetime(2030, 1, 1, tzinfo=timezone(timedelta(minutes=19, seconds=32))),
+    ],
+    ids=str,
+)
+async def test_the_time_of_a_retry_is_kept_to_the_second_whatever_its_zone(
+    executor: Executor, answer: datetime
+) -> None:
+    outcome = await executor.execute(job(raising(ValueError("no")), retry_policy=Policy(answer)))
+    assert isinstance(outcome, Retry)
+    stored = msgspec.json.decode(msgspec.json.encode(outcome.at), type=datetime)
+    assert stored == outcome.at == answer
 
 
 async def test_a_task_that_runs_too_long_is_cancelled_and_has_failed(executor: Executor) -> None:

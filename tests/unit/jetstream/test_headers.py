@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.jetstream.headers import schedule_headers, status_of, without_server_headers
 
 
@@ -23,6 +24,20 @@ def test_a_schedule_names_its_time_its_target_and_how_long_it_waits_for_room() -
 def test_a_schedule_at_a_naive_time_is_refused() -> None:
     with pytest.raises(ValueError, match="no time zone"):
         schedule_headers(datetime(2026, 12, 1), "diracx.due.normal.small")  # noqa: DTZ001 - the mistake
+
+
+def test_a_schedule_that_the_server_would_take_for_a_past_one_is_refused() -> None:
+    target = "diracx.due.normal.small"
+    assert schedule_headers(LATEST_TIME, target)["Nats-Schedule"] == "@at 2262-04-11T23:47:16.000000Z"
+    for late in (LATEST_TIME + timedelta(microseconds=1), datetime.max.replace(tzinfo=UTC)):
+        with pytest.raises(ValueError, match="the server holds nothing beyond 2262-04-11T23:47:16Z; choose an earlier"):
+            schedule_headers(late, target)
+
+
+@pytest.mark.parametrize("year", [1, 1500, 1677, 1969])
+def test_a_schedule_that_the_server_would_take_for_a_future_one_falls_due_at_once(year: int) -> None:
+    headers = schedule_headers(datetime(year, 1, 1, tzinfo=UTC), "diracx.due.normal.small")
+    assert headers["Nats-Schedule"] == "@at 1970-01-01T00:00:00.000000Z"
 
 
 def test_the_servers_headers_are_left_out_in_any_case_of_letters() -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
+from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.exceptions import ScheduleEndedError
 from diracx.tasks.plumbing.scheduler.planning import MAX_OCCURRENCES_PER_PLAN, Plan, Rule, decide, next_decision
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
@@ -305,6 +306,23 @@ def test_a_schedule_that_answers_from_now_may_end() -> None:
     decided = plan(None, Over(), NOON)
     assert (decided.state.ended, decided.occurrences) == (True, ())
     assert decide(KEY, decided.state, Rule(Over()), at("18:00:00"), HORIZON) is None
+
+
+@pytest.mark.parametrize(
+    "answer", [LATEST_TIME + timedelta(microseconds=1), datetime.max.replace(tzinfo=UTC)], ids=["2262", "9999"]
+)
+def test_an_occurrence_that_the_server_cannot_hold_ends_the_schedule_and_is_not_run_now(answer: datetime) -> None:
+    class FromNow(TaskScheduleBase):
+        def next_occurrence(self) -> datetime:  # type: ignore[override]
+            return answer
+
+    class Pure(TaskScheduleBase):
+        def next_occurrence(self, after: datetime | None = None) -> datetime:
+            return answer
+
+    for schedule in (FromNow(), Pure(), RRuleSchedule("FREQ=YEARLY;INTERVAL=1000")):
+        decided = plan(None, schedule, NOON)
+        assert (decided.state.ended, decided.occurrences) == (True, ())
 
 
 @pytest.mark.parametrize("answer", [datetime(2026, 12, 1, 13), None, NOON])  # noqa: DTZ001

@@ -74,6 +74,8 @@ def test_no_time_means_now(schedule: TaskScheduleBase) -> None:
 def test_a_naive_time_is_refused(schedule: TaskScheduleBase) -> None:
     with pytest.raises(ValueError, match="no time zone"):
         schedule.next_occurrence(datetime(2026, 1, 1))  # noqa: DTZ001
+    with pytest.raises(ValueError, match="out of range: years go from 1 to 9999"):
+        schedule.next_occurrence(datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))))
 
 
 @pytest.mark.parametrize("name", ["seconds", "expression", "rule"])

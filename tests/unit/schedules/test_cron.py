@@ -102,9 +102,69 @@ def test_cron_takes_day_names_months_and_nicknames() -> None:
     assert CronSchedule("@weekly").next_occurrence(after) == datetime(2026, 5, 10, tzinfo=UTC)
 
 
-def test_cron_with_both_day_fields_runs_on_either() -> None:
-    found = occurrences(CronSchedule("0 0 13 * FRI"), datetime(2026, 5, 2, tzinfo=UTC), 3)
-    assert [at.day for at in found] == [8, 13, 15]
+@pytest.mark.parametrize(
+    ("days", "found"),
+    [
+        ("13 * FRI", [1, 8, 13, 15, 22, 29]),
+        ("8-9 * 0#2", [8, 9, 10]),
+        ("1 * mon#1", [1, 4]),
+        ("15 * L5", [15, 29]),
+        ("8 * 5L", [8, 29]),
+        ("8 * Lfri", [8, 29]),
+        ("8 * mon,fri#1", [1, 4, 8, 11, 18, 25]),
+        ("15W * sun#5", [15, 31]),
+        ("? * 5-7", [1, 2, 3, 8, 9, 10, 15, 16, 17, 22, 23, 24, 29, 30, 31]),
+        ("* * sat-sun", [2, 3, 9, 10, 16, 17, 23, 24, 30, 31]),
+        ("* * 1-7#2", [8, 9, 10, 11, 12, 13, 14]),
+        ("*/15 * mon", [1, 4, 11, 16, 18, 25, 31]),
+        ("*/2 * */7", [*range(1, 32, 2), 10, 24]),
+        ("L * ?", [31]),
+        ("LW * ?", [29]),
+        ("2W * *", [1]),
+        ("3W * *", [4]),
+        ("W16 * *", [15]),
+        ("29-L * *", [29, 30, 31]),
+        ("30-2 * *", [1, 2, 30, 31]),
+    ],
+)
+def test_cron_names_the_days_of_a_month(days: str, found: list[int]) -> None:
+    # May 2026 begins on a Friday, and ends on a Sunday.
+    schedule, at, end = CronSchedule(f"0 0 {days}"), datetime(2026, 4, 30, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
+    days_of_may = []
+    while (at := schedule.next_occurrence(at)) < end:
+        days_of_may.append(at.day)
+    assert days_of_may == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("expression", "same"),
+    [
+        ("0 22-2 * * *", "0 0,1,2,22,23 * * *"),
+        ("0 20-10/5 * * *", "0 1,6,20 * * *"),
+        ("50-10/15 5/6 * * *", "5,50 5,11,17,23 * * *"),
+        ("0 5-5 * * *", "0 5 * * *"),
+        ("0 0 1 apr-jan/3 *", "0 0 1 1,4,7,10 *"),
+        (" @Daily ", "0 0 * * *"),
+        ("@weekly", "0 0 * * 7"),
+        ("*/7 0 * * *", "0,7,14,21,28,35,42,49,56 0 * * *"),
+    ],
+)
+def test_ranges_wrap_and_steps_go_on_through_the_wrap(expression: str, same: str) -> None:
+    after = datetime(2026, 5, 2, tzinfo=UTC)
+    assert occurrences(CronSchedule(expression), after, 40) == occurrences(CronSchedule(same), after, 40)
+
+
+def test_a_match_in_a_later_gap_is_not_taken_for_one_in_the_repeated_hour_of_now() -> None:
+    # In Beirut the clock goes from 24:00 back to 23:00 on 2025-10-25, and skips midnight on 2026-03-29.
+    schedule = CronSchedule("0 * 29 3 *", "Asia/Beirut")
+    assert schedule.next_occurrence(datetime(2025, 10, 25, 20, 30, tzinfo=UTC)) == datetime(2026, 3, 28, 22, tzinfo=UTC)
+
+
+def test_what_is_no_text_is_refused() -> None:
+    with pytest.raises(TaskDefinitionError, match=r"cron 5: the expression must be a text"):
+        CronSchedule(5)  # type: ignore[arg-type]
+    with pytest.raises(TaskDefinitionError, match="unknown time zone 5"):
+        CronSchedule("0 0 * * *", 5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -113,10 +173,31 @@ def test_cron_with_both_day_fields_runs_on_either() -> None:
         ("", "0 fields"),
         ("* * * *", "4 fields"),
         ("0 0 6 * * *", "6 fields"),
+        ("0 0 6 * * * 2027", "7 fields"),
         ("@reboot", "1 fields"),
-        ("60 * * * *", "out of range"),
-        ("a b c d e", "cannot be read"),
+        ("@every 5m", "2 fields"),
+        ("60 * * * *", "60 is out of range for the field minute, 0 to 59"),
+        ("a b c d e", "'a' is no minute"),
+        ("\u0663 * * * *", "is no minute, write e.g. 1, 1-5"),
+        ("-1 * * * *", "'-1' is no minute"),
+        ("*/0 * * * *", "the step of '\\*/0' must be 1 to 60"),
+        ("*/90 * * * *", "the step of '\\*/90' must be 1 to 60 in the field minute"),
+        ("0 ? * * *", "'\\?' is no hour"),
+        ("0 0 0 * *", "0 is out of range for the field day of month"),
+        ("0 0 1, * *", "'' is no day of month"),
+        ("0 0 L-3 * *", "'l' is no day of month"),
+        ("0 0 31W * *", "LW is the last weekday of the month"),
+        ("0 0 0W * *", "must be 1W to 28W"),
+        ("0 0 * 13 *", "13 is out of range for the field month"),
+        ("0 0 * thu *", "'thu' is no month"),
+        ("0 0 * * 8", "8 is out of range for the field weekday"),
+        ("0 0 * * L", "'l' is no weekday"),
+        ("0 0 * * 1#6", "fri#1 to fri#5"),
+        ("0 0 * * mon#", "fri#1 to fri#5"),
+        ("0 0 * * *#2", "fri#1 to fri#5"),
+        ("0 0 * * 1-5/2#2", "fri#1 to fri#5"),
         ("0 0 31 2 *", "never comes true"),
+        ("0 0 31 2,4,6,9,11 ?", "never comes true"),
         ("R * * * *", "H and R"),
         ("0 1,H(2-4) * * *", "H and R"),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +53,12 @@ def test_a_rule_without_a_start_counts_from_the_epoch(rule: str) -> None:
         ("DTSTART:20260120T060000Z RRULE:FREQ=MONTHLY;BYMONTHDAY=5,20", 2027, ["01-05", "01-20"]),
         ("FREQ=MONTHLY;BYDAY=2TU", 2027, ["01-12", "02-09"]),
         ("FREQ=MONTHLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=-1", 2027, ["01-29", "02-26"]),
+        ("FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=2", 2027, ["01-05", "01-12", "01-19", "01-26", "02-02"]),
+        ("FREQ=MONTHLY;BYDAY=MO(2)", 2027, ["01-11", "02-08"]),
+        ("FREQ=YEARLY;BYWEEKDAY=-1SU;BYMONTH=3", 2027, ["03-28", "03-26"]),
+        ("FREQ=YEARLY;BYEASTER=0", 2027, ["03-28", "04-16", "04-01"]),
+        ("FREQ=YEARLY;BYWEEKNO=-1;BYDAY=MO", 2027, ["12-27", "12-25"]),
+        ("FREQ=DAILY;BYHOUR=9,17;BYSETPOS=-1;BYDAY=SA", 2027, ["01-02", "01-09"]),
     ],
 )
 def test_a_rule_steps_through_the_calendar(rule: str, start: int, days: list[str]) -> None:
@@ -116,7 +124,21 @@ def test_until_ends_a_rule_and_is_included() -> None:
         ("FREQ=DAILY;FREQ=DAILY", "twice"),
         ("FREQ=DAILY;INTERVAL=0", "INTERVAL=0"),
         ("FREQ=DAILY;INTERVAL=-1", "INTERVAL=-1"),
-        ("FREQ=DAILY;BYHOUR=25", "0..23"),
+        ("FREQ=DAILY;BYHOUR=25", "'25' must be a number from 0 to 23"),
+        ("FREQ=DAILY;BYHOUR=", "'' must be a number from 0 to 23"),
+        ("FREQ=MINUTELY;BYSECOND=60", "'60' must be a number from 0 to 59"),
+        ("FREQ=MONTHLY;BYMONTHDAY=0", "1 to 31, or -31 to -1"),
+        ("FREQ=MONTHLY;BYMONTH=1.5", "'1.5' must be a number from 1 to 12"),
+        ("FREQ=YEARLY;BYEASTER=300", "from -80 to 250"),
+        ("FREQ=DAILY;WKST=XX", "WKST=XX must be one of MO, TU"),
+        ("FREQ=DAILY;BYDAY=1MO(2)", "must be like MO, 2TU or -1FR"),
+        ("FREQ=WEEKLY;BYDAY=2MO", "a number goes with FREQ=MONTHLY or YEARLY"),
+        ("FREQ=MONTHLY;BYDAY=MO,1FR", "mixes weekdays"),
+        ("FREQ=MONTHLY;BYDAY=6MO", "must be 1 to 5, or -5 to -1"),
+        ("FREQ=YEARLY;BYDAY=0MO", "must be 1 to 53, or -53 to -1"),
+        ("FREQ=DAILY;INTERVAL=1000001", "from 1 to 1000000"),
+        ("DTSTART:23000101T000000Z RRULE:FREQ=YEARLY", "begins in 2300, and the server holds no time after 2262"),
+        ("DTSTART;TZID=Asia/Tokyo:00010101T000000 RRULE:FREQ=YEARLY", "cannot be read"),
         ("FREQ=DAILY;BYDAY=XX", "BYDAY"),
         ("FREQ=DAILY;SPEED=3", "SPEED"),
         ("FREQ=DAILY;COUNT=3", "COUNT needs a DTSTART"),
@@ -133,7 +155,7 @@ def test_until_ends_a_rule_and_is_included() -> None:
         ("DTSTART:20260101T060000Z", "one RRULE"),
         ("RRULE:FREQ=DAILY\nEXDATE:20260101T060000Z", "one RRULE"),
         ("RRULE:FREQ=DAILY\nRRULE:FREQ=HOURLY", "DTSTART"),
-        ("FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=30", "no day has"),
+        ("FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=30", "never comes true"),
         ("FREQ=SECONDLY;BYSETPOS=2", "BYSETPOS"),
         ("FREQ=YEARLY;INTERVAL=400;BYMONTH=2;BYMONTHDAY=29", "never comes true"),
     ],
@@ -142,6 +164,53 @@ def test_a_rule_that_cannot_work_is_refused(rule: str, why: str) -> None:
     with pytest.raises(TaskDefinitionError, match=why) as caught:
         RRuleSchedule(rule)
     assert repr(rule) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "comes"),
+    [
+        ("FREQ=SECONDLY;INTERVAL=61", True),
+        ("FREQ=SECONDLY;BYMONTHDAY=29;BYMONTH=2", True),
+        ("FREQ=SECONDLY;INTERVAL=61;BYMONTH=2;BYMONTHDAY=29", True),
+        ("FREQ=SECONDLY;INTERVAL=86399;BYHOUR=3;BYMINUTE=0;BYSECOND=0", True),
+        ("FREQ=MINUTELY;INTERVAL=7;BYHOUR=3;BYYEARDAY=366", True),
+        ("FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30", False),
+        ("FREQ=SECONDLY;INTERVAL=2;BYSECOND=1", False),
+        ("FREQ=SECONDLY;INTERVAL=999983;BYHOUR=3;BYMINUTE=0;BYSECOND=0;BYMONTH=2;BYMONTHDAY=29", False),
+        ("FREQ=SECONDLY;INTERVAL=7;BYHOUR=3;BYMINUTE=0;BYSECOND=0;BYDAY=MO", False),
+        ("FREQ=SECONDLY;INTERVAL=86399;BYEASTER=1;BYDAY=SU", False),
+        ("FREQ=DAILY;INTERVAL=7;BYDAY=TU", False),
+        ("FREQ=WEEKLY;INTERVAL=2;BYWEEKNO=53;BYMONTH=6", False),
+    ],
+)
+def test_an_answer_takes_a_bounded_number_of_steps(rule: str, comes: bool) -> None:
+    steps = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal steps
+        steps += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        if comes:
+            RRuleSchedule(rule).next_occurrence(datetime(2026, 11, 26, 12, tzinfo=UTC))
+        else:
+            with pytest.raises(TaskDefinitionError, match="never comes true"):
+                RRuleSchedule(rule)
+    finally:
+        sys.setprofile(before)
+    assert steps < 2_000_000
+
+
+def test_a_rule_that_is_no_text_is_refused() -> None:
+    with pytest.raises(TaskDefinitionError, match=r"rrule 5 must be a text"):
+        RRuleSchedule(5)  # type: ignore[arg-type]
+
+
+def test_a_count_that_the_calendar_does_not_hold_has_no_end() -> None:
+    rule = RRuleSchedule("DTSTART:20260101T000000Z RRULE:FREQ=YEARLY;COUNT=10000")
+    assert rule.next_occurrence(datetime(9998, 1, 1, tzinfo=UTC)) == datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def test_a_rule_in_an_unknown_time_zone_is_refused() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
         ("2026-12-01T06:00:00Z", datetime(2026, 12, 1, 6, tzinfo=UTC)),
         ("2026-12-01T06:00:00+01:00", datetime(2026, 12, 1, 5, tzinfo=UTC)),
         ("2026-12-01T06:00:00.25-05:30", datetime(2026, 12, 1, 11, 30, 0, 250_000, tzinfo=UTC)),
+        ("2026-12-01t06:00:00z", datetime(2026, 12, 1, 6, tzinfo=UTC)),
         # Go writes nanoseconds.
         ("2026-12-01T06:00:00.123456789Z", datetime(2026, 12, 1, 6, 0, 0, 123_456, tzinfo=UTC)),
     ],
@@ -38,3 +40,27 @@ def test_a_written_time_is_utc_to_the_microsecond(moment: datetime) -> None:
 def test_a_time_out_of_range_in_utc_is_refused() -> None:
     with pytest.raises(ValueError, match="out of range"):
         to_rfc3339(datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))))
+    for text in ("9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"):
+        with pytest.raises(ValueError, match="out of range: years go from 1 to 9999 in UTC"):
+            from_rfc3339(text)
+
+
+class Unknown(tzinfo):
+    """A time zone that names no offset."""
+
+    def utcoffset(self, dt: datetime | None) -> None:
+        return None
+
+    dst = tzname = utcoffset
+
+
+@pytest.mark.parametrize("moment", [datetime(2026, 12, 1), datetime(2026, 12, 1, tzinfo=Unknown())])  # noqa: DTZ001
+def test_a_time_without_an_offset_is_refused(moment: datetime) -> None:
+    with pytest.raises(ValueError, match=r"2026-12-01T00:00:00 has no time zone; use e\.g\. datetime\.now\(UTC\)"):
+        to_rfc3339(moment)
+
+
+@pytest.mark.parametrize("moment", [date(2026, 12, 1), "2026-12-01T06:00:00Z", 0, timedelta(1)], ids=repr)
+def test_what_is_no_datetime_is_refused(moment: Any) -> None:
+    with pytest.raises(ValueError, match=r"is no datetime; use e\.g\. datetime\.now\(UTC\)"):
+        to_rfc3339(moment)

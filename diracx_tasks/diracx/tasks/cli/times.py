@@ -8,11 +8,13 @@ from typing import Any, Final
 
 import rich_click as click
 
-from diracx.tasks.plumbing.wire.times import from_rfc3339
+from diracx.tasks.plumbing.wire.times import ensure_holdable, from_rfc3339
 
 MAX_SECONDS: Final = 10 * 365 * 86_400
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.ASCII)
+_FINE: Final = re.compile(r"[.,]\d{6}\d*[1-9]", re.ASCII)
+"""A time that is finer than a microsecond."""
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -68,13 +70,25 @@ def due_time(at: str | None, delay: timedelta | None) -> datetime | None:
     """Return the due time from the options `--at` (RFC 3339) and `--delay`; None means now.
 
     Raises:
-        click.UsageError: Both options are given, or `at` is not a time with an offset.
+        click.UsageError: Both options are given, or `at` is not a time with an offset, or is one that the server cannot
+            hold exactly.
     """
     if at is not None and delay is not None:
         raise click.UsageError("--at and --delay exclude each other")
     if delay is not None:
         return datetime.now(UTC) + delay
-    return None if at is None else _time_from(at, "--at", "is not a time; write e.g. 2026-12-01T06:00:00Z")
+    if at is None:
+        return None
+    due = _time_from(at, "--at", "is not a time; write e.g. 2026-12-01T06:00:00Z")
+    if _FINE.search(at):
+        raise click.BadParameter(
+            f"{at!r} has more than six digits after the second; write it to the microsecond", param_hint=["--at"]
+        )
+    try:
+        ensure_holdable(due)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=["--at"]) from None
+    return due
 
 
 def since_from(text: str, now: datetime) -> datetime:
@@ -94,7 +108,7 @@ def since_from(text: str, now: datetime) -> datetime:
 
 def _time_from(text: str, option: str, wrong: str) -> datetime:
     try:
-        datetime.fromisoformat(text)
+        datetime.fromisoformat(text.upper())
     except ValueError:
         raise click.BadParameter(f"{text!r} {wrong}", param_hint=[option]) from None
     try:

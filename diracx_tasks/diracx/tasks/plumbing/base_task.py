@@ -118,7 +118,7 @@ class BaseTask(ABC):
                 server is reachable.
             TaskDefinitionError: No entry point lists the class.
             MalformedTaskError: A field holds a value that its type does not allow, or a label is no JSON value.
-            ValueError: `at_time` is naive.
+            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
         """
         return await current_submitter().submit(self, at_time=at_time, labels=labels)
 

@@ -46,6 +46,7 @@ from diracx.tasks.plumbing.locks.keeper import HeldLocks, LockKeeper
 from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.wire.times import in_utc
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -294,8 +295,8 @@ class Executor:
         else:
             try:
                 retry_at = job.registered.task_class.retry_policy.schedule_retry(job.attempt, error)
-                if retry_at is not None and retry_at.tzinfo is None:
-                    raise ValueError(f"{retry_at} has no time zone")
+                # In UTC, since the stored form rounds the seconds of an offset away.
+                retry_at = None if retry_at is None else in_utc(retry_at)
             except StopRetryingError:
                 verdict = "no retry is wanted"
             except BaseException as broken:  # the policy is the author's code: no retry, and the reason says so

@@ -32,7 +32,7 @@ from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.submitter import bound_for_process, current_task_id
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.wire.times import to_rfc3339
+from diracx.tasks.plumbing.wire.times import ensure_holdable, to_rfc3339
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ class JetStreamBroker:
             SendTaskError: The server did not store it.
             TaskDefinitionError: Its class is not registered, or not under that name.
             MalformedTaskError: A field holds a value that its type does not allow, or a label is no JSON value.
-            ValueError: `at_time` is naive.
+            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
         """
         message = self._message(task, at_time, labels, name)
         await self._on_own_loop(self._send(message))
@@ -266,7 +266,9 @@ def _installed_tasks() -> TaskRegistry:
 
 def _check_time(name: str, at_time: datetime) -> None:
     try:
-        to_rfc3339(at_time)
+        text = to_rfc3339(at_time)
+        ensure_holdable(at_time)
+        return text
     except ValueError as error:
         raise ValueError(f"{name} cannot be scheduled at {error}") from None
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from nats.aio.msg import Msg
 
-from diracx.tasks.plumbing.wire.times import to_rfc3339
+from diracx.tasks.plumbing.wire.times import ensure_holdable, to_rfc3339
 
 # Read by the server in a publish.
 EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
@@ -46,6 +46,8 @@ NO_RESPONDERS: Final = "503"
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
+_EPOCH: Final = "1970-01-01T00:00:00.000000Z"
+
 DUE_TTL: Final = "720h"
 """A task that fell due waits this long for room in a full work queue. A settled task is removed at once."""
 
@@ -54,9 +56,12 @@ def schedule_headers(due: datetime, target: str) -> dict[str, str]:
     """The headers that make a message a schedule (ADR-51): the server publishes it to `target` at `due`.
 
     Raises:
-        ValueError: `due` is naive.
+        ValueError: `due` is naive, or too late for the server to hold it.
     """
-    return {SCHEDULE: f"@at {to_rfc3339(due)}", SCHEDULE_TARGET: target, SCHEDULE_TTL: DUE_TTL}
+    text = to_rfc3339(due)
+    ensure_holdable(due)
+    # The server takes a time before 1678 for one in the future. Any past one falls due at once.
+    return {SCHEDULE: f"@at {max(text, _EPOCH)}", SCHEDULE_TARGET: target, SCHEDULE_TTL: DUE_TTL}
 
 
 def without_server_headers(headers: Mapping[str, str] | None, *more: str) -> dict[str, str]:

@@ -21,16 +21,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
+from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.exceptions import ScheduleEndedError
 from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState
 from diracx.tasks.plumbing.schedules import TaskScheduleBase
 from diracx.tasks.plumbing.schedules.base import answers_from_now
+from diracx.tasks.plumbing.wire.times import in_utc
 
 CLOCK_TOLERANCE: Final = timedelta(seconds=10)
 """How far apart the clocks of schedulers and server may be before a changed rule could publish an occurrence twice."""
@@ -271,20 +273,17 @@ def _next(schedule: TaskScheduleBase, after: datetime) -> datetime | None:
         return None
 
 
-def _checked(
-    schedule: TaskScheduleBase,
-    following: datetime,
-    after: datetime,
-    corrected: Callable[[datetime], datetime] = lambda answer: answer,
-) -> datetime:
-    """The answer of an author's own schedule, in UTC."""
+def _checked(schedule: TaskScheduleBase, following: datetime, after: datetime) -> datetime:
+    """The answer of an author's own schedule, in UTC; the schedule has ended if the server cannot hold that time."""
     if not isinstance(following, datetime) or following.utcoffset() is None:
         raise ValueError(f"{schedule}: next_occurrence gave {following!r}; return an aware datetime")
     following = corrected(following)
     # Otherwise it would make an endless loop.
     if following <= after:
         raise ValueError(f"{schedule} does not advance: its next occurrence after {after} is {following}")
-    return following.astimezone(UTC)
+    if following > LATEST_TIME:
+        raise ScheduleEndedError(str(schedule), after)
+    return in_utc(following)
 
 
 def _latest_missed(schedule: TaskScheduleBase, after: datetime, now: datetime) -> datetime | None:

@@ -100,10 +100,13 @@ def utc_or_now(after: datetime | None) -> datetime:
     """Return an aware time in UTC; None becomes now.
 
     Raises:
-        ValueError: The time is naive.
+        ValueError: The time is naive, or out of range in UTC.
     """
     if after is None:
         return datetime.now(UTC)
     if after.tzinfo is None:
         raise ValueError(f"{after.isoformat()} has no time zone; use e.g. datetime.now(UTC)")
-    return after.astimezone(UTC)
+    try:
+        return after.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{after.isoformat()} is out of range: years go from 1 to 9999 in UTC") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.exceptions import ScheduleEndedError, TaskDefinitionError
 from diracx.tasks.plumbing.schedules.base import EPOCH, TaskScheduleBase, utc_or_now
 
@@ -20,20 +21,21 @@ class IntervalSeconds(TaskScheduleBase):
         seconds: The interval, in seconds; more than 0, rounded to microseconds.
 
     Raises:
-        TaskDefinitionError: The interval is not a positive, finite number.
+        TaskDefinitionError: The interval is not a positive number, or would first run after 2262, which the server
+            cannot hold.
     """
 
     seconds: float
 
     def __post_init__(self) -> None:
         try:
-            positive = timedelta(seconds=self.seconds) > timedelta(0)
-            self.next_occurrence(EPOCH)
-        except (TypeError, ValueError, ArithmeticError, ScheduleEndedError):
-            positive = False
-        if not positive:
+            possible = timedelta(0) < timedelta(seconds=self.seconds) <= LATEST_TIME - EPOCH
+        except (TypeError, ValueError, ArithmeticError):
+            possible = False
+        if not possible:
             raise TaskDefinitionError(
-                f"IntervalSeconds({self.seconds!r}): the interval must be a positive number of seconds"
+                f"IntervalSeconds({self.seconds!r}): the interval must be a positive number of seconds, 292 years at "
+                "the most"
             )
 
     def next_occurrence(self, after: datetime | None = None) -> datetime:

@@ -1,76 +1,78 @@
-"""A parsed recurrence rule (RFC 5545), which finds the next time without a walk from its start."""
+"""The text of a recurrence rule (RFC 5545), parsed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
-from itertools import dropwhile, islice
-from typing import Final, cast
-
-from dateutil.rrule import rrule, rrulestr
+from itertools import dropwhile, islice, product
+from typing import Final
 
 from diracx.tasks.plumbing.schedules.base import EPOCH
+from diracx.tasks.plumbing.schedules.periods import (
+    PERIODS_IN_400_YEARS,
+    UNITS_A_DAY,
+    DayUnits,
+    LongPeriods,
+    Periods,
+    chosen_places,
+)
 from diracx.tasks.plumbing.schedules.wall_clock import load_zone
+from diracx.tasks.plumbing.schedules.year_days import MAX_EASTER_OFFSET, MIN_EASTER_OFFSET, DayParts, YearDays
 
 MAX_COUNT: Final = 10_000
-"""The largest COUNT: each answer of a rule with a COUNT walks from its start."""
+"""The largest COUNT: a rule with one is walked through once, when it is loaded."""
+_MAX_INTERVAL: Final = 1_000_000
 
-_DTSTART = re.compile(r"DTSTART(?:;TZID=(?P<zone>[^:;]+))?:(?P<wall>\d{8}T\d{6})(?P<utc>Z?)", re.IGNORECASE)
-_UNTIL = re.compile(r"\d{8}T\d{6}Z")
+_DTSTART = re.compile(r"DTSTART(?:;TZID=(?P<zone>[^:;]+))?:(?P<wall>\d{8}T\d{6})(?P<utc>Z?)", re.IGNORECASE | re.ASCII)
+_UNTIL = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 _TIME_FORMAT: Final = "%Y%m%dT%H%M%S"
-_PERIODS: Final = {
-    "SECONDLY": timedelta(seconds=1),
-    "MINUTELY": timedelta(minutes=1),
-    "HOURLY": timedelta(hours=1),
-    "DAILY": timedelta(days=1),
-    "WEEKLY": timedelta(weeks=1),
+_WEEKDAYS: Final = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
+_WEEKDAY: Final = re.compile(
+    rf"(?P<before>[+-]?\d+)?(?P<day>{'|'.join(_WEEKDAYS)})(?:\((?P<after>[+-]?\d+)\))?", re.ASCII
+)
+_FREQUENCIES: Final = (*PERIODS_IN_400_YEARS, *UNITS_A_DAY)
+_UNIT_FIELDS: Final = {"DAILY": 0, "HOURLY": 1, "MINUTELY": 2, "SECONDLY": 3}
+"""How many of hour, minute and second tell a unit from another one of its day."""
+_DAY_PARTS: Final = ("BYMONTHDAY", "BYYEARDAY", "BYWEEKNO", "BYEASTER", "BYDAY")
+_RANGES: Final = {
+    "BYSETPOS": (-366, 366),
+    "BYMONTH": (1, 12),
+    "BYMONTHDAY": (-31, 31),
+    "BYYEARDAY": (-366, 366),
+    "BYWEEKNO": (-53, 53),
+    "BYEASTER": (MIN_EASTER_OFFSET, MAX_EASTER_OFFSET),
+    "BYHOUR": (0, 23),
+    "BYMINUTE": (0, 59),
+    "BYSECOND": (0, 59),
 }
-_MONTHS: Final = {"MONTHLY": 1, "YEARLY": 12}
-_DAY_PARTS: Final = ("BYMONTH", "BYMONTHDAY", "BYYEARDAY", "BYWEEKNO", "BYEASTER", "BYDAY", "BYWEEKDAY")
+_FROM_ZERO: Final = frozenset(("BYEASTER", "BYHOUR", "BYMINUTE", "BYSECOND"))
 
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """The parts of one rule. Naive times are wall-clock times of `zone`."""
+    """One rule. Naive times are wall-clock times of `zone`."""
 
     start: datetime
-    """Naive."""
+    """Naive. No occurrence is earlier."""
     zone: tzinfo
-    steps: rrule
-    """The naive times from `start`, without COUNT and UNTIL."""
-    frequency: str
-    interval: int
-    count: int | None
+    periods: Periods
+    last: datetime | None
+    """Naive: the last occurrence by COUNT."""
     until: datetime | None
     """Aware; the occurrence at this time still counts."""
 
     def wall_times_after(self, wall: datetime) -> Iterator[datetime]:
         """Yield the wall-clock times after `wall`, in order, up to COUNT. The caller applies UNTIL."""
-        start = self.start if self.count is not None else self._aligned(wall)
-        times = islice(self.steps.replace(dtstart=start), self.count)
-        return dropwhile(lambda time: time <= wall, times)
-
-    def _aligned(self, wall: datetime) -> datetime:
-        """Return the latest time that is in phase with `start` and not after `wall`."""
-        if wall <= self.start:
-            return self.start
-        if self.frequency in _PERIODS:
-            period = _PERIODS[self.frequency] * self.interval
-            return self.start + (wall - self.start) // period * period
-        step = _MONTHS[self.frequency] * self.interval
-        months = (wall.year - self.start.year) * 12 + wall.month - self.start.month
-        for shift in range(months // step * step, 0, -step):
-            years, month = divmod(self.start.month - 1 + shift, 12)
-            try:
-                aligned = self.start.replace(year=self.start.year + years, month=month + 1)
-            except ValueError:  # this month has no such day
-                continue
-            if aligned <= wall:
-                return aligned
-        return self.start
+        times = dropwhile(
+            lambda time: time <= wall or time < self.start, self.periods.times_from(max(wall, self.start))
+        )
+        for time in times:
+            if self.last is not None and time > self.last:
+                return
+            yield time
 
 
 @lru_cache(maxsize=4096)
@@ -91,22 +93,18 @@ def parse_recurrence(text: str) -> Recurrence:
     parts = _parse_parts(rule.upper().removeprefix("RRULE:"))
     count = _positive(parts, "COUNT", MAX_COUNT)
     until = parts.pop("UNTIL", None)
-    interval = _positive(parts, "INTERVAL", 1_000_000)
     if count is not None and until is not None:
         raise ValueError("COUNT and UNTIL exclude each other")
     if count is not None and not head:
         raise ValueError("COUNT needs a DTSTART to count from")
     if until is not None and not _UNTIL.fullmatch(until):
         raise ValueError(f"UNTIL={until} must be a time in UTC, e.g. UNTIL=20261231T235959Z")
-    _refuse_endless_search(parts, start)
-    steps = _steps({**parts, "INTERVAL": str(interval or 1)}, start)
+    periods = _periods(parts, start)
     return Recurrence(
         start=start,
         zone=zone,
-        steps=steps,
-        frequency=parts["FREQ"],
-        interval=interval or 1,
-        count=count,
+        periods=periods,
+        last=None if count is None else _last_of(count, periods, start),
         until=None if until is None else datetime.strptime(until[:-1], _TIME_FORMAT).replace(tzinfo=UTC),
     )
 
@@ -128,31 +126,107 @@ def _parse_parts(rule: str) -> dict[str, str]:
     parts: dict[str, str] = {}
     for part in rule.split(";"):
         name, equals, value = part.partition("=")
+        name = "BYDAY" if name == "BYWEEKDAY" else name
         if not equals or name in parts:
             raise ValueError(f"{part!r} is given twice" if name in parts else f"{part!r} is not NAME=VALUE")
         parts[name] = value
-    if parts.get("FREQ") not in (known := [*_PERIODS, *_MONTHS]):
-        raise ValueError(f"FREQ must be one of {', '.join(known)}")
+    if parts.get("FREQ") not in _FREQUENCIES:
+        raise ValueError(f"FREQ must be one of {', '.join(_FREQUENCIES)}")
+    known = {"FREQ", "INTERVAL", "COUNT", "UNTIL", "WKST", "BYDAY", *_RANGES}
+    for name in parts.keys() - known:
+        raise ValueError(f"{name} is no part of a rule; these are: {', '.join(sorted(known))}")
     return parts
 
 
-def _refuse_endless_search(parts: dict[str, str], start: datetime) -> None:
-    """Refuse a rule without an occurrence, for which dateutil would search step by step until the year 9999."""
-    if "BYSETPOS" in parts and parts["FREQ"] not in ("WEEKLY", *_MONTHS):
-        raise ValueError("BYSETPOS goes with FREQ=WEEKLY, MONTHLY or YEARLY")
-    days: dict[str, str] = {name: parts[name] for name in _DAY_PARTS if name in parts}
-    wanted = " and ".join(f"{name}={value}" for name, value in days.items())
-    for name in {"BYDAY", "BYWEEKDAY"} & days.keys():
-        days[name] = re.sub(r"[-+(]*[0-9]+\)?", "", days[name])
-    if days.keys() <= {"BYMONTH"}:
-        days["BYDAY"] = "MO,TU,WE,TH,FR,SA,SU"  # otherwise FREQ=YEARLY takes the day of the start
-    if wanted and next(iter(_steps({"FREQ": "YEARLY", **days}, start)), None) is None:
-        raise ValueError(f"no day has {wanted}")
+def _periods(parts: dict[str, str], start: datetime) -> Periods:
+    frequency = parts["FREQ"]
+    interval = _positive(parts, "INTERVAL", _MAX_INTERVAL) or 1
+    days = YearDays(_day_parts(parts, start), by_week=frequency != "WEEKLY")
+    in_unit = _UNIT_FIELDS.get(frequency, 0)
+    # A part that is not given is that of DTSTART, or any that tells one unit from another.
+    clock = tuple(
+        tuple(sorted(_numbers(parts, name))) or (tuple(range(size)) if place < in_unit else (given,))
+        for place, (name, size, given) in enumerate(
+            (("BYHOUR", 24, start.hour), ("BYMINUTE", 60, start.minute), ("BYSECOND", 60, start.second))
+        )
+    )
+    positions = _numbers(parts, "BYSETPOS")
+    within = ((0,),) * in_unit + clock[in_unit:]
+    times = tuple(hour * 3600 + minute * 60 + second for hour, minute, second in product(*within))
+    if frequency not in UNITS_A_DAY:
+        return LongPeriods(start, frequency, interval, days, times, positions)
+    if positions and not (places := chosen_places(positions, len(times))):
+        raise ValueError(f"BYSETPOS={parts['BYSETPOS']}: FREQ={frequency} has {len(times)} times in each period")
+    if positions:
+        times = tuple(times[place] for place in places)
+    return DayUnits(start, frequency, interval, days, clock[:in_unit], times)
 
 
-def _steps(parts: dict[str, str], start: datetime) -> rrule:
-    # rrulestr returns a set of rules only for several lines.
-    return cast("rrule", rrulestr(";".join(f"{name}={value}" for name, value in parts.items()), dtstart=start))
+def _day_parts(parts: dict[str, str], start: datetime) -> DayParts:
+    frequency = parts["FREQ"]
+    months, month_days = _numbers(parts, "BYMONTH"), _numbers(parts, "BYMONTHDAY")
+    weekdays, numbered = _weekdays(parts)
+    if not parts.keys() & set(_DAY_PARTS):
+        if frequency == "YEARLY":
+            months = months or frozenset((start.month,))
+        if frequency in ("YEARLY", "MONTHLY"):
+            month_days = frozenset((start.day,))
+        if frequency == "WEEKLY":
+            weekdays = frozenset((start.weekday(),))
+    if (first := parts.get("WKST", "MO")) not in _WEEKDAYS:
+        raise ValueError(f"WKST={first} must be one of {', '.join(_WEEKDAYS)}")
+    return DayParts(
+        months=months,
+        month_days=month_days,
+        year_days=_numbers(parts, "BYYEARDAY"),
+        week_numbers=_numbers(parts, "BYWEEKNO"),
+        easter_offsets=_numbers(parts, "BYEASTER"),
+        weekdays=weekdays,
+        numbered_weekdays=numbered,
+        numbered_in_year=frequency == "YEARLY" and not months,
+        week_start=_WEEKDAYS.index(first),
+    )
+
+
+def _weekdays(parts: dict[str, str]) -> tuple[frozenset[int], frozenset[tuple[int, int]]]:
+    if (text := parts.get("BYDAY")) is None:
+        return frozenset(), frozenset()
+    plain, numbered = set(), set()
+    most = 53 if parts["FREQ"] == "YEARLY" and "BYMONTH" not in parts else 5
+    for item in text.split(","):
+        if (found := _WEEKDAY.fullmatch(item)) is None or (found["before"] and found["after"]):
+            raise ValueError(f"BYDAY={text}: {item!r} must be like MO, 2TU or -1FR")
+        weekday = _WEEKDAYS.index(found["day"])
+        if (number := found["before"] or found["after"]) is None:
+            plain.add(weekday)
+        elif not 1 <= abs(int(number)) <= most:
+            raise ValueError(f"BYDAY={text}: the number of {item!r} must be 1 to {most}, or -{most} to -1")
+        else:
+            numbered.add((weekday, int(number)))
+    if numbered and parts["FREQ"] not in ("YEARLY", "MONTHLY"):
+        raise ValueError(f"BYDAY={text}: a number goes with FREQ=MONTHLY or YEARLY; leave it out")
+    if numbered and plain:
+        raise ValueError(f"BYDAY={text} mixes weekdays with and without a number; write two schedules, or BYSETPOS")
+    return frozenset(plain), frozenset(numbered)
+
+
+def _last_of(count: int, periods: Periods, start: datetime) -> datetime | None:
+    times = (time for time in periods.times_from(start) if time >= start)
+    return next(islice(times, count - 1, None), None)
+
+
+def _numbers(parts: dict[str, str], name: str) -> frozenset[int]:
+    if (text := parts.get(name)) is None:
+        return frozenset()
+    least, most = _RANGES[name]
+    numbers = set()
+    for item in text.split(","):
+        number = int(item) if re.fullmatch(r"[+-]?[0-9]{1,9}", item) else None
+        if number is None or not least <= number <= most or (number == 0 and name not in _FROM_ZERO):
+            allowed = f"1 to {most}, or {least} to -1" if least < 0 and name not in _FROM_ZERO else f"{least} to {most}"
+            raise ValueError(f"{name}={text}: {item!r} must be a number from {allowed}")
+        numbers.add(number)
+    return frozenset(numbers)
 
 
 def _positive(parts: dict[str, str], name: str, largest: int) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.exceptions import ScheduleEndedError, TaskDefinitionError
 from diracx.tasks.plumbing.schedules.base import TaskScheduleBase, utc_or_now
 from diracx.tasks.plumbing.schedules.recurrence import parse_recurrence
@@ -17,8 +18,9 @@ class RRuleSchedule(TaskScheduleBase):
 
         RRuleSchedule("DTSTART;TZID=Europe/Zurich:20260101T060000 RRULE:FREQ=DAILY;INTERVAL=2")
 
-    The occurrences are wall-clock times in the time zone of DTSTART. Without DTSTART the rule starts at
-    1970-01-01T00:00:00Z. COUNT or UNTIL end the schedule for good.
+    The occurrences are wall-clock times in the time zone of DTSTART: those of a walk from DTSTART, wherever the rule is
+    asked. Without DTSTART it is 1970-01-01T00:00:00Z, in every process. COUNT or UNTIL end the schedule for good.
+    An answer takes some milliseconds, and a rule that never comes true is known as such within a second.
 
     When the clocks change, a time that is skipped runs once, at the first instant after the gap (RFC 5545 would leave
     it out), and a time that comes twice runs the first time only. So write a rule that runs hourly or faster with a
@@ -26,8 +28,9 @@ class RRuleSchedule(TaskScheduleBase):
 
     Args:
         rule: At most one DTSTART and then one RRULE, separated by a newline or a space. DTSTART ends in Z or has a
-            TZID. COUNT needs a DTSTART and is 10,000 at the most, since each answer counts from there. UNTIL ends in Z.
-            BYSETPOS needs FREQ=WEEKLY, MONTHLY or YEARLY. RDATE, EXDATE and EXRULE are not supported.
+            TZID. COUNT needs a DTSTART and is 10,000 at the most. UNTIL ends in Z. A number in BYDAY goes with
+            FREQ=MONTHLY or YEARLY, and all of its weekdays have one or none. BYEASTER, as in dateutil, is a number of
+            days after Easter Sunday. RDATE, EXDATE and EXRULE are not supported.
 
     Raises:
         TaskDefinitionError: The rule does not parse or never comes true, or the time zone is unknown.
@@ -36,15 +39,19 @@ class RRuleSchedule(TaskScheduleBase):
     rule: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rule, str):
+            raise TaskDefinitionError(f"rrule {self.rule!r} must be a text, e.g. 'FREQ=DAILY'")
         try:
             recurrence = parse_recurrence(self.rule)
             before_start = recurrence.start - timedelta(minutes=1)
             first = first_instant(next(recurrence.wall_times_after(before_start)), recurrence.zone)
             if recurrence.until is not None and first > recurrence.until:
                 raise ValueError("UNTIL is before the first occurrence")
+            if first > LATEST_TIME:
+                raise ValueError(f"it begins in {first.year}, and the server holds no time after {LATEST_TIME.year}")
         except StopIteration:
             raise TaskDefinitionError(f"rrule {self.rule!r} never comes true; check its parts") from None
-        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        except (ValueError, ArithmeticError) as error:
             raise TaskDefinitionError(f"rrule {self.rule!r} cannot be read: {error}") from error
 
     def next_occurrence(self, after: datetime | None = None) -> datetime:

@@ -26,7 +26,7 @@ def load_zone(name: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except (LookupError, ValueError, OSError) as error:
+    except (LookupError, TypeError, ValueError, OSError) as error:
         raise TaskDefinitionError(
             f"unknown time zone {name!r}; use an IANA name such as 'Europe/Zurich' (on a system without a "
             "time zone database, install tzdata)"
