@@ -59,6 +59,7 @@ BAD_USAGE: list[tuple[tuple[str, ...], list[str]]] = [
     (("submit", "lollygag:Dies", "--args", "[1]"), ["Expected `str`, got `int`", "`$.why`"]),
     (("submit", "lollygag:Retried", "--at", "2026-05-01T00:00:00"), ["--at", "has no time zone"]),
     (("submit", "lollygag:Retried", "--at", "tomorrow"), ["--at", "'tomorrow' is not a time"]),
+    (("submit", "lollygag:Retried", "--at", "2300-01-01T00:00:00Z"), ["--at", "the server holds nothing beyond 2262-"]),
     (("submit", "lollygag:Retried", "--delay", "-1"), ["--delay", "-1"]),
     (("submit", "lollygag:Retried", "--delay", "1", "--at", "2026-05-01T00:00:00Z"), ["exclude each other"]),
     (("submit", "lollygag:Retried", "--label", "urgent"), ["--label", "'urgent' is not NAME=VALUE"]),

@@ -20,6 +20,7 @@ from diracx.tasks.plumbing.locks import (
     RateLimiter,
     SharedRWLock,
 )
+from diracx.tasks.plumbing.locks.base import MAX_TTL_MS
 from diracx.tasks.plumbing.locks.slots import slots_of
 
 KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
@@ -110,6 +111,9 @@ def test_an_unregistered_type_is_refused_and_the_registered_ones_are_named(kind:
 @pytest.mark.parametrize("kind", [MutexLock, ExclusiveRWLock, SharedRWLock, ConcurrencyLimiter])
 def test_a_lock_that_has_a_ttl_takes_it_in_milliseconds(kind: type[BaseLock]) -> None:
     assert kind(JOB, 7, ttl_ms=60_000).ttl.total_seconds() == 60
+    for endless in (1e300, float("inf"), float("nan"), MAX_TTL_MS + 1):
+        with pytest.raises(ValueError, match=f"is too long: {MAX_TTL_MS} at the most"):
+            kind(JOB, 7, ttl_ms=endless)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ttl_ms=2000 is too short: more than 2000 is needed"):
         kind(JOB, 7, ttl_ms=2_000)
 

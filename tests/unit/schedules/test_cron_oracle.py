@@ -11,7 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
@@ -52,14 +53,17 @@ def _field(low: int, high: int) -> st.SearchStrategy[str]:
     return st.just("*") | st.lists(_span(low, high), min_size=1, max_size=3).map(",".join)
 
 
-hours = _field(0, 23) | st.sampled_from(["0", "1", "2", "3", "23", "0-3", "*", "*", "0-23", "22-2"])
+# Most clocks change between 23:00 and 03:00.
+hours_of_changes = st.sampled_from(["0", "1", "2", "23", "0-3", "0,2,23", "*/2", "22-2", "*", "0-23"])
+hours = _field(0, 23) | hours_of_changes
 days = _field(1, 31) | st.sampled_from(["*", "*", "?", "L", "LW", "15W", "1W", "28W", "1,L", "29", "30", "31"])
 weekdays = (
     _field(0, 6)
     | st.sampled_from(["*", "*", "?", "mon", "SUN", "7", "fri-mon", "5-7", "L5", "5L", "mon-fri#1", "0,3#5"])
     | st.builds("{}#{}".format, st.sampled_from(NAMES) | st.integers(0, 7), st.integers(1, 5))
 )
-expressions = st.tuples(_field(0, 59), hours, days, st.just("*") | _field(1, 12), weekdays).map(" ".join)
+every_day = st.builds("{} {} * * *".format, _span(0, 59), hours_of_changes)
+some_days = st.tuples(_field(0, 59), hours, days, st.just("*") | _field(1, 12), weekdays).map(" ".join)
 
 
 @st.composite
@@ -70,7 +74,8 @@ def moments(draw: st.DrawFn) -> tuple[str, datetime]:
     begin = datetime(FIRST_YEARS[zone], 1, 1, tzinfo=UTC)
     changes = clock_changes(zone)
     if changes and near_a_change:
-        return zone, draw(st.sampled_from(changes)) + timedelta(minutes=draw(st.integers(-2000, 1600)))
+        minutes = draw(st.integers(-100, 5) | st.integers(-2000, 1600))
+        return zone, draw(st.sampled_from(changes)) + timedelta(minutes=minutes)
     return zone, begin + timedelta(seconds=draw(st.integers(0, 86_400 * 365 * YEARS)))
 
 
@@ -191,8 +196,8 @@ def loaded(expression: str, zone: str) -> CronSchedule | None:
         raise
 
 
-@settings(max_examples=CASES, deadline=None, derandomize=True)
-@given(expression=expressions, moment=moments())
+@settings(max_examples=CASES, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(expression=every_day | some_days, moment=moments())
 def test_cron_runs_as_a_watched_clock_says(expression: str, moment: tuple[str, datetime]) -> None:
     zone, after = moment
     watch = Watch(expression, zone)
@@ -209,3 +214,16 @@ def test_cron_runs_as_a_watched_clock_says(expression: str, moment: tuple[str, d
     assert found == expected
     if expected - after < timedelta(days=3):
         assert schedule.next_occurrence(found) == watch.next_after(found, end)
+
+
+@pytest.mark.parametrize("expression", ["10,30 0-3,23 * * *", "*/20 * * * *"])
+@pytest.mark.parametrize("zone", FIRST_YEARS)
+def test_cron_runs_as_a_watched_clock_says_around_each_change_of_the_clocks(zone: str, expression: str) -> None:
+    watch, schedule = Watch(expression, zone), CronSchedule(expression, zone)
+    for change in clock_changes(zone):
+        begin, end = change - timedelta(hours=3), change + timedelta(hours=3)
+        expected = [at for minutes in range(1, 361) if watch.is_due(at := begin + minutes * MINUTE)]
+        found, at = [], begin
+        while (at := schedule.next_occurrence(at)) <= end:
+            found.append(at)
+        assert found == expected

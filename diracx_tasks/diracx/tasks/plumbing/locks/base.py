@@ -40,6 +40,8 @@ from diracx.tasks.plumbing.wire.names import escape, lock_key
 
 DEFAULT_TTL_MS = 30_000
 """The default life of a lock after its owner died, in milliseconds."""
+MAX_TTL_MS: Final = 3_000_000_000_000
+"""95 years. The server counts times in nanoseconds since 1970, in 64 bits, and refuses a later end or loses it."""
 
 # Under its earlier name, an attribute of an author's lock would have no effect.
 _RENAMED: Final = {"gives_back": "frees_on_release", "contention": "contention_key"}
@@ -69,9 +71,7 @@ class BaseLock(ABC):
 
     Raises:
         TaskDefinitionError: `obj` is not registered; the text lists the registered types.
-        ValueError: `ttl_ms` is too short: not more than twice `SAFETY_MARGIN`. Or no key can be made: it would have
-            more than 3,000 characters, or a part is None, bytes, a collection, or an object without a text of its own.
-            In `execution_locks`, it is the failure of the one task that has the lock.
+        ValueError: `ttl_ms` is too short, not more than twice `SAFETY_MARGIN`, or too long for the server to count.
     """
 
     kind: ClassVar[str]
@@ -105,6 +105,8 @@ class BaseLock(ABC):
         shortest_ms = 2 * SAFETY_MARGIN.total_seconds() * 1000
         if ttl_ms <= shortest_ms:
             raise ValueError(f"ttl_ms={ttl_ms} is too short: more than {shortest_ms:.0f} is needed")
+        if not ttl_ms <= MAX_TTL_MS:
+            raise ValueError(f"ttl_ms={ttl_ms} is too long: {MAX_TTL_MS} at the most; a held lock is renewed")
         self.obj = LockedObjectType(obj)
         self.parts = (key, *extra)
         # Made here, so that a key which the server cannot take is refused where the author wrote it.
