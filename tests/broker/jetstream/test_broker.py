@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
@@ -221,6 +222,10 @@ async def test_what_cannot_be_a_message_is_refused_before_anything_is_sent(broke
         await Unregistered().schedule()
     with pytest.raises(MalformedTaskError, match="Greet"):
         await Greet(object()).schedule()  # type: ignore[arg-type]
+    with pytest.raises(MalformedTaskError, match=r"^Greet: Expected `int`, got `str` - at `\$\.times`$"):
+        await Greet("a", "5").schedule()  # type: ignore[arg-type]
+    with pytest.raises(MalformedTaskError, match=r"^Greet: the value at \$\.name is UUID.*, and would arrive as '0"):
+        await broker.submit_many([Greet("a"), Greet(UUID(int=1))])  # type: ignore[arg-type]
     with pytest.raises(TaskDefinitionError):
         await broker.submit_many([Greet("a"), Unregistered()])
     assert await count(broker.connection, broker.namespace.tasks_stream) == 0

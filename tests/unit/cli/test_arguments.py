@@ -30,6 +30,9 @@ def test_keyword_only_fields_are_given_by_name_only() -> None:
     [
         ([7], {}, r"Expected `str`, got `int` - at `\$\.owner_name`"),
         (["a", "5"], {}, r"Expected `int`, got `str` - at `\$\.limit`"),
+        (["a", True], {}, r"Expected `int`, got `bool` - at `\$\.limit`"),
+        (["a", float("nan")], {}, r"^Sync: the value at \$\.limit is nan; JSON has no such number"),
+        ([], {"owner_name": {"a": [1, float("inf")]}}, r"^Sync: the value at \$\.owner_name\['a'\]\[1\] is inf"),
         (["a", 1, 2], {}, r"takes 2 positional arguments \(owner_name, limit\), got 3"),
         (["a"], {"owner_name": "b"}, "owner_name is given twice"),
         (["a"], {"limt": 5}, "no field 'limt'; did you mean limit?"),

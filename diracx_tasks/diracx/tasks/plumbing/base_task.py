@@ -32,9 +32,10 @@ class BaseTask(ABC):
         task_id = await SyncOwnersTask("alice").schedule()
 
     A subclass with fields is a dataclass (`frozen`, `slots` and `kw_only` work too). The types of the fields are those
-    that msgspec supports, and pydantic models. It may also be a pydantic dataclass, or a pydantic model as
-    `class SyncOwnersTask(BaseTask, BaseModel)`. A subclass without fields needs no decorator. The entry point group
-    `diracx.tasks.<category>` of its distribution lists the class.
+    that msgspec supports, and pydantic models. Values arrive as they were sent, or `schedule()` refuses them. The class
+    may also be a pydantic dataclass, or a pydantic model as `class SyncOwnersTask(BaseTask, BaseModel)`. A subclass
+    without fields needs no decorator. The entry point group `diracx.tasks.<category>` of its distribution lists the
+    class.
 
     The attributes below belong to the class. Write them without an annotation, since an annotation would make them
     fields; in a pydantic model annotate them with `ClassVar`.
@@ -117,8 +118,9 @@ class BaseTask(ABC):
             SendTaskError: The server did not store the task: a stream is full or missing, permission is missing, or no
                 server is reachable.
             TaskDefinitionError: No entry point lists the class.
-            MalformedTaskError: A field holds a value that its type does not allow, or a label is no JSON value.
-            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
+            MalformedTaskError: A field holds a value that its type does not allow or that would arrive as another one,
+                or a label is no JSON value.
+            ValueError: `at_time` is naive.
         """
         return await current_submitter().submit(self, at_time=at_time, labels=labels)
 

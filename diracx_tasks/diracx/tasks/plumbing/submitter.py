@@ -31,8 +31,9 @@ class Submitter(Protocol):
 
         Raises:
             SendTaskError: The server did not store the task.
-            MalformedTaskError: A field holds a value that its type does not allow, or a label is no JSON value.
-            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
+            MalformedTaskError: A field holds a value that its type does not allow or that would arrive as another one,
+                or a label is no JSON value.
+            ValueError: `at_time` is naive.
         """
 
 

@@ -130,9 +130,10 @@ class JetStreamBroker:
 
         Raises:
             SendTaskError: The server did not store it.
-            TaskDefinitionError: Its class is not registered, or not under that name.
-            MalformedTaskError: A field holds a value that its type does not allow, or a label is no JSON value.
-            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
+            TaskDefinitionError: Its class is not registered.
+            MalformedTaskError: A field holds a value that its type does not allow or that would arrive as another one,
+                or a label is no JSON value.
+            ValueError: `at_time` is naive.
         """
         message = self._message(task, at_time, labels, name)
         await self._on_own_loop(self._send(message))
@@ -189,9 +190,8 @@ class JetStreamBroker:
             traceparent=current_traceparent.get(),
             labels=dict(labels or {}),
         )
-        body = registered.codec.encode(task)
         # A value that its type does not allow is refused here, where the author sees it, and not by a worker.
-        registered.codec.decode(body)
+        body = registered.codec.encode(task)
         headers = envelope.to_headers()
         queue = registered.queue
         if due is None:

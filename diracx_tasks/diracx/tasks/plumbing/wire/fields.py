@@ -7,6 +7,9 @@ of classes are tasks:
   `pydantic_json`); a class without such fields pays nothing for it;
 * a pydantic model or pydantic dataclass: pydantic writes and reads it. Its own configuration decides on unknown fields;
 * a class without fields: an empty object.
+
+What arrives equals what was sent, or `encode` refuses it. For most values of a dataclass a look at their types shows it
+(see `exactness`); else the task is built from its JSON and compared (see `difference`).
 """
 
 from __future__ import annotations
@@ -15,20 +18,16 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import inspect as shapes
 
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, near_names
-from diracx.tasks.plumbing.wire.pydantic_json import (
-    MismatchError,
-    ModelHooks,
-    PydanticJson,
-    difference,
-    is_pydantic,
-)
+from diracx.tasks.plumbing.wire.difference import RUNS_AGAIN, difference, non_finite, unwritable
+from diracx.tasks.plumbing.wire.exactness import compile_test
+from diracx.tasks.plumbing.wire.failure import message_of
+from diracx.tasks.plumbing.wire.pydantic_json import MismatchError, ModelHooks, PydanticJson, is_pydantic
 
 T = TypeVar("T")
 
@@ -74,25 +73,28 @@ class FieldsCodec(Generic[T]):
         if is_pydantic(task_class):
             _refuse_root_model(task_class)
             json = PydanticJson(task_class)
-            self.fields, self._names, self._decode = json.fields, json.names, json.decode
-            self._encode = partial(_encode_exactly, json.encode, json.decode)
+            self.fields, self._names = json.fields, json.names
+            exact: _Exact[T] = _Exact(json.encode, json.decode)
+            self._encode, self._decode = exact.encode, exact.decode
         elif dataclasses.is_dataclass(task_class):
             self.fields = tuple(field for field in dataclasses.fields(task_class) if field.init)
             self._names = [field.name for field in self.fields]
-            self._encode, self._decode = _dataclass_json(task_class)
+            exact = _of_dataclass(task_class)
+            self._encode, self._decode = exact.encode, exact.decode
         else:
             _refuse_undecorated(task_class, _takes_arguments(task_class))
             self._decode = _NoFields(task_class).decode
 
     def encode(self, task: T) -> bytes:
-        """Encode the fields of a task as a JSON object.
+        """Encode the fields of a task as a JSON object, from which `decode` makes an equal task.
 
         Raises:
-            MalformedTaskError: JSON cannot represent the value of a field, or pydantic would read another one.
+            MalformedTaskError: A value does not fit its field, or would arrive as another one; the text is one line
+                with the path of the value.
         """
         try:
             return self._encode(task)
-        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        except Exception as error:  # whatever an author's class raises
             raise MalformedTaskError(f"{self._class.__name__}: {_one_line(error)}") from error
 
     def decode(self, body: bytes) -> T:
@@ -112,7 +114,7 @@ class FieldsCodec(Generic[T]):
         except (msgspec.MsgspecError, MismatchError) as error:
             raise MalformedTaskError(_one_line(error) if body else "the body is empty") from None
         except (Exception, SystemExit) as error:  # the __post_init__ of a task may raise anything
-            raise MalformedTaskError(f"{type(error).__name__}: {error}") from error
+            raise MalformedTaskError(f"{type(error).__name__}: {_one_line(error)}") from error
 
     def from_arguments(self, args: Sequence[object], kwargs: Mapping[str, object]) -> T:
         """Create a task from arguments of JSON types, which are converted to the types of the fields.
@@ -136,6 +138,9 @@ class FieldsCodec(Generic[T]):
             if key in values:
                 raise MalformedTaskError(f"{name}: {key} is given twice, by position and by name")
             values[key] = value
+        for key, value in values.items():
+            if (found := non_finite(value, f"$.{key}")) is not None:
+                raise MalformedTaskError(f"{name}: the value at {found}")
         try:
             body = msgspec.json.encode(values)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -160,21 +165,86 @@ def _encode_nothing(task: object) -> bytes:
     return b"{}"
 
 
-def _encode_exactly(encode: Callable[[T], bytes], decode: Callable[[bytes], T], task: T) -> bytes:
-    body = encode(task)
-    try:
-        msgspec.json.decode(body)  # pydantic also writes NaN, which no other reader takes
-        read = decode(body)
-    except Exception as error:  # the validators of a model may raise anything
-        raise ValueError(f"it cannot be read from its own JSON: {_one_line(error)}") from error
-    if (changed := difference(task, read)) is not None:
-        raise ValueError(f"the value at {changed}, which JSON does not carry unchanged")
-    return body
+class _Exact(Generic[T]):
+    """Writes tasks of one class, if they are read as they were written.
+
+    Args:
+        write: Makes the JSON of a task.
+        decode: Makes the task of the JSON.
+        shape: The class as msgspec sees it; None if only `decode` can tell whether a task arrives exactly.
+    """
+
+    def __init__(
+        self, write: Callable[[Any], bytes], decode: Callable[[bytes], T], shape: shapes.Type | None = None
+    ) -> None:
+        self.decode = decode
+        self._write = write
+        self._shape = shape
+        self._is_exact: Callable[[T], bool] = _nobody_knows if shape is None else self._compile_and_test
+
+    def encode(self, task: T) -> bytes:
+        try:
+            body = self._write(task)
+        except Exception as error:  # a tzinfo or a serializer of an author may raise anything
+            raise ValueError(_unwritable(task, self._write, error)) from error
+        try:
+            if self._is_exact(task):
+                return body
+        except Exception:  # noqa: S110 - it decides nothing, see `exactness`
+            pass
+        self._refuse_change(task, body)
+        return body
+
+    def _compile_and_test(self, task: T) -> bool:
+        """The test of the first task. Most processes that load a class never send a task of it."""
+        assert self._shape is not None
+        self._is_exact = compile_test(self._shape)
+        return self._is_exact(task)
+
+    def _refuse_change(self, task: T, body: bytes) -> None:
+        try:
+            msgspec.json.decode(body)  # pydantic also writes NaN, which no other reader takes
+            read = self.decode(body)
+        except Exception as error:  # validators and `__post_init__` may raise anything
+            raise ValueError(_unreadable(task, self._write, error)) from error
+        try:
+            changed = difference(task, read)
+        except RecursionError:
+            raise ValueError("it is nested too deeply; make it flat") from None
+        if changed is not None:
+            raise ValueError(f"the value at {changed}")
+
+
+def _unwritable(task: object, write: Callable[[Any], object], error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        where = unwritable(task, write, depth=1)
+        return f"the value at {where} is nested too deeply or contains itself (recursion); make it flat"
+    text = f"the value at {unwritable(task, write)} cannot be written as JSON: {_one_line(error)}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{text}; give it without lone surrogates, or annotate the field with bytes"
+    return f"{text}; convert it, e.g. to a str"
+
+
+def _unreadable(task: object, write: Callable[[Any], bytes], error: Exception) -> str:
+    text, cause = _one_line(error), error.__cause__
+    if not isinstance(error, msgspec.ValidationError) or cause is not None:
+        text = f"it cannot be read from its own JSON: {text}"
+    if not isinstance(error, msgspec.MsgspecError | MismatchError) or not isinstance(cause, MismatchError | None):
+        text += f"; {RUNS_AGAIN}"
+    if (found := non_finite(task)) is not None:
+        return f"the value at {found} ({text})"
+    if type(error) is msgspec.DecodeError:  # a `msgspec.Raw` may hold anything
+        return f"the value at {unwritable(task, lambda part: msgspec.json.decode(write(part)))} is no JSON: {text}"
+    return text
+
+
+def _nobody_knows(task: object) -> bool:
+    return False
 
 
 def _one_line(error: BaseException) -> str:
     """The text of an error; one of pydantic within a dataclass has one path, not two."""
-    text = " ".join(str(error).split())
+    text = " ".join(message_of(error).split())
     if isinstance(error, MismatchError):
         return f"{text} - at `${error.path}`"
     inner = error.__cause__
@@ -233,24 +303,26 @@ def _refuse_root_model(task_class: Any) -> None:
         )
 
 
-def _dataclass_json(task_class: type[T]) -> tuple[Callable[[T], bytes], Callable[[bytes], T]]:
+def _of_dataclass(task_class: type[T]) -> _Exact[T]:
     where = _qualified_name(task_class)
     try:
         decoder = msgspec.json.Decoder(task_class)
+        shape = shapes.type_info(task_class)
         models: list[type] = []
-        for problem in _unsupported(shapes.type_info(task_class), "$", set(), models):
+        for problem in _unsupported(shape, "$", set(), models):
             raise TaskDefinitionError(f"{where}: the field {problem}")
     except (NameError, AttributeError, SyntaxError) as error:
         raise TaskDefinitionError(f"{where}: a field cannot be carried: {error}") from error
-    except TypeError as error:
+    except (TypeError, NotImplementedError) as error:  # the latter: an enum with a value beyond 64 bits
         raise TaskDefinitionError(
             f"{where}: a field cannot be carried: {error}; simplify its type, or put it into a pydantic model"
         ) from error
     if not models:
-        return msgspec.json.Encoder().encode, decoder.decode
+        return _Exact(msgspec.json.Encoder().encode, decoder.decode, shape)
     hooks = ModelHooks(models)
-    decode = msgspec.json.Decoder(task_class, dec_hook=hooks.read).decode
-    return partial(_encode_exactly, msgspec.json.Encoder(enc_hook=hooks.write).encode, decode), decode
+    return _Exact(
+        msgspec.json.Encoder(enc_hook=hooks.write).encode, msgspec.json.Decoder(task_class, dec_hook=hooks.read).decode
+    )
 
 
 def _unsupported(shape: Any, path: str, seen: set[type], models: list[type]) -> Iterator[str]:
@@ -293,7 +365,7 @@ def _mend(kind: type) -> str:
 
 
 def _inner_shapes(shape: Any) -> Iterator[Any]:
-    for attribute in ("item_type", "key_type", "value_type"):
+    for attribute in ("type", "item_type", "key_type", "value_type"):
         if (inner := getattr(shape, attribute, None)) is not None:
             yield inner
     if isinstance(shape, shapes.UnionType):

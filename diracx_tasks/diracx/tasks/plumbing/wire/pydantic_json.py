@@ -4,7 +4,7 @@
 * The JSON has the names of the fields. Reading accepts their aliases, too, so a publisher in another language may use
   either.
 * Exact or refused. pydantic writes some values that it reads as others: a `SecretStr` as asterisks, a subclass without
-  its further fields, a tuple in an `Any` as a list. So whoever encodes reads the JSON back and asks `difference`.
+  its further fields, a tuple in an `Any` as a list. So whoever encodes reads the JSON back, see `difference`.
 * Private attributes and `model_fields_set` do not travel: they are those of a model that was just read.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -134,47 +134,3 @@ def _names_of(kind: Any, fields: Iterable[dataclasses.Field[Any]]) -> list[str] 
         choices = getattr(info.validation_alias, "choices", [info.validation_alias])
         names += [choice for choice in choices if isinstance(choice, str)]
     return names
-
-
-def difference(given: Any, read: Any, path: str = "$") -> str | None:
-    """Describe in one line where a value that was read differs from the one that was written; None if nowhere.
-
-    Models and dataclasses are compared by their fields, so private attributes do not count, and no `==` is needed.
-    """
-    if type(given) is not type(read) and (_parts(given) is not None or _parts(read) is not None):
-        return f"{path} is a {type(given).__name__}, and would arrive as a {type(read).__name__}"
-    parts, others = _parts(given), _parts(read)
-    if parts is None or others is None:
-        same = given == read or (given != given and read != read)  # nan differs from itself
-        return None if same else f"{path} is {_short(given)}, and would arrive as {_other(given, read)}"
-    if parts.keys() != others.keys():
-        return f"{path} is {_short(given)}, and would arrive as {_short(read)}"
-    found = (difference(value, others[key], path + key) for key, value in parts.items())
-    return next((each for each in found if each is not None), None)
-
-
-def _parts(value: Any) -> Mapping[str, Any] | None:
-    """The values that a value consists of, by their paths; None for one that is compared as a whole."""
-    if isinstance(value, (list, tuple)):
-        return {f"[{index}]": part for index, part in enumerate(value)}
-    if isinstance(value, dict):
-        return {f"[{key!r}]": part for key, part in value.items()}
-    names: Iterable[str] = ()
-    if is_pydantic(type(value)):
-        names = [*type(value).__pydantic_fields__, *(getattr(value, "__pydantic_extra__", None) or ())]
-    elif dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-    elif isinstance(value, msgspec.Struct):
-        names = value.__struct_fields__
-    else:
-        return None
-    return {f".{name}": getattr(value, name) for name in names}
-
-
-def _other(given: object, read: object) -> str:
-    """A secret looks like any other one."""
-    return _short(read) if _short(read) != _short(given) else f"another {type(read).__name__}"
-
-
-def _short(value: object) -> str:
-    return shown(" ".join(repr(value).split()))
