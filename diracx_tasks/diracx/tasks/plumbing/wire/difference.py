@@ -24,6 +24,8 @@ from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.wire.pydantic_json import is_pydantic
 
 _MISSING: Final = object()
+_PLAIN: Final = frozenset({str, int, bool, type(None), bytes})
+_WITHOUT_PARTS: Final = _PLAIN | {float, Decimal, datetime}
 _NO_NUMBER: Final = "JSON has no such number: use None, or a str"
 RUNS_AGAIN: Final = (
     "`__post_init__` runs again on the worker, so write it so that a second time changes nothing, or mark what it "
@@ -57,7 +59,10 @@ def difference(given: Any, read: Any, path: str = "$", owner: Any = None) -> str
             if (found := difference(key, arrived[key], f"the key {described(key)} of {path}", owner)) is not None:
                 return found
     for key, part in parts.items():
-        if (found := difference(part, others[key], path + _step(given, key), owner)) is not None:
+        other = others[key]
+        if type(part) is type(other) and type(part) in _PLAIN and part == other:
+            continue  # the most frequent case: no path is made
+        if (found := difference(part, other, path + _step(given, key), owner)) is not None:
             return found
     return None
 
@@ -95,13 +100,15 @@ def described(value: object) -> str:
 
 def _parts(value: Any) -> Mapping[Any, Any] | None:
     """The values that a value consists of, by index, key or name; None for one that is compared as a whole."""
+    kind = type(value)
+    if kind in _WITHOUT_PARTS:
+        return None
     if isinstance(value, dict):
         return value
     if isinstance(value, (list, tuple)):
         return dict(enumerate(value))
     if isinstance(value, (set, frozenset)):
         return {each: each for each in value}
-    kind = type(value)
     names: Iterable[str]
     if is_pydantic(kind):
         names = [*kind.__pydantic_fields__, *(getattr(value, "__pydantic_extra__", None) or ())]
