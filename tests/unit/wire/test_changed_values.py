@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum, IntEnum
+from enum import Enum
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
@@ -306,6 +306,65 @@ def test_a_task_that_is_built_again_to_the_same_is_accepted(task: Any) -> None:
     assert codec.decode(codec.encode(task)) == task
 
 
+@dataclass
+class Nested:
+    inner: Nested | None = None
+
+    def __post_init__(self) -> None: ...
+
+
+def test_a_task_that_is_too_deep_to_be_compared_is_refused() -> None:
+    codec = FieldsCodec(Nested)
+    task, refusal = Nested(), ""
+    for level in range(3_000):
+        task = Nested(task)
+        if level % 3 == 0 and level > 800 and not refusal:
+            try:
+                codec.encode(task)
+            except MalformedTaskError as error:
+                refusal = str(error)
+    assert refusal == "Nested: it is nested too deeply; make it flat"
+
+
+class Abrupt(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), Abrupt("no second time")], ids=repr)
+def test_whatever_a_second_post_init_raises_is_one_line(error: BaseException) -> None:
+    @dataclass
+    class Strict:
+        path: str
+
+        def __post_init__(self) -> None:
+            if self.path.startswith("/"):
+                raise error
+            self.path = f"/{self.path}"
+
+    codec = FieldsCodec(Strict)
+    with pytest.raises(MalformedTaskError, match=f"own JSON: {error}; {AGAIN}"):
+        codec.encode(Strict("a"))
+    with pytest.raises(MalformedTaskError, match=f"^{type(error).__name__}: {error}$"):
+        codec.decode(b'{"path":"/a"}')
+
+
+def test_an_interruption_at_the_keyboard_is_none_of_the_task() -> None:
+    @dataclass
+    class Slow:
+        path: str
+
+        def __post_init__(self) -> None:
+            if self.path.startswith("/"):
+                raise KeyboardInterrupt
+            self.path = f"/{self.path}"
+
+    codec = FieldsCodec(Slow)
+    with pytest.raises(KeyboardInterrupt):
+        codec.encode(Slow("a"))
+    with pytest.raises(KeyboardInterrupt):
+        codec.decode(b'{"path":"/a"}')
+
+
 class UnprintableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("it has no text")
@@ -331,14 +390,11 @@ class Huge(Enum):
     LARGE = 2**70
 
 
-class Folder(IntEnum):
-    HERE = 1
-
-
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
         (Huge, "a field cannot be carried: Integer values"),
+        ("1 / 0", "a field cannot be carried: division by zero; simplify its type"),
         (Annotated[Path, msgspec.Meta(title="a path")], r"the field \$\.value is a \w*Path"),
         (list[Annotated[Path, msgspec.Meta(title="a path")]], r"the field \$\.value is a \w*Path"),
     ],

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
 from diracx.tasks.plumbing.wire.envelope import MAX_LABELS_BYTES, Envelope
+from support.value_shapes import Awkward, BrokenZone, Owner
 
 FULL = Envelope(
     name="lollygag:SyncOwnersTask",
@@ -174,6 +175,9 @@ def test_a_label_of_a_json_type_arrives_as_it_is(value: object) -> None:
         object(),
         Unshowable(),
         endless(),
+        Owner("a"),
+        datetime(2026, 1, 1, tzinfo=BrokenZone()),
+        Awkward(),
         "two\nlines" * 10_000 + "\udcff",
     ],
     ids=lambda value: type(value).__name__,

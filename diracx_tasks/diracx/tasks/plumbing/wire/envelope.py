@@ -37,7 +37,6 @@ MAX_LABELS_BYTES: Final = 32_768
 
 _NO_LABELS: Final[dict[str, Any]] = {}
 _labels_decoder = msgspec.json.Decoder(dict[str, Any])
-_NOT_JSON: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +160,7 @@ def _label_text(labels: dict[str, Any]) -> str | None:
             return None
         # ASCII only: some client libraries lose all headers if one is not.
         return text.decode() if text.isascii() else json.dumps(read, separators=(",", ":"))
-    except _NOT_JSON:
+    except Exception:  # e.g. what the time zone of a datetime, or the == of an author's class, raises
         return None
 
 

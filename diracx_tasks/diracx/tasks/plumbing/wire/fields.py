@@ -8,8 +8,7 @@ of classes are tasks:
 * a pydantic model or pydantic dataclass: pydantic writes and reads it. Its own configuration decides on unknown fields;
 * a class without fields: an empty object.
 
-What arrives equals what was sent, or `encode` refuses it. For most values of a dataclass a look at their types shows it
-(see `exactness`); else the task is built from its JSON and compared (see `difference`).
+What arrives equals what was sent, or `encode` refuses it, see `exact_json`.
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ import msgspec
 from msgspec import inspect as shapes
 
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, near_names
-from diracx.tasks.plumbing.wire.difference import RUNS_AGAIN, difference, non_finite, unwritable
-from diracx.tasks.plumbing.wire.exactness import compile_test
-from diracx.tasks.plumbing.wire.failure import message_of
+from diracx.tasks.plumbing.wire.difference import non_finite
+from diracx.tasks.plumbing.wire.exact_json import ExactJson, one_line
 from diracx.tasks.plumbing.wire.pydantic_json import MismatchError, ModelHooks, PydanticJson, is_pydantic
 
 T = TypeVar("T")
@@ -74,7 +72,7 @@ class FieldsCodec(Generic[T]):
             _refuse_root_model(task_class)
             json = PydanticJson(task_class)
             self.fields, self._names = json.fields, json.names
-            exact: _Exact[T] = _Exact(json.encode, json.decode)
+            exact: ExactJson[T] = ExactJson(json.encode, json.decode)
             self._encode, self._decode = exact.encode, exact.decode
         elif dataclasses.is_dataclass(task_class):
             self.fields = tuple(field for field in dataclasses.fields(task_class) if field.init)
@@ -94,8 +92,10 @@ class FieldsCodec(Generic[T]):
         """
         try:
             return self._encode(task)
+        except RecursionError:
+            raise MalformedTaskError(f"{self._class.__name__}: it is nested too deeply; make it flat") from None
         except Exception as error:  # whatever an author's class raises
-            raise MalformedTaskError(f"{self._class.__name__}: {_one_line(error)}") from error
+            raise MalformedTaskError(f"{self._class.__name__}: {one_line(error)}") from error
 
     def decode(self, body: bytes) -> T:
         """Create the task from a body.
@@ -112,9 +112,11 @@ class FieldsCodec(Generic[T]):
         except UnicodeDecodeError as error:
             raise MalformedTaskError(f"the body is not UTF-8: {error}") from None
         except (msgspec.MsgspecError, MismatchError) as error:
-            raise MalformedTaskError(_one_line(error) if body else "the body is empty") from None
-        except (Exception, SystemExit) as error:  # the __post_init__ of a task may raise anything
-            raise MalformedTaskError(f"{type(error).__name__}: {_one_line(error)}") from error
+            raise MalformedTaskError(one_line(error) if body else "the body is empty") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the __post_init__ of a task may raise anything
+            raise MalformedTaskError(f"{type(error).__name__}: {one_line(error)}") from error
 
     def from_arguments(self, args: Sequence[object], kwargs: Mapping[str, object]) -> T:
         """Create a task from arguments of JSON types, which are converted to the types of the fields.
@@ -163,94 +165,6 @@ class _NoFields(Generic[T]):
 
 def _encode_nothing(task: object) -> bytes:
     return b"{}"
-
-
-class _Exact(Generic[T]):
-    """Writes tasks of one class, if they are read as they were written.
-
-    Args:
-        write: Makes the JSON of a task.
-        decode: Makes the task of the JSON.
-        shape: The class as msgspec sees it; None if only `decode` can tell whether a task arrives exactly.
-    """
-
-    def __init__(
-        self, write: Callable[[Any], bytes], decode: Callable[[bytes], T], shape: shapes.Type | None = None
-    ) -> None:
-        self.decode = decode
-        self._write = write
-        self._shape = shape
-        self._is_exact: Callable[[T], bool] = _nobody_knows if shape is None else self._compile_and_test
-
-    def encode(self, task: T) -> bytes:
-        try:
-            body = self._write(task)
-        except Exception as error:  # a tzinfo or a serializer of an author may raise anything
-            raise ValueError(_unwritable(task, self._write, error)) from error
-        try:
-            if self._is_exact(task):
-                return body
-        except Exception:  # noqa: S110 - it decides nothing, see `exactness`
-            pass
-        self._refuse_change(task, body)
-        return body
-
-    def _compile_and_test(self, task: T) -> bool:
-        """The test of the first task. Most processes that load a class never send a task of it."""
-        assert self._shape is not None
-        self._is_exact = compile_test(self._shape)
-        return self._is_exact(task)
-
-    def _refuse_change(self, task: T, body: bytes) -> None:
-        try:
-            msgspec.json.decode(body)  # pydantic also writes NaN, which no other reader takes
-            read = self.decode(body)
-        except Exception as error:  # validators and `__post_init__` may raise anything
-            raise ValueError(_unreadable(task, self._write, error)) from error
-        try:
-            changed = difference(task, read)
-        except RecursionError:
-            raise ValueError("it is nested too deeply; make it flat") from None
-        if changed is not None:
-            raise ValueError(f"the value at {changed}")
-
-
-def _unwritable(task: object, write: Callable[[Any], object], error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        where = unwritable(task, write, depth=1)
-        return f"the value at {where} is nested too deeply or contains itself (recursion); make it flat"
-    text = f"the value at {unwritable(task, write)} cannot be written as JSON: {_one_line(error)}"
-    if isinstance(error, UnicodeEncodeError):
-        return f"{text}; give it without lone surrogates, or annotate the field with bytes"
-    return f"{text}; convert it, e.g. to a str"
-
-
-def _unreadable(task: object, write: Callable[[Any], bytes], error: Exception) -> str:
-    text, cause = _one_line(error), error.__cause__
-    if not isinstance(error, msgspec.ValidationError) or cause is not None:
-        text = f"it cannot be read from its own JSON: {text}"
-    if not isinstance(error, msgspec.MsgspecError | MismatchError) or not isinstance(cause, MismatchError | None):
-        text += f"; {RUNS_AGAIN}"
-    if (found := non_finite(task)) is not None:
-        return f"the value at {found} ({text})"
-    if type(error) is msgspec.DecodeError:  # a `msgspec.Raw` may hold anything
-        return f"the value at {unwritable(task, lambda part: msgspec.json.decode(write(part)))} is no JSON: {text}"
-    return text
-
-
-def _nobody_knows(task: object) -> bool:
-    return False
-
-
-def _one_line(error: BaseException) -> str:
-    """The text of an error; one of pydantic within a dataclass has one path, not two."""
-    text = " ".join(message_of(error).split())
-    if isinstance(error, MismatchError):
-        return f"{text} - at `${error.path}`"
-    inner = error.__cause__
-    if isinstance(error, msgspec.ValidationError) and isinstance(inner, MismatchError):
-        return f"{text.removesuffix('`')}{inner.path}`"
-    return text
 
 
 def _qualified_name(task_class: type) -> str:
@@ -303,7 +217,7 @@ def _refuse_root_model(task_class: Any) -> None:
         )
 
 
-def _of_dataclass(task_class: type[T]) -> _Exact[T]:
+def _of_dataclass(task_class: type[T]) -> ExactJson[T]:
     where = _qualified_name(task_class)
     try:
         decoder = msgspec.json.Decoder(task_class)
@@ -311,16 +225,18 @@ def _of_dataclass(task_class: type[T]) -> _Exact[T]:
         models: list[type] = []
         for problem in _unsupported(shape, "$", set(), models):
             raise TaskDefinitionError(f"{where}: the field {problem}")
+    except TaskDefinitionError:
+        raise
     except (NameError, AttributeError, SyntaxError) as error:
         raise TaskDefinitionError(f"{where}: a field cannot be carried: {error}") from error
-    except (TypeError, NotImplementedError) as error:  # the latter: an enum with a value beyond 64 bits
+    except Exception as error:  # whatever msgspec, or an annotation when it is evaluated, raises
         raise TaskDefinitionError(
-            f"{where}: a field cannot be carried: {error}; simplify its type, or put it into a pydantic model"
+            f"{where}: a field cannot be carried: {one_line(error)}; simplify its type, or put it into a pydantic model"
         ) from error
     if not models:
-        return _Exact(msgspec.json.Encoder().encode, decoder.decode, shape)
+        return ExactJson(msgspec.json.Encoder().encode, decoder.decode, shape)
     hooks = ModelHooks(models)
-    return _Exact(
+    return ExactJson(
         msgspec.json.Encoder(enc_hook=hooks.write).encode, msgspec.json.Decoder(task_class, dec_hook=hooks.read).decode
     )
 
