@@ -1,4 +1,4 @@
-"""The types of lockable objects. A registration lasts as long as the process, so every test takes a new name."""
+"""The types of lockable objects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from diracx.tasks.plumbing import lock_registry
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.lock_registry import (
     JOB,
@@ -20,6 +21,12 @@ from diracx.tasks.plumbing.lock_registry import (
 )
 from diracx.tasks.plumbing.locks import MutexLock
 from diracx.tasks.plumbing.wire.names import lock_key
+
+
+@pytest.fixture(autouse=True)
+def _types_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registration lasts as long as the process, and errors list all types."""
+    monkeypatch.setattr(lock_registry, "_registered", dict(lock_registry._registered))
 
 
 @pytest.fixture
