@@ -46,7 +46,8 @@ def progress(doing: str, total: int) -> Iterator[Callable[[], None]]:
     Where standard error is no terminal, there is no bar.
     """
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    # Standard output has the list: rich would break its lines to the width of the terminal.
+    with Progress(console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False) as bar:
         line = bar.add_task(doing, total=total)
         yield lambda: bar.advance(line)
 
