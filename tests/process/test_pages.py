@@ -179,10 +179,10 @@ PARSER = """
 import json, sys, click
 from diracx.tasks.cli.app import app
 
-def find(words):
+def find(words, whole):
     name, command, parent = "", app, None
     while isinstance(command, click.Group) and words:
-        parent = command.context_class(command, info_name="", parent=parent)
+        parent = command.context_class(command, info_name="", parent=parent, resilient_parsing=not whole)
         name, command, words = command.resolve_command(parent, words)
     return name, command, words, parent
 
@@ -193,7 +193,7 @@ def leaves(group, path=()):
 problems = []
 for words, whole in json.load(sys.stdin):
     try:
-        name, command, rest, parent = find(list(words))
+        name, command, rest, parent = find(list(words), whole)
         if whole:
             command.make_context(name, rest, parent=parent)
         known = {"--help"}.union(*(each.opts for each in command.params))
