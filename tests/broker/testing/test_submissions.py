@@ -113,3 +113,5 @@ async def test_a_filter_that_can_match_nothing_is_refused(mesh: Mesh) -> None:
         mesh.submitted(Plain, owner="alice")
     with pytest.raises(TypeError, match=r"^values of fields need a class of tasks before them"):
         mesh.submitted(Sync("alice"), full=True)
+    with pytest.raises(TypeError, match=r"^'acme:Sync' is no task; give a class, e\.g\. SyncOwnersTask, or a task"):
+        mesh.submitted("acme:Sync")  # type: ignore[arg-type]

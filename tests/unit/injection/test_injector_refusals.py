@@ -23,6 +23,21 @@ class TestRefusals:
 
         assert name in refusal(execute)
 
+    def test_a_parameter_that_is_a_field_of_the_task(self) -> None:
+        @dataclass
+        class Sync(BaseTask):
+            owner: str
+
+            async def execute(self, owner: str) -> None: ...
+
+        with pytest.raises(TaskDefinitionError, match=r"'owner' .*: remove the parameter, and read self\.owner"):
+            Injector().prepare(Sync)
+
+    def test_an_execute_without_self(self) -> None:
+        async def execute(**kwargs: Any) -> None: ...
+
+        assert "write `self` as its first parameter" in refusal(execute)
+
     def test_an_execute_that_is_missing(self) -> None:
         class Nothing(BaseTask):
             pass

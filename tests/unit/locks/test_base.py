@@ -151,6 +151,9 @@ def test_another_limit_makes_a_copy_and_leaves_the_lock_as_it_is() -> None:
     ("arguments", "complaint"),
     [
         ({"limit": 0}, "limit=0 must be at least 1, or None"),
+        ({"limit": "5"}, "limit='5' must be an int, or None"),
+        ({"limit": True}, "limit=True must be an int, or None"),
+        ({"limit": 1, "window_seconds": "60"}, "window_seconds='60' must be a number of seconds"),
         ({"limit": 1, "window_seconds": 0}, "window_seconds=0 must be more than 0"),
         ({"limit": 1, "n_items": 0}, "n_items=0 must be at least 1"),
         ({"limit": 1, "n_items": 2}, "n_items=2 is more than limit=1 ever admits"),

@@ -23,16 +23,19 @@ from pydantic import AnyUrl, BaseModel
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.enums import Priority
 from diracx.tasks.plumbing.lock_registry import LockedObjectType
-from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, RRuleSchedule
 
 """
+NEWLINE = "\n"
 GOOD = "class Sync(BaseTask):\n    async def execute(self): ...\n"
 PER_VO = (
     "@dataclasses.dataclass\nclass Sync(PeriodicVoAwareBaseTask):\n    vo: {}\n"
     "    default_schedule = IntervalSeconds(60)\n    async def execute(self): ...\n"
 )
+FIELD = "@dataclasses.dataclass\nclass Sync(BaseTask):\n    {}\n    async def execute(self): ...\n"
 PERIODIC = "class Sync(PeriodicBaseTask):\n    default_schedule = {}\n    async def execute(self): ...\n"
+ASYNC_POLICY = "class Policy(RetryPolicyBase):\n    async def schedule_retry(self, attempt, exception): ...\n"
 
 Install = Callable[..., str]
 
@@ -107,7 +110,10 @@ MISTAKES = {
     ),
     "a module that fails": (
         "1 / 0\n",
-        ["garage:Sync (garage) cannot be loaded from {module}:Sync: ZeroDivisionError", "python -c 'import {module}'"],
+        [
+            "garage:Sync (garage) cannot be loaded from {module}:Sync: ZeroDivisionError",
+            f"it is raised in {{module}}, line {HEAD.count(NEWLINE) + 1}; see `python -c 'import {{module}}'`",
+        ],
     ),
     "a module that needs another": (
         "import no_such_module_of_ours\n",
@@ -140,7 +146,11 @@ MISTAKES = {
     ),
     "a cron expression that does not parse": (
         PERIODIC.format("CronSchedule('0 6 * *')"),
-        ["garage:Sync (garage)", "cron '0 6 * *' has 4 fields instead of: minute hour day month weekday"],
+        [
+            "garage:Sync (garage)",
+            "cron '0 6 * *' has 4 fields instead of: minute hour day month weekday",
+            f"; correct it in {{module}}, line {HEAD.count(NEWLINE) + 2}",
+        ],
     ),
     "an unknown time zone": (
         PERIODIC.format("CronSchedule('0 6 * * *', timezone='Europe/Geneva')"),
@@ -186,6 +196,50 @@ MISTAKES = {
         PERIODIC.format("IntervalSeconds(0)"),
         ["garage:Sync (garage)", "IntervalSeconds(0): the interval must be a positive number of seconds"],
     ),
+    "a field whose type is unknown to msgspec": (
+        "import threading\n" + FIELD.format("lock: threading.Lock"),
+        ["garage:Sync: {module}.Sync: the field lock cannot be carried", "simplify its type"],
+    ),
+    "a field whose type is not imported": (
+        FIELD.format("owner: 'Owner'"),
+        ["garage:Sync: {module}.Sync: the field owner cannot be carried", "define or import the name at the top"],
+    ),
+    "a union of two kinds of text": (
+        FIELD.format("owner: str\n    key: enum.StrEnum | str"),
+        ["garage:Sync: {module}.Sync: the field key cannot be carried", "simplify its type"],
+    ),
+    "an InitVar": (
+        FIELD.format("owner: dataclasses.InitVar[str]"),
+        ["garage:Sync: {module}.Sync: a field cannot be carried: dataclasses with `InitVar` fields"],
+    ),
+    "keys that are tuples": (
+        FIELD.format("sizes: dict[tuple[int, int], str]"),
+        ["garage:Sync: {module}.Sync: the field $.sizes has keys of the type tuple, which JSON cannot carry"],
+    ),
+    "keys that are objects": (
+        FIELD.format("sizes: dict[Exception, str]"),
+        ["garage:Sync: {module}.Sync: the field $.sizes has keys of the type Exception, which JSON cannot carry"],
+    ),
+    "a yield in execute()": (
+        "class Sync(BaseTask):\n    async def execute(self): yield 1\n",
+        ["garage:Sync: {module}.Sync.execute has a `yield`", "write `return` instead"],
+    ),
+    "a schedule of a task that is not periodic": (
+        f"{GOOD}    default_schedule = IntervalSeconds(60)\n",
+        ["garage:Sync: {module}.Sync: default_schedule has no effect; derive the class from PeriodicBaseTask"],
+    ),
+    "a switch without its underscore": (
+        f"{PERIODIC.format('IntervalSeconds(60)')}    enabled = False\n",
+        ["garage:Sync: {module}.Sync: enabled has no effect; did you mean _enabled?"],
+    ),
+    "a check of the configuration that wants a task": (
+        f"{PERIODIC.format('IntervalSeconds(60)')}    def validate_config(self, config): ...\n",
+        ["garage:Sync: {module}.Sync.validate_config is asked without a task; put @staticmethod above it"],
+    ),
+    "a policy that must be awaited": (
+        f"{ASYNC_POLICY}{GOOD}    retry_policy = Policy()\n",
+        ["garage:Sync: {module}.Sync: Policy.schedule_retry is async; write `def schedule_retry(self, ...)`"],
+    ),
 }
 
 
@@ -205,8 +259,10 @@ def test_a_mistake_is_reported_in_one_line_when_tasks_are_loaded(install: Instal
         f"class Known(enum.StrEnum):\n    LHCB = 'lhcb'\n{PER_VO.format('Known')}",
         PER_VO.format("str | int"),
         PER_VO.format("'Known'") + "\nKnown = str\n",
+        f"{PERIODIC.format('IntervalSeconds(60)')}    enabled = property(lambda self: True)\n",
+        f"{GOOD}    def validate_config(self): ...\n    enabled = False\n",
     ],
-    ids=["other names", "a field", "an enum", "a union", "an alias"],
+    ids=["other names", "a field", "an enum", "a union", "an alias", "a property", "no schedule"],
 )
 def test_what_only_looks_like_a_mistake_is_accepted(install: Install, source: str) -> None:
     install(source)
@@ -224,6 +280,15 @@ def test_a_group_in_which_nobody_looks_for_tasks_is_reported(
     assert f"warning: {found}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("group", ["diracx.lock_object_type", "diracx.lock_types"])
+def test_a_group_in_which_nobody_looks_for_lock_types_is_reported(install: Install, tmp_path: Path, group: str) -> None:
+    install_metadata(tmp_path, "garage", f"[{group}]\ngarage = garage.lock_types\n")
+    assert problem() == (
+        f"the entry point garage = garage.lock_types (garage) stands in the group {group}, which registers no lock "
+        'type; write [project.entry-points."diracx.lock_object_types"] in pyproject.toml and install garage again'
+    )
+
+
 def test_an_entry_point_that_names_a_module_is_told_to_name_a_class(install: Install, tmp_path: Path) -> None:
     (tmp_path / "garage.py").touch()
     install_metadata(tmp_path, "garage", "[diracx.tasks.garage]\nSync = garage\n")
@@ -234,6 +299,13 @@ def test_an_entry_point_that_names_a_module_is_told_to_name_a_class(install: Ins
 def test_a_class_that_is_submitted_is_no_task() -> None:
     with pytest.raises(TaskDefinitionError, match=r"^PeriodicBaseTask is a class; submit a task, PeriodicBaseTask\("):
         TaskRegistry().of(PeriodicBaseTask)  # type: ignore[arg-type]
+
+
+def test_a_class_in_the_place_of_the_name_is_told() -> None:
+    with pytest.raises(
+        TaskDefinitionError, match=r"is no name of a task; write add\('<category>:<ClassName>', TheClass"
+    ):
+        TaskRegistry().add(PeriodicBaseTask, "acme:Sync")  # type: ignore[arg-type]
 
 
 def test_two_tasks_of_one_name_are_reported_with_both_and_the_one_in_use(install: Install) -> None:

@@ -159,7 +159,7 @@ def test_a_class_that_cannot_work_is_named_and_stops_no_other(site: Site) -> Non
     assert registry.get(f"{site.category}:Other").task_class.__name__ == "Sync"
     (problem,) = site.problems(registry)
     assert problem.startswith(f"{site.category}:Sync: ")
-    assert "a field cannot be carried" in problem
+    assert "the field owner cannot be carried" in problem
 
 
 def test_the_modules_of_lock_types_are_imported(site: Site) -> None:

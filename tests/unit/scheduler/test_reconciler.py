@@ -175,7 +175,7 @@ def test_a_schedule_that_answers_from_now_is_asked_again_a_minute_after_an_error
         run.server.pass_time(30)
     assert not run.missing()
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert told == "c:Fails is not scheduled for now; its schedule is asked again every 60 s: Fails()"
+    assert told == f"c:Fails is not scheduled for now; its schedule is asked again every 60 s: Fails() ({error!r})"
     schedule.error = None
     run.server.pass_time(60)
     one.get_through()

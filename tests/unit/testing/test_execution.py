@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -12,7 +13,7 @@ from diracx.tasks.plumbing.depends import Depends
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, TaskDefinitionError, UnableToAcquireLockError
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
-from diracx.tasks.testing import InMemoryLockStore, run_task
+from diracx.tasks.testing import InMemoryLockStore, run_task, sqlite_database
 
 
 async def greeting() -> str:
@@ -79,6 +80,11 @@ async def test_a_class_that_is_not_a_valid_task_is_refused() -> None:
         await run_task(Takes("alice"))
 
 
+async def test_a_class_in_place_of_a_task_is_told() -> None:
+    with pytest.raises(TaskDefinitionError, match=r"^\w+ is a class; give a task, run_task\(\w+\(\.\.\.\)\)$"):
+        await run_task(BaseTask)  # type: ignore[arg-type]
+
+
 async def test_calls_that_share_a_lock_store_exclude_each_other() -> None:
     store = InMemoryLockStore()
     other = LockOwner.new(task="other", id="1", worker="w")
@@ -87,3 +93,9 @@ async def test_calls_that_share_a_lock_store_exclude_each_other() -> None:
         await run_task(Greets("alice"), lock_store=store)
     assert await run_task(Greets("bob"), lock_store=store) == "hello bob"
     assert await store.keys() == [MutexLock(JOB, "alice").key]
+
+
+async def test_a_class_that_is_no_database_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"Greets'> is no SQL database; give a subclass of diracx-db's BaseSQLDB"):
+        async with sqlite_database(Greets, tmp_path):  # type: ignore[type-var]
+            pass

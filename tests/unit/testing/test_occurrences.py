@@ -5,14 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.schedules import CronSchedule, IntervalSeconds, TaskScheduleBase
-from diracx.tasks.testing.occurrences import occurrences
+from diracx.tasks.testing.occurrences import chosen, occurrences
 
 BEGIN = datetime(2027, 3, 27, tzinfo=UTC)
 MINUTES = st.integers(0, 3 * 24 * 60)
@@ -47,3 +49,9 @@ def test_ticks_in_steps_have_the_occurrences_of_one_tick_each_once(
         while (at := schedule.next_occurrence(at)) <= times[-1]:
             expected.append(at)
         assert [due for due, key in whole if key == f"test:T{number}"] == expected
+
+
+@pytest.mark.parametrize("each", ["acme:Sync", type("Sync", (PeriodicBaseTask,), {"execute": execute})()])
+def test_what_is_no_class_of_tasks_is_told(each: object) -> None:
+    with pytest.raises(TaskDefinitionError, match=r" is no class; name the classes of tasks, e\.g\. tick\("):
+        chosen(TaskRegistry(), [each])  # type: ignore[list-item]

@@ -214,8 +214,8 @@ class Huge(Enum):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (Huge, "a field cannot be carried: Integer values"),
-        ("1 / 0", "a field cannot be carried: division by zero; simplify its type"),
+        (Huge, "the field value cannot be carried: Integer values"),
+        ("1 / 0", "the field value cannot be carried: division by zero; simplify its type"),
         (Annotated[Path, msgspec.Meta(title="a path")], r"the field \$\.value is a \w*Path"),
         (list[Annotated[Path, msgspec.Meta(title="a path")]], r"the field \$\.value is a \w*Path"),
     ],

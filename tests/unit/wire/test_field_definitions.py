@@ -100,5 +100,5 @@ def test_a_class_that_json_cannot_carry_is_refused_and_named(task_class: type, w
     ids=str,
 )
 def test_a_field_that_json_cannot_carry_is_refused(kind: Any) -> None:
-    with pytest.raises(TaskDefinitionError, match=r"Task: (the field \$\.value|a field cannot be carried)"):
+    with pytest.raises(TaskDefinitionError, match=r"Task: the field (\$\.)?value "):
         FieldsCodec(with_field(kind))

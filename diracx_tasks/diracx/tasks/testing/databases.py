@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,7 +26,7 @@ D = TypeVar("D", bound=_SQLDatabase)
 
 @asynccontextmanager
 async def sqlite_database(
-    database_class: Callable[[str], D], folder: Path, name: str | None = None
+    database_class: Callable[[str], D], folder: str | PathLike[str], name: str | None = None
 ) -> AsyncIterator[D]:
     """Create an empty SQLite database with its tables, and set `DIRACX_DB_URL_<NAME>` to its URL within the block.
 
@@ -36,9 +37,14 @@ async def sqlite_database(
         database_class: A subclass of diracx-db's `BaseSQLDB`.
         folder: The folder for the file, e.g. pytest's `tmp_path`.
         name: The name of the entry point in `diracx.dbs.sql`; None takes the name of the class.
+
+    Raises:
+        TypeError: The class is no database of diracx-db.
     """
+    if not hasattr(database_class, "engine_context"):
+        raise TypeError(f"{database_class!r} is no SQL database; give a subclass of diracx-db's BaseSQLDB")
     entry_point = name or str(getattr(database_class, "__name__", database_class))
-    url = f"sqlite+aiosqlite:///{folder / entry_point.lower()}.db"
+    url = f"sqlite+aiosqlite:///{Path(folder) / entry_point.lower()}.db"
     database = database_class(url)
     with _environment(f"DIRACX_DB_URL_{entry_point.upper()}", url):
         async with database.engine_context():

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.execution.executor import unawaited
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.locks import FencingToken, LockOwner, LockStore
@@ -42,6 +43,8 @@ async def run_task(
         UnableToAcquireLockError: One of the task's locks is held.
         Exception: The very exception that `execute()` or a dependency raised. The retry policy is not asked.
     """
+    if isinstance(task, type):
+        raise TaskDefinitionError(f"{task.__qualname__} is a class; give a task, run_task({task.__qualname__}(...))")
     check_definition(type(task))
     codec = FieldsCodec(type(task))
     decoded = codec.decode(codec.encode(task))

@@ -25,6 +25,10 @@ def chosen(registry: TaskRegistry, classes: Iterable[type[PeriodicBaseTask]]) ->
     periodic = {task.task_class: task for task in registry if task.periodic}
     wanted = list(classes)
     for each in wanted:
+        if not isinstance(each, type):
+            raise TaskDefinitionError(
+                f"{each!r} is no class; name the classes of tasks, e.g. tick(SyncOwnersTask, to=...)"
+            )
         if each not in periodic:
             raise TaskDefinitionError(
                 f"{each!r} is no installed periodic task; list its class in pyproject.toml and install the package "

@@ -123,6 +123,10 @@ def matching(
     Raises:
         TypeError: The class has no field of that name, or there is no class.
     """
+    if expected is not None and not isinstance(expected, (type, BaseTask)):
+        raise TypeError(
+            f"{expected!r} is no task; give a class, e.g. SyncOwnersTask, or a task, SyncOwnersTask('alice')"
+        )
     if expected is None or not isinstance(expected, type):
         if fields:
             raise TypeError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import threading
 from asyncio import CancelledError
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Container, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from itertools import count
 from typing import Any
@@ -142,7 +142,8 @@ class Injector:
             raise TaskDefinitionError(f"{where} is an async generator; `return` in place of `yield`")
         if not is_coroutine(bound):
             raise TaskDefinitionError(f"{where} is not async; write `async def`, in its decorators too")
-        needs = self._needs(bound, where)
+        fields = {*getattr(task_class, "__dataclass_fields__", ()), *getattr(task_class, "__pydantic_fields__", ())}
+        needs = self._needs(bound, where, fields)
         if not needs:
             return Invocation(None)
 
@@ -152,11 +153,17 @@ class Injector:
         root = adapter(collect, needs, entered=False)
         return Invocation(build_call_model(root, dependency_provider=self._solver), self._dependencies(needs))
 
-    def _needs(self, call: AnyCallable, where: str) -> dict[str, tuple[str, Any]]:
-        """Return the injected parameters of a callable: name -> its unique name and fast-depends' marker."""
+    def _needs(self, call: AnyCallable, where: str, fields: Container[str] = ()) -> dict[str, tuple[str, Any]]:
+        """Return the injected parameters of a callable: name -> its unique name and fast-depends' marker.
+
+        Args:
+            call: `execute()`, or a dependency.
+            where: Its name for people.
+            fields: The fields of the task, for `execute()`: they are often taken for parameters.
+        """
         needs = {}
         for parameter in parameters_of(call, where):
-            if marker := self._marker(parameter, f"{where}: parameter {parameter.name!r}"):
+            if marker := self._marker(parameter, f"{where}: parameter {parameter.name!r}", parameter.name in fields):
                 solved = fast_depends.Depends(self._adapter(marker, where), use_cache=marker.use_cache, cast=False)
                 needs[parameter.name] = (f"{parameter.name}_{next(self._serial)}", solved)
         return needs
@@ -166,7 +173,7 @@ class Injector:
             *(self._dependencies_of[solved.dependency] for _, solved in needs.values())
         )
 
-    def _marker(self, parameter: Parameter, where: str) -> Marker | None:
+    def _marker(self, parameter: Parameter, where: str, is_field: bool) -> Marker | None:
         """Return the marker that fills a parameter. None: its default does."""
         if isinstance(parameter.marker, WithoutTransaction):
             return self._without_transaction(parameter.type, where)
@@ -188,6 +195,8 @@ class Injector:
         if parameter.optional:
             return None
         hint = "annotate it with Annotated[T, Depends(callable)], or give it a default"
+        if is_field:
+            hint = f"it is a field of the task: remove the parameter, and read self.{parameter.name}"
         if parameter.name == "self":
             hint = "the method belongs to an instance; put @classmethod or @staticmethod over it"
         raise TaskDefinitionError(f"{where} is nothing that can be injected; {hint}")

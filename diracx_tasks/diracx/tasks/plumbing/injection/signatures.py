@@ -52,7 +52,12 @@ def parameters_of(call: Callable[..., Any], where: str) -> list[Parameter]:
     try:
         parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError, NameError) as error:
-        raise TaskDefinitionError(f"{where}: its parameters cannot be read ({error}); wrap it in a function") from error
+        hint = (
+            "write `self` as its first parameter"
+            if "invalid method signature" in str(error)
+            else "wrap it in a function"
+        )
+        raise TaskDefinitionError(f"{where}: its parameters cannot be read ({error}); {hint}") from error
     namespace = namespace_of(call)
     named = [parameter for parameter in parameters if parameter.kind not in _UNNAMED]
     return [_parameter(parameter, namespace, f"{where}: parameter {parameter.name!r}") for parameter in named]

@@ -181,6 +181,8 @@ class CountingLimiter(BaseLimiter):
     """Where the configuration sets the limit, for the texts of refusals; empty: the code sets it."""
 
     def _check(self) -> None:
+        if self.limit is not None and (isinstance(self.limit, bool) or not isinstance(self.limit, int)):
+            raise ValueError(f"{type(self).__name__}: limit={self.limit!r} must be an int, or None for no limit")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"{type(self).__name__}: limit={self.limit} must be at least 1, or None for no limit")
 

@@ -114,6 +114,10 @@ class RateLimiter(CountingLimiter):
 
     def _check(self) -> None:
         super()._check()
+        if isinstance(self.window_seconds, bool) or not isinstance(self.window_seconds, (int, float)):
+            raise ValueError(
+                f"{type(self).__name__}: window_seconds={self.window_seconds!r} must be a number of seconds"
+            )
         if not 0 < self.window_seconds <= MAX_WINDOW_SECONDS:
             raise ValueError(
                 f"{type(self).__name__}: window_seconds={self.window_seconds} must be more than 0, "

@@ -48,23 +48,37 @@ def check_definition(task_class: Any) -> None:
     _refuse_shadowing(task_class, where)
     _refuse_misspelt(task_class, where)
     periodic = issubclass(task_class, PeriodicBaseTask)
+    if not periodic and isinstance(getattr(task_class, "default_schedule", None), TaskScheduleBase):
+        raise TaskDefinitionError(
+            f"{where}: default_schedule has no effect; derive the class from PeriodicBaseTask in place of BaseTask"
+        )
     for attribute, expected, fix in (*_ATTRIBUTES, *(_PERIODIC_ATTRIBUTES if periodic else ())):
         value = getattr(task_class, attribute, None)
         if not isinstance(value, expected):
             raise TaskDefinitionError(f"{where}: {attribute} is {value!r}; make it {fix}")
+    if inspect.iscoroutinefunction(task_class.retry_policy.schedule_retry):
+        policy = type(task_class.retry_policy).__qualname__
+        raise TaskDefinitionError(f"{where}: {policy}.schedule_retry is async; write `def schedule_retry(self, ...)`")
     if issubclass(task_class, PeriodicBaseTask):
         _check_schedule(task_class.default_schedule, where)
     if abstract := getattr(task_class, "__abstractmethods__", None):
         raise TaskDefinitionError(f"{where} has no {', '.join(sorted(abstract))}(); write `async def execute(self)`")
+    if inspect.isasyncgenfunction(task_class.execute):
+        raise TaskDefinitionError(f"{where}.execute has a `yield`, so it is an async generator; write `return` instead")
     if not inspect.iscoroutinefunction(task_class.execute):
         raise TaskDefinitionError(f"{where}.execute is not async; write `async def execute(self, ...)`")
     if task_class.timeout_seconds is not None and not task_class.timeout_seconds > 0:
         raise TaskDefinitionError(f"{where}: timeout_seconds is {task_class.timeout_seconds}; make it more than 0")
-    if issubclass(task_class, PeriodicVoAwareBaseTask) and "vo" not in _fields(task_class):
+    if issubclass(task_class, PeriodicVoAwareBaseTask):
+        _check_vo(task_class, where)
+
+
+def _check_vo(task_class: type[PeriodicVoAwareBaseTask], where: str) -> None:
+    if "vo" not in _fields(task_class):
         undecorated = "vo" in own_annotations(task_class)
         fix = "put @dataclasses.dataclass above the class" if undecorated else "give it the field `vo: str`"
         raise TaskDefinitionError(f"{where} runs once per VO: {fix}")
-    if issubclass(task_class, PeriodicVoAwareBaseTask) and (kind := _wrong_type_of_vo(task_class)):
+    if kind := _wrong_type_of_vo(task_class):
         raise TaskDefinitionError(f"{where} runs once per VO, and its field vo is {kind}; make it `vo: str`")
 
 
@@ -100,14 +114,37 @@ def _refuse_shadowing(task_class: type, where: str) -> None:
         )
 
 
+def _check_methods(task_class: type, where: str) -> None:
+    """Refuse attributes in place of methods, e.g. `schedule = IntervalSeconds(60)`, and the reverse.
+
+    `lock_retry_delay` is not among them: the executor does without one that does not work.
+    """
+    for name in ("schedule", "serialize"):
+        found = inspect.getattr_static(task_class, name)
+        if not (inspect.isroutine(found) or callable(found)):
+            hint = "write default_schedule = ..." if name == "schedule" else f"write `def {name}(self, ...)`"
+            raise TaskDefinitionError(f"{where}: {name} is {found!r}, but a method of tasks; {hint}")
+    if inspect.isfunction(inspect.getattr_static(task_class, "execution_locks")):
+        raise TaskDefinitionError(f"{where}.execution_locks is a method; put @property above it")
+    if inspect.isfunction(inspect.getattr_static(task_class, "validate_config", None)) and issubclass(
+        task_class, PeriodicBaseTask
+    ):
+        raise TaskDefinitionError(
+            f"{where}.validate_config is asked without a task; put @staticmethod above it, "
+            "and write `def validate_config(config)`"
+        )
+
+
 def _refuse_misspelt(task_class: type, where: str) -> None:
     """Refuse what a class defines under almost the name of an attribute of tasks: it would silently have no effect."""
     bases = (BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask)
     known = {name for base in bases for name in (*vars(base), *base.__annotations__) if not name.startswith("_")}
-    for name in vars(task_class):
+    for name, value in vars(task_class).items():
         if name.startswith("_") or name in known or name in _fields(task_class):
             continue
-        if meant := get_close_matches(name, known - vars(task_class).keys(), n=1, cutoff=ALMOST):
+        # A property `enabled` may be the author's own.
+        switch = {"_enabled"} if issubclass(task_class, PeriodicBaseTask) and isinstance(value, bool) else set()
+        if meant := get_close_matches(name, (known | switch) - vars(task_class).keys(), n=1, cutoff=ALMOST):
             raise TaskDefinitionError(
                 f"{where}: {name} has no effect; did you mean {meant[0]}? Or give it another name"
             )

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint
 from typing import Any, Final
 
@@ -118,16 +119,23 @@ def conflict(name: str, ordered: Sequence[EntryPoint]) -> str | None:
 
 
 def group_problems() -> list[str]:
-    """Describe each entry point whose group is almost one of tasks, in one line."""
+    """Describe each entry point whose group is almost one of tasks or of lock types, in one line."""
     installed = importlib.metadata.entry_points()
-    return [
-        f"the entry point {point.name} = {point.value} ({distribution_name(point)}) stands in the group {group}, which "
-        f'gives no task; write [project.entry-points."diracx.tasks.<category>"] in pyproject.toml and install '
-        f"{distribution_name(point)} again"
-        for group in sorted(installed.groups)
-        if group.startswith("diracx.task") and not group.startswith(_TASK_GROUP)
-        for point in installed.select(group=group)
-    ]
+    problems = []
+    for group in sorted(installed.groups):
+        if group.startswith("diracx.task") and not group.startswith(_TASK_GROUP):
+            gives, meant = "gives no task", f"{_TASK_GROUP}<category>"
+        elif group.startswith("diracx.lock") and group != _LOCK_TYPES_GROUP:
+            gives, meant = "registers no lock type", _LOCK_TYPES_GROUP
+        else:
+            continue
+        problems += [
+            f"the entry point {point.name} = {point.value} ({distribution_name(point)}) stands in the group {group}, "
+            f'which {gives}; write [project.entry-points."{meant}"] in pyproject.toml and install '
+            f"{distribution_name(point)} again"
+            for point in installed.select(group=group)
+        ]
+    return problems
 
 
 def extension_problems() -> list[str]:
@@ -195,13 +203,25 @@ def _normalized(distribution: str) -> str:
 
 def _fix_of_import(error: BaseException, entry_point: EntryPoint) -> str:
     if isinstance(error, TaskDefinitionError):
-        return "correct it there"
+        return f"correct it{_place(error, entry_point) or ' there'}"
     if getattr(error, "code", "") == "model-field-missing-annotation":  # of pydantic, for a task that is a model
         return "write e.g. `priority: ClassVar = Priority.NORMAL`"
     here = isinstance(error, AttributeError) and getattr(error.obj, "__name__", "") == entry_point.module
     if here or (isinstance(error, ModuleNotFoundError) and error.name == entry_point.module):
         return _correct_it(entry_point)
-    return f"see `python -c 'import {entry_point.module}'` for the traceback"
+    place = _place(error, entry_point)
+    return f"{f'it is raised{place}; ' if place else ''}see `python -c 'import {entry_point.module}'` for the traceback"
+
+
+def _place(error: BaseException, entry_point: EntryPoint) -> str:
+    """The last line of the extension's own code that an error of its import came through; empty: there is none."""
+    package = entry_point.module.partition(".")[0]
+    own = [
+        f" in {frame.f_globals['__name__']}, line {line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package
+    ]
+    return own[-1] if own and package != "diracx" else ""
 
 
 def _correct_it(entry_point: EntryPoint) -> str:

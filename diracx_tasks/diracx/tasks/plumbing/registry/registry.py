@@ -199,6 +199,8 @@ class TaskRegistry:
 
 
 def _check_name(name: str, distribution: str) -> None:
+    if not isinstance(name, str):
+        raise TaskDefinitionError(f"{name!r} is no name of a task; write add('<category>:<ClassName>', TheClass)")
     try:
         check_task_name(name)
     except ValueError as error:

@@ -305,13 +305,15 @@ class ScheduleReconciler:
             return
         if instance.rule.from_now:
             logger.error(
-                "%s is not scheduled for now; its schedule is asked again every %d s: %s",
-                *(instance.key, ASK_AGAIN.total_seconds(), failure.words),
+                "%s is not scheduled for now; its schedule is asked again every %d s: %s (%s)",
+                *(instance.key, ASK_AGAIN.total_seconds(), failure.words, failure.error),
                 exc_info=error,
             )
         else:
             logger.error(
-                "%s is not scheduled until its schedule is changed: %s", instance.key, failure.words, exc_info=error
+                "%s is not scheduled until its schedule is changed: %s (%s)",
+                *(instance.key, failure.words, failure.error),
+                exc_info=error,
             )
 
     async def _write(self, changes: Sequence[Change]) -> None:

@@ -228,10 +228,14 @@ def _of_dataclass(task_class: type[T]) -> ExactJson[T]:
     except TaskDefinitionError:
         raise
     except (NameError, AttributeError, SyntaxError) as error:
-        raise TaskDefinitionError(f"{where}: a field cannot be carried: {error}") from error
+        raise TaskDefinitionError(
+            f"{where}: {_field_of(task_class, error)} cannot be carried: {error}; define or import the name at the top "
+            "of its module, outside `if TYPE_CHECKING:`"
+        ) from error
     except Exception as error:  # whatever msgspec, or an annotation when it is evaluated, raises
         raise TaskDefinitionError(
-            f"{where}: a field cannot be carried: {one_line(error)}; simplify its type, or put it into a pydantic model"
+            f"{where}: {_field_of(task_class, error)} cannot be carried: {one_line(error)}; simplify its type, or put "
+            "it into a pydantic model"
         ) from error
     if not models:
         return ExactJson(msgspec.json.Encoder().encode, decoder.decode, shape)
@@ -239,6 +243,19 @@ def _of_dataclass(task_class: type[T]) -> ExactJson[T]:
     return ExactJson(
         msgspec.json.Encoder(enc_hook=hooks.write).encode, msgspec.json.Decoder(task_class, dec_hook=hooks.read).decode
     )
+
+
+def _field_of(task_class: Any, error: Exception) -> str:
+    """The field of a dataclass of which msgspec raises this very error; msgspec itself names none."""
+    for field in dataclasses.fields(task_class):
+        alone = dataclasses.make_dataclass("_Alone", [(field.name, field.type)])
+        alone.__module__ = task_class.__module__  # where the names in an annotation are looked up
+        try:
+            msgspec.json.Decoder(alone)
+        except Exception as found:  # as in _of_dataclass
+            if str(found) == str(error):
+                return f"the field {field.name}"
+    return "a field"
 
 
 def _unsupported(shape: Any, path: str, seen: set[type], models: list[type]) -> Iterator[str]:
@@ -253,7 +270,11 @@ def _unsupported(shape: Any, path: str, seen: set[type], models: list[type]) -> 
             yield f"{path} is a {shape.cls.__qualname__}, {_mend(shape.cls)}"
         return
     if isinstance(shape, shapes.DictType) and isinstance(shape.key_type, _NOT_A_JSON_KEY):
-        yield f"{path} has keys of a type, {_mend(dict)}"
+        kind = getattr(shape.key_type, "cls", None)
+        name = (
+            kind.__qualname__ if kind else type(shape.key_type).__name__.removesuffix("Type").lower().replace("var", "")
+        )
+        yield f"{path} has keys of the type {name}, {_mend(dict)}"
         return
     if isinstance(shape, (shapes.DataclassType, shapes.StructType, shapes.TypedDictType, shapes.NamedTupleType)):
         if shape.cls in seen:
