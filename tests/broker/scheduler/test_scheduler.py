@@ -96,10 +96,12 @@ async def test_an_hourly_task_stays_hourly_through_restarts(mesh: SchedulingMesh
     assert len(held) in (1, 2)
 
 
-async def test_vos_come_and_go_while_it_runs(mesh: SchedulingMesh) -> None:
+async def test_vos_come_and_go_while_it_runs(mesh: SchedulingMesh, caplog: pytest.LogCaptureFixture) -> None:
     mesh.register(Report)
-    await mesh.configuration.write('vos: [lhcb, "my vo.org"]')
+    line = "not scheduled, since no VO is known: test:Report; write `vos:` in the configuration, or give --vo NAME"
     async with mesh.scheduling():
+        await wait_until(lambda: caplog.messages.count(line) == 1, description="the leader names the task without a VO")
+        await mesh.configuration.write('vos: [lhcb, "my vo.org"]')
         await settled(mesh, "Report", "lhcb")
         await settled(mesh, "Report", "my vo.org")
         assert all(

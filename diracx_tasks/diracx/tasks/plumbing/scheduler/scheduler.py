@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 
 from diracx.tasks.plumbing.background import in_background, wait_for_event
+from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.clock import Now
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
@@ -277,11 +278,21 @@ class Scheduler:
             for key, reason in unmakeable.items() - self._unmakeable.items():
                 logger.error("%s is not scheduled: %s", key, reason)
             self._unmakeable = unmakeable
+            if vos == ():
+                self._warn_of_no_vo()
             known = self._reconciler.known
             removed = removed_instances(self._registry, known, wanted, vos_known=vos is not None)
             self._instances = [*wanted.values(), *removed]
             self._instance_inputs = (configuration, vos)
         return self._instances
+
+    def _warn_of_no_vo(self) -> None:
+        per_vo = [task.name for task in self._registry if issubclass(task.task_class, PeriodicVoAwareBaseTask)]
+        if per_vo:
+            logger.warning(
+                "not scheduled, since no VO is known: %s; write `vos:` in the configuration, or give --vo NAME",
+                ", ".join(per_vo),
+            )
 
     async def _pause(self, seconds: float) -> None:
         if self._stopping:
