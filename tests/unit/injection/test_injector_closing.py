@@ -13,6 +13,46 @@ from diracx.tasks.plumbing.depends import DBDepends, Depends
 from support.injected_tasks import AnyCallable, RecordingDatabases, run
 
 
+def yields_never() -> Iterator[str]:
+    yield from ()
+
+
+def yields_twice() -> Iterator[str]:
+    yield from ("a", "b")
+
+
+async def waits_and_yields_never() -> AsyncIterator[str]:
+    for value in "":
+        yield value
+
+
+async def waits_and_yields_twice() -> AsyncIterator[str]:
+    yield "a"
+    yield "b"
+
+
+@pytest.mark.parametrize("marker", [Depends, DBDepends])
+@pytest.mark.parametrize("call", [yields_never, yields_twice, waits_and_yields_never, waits_and_yields_twice])
+async def test_a_generator_that_does_not_yield_once_is_named(marker: AnyCallable, call: AnyCallable) -> None:
+    async def execute(self: Any, value: Annotated[str, marker(call)]) -> None: ...
+
+    said = f"^the dependency {call.__name__}: generator didn't (yield|stop); it has to yield exactly once$"
+    with pytest.raises(RuntimeError, match=said):
+        await run(execute)
+
+
+async def test_a_generator_of_the_task_itself_is_not_taken_for_a_dependency() -> None:
+    async def only_once() -> AsyncIterator[str]:
+        yield "a"
+
+    async def execute(self: Any, value: Annotated[str, Depends(only_once)]) -> None:
+        async with asynccontextmanager(waits_and_yields_never)():
+            pass
+
+    with pytest.raises(RuntimeError, match=r"^generator didn't yield$"):
+        await run(execute)
+
+
 class TestClosing:
     async def test_dependencies_close_in_reverse_order(self) -> None:
         events: list[str] = []

@@ -32,12 +32,13 @@ def adapter(call: Callable[..., Any], needs: Mapping[str, tuple[str, Any]], *, e
         needs: The injected parameters: name -> the adapter's unique name for it, and fast-depends' marker.
         entered: True for `DBDepends`: sync code runs on the loop's thread, and a returned context manager is entered.
     """
+    name = getattr(call, "__qualname__", type(call).__qualname__)
     if is_async_generator(call):
-        adapted = _opening(asynccontextmanager(call), needs)
+        adapted = _opening(asynccontextmanager(call), needs, name)
     elif entered:
-        adapted = _opening(_in_place(call), needs)
+        adapted = _opening(_in_place(call), needs, name)
     elif is_generator(call):
-        adapted = _opening(_in_thread(call), needs)
+        adapted = _opening(_in_thread(call), needs, name)
     elif is_coroutine(call):
         adapted = _awaiting(call, needs)
     else:
@@ -49,10 +50,19 @@ def adapter(call: Callable[..., Any], needs: Mapping[str, tuple[str, Any]], *, e
     return adapted
 
 
-def _opening(open_: Opener, needs: Mapping[str, tuple[str, Any]]) -> Any:
+def _opening(open_: Opener, needs: Mapping[str, tuple[str, Any]], name: str) -> Any:
     async def opening(**solved: Any) -> AsyncIterator[Any]:
-        async with open_(**{name: solved[unique] for name, (unique, _) in needs.items()}) as value:
-            yield value
+        in_use = False
+        try:
+            async with open_(**{name: solved[unique] for name, (unique, _) in needs.items()}) as value:
+                in_use = True
+                yield value
+                in_use = False
+        except RuntimeError as error:
+            # contextlib does not say which generator; `execute()` may have one of its own, which fails in its use.
+            if in_use or not str(error).startswith("generator didn't "):
+                raise
+            raise RuntimeError(f"the dependency {name}: {error}; it has to yield exactly once") from error
 
     return opening
 
