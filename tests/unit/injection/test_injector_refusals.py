@@ -33,6 +33,11 @@ class TestRefusals:
         with pytest.raises(TaskDefinitionError, match=r"'owner' .*: remove the parameter, and read self\.owner"):
             Injector().prepare(Sync)
 
+    @pytest.mark.parametrize("override", [{"owners_db": configured}, {configured: "alice"}])
+    def test_an_override_that_is_no_callable(self, override: Any) -> None:
+        with pytest.raises(TaskDefinitionError, match=r"^the override .* replaces nothing; write a callable"):
+            Injector(override)
+
     def test_an_execute_without_self(self) -> None:
         async def execute(**kwargs: Any) -> None: ...
 

@@ -97,6 +97,9 @@ class Injector:
             `FencingToken` always has one.
         replacement: Returns the callable to call in place of a callable without an override, or None to call it as it
             is. Callables with the same replacement are one dependency.
+
+    Raises:
+        TaskDefinitionError: An override is no callable, or replaces none.
     """
 
     def __init__(
@@ -106,6 +109,12 @@ class Injector:
         replacement: Callable[[AnyCallable], AnyCallable | None] = lambda call: None,
     ) -> None:
         self._overrides = dict(overrides or {})
+        for wanted, given in self._overrides.items():
+            if not (callable(wanted) and callable(given)):
+                raise TaskDefinitionError(
+                    f"the override {wanted!r}: {given!r} replaces nothing; write a callable in place of the one in "
+                    "Depends or DBDepends, e.g. {OwnersDB.transaction: fake_transaction}"
+                )
         self._providers = {FencingToken: fencing_token, **(providers or {})}
         self._invocations: dict[type[BaseTask], Invocation] = {}
         self._preparing = threading.Lock()
