@@ -43,6 +43,18 @@ def _numbers(least: int, most: int, *, up_to: int = 4) -> st.SearchStrategy[str]
 
 
 @st.composite
+def _weekdays(draw: st.DrawFn, frequency: str, *, in_months: bool) -> str:
+    day = st.sampled_from(WEEKDAYS)
+    numbers = {"YEARLY": [-53, -20, -1, 1, 2, 52], "MONTHLY": [-5, -1, 1, 2, 3, 5]}.get(frequency, [])
+    if in_months:
+        numbers = [number for number in numbers if abs(number) <= 5]
+    numbered: bool = draw(st.booleans())
+    if numbers and numbered:
+        day = st.builds("{}{}".format, st.sampled_from(numbers), day)
+    return ",".join(draw(st.lists(day, min_size=1, max_size=5, unique=True)))
+
+
+@st.composite
 def rules(draw: st.DrawFn) -> tuple[str, datetime, str]:
     """A rule, its start on the wall, and its zone."""
     frequency = draw(st.sampled_from(list(YEARS)))
@@ -60,7 +72,8 @@ def rules(draw: st.DrawFn) -> tuple[str, datetime, str]:
         "BYMONTHDAY": _numbers(-31, 31),
         "BYYEARDAY": _numbers(-366, 366, up_to=40),
         "BYWEEKNO": _numbers(-53, 53, up_to=12),
-        "BYEASTER": st.integers(-80, 250).map(str),
+        # In a week that begins in the year before, dateutil looks for the days of that year's Easter.
+        "BYEASTER": st.integers(-73 if frequency == "WEEKLY" else -80, 250).map(str),
         "BYHOUR": _numbers(0, 23),
         "BYMINUTE": _numbers(0, 59),
         "BYSECOND": _numbers(0, 59),
@@ -71,15 +84,7 @@ def rules(draw: st.DrawFn) -> tuple[str, datetime, str]:
         parts.append(f"{name}={draw(choices[name])}")
     by_day: bool = draw(st.booleans())
     if by_day:
-        number = {"YEARLY": [-53, -20, -1, 1, 2, 52], "MONTHLY": [-5, -1, 1, 2, 3, 5]}.get(frequency, [])
-        if any(part.startswith("BYMONTH=") for part in parts):
-            number = [each for each in number if abs(each) <= 5]
-        day = st.sampled_from(WEEKDAYS)
-        numbered: bool = draw(st.booleans())
-        if number and numbered:
-            day = st.builds(lambda n, day: f"{n}{day}", st.sampled_from(number), day)
-        days = draw(st.lists(day, min_size=1, max_size=5, unique=True))
-        parts.append(f"BYDAY={','.join(days)}")
+        parts.append(f"BYDAY={draw(_weekdays(frequency, in_months=any('BYMONTH=' in part for part in parts)))}")
     end = draw(st.sampled_from(["", "", "COUNT"]))
     if end:
         parts.append(f"COUNT={draw(st.integers(1, 50))}")
@@ -119,7 +124,7 @@ def loaded(rule: str) -> RRuleSchedule | None:
     try:
         return RRuleSchedule(rule)
     except TaskDefinitionError as error:
-        if re.search("never comes true|times in each period|the server holds no time after", str(error)):
+        if re.search("never comes true|times in each period", str(error)):
             return None
         raise
 

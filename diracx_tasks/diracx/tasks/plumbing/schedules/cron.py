@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
+from heapq import merge
 from typing import Final
 
+from croniter import croniter
+
+from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.exceptions import ScheduleEndedError, TaskDefinitionError
 from diracx.tasks.plumbing.schedules.base import EPOCH, TaskScheduleBase, utc_or_now
 from diracx.tasks.plumbing.schedules.cron_fields import CronFields, parse_cron
@@ -61,6 +65,8 @@ class CronSchedule(TaskScheduleBase):
         moment = utc_or_now(after)
         fields = parse_cron(self.expression)
         zone = load_zone(self.timezone)
+        if moment >= LATEST_TIME:
+            raise ScheduleEndedError(str(self), moment)
         try:
             if fields.every_hour:
                 return _next_in_real_time(fields, moment, zone)
@@ -90,12 +96,14 @@ def _next_in_real_time(fields: CronFields, after: datetime, zone: tzinfo) -> dat
 
 
 def _matches(fields: CronFields, after: datetime) -> Iterator[datetime]:
-    """Yield matching wall-clock times after one, in order; endless, unless 50 years pass without a match."""
-    for day in fields.days_from(after.date(), _MAX_YEARS_WITHOUT_MATCH):
-        for hour in fields.hours:
-            if day == after.date() and hour < after.hour:
-                continue
-            for minute in fields.minutes:
-                wall = datetime.combine(day, time(hour, minute))
-                if wall > after:
-                    yield wall
+    """Yield matching wall-clock times after one, in order; endless, unless 50 years pass without a match.
+
+    croniter gets the wall clock without its time zone: its own rule for clock changes is another one.
+    """
+    start = after.replace(second=0, microsecond=0)
+    return merge(
+        *(
+            croniter(expression, start, max_years_between_matches=_MAX_YEARS_WITHOUT_MATCH).all_next(datetime)
+            for expression in fields.alternatives
+        )
+    )

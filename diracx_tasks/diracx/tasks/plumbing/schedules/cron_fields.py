@@ -1,4 +1,4 @@
-"""The five fields of a cron expression, and the days, hours and minutes that they name.
+"""The grammar of cron expressions, rewritten to what croniter reads in the same way in each version.
 
 The grammar is that of Vixie cron with the additions of Quartz that have one reading only:
 
@@ -9,37 +9,27 @@ The grammar is that of Vixie cron with the additions of Quartz that have one rea
   last weekday of the month);
 * weekday: `fri#2` (the second Friday of the month), `mon-fri#1`, `L5` and `5L` (the last Friday of the month);
 * `?` in a day field is `*`.
+
+croniter takes `5-5` for the whole field, loses count where a step goes through a wrap, reads `*/90` as `0`, and lets a
+day match both day fields if one of them has `#` or `W`. So it gets plain numbers, and one item of a day field at a
+time.
 """
 
 from __future__ import annotations
 
 import re
-from calendar import monthrange
-from collections.abc import Callable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import MAXYEAR, date
 from functools import lru_cache
 from typing import Final
 
-_DayRule = Callable[[int, int, int, int], bool]
-"""Whether a day counts; takes its number, its weekday (0 is Sunday), the last day of its month, the weekday of that."""
-
 _MONTH_NAMES: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAY_NAMES: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_NICKNAMES: Final = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
+_NICKNAMES: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 _ITEM: Final = re.compile(r"(?:\*|(?P<low>\w+)(?:-(?P<high>\w+))?)(?:/(?P<step>\d+))?", re.ASCII)
 _NEAREST: Final = re.compile(r"(?P<after>\d+|l)w|w(?P<before>\d+)", re.ASCII)
 _LAST_OF_MONTH: Final = re.compile(r"l(?P<after>[0-7]|[a-z]{3})|(?P<before>[0-7]|[a-z]{3})l", re.ASCII)
 _MAX_NEAREST: Final = 28
-_SATURDAY: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +55,10 @@ _WEEKDAY: Final = _Field("weekday", 0, 6, _DAY_NAMES)
 class CronFields:
     """A parsed expression."""
 
-    minutes: tuple[int, ...]
-    hours: tuple[int, ...]
-    months: frozenset[int]
-    of_month: tuple[_DayRule, ...] | None
-    """None: any day of the month."""
-    of_week: tuple[_DayRule, ...] | None
-    """None: any weekday."""
-
-    @property
-    def every_hour(self) -> bool:
-        """Whether it runs in each hour of its days."""
-        return len(self.hours) == _HOUR.size
-
-    def days_from(self, first: date, years: int) -> Iterator[date]:
-        """Yield the matching days from `first` on, in order.
-
-        It ends after December of the year that is `years` later than that of `first` or of the latest match, or at the
-        end of the calendar.
-        """
-        year, latest = first.year, first.year
-        while year <= min(latest + years, MAXYEAR):
-            for month in sorted(self.months):
-                for day in self._days_of(year, month):
-                    if (found := date(year, month, day)) >= first:
-                        latest = year
-                        yield found
-            year += 1
-
-    def _days_of(self, year: int, month: int) -> Iterator[int]:
-        weekday_of_first, last = monthrange(year, month)  # 0 is Monday
-        weekday_of_last = (weekday_of_first + last) % 7
-        for day in range(1, last + 1):
-            if self._counts(day, (weekday_of_first + day) % 7, last, weekday_of_last):
-                yield day
-
-    def _counts(self, *day: int) -> bool:
-        if self.of_month is None:
-            return self.of_week is None or any(rule(*day) for rule in self.of_week)
-        return any(rule(*day) for rule in (*self.of_month, *(self.of_week or ())))
+    every_hour: bool
+    """Whether it runs in each hour of its days."""
+    alternatives: tuple[str, ...]
+    """Expressions for croniter. A time that matches one of them matches."""
 
 
 @lru_cache(maxsize=1024)
@@ -114,7 +69,9 @@ def parse_cron(expression: str) -> CronFields:
         ValueError: It does not parse; the text names the field and what to write.
     """
     text = " ".join(expression.lower().split())
-    fields = _NICKNAMES.get(text, text).split()
+    if text in _NICKNAMES:
+        return CronFields(text == "@hourly", (text,))
+    fields = text.split()
     if len(fields) != 5:
         raise ValueError(
             f"has {len(fields)} fields instead of: minute hour day month weekday"
@@ -123,17 +80,22 @@ def parse_cron(expression: str) -> CronFields:
     if any(re.search(r"(?:^|,)[hr](?:$|[,(/])", field) for field in fields):
         raise ValueError("H and R are not supported; write the number")
     minute, hour, day, month, weekday = fields
-    return CronFields(
-        minutes=tuple(sorted(_numbers(minute, _MINUTE))),
-        hours=tuple(sorted(_numbers(hour, _HOUR))),
-        months=frozenset(_numbers(month, _MONTH)),
-        of_month=None if _any_day(day) else tuple(_of_month(item) for item in day.split(",")),
-        of_week=None if _any_day(weekday) else tuple(_of_week(item) for item in weekday.split(",")),
-    )
+    minutes, hours = _numbers(minute, _MINUTE), _numbers(hour, _HOUR)
+    times = f"{_joined(minutes, _MINUTE)} {_joined(hours, _HOUR)}"
+    months = _joined(_numbers(month, _MONTH), _MONTH)
+    days = [f"{times} {_of_month(item)} {months} *" for item in _day_items(day)]
+    days += [f"{times} * {months} {_of_week(item)}" for item in _day_items(weekday)]
+    return CronFields(len(hours) == _HOUR.size, tuple(days) or (f"{times} * {months} *",))
 
 
-def _any_day(field: str) -> bool:
-    return field == "?" or "*" in field.split(",")
+def _day_items(field: str) -> list[str]:
+    """The items of a day field; none if any day counts."""
+    items = field.split(",")
+    return [] if field == "?" or "*" in items else items
+
+
+def _joined(numbers: Collection[int], kind: _Field) -> str:
+    return "*" if len(numbers) == kind.size else ",".join(map(str, numbers))
 
 
 def _numbers(field: str, kind: _Field) -> set[int]:
@@ -173,49 +135,28 @@ def _number(text: str, kind: _Field) -> int:
     return int(text)
 
 
-def _of_month(item: str) -> _DayRule:
+def _of_month(item: str) -> str:
     if item == "l":
-        return lambda day, weekday, last, last_weekday: day == last
-    if (found := _NEAREST.fullmatch(item)) is not None:
-        target = found["after"] or found["before"]
-        if target == "l":
-            return lambda day, weekday, last, last_weekday: day == last - _days_past_friday(last_weekday)
-        if not 1 <= int(target) <= _MAX_NEAREST:
-            raise ValueError(
-                f"cannot be read: {item!r} must be 1W to {_MAX_NEAREST}W, since not every month has the others; "
-                "LW is the last weekday of the month"
-            )
-        return _nearest_weekday(int(target))
-    days = set(_item(item, _DAY))
-    return lambda day, weekday, last, last_weekday: day in days
+        return item
+    if (found := _NEAREST.fullmatch(item)) is None:
+        return _joined(_item(item, _DAY), _DAY)
+    if (target := found["after"] or found["before"]) == "l":
+        return "31w"  # croniter takes the last day of a month that has no 31st
+    if not 1 <= int(target) <= _MAX_NEAREST:
+        raise ValueError(
+            f"cannot be read: {item!r} must be 1W to {_MAX_NEAREST}W, since not every month has the others; "
+            "LW is the last weekday of the month"
+        )
+    return f"{int(target)}w"
 
 
-def _days_past_friday(weekday: int) -> int:
-    return {_SATURDAY: 1, 0: 2}.get(weekday, 0)
-
-
-def _nearest_weekday(target: int) -> _DayRule:
-    def counts(day: int, weekday: int, last: int, last_weekday: int) -> bool:
-        if weekday in (0, _SATURDAY):
-            return False
-        of_target = (weekday + target - day) % 7
-        if of_target == _SATURDAY:
-            return day == (target - 1 if target > 1 else target + 2)
-        if of_target == 0:
-            return day == (target + 1 if target < last else target - 2)
-        return day == target
-
-    return counts
-
-
-def _of_week(item: str) -> _DayRule:
+def _of_week(item: str) -> str:
     if (found := _LAST_OF_MONTH.fullmatch(item)) is not None:
-        wanted = _number(found["after"] or found["before"], _WEEKDAY) % 7
-        return lambda day, weekday, last, last_weekday: weekday == wanted and day > last - 7
+        return f"l{_number(found['after'] or found['before'], _WEEKDAY) % 7}"
     which, hash_, place = item.partition("#")
     weekdays = {number % 7 for number in _item(which, _WEEKDAY)}
     if not hash_:
-        return lambda day, weekday, last, last_weekday: weekday in weekdays
+        return _joined(weekdays, _WEEKDAY)
     if place not in ("1", "2", "3", "4", "5") or re.search(r"[*/]", which):
         raise ValueError(f"cannot be read: {item!r} must be a weekday and its number in the month, fri#1 to fri#5")
-    return lambda day, weekday, last, last_weekday: weekday in weekdays and (day - 1) // 7 == int(place) - 1
+    return ",".join(f"{weekday}#{place}" for weekday in weekdays)

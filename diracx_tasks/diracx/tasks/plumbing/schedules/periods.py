@@ -1,215 +1,157 @@
-"""The periods of a recurrence rule that count, and the times in each: the search for the next time, without a walk.
+"""The times of a recurrence rule from any time on, without a walk from DTSTART.
 
-A rule of FREQ and INTERVAL counts the period of DTSTART (a day, week, month or year, or an hour, minute or second) and
-each INTERVAL-th one after it. Within one period BYSETPOS chooses among the times. So a search may begin at any period:
+dateutil's rrule names the days of one year (BYMONTH, BYMONTHDAY, BYYEARDAY, BYWEEKNO, BYEASTER, BYDAY). It is not asked
+for more: it reaches a late time, or finds that a rule never comes true, only step by step until the year 9999. What
+FREQ and INTERVAL count is arithmetic:
 
-* The phase is arithmetic: the distance to the period of DTSTART is a multiple of INTERVAL.
-* Days that no part names are skipped by `YearDays`, a year at a time where a year has none.
-* The pattern repeats after 400 years, times the part of INTERVAL that is foreign to them. A search ends there, so a
-  rule that never comes true is known after some hundred thousand steps.
+* A year, month, week or day counts if its distance to that of DTSTART is a multiple of INTERVAL. BYSETPOS chooses among
+  the times of its days.
+* The hours, minutes or seconds of a day that count follow from the first one of them. A first one without a wanted time
+  is remembered, so that all days together take a step for each second of one day at the most.
 
-Times are naive, on the wall clock of the rule. Days are ordinals, as `date.toordinal` gives them.
+So an answer takes a bounded number of steps: it looks at each year up to `LATEST_TIME` once.
+
+Times are naive, on the wall clock of the rule.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import MAXYEAR, date, datetime, time, timedelta
-from functools import cached_property
-from itertools import product
-from math import gcd, lcm
-from typing import Final, Protocol
+from functools import lru_cache
+from itertools import groupby
+from typing import Final
 
-from diracx.tasks.plumbing.schedules.year_days import LAST_DAY, YearDays
+from dateutil.rrule import YEARLY, rrule, weekday
 
-UNITS_A_DAY: Final = {"DAILY": 1, "HOURLY": 24, "MINUTELY": 1_440, "SECONDLY": 86_400}
-PERIODS_IN_400_YEARS: Final = {"YEARLY": 400, "MONTHLY": 4_800, "WEEKLY": 20_871}
-_DAYS_IN_400_YEARS: Final = 146_097
+from diracx.tasks.plumbing.clock import LATEST_TIME
+
+UNITS_A_DAY: Final = {"HOURLY": 24, "MINUTELY": 1_440, "SECONDLY": 86_400}
 _DAY_SECONDS: Final = 86_400
-_RADIX: Final = 60
 
 
-class Periods(Protocol):
-    """The times of a rule, without its end."""
+@dataclass(frozen=True, kw_only=True)
+class Days:
+    """The days that the parts of a rule name; an empty part, or None, names each day."""
 
-    def times_from(self, earliest: datetime) -> Iterator[datetime]:
-        """Yield the times in order, from one on or from shortly before it; the caller leaves out what is too early."""
+    bymonth: tuple[int, ...] = ()
+    bymonthday: tuple[int, ...] = ()
+    byyearday: tuple[int, ...] = ()
+    byweekno: tuple[int, ...] = ()
+    byeaster: tuple[int, ...] | None = None
+    byweekday: tuple[weekday, ...] | range = range(7)
+    wkst: int = 0
+
+    def of(self, year: int) -> Iterator[date]:
+        """Yield the days of a year, in order."""
+        # With this interval dateutil ends after one year.
+        days = rrule(YEARLY, datetime(year, 1, 1), MAXYEAR, **vars(self))  # noqa: DTZ001 - a wall-clock time
+        return (day.date() for day in days)
+
+    def since(self, first: date) -> Iterator[date]:
+        """Yield the days from one on, in order, up to the last year that the server can hold."""
+        for year in range(first.year, LATEST_TIME.year + 1):
+            yield from (day for day in self.of(year) if day >= first)
 
 
-@dataclass(frozen=True)
-class LongPeriods:
-    """Years, months or weeks.
+@dataclass(frozen=True, kw_only=True)
+class Periods:
+    """The times of a rule, without its end.
 
     Args:
         start: DTSTART.
-        frequency: A key of `PERIODS_IN_400_YEARS`.
-        times: The times of each day, in seconds from midnight, in order.
-        positions: BYSETPOS; empty means all.
+        weeks: With FREQ=WEEKLY, the weeks that BYWEEKNO names, by their first day; it is not in `days`.
+        units: The hours, minutes and seconds at which a wanted hour, minute or second begins; unused for longer ones.
+        times: The times in each day, or in each hour, minute or second, in seconds from its beginning, in order.
+        positions: BYSETPOS; empty means all. It is already applied to the times in an hour, minute or second.
     """
 
     start: datetime
     frequency: str
     interval: int
-    days: YearDays
+    days: Days
+    weeks: Days | None
+    units: tuple[tuple[int, ...], ...]
     times: tuple[int, ...]
     positions: frozenset[int]
 
-    def times_from(self, earliest: datetime) -> Iterator[datetime]:
-        """As `Periods` says."""
-        origin = self._period(self.start.toordinal())
-        period = self._period(earliest.toordinal())
-        repeats = lcm(PERIODS_IN_400_YEARS[self.frequency], self.interval)
-        limit = period + repeats
-        cursor = self._first_day(period)
-        while (day := self.days.on_or_after(cursor)) is not None:
-            period = self._period(day)
-            if period > limit and self.days.repeats:
-                return
-            if past := (period - origin) % self.interval:
-                period += self.interval - past
-            else:
-                for moment in self._times_of(period, earliest):
-                    limit = period + repeats
-                    yield moment
-                period += 1
-            cursor = self._first_day(period)
+    def since(self, earliest: datetime) -> Iterator[datetime]:
+        """Yield the times in order, from one on or from shortly before it; the caller leaves out what is too early.
 
-    def _times_of(self, period: int, earliest: datetime) -> Iterator[datetime]:
-        first, end = self._first_day(period), self._first_day(period + 1)
-        if self.frequency == "WEEKLY":
-            # As in dateutil, positions in the first week are counted from DTSTART, not from the start of the week.
-            first = max(first, self.start.toordinal())
-            day = date.fromordinal(first)
-            if not self.days.week_matches(day.year, first - date(day.year, 1, 1).toordinal()):
-                return
-        if not self.positions:
-            for matching in self.days.between(max(first, earliest.toordinal()), end):
-                yield from (_at(matching, seconds) for seconds in self.times)
+        Args:
+            earliest: Not before DTSTART.
+        """
+        return self._in_units(earliest) if self.frequency in UNITS_A_DAY else self._in_days(earliest)
+
+    def _in_days(self, earliest: datetime) -> Iterator[datetime]:
+        origin = self._number(self.start.date())
+        for number, days in groupby(self.days.since(self._first_day(earliest.date())), self._number):
+            if (number - origin) % self.interval == 0:
+                yield from self._chosen(list(days), earliest)
+
+    def _chosen(self, days: list[date], earliest: datetime) -> Iterator[datetime]:
+        first = self._first_day(days[0])
+        if self.weeks is not None and first not in _days_of(self.weeks, first.year):
             return
-        days = list(self.days.between(first, end))
-        for place in chosen_places(self.positions, len(days) * len(self.times)):
-            in_days, in_times = divmod(place, len(self.times))
-            yield _at(days[in_days], self.times[in_times])
+        size = len(self.times)
+        places: Iterable[int] = range(bisect_left(days, earliest.date()) * size, len(days) * size)
+        if self.positions:
+            places = chosen_places(self.positions, len(days) * size)
+        for place in places:
+            yield _at(days[place // size], self.times[place % size])
 
-    def _period(self, day: int) -> int:
+    def _number(self, day: date) -> int:
+        """The number of the year, month, week or day that a day is in."""
         if self.frequency == "WEEKLY":
-            return (day - 1 - self.days.parts.week_start) // 7  # day 1 is a Monday
-        of_day = date.fromordinal(day)
-        return of_day.year if self.frequency == "YEARLY" else of_day.year * 12 + of_day.month - 1
+            return (day.toordinal() - 1 - self.days.wkst) // 7  # day 1 is a Monday
+        if self.frequency == "DAILY":
+            return day.toordinal()
+        return day.year if self.frequency == "YEARLY" else day.year * 12 + day.month
 
-    def _first_day(self, period: int) -> int:
+    def _first_day(self, day: date) -> date:
         if self.frequency == "WEEKLY":
-            return max(1, period * 7 + 1 + self.days.parts.week_start)
-        year, month = (period, 0) if self.frequency == "YEARLY" else divmod(period, 12)
-        return date(year, month + 1, 1).toordinal() if year <= MAXYEAR else LAST_DAY + 1
+            # As in dateutil, the first week begins with DTSTART.
+            first = self._number(day) * 7 + 1 + self.days.wkst
+            return max(date.fromordinal(max(first, 1)), self.start.date())
+        if self.frequency == "DAILY":
+            return day
+        return day.replace(month=1 if self.frequency == "YEARLY" else day.month, day=1)
 
-
-@dataclass(frozen=True)
-class DayUnits:
-    """Days, or units of a day: hours, minutes or seconds.
-
-    Args:
-        start: DTSTART.
-        frequency: A key of `UNITS_A_DAY`.
-        wanted: The hours, minutes and seconds of the wanted units, as far as the unit has them: none for a day, the
-            hours for an hour, hours and minutes for a minute.
-        times: The times in each unit, in seconds from its beginning, in order; BYSETPOS is applied.
-    """
-
-    start: datetime
-    frequency: str
-    interval: int
-    days: YearDays
-    wanted: tuple[tuple[int, ...], ...]
-    times: tuple[int, ...]
-
-    @property
-    def _units(self) -> int:
-        return UNITS_A_DAY[self.frequency]
-
-    def times_from(self, earliest: datetime) -> Iterator[datetime]:
-        """As `Periods` says."""
-        first_day = cursor = earliest.toordinal()
-        repeats = lcm(_DAYS_IN_400_YEARS, self._modulus)
-        limit = cursor + repeats
-        while (day := self.days.on_or_after(cursor)) is not None:
-            if day > limit and self.days.repeats:
-                return
-            cursor = day + self._distance(day) // self._units
-            if cursor > day:
+    def _in_units(self, earliest: datetime) -> Iterator[datetime]:
+        a_day = UNITS_A_DAY[self.frequency]
+        origin = self.start.toordinal() * a_day + _unit_of(self.start, a_day)
+        without: set[int] = set()
+        for day in self.days.since(earliest.date()):
+            first = (origin - day.toordinal() * a_day) % self.interval
+            if first >= a_day or first in without:
                 continue
-            cursor = day + 1
-            if day % self._modulus not in self._residues:
-                continue
-            for unit in self._units_of(day, self._unit_of(earliest) if day == first_day else 0):
-                limit = day + repeats
+            since = _unit_of(earliest, a_day) if day == earliest.date() else 0
+            found = False
+            for unit in self._wanted_units(first, since, a_day):
+                found = True
                 for seconds in self.times:
-                    yield _at(day, unit * (_DAY_SECONDS // self._units) + seconds)
+                    yield _at(day, unit + seconds)
+            if not found and not since:
+                without.add(first)
 
-    def _unit_of(self, moment: datetime) -> int:
-        return (moment.hour * 3600 + moment.minute * 60 + moment.second) * self._units // _DAY_SECONDS
+    def _wanted_units(self, first: int, since: int, a_day: int) -> Iterator[int]:
+        """Yield the wanted units of a day, in order, as seconds from midnight."""
+        for hour in self.units[0]:
+            begin, end = max(since, hour * a_day // 24), (hour + 1) * a_day // 24
+            for unit in range(begin + (first - begin) % self.interval, end, self.interval):
+                if self._is_wanted(seconds := unit * _DAY_SECONDS // a_day):
+                    yield seconds
 
-    @cached_property
-    def _origin(self) -> int:
-        return self.start.toordinal() * self._units + self._unit_of(self.start)
+    def _is_wanted(self, seconds: int) -> bool:
+        _, minutes, seconds_of_minute = self.units
+        return seconds // 60 % 60 in minutes and seconds % 60 in seconds_of_minute
 
-    def _distance(self, day: int) -> int:
-        """The number of units from the start of a day to the next unit in phase."""
-        return (self._origin - day * self._units) % self.interval
 
-    @cached_property
-    def _modulus(self) -> int:
-        """Which units of a day are in phase depends on the day modulo this."""
-        return self.interval // gcd(self.interval, self._units)
-
-    @cached_property
-    def _residues(self) -> frozenset[int] | range:
-        """The days, modulo `_modulus`, that have a unit which is wanted and in phase."""
-        if self._wanted_count == self._units:
-            return range(self._modulus)
-        # A unit u of a day d is in phase if d * units + u = origin, modulo the interval.
-        common = gcd(self.interval, self._units)
-        inverse = pow(self._units // common, -1, self._modulus)
-        apart = (self._origin - unit for unit in self._wanted_units(0))
-        return frozenset(units // common * inverse % self._modulus for units in apart if units % common == 0)
-
-    @cached_property
-    def _wanted_count(self) -> int:
-        count = 1
-        for field in self.wanted:
-            count *= len(field)
-        return count
-
-    def _wanted_units(self, since: int) -> Iterator[int]:
-        """Yield the wanted units of a day, in order, from the hour of a unit on."""
-        hour = since * 24 // self._units
-        hours = (tuple(each for each in field if each >= hour) for field in self.wanted[:1])
-        for chosen in product(*hours, *self.wanted[1:]):
-            unit = 0
-            for number in chosen:
-                unit = unit * _RADIX + number
-            yield unit
-
-    def _is_wanted(self, unit: int) -> bool:
-        for field in reversed(self._fields):
-            unit, number = divmod(unit, _RADIX)
-            if number not in field:
-                return False
-        return True
-
-    @cached_property
-    def _fields(self) -> tuple[frozenset[int], ...]:
-        return tuple(frozenset(field) for field in self.wanted)
-
-    def _units_of(self, day: int, since: int) -> Iterable[int]:
-        """The units of a day that are wanted and in phase, in order, from a unit on."""
-        distance = self._distance(day)
-        if self._units // self.interval > self._wanted_count:
-            wanted = self._wanted_units(since)
-            return (unit for unit in wanted if unit >= since and (unit - distance) % self.interval == 0)
-        in_phase = range(max(distance, since + (distance - since) % self.interval), self._units, self.interval)
-        return in_phase if self._wanted_count == self._units else filter(self._is_wanted, in_phase)
+@lru_cache(maxsize=16)
+def _days_of(days: Days, year: int) -> frozenset[date]:
+    return frozenset(days.of(year))
 
 
 def chosen_places(positions: Iterable[int], count: int) -> list[int]:
@@ -218,5 +160,9 @@ def chosen_places(positions: Iterable[int], count: int) -> list[int]:
     return sorted(place for place in places if 0 <= place < count)
 
 
-def _at(day: int, seconds: int) -> datetime:
-    return datetime.combine(date.fromordinal(day), time()) + timedelta(seconds=seconds)
+def _unit_of(moment: datetime, a_day: int) -> int:
+    return (moment.hour * 3600 + moment.minute * 60 + moment.second) * a_day // _DAY_SECONDS
+
+
+def _at(day: date, seconds: int) -> datetime:
+    return datetime.combine(day, time()) + timedelta(seconds=seconds)

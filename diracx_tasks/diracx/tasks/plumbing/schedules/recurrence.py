@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from itertools import dropwhile, islice, product
 from typing import Final
 
+from dateutil.rrule import weekday
+
 from diracx.tasks.plumbing.schedules.base import EPOCH
-from diracx.tasks.plumbing.schedules.periods import (
-    PERIODS_IN_400_YEARS,
-    UNITS_A_DAY,
-    DayUnits,
-    LongPeriods,
-    Periods,
-    chosen_places,
-)
+from diracx.tasks.plumbing.schedules.periods import Days, Periods, chosen_places
 from diracx.tasks.plumbing.schedules.wall_clock import load_zone
-from diracx.tasks.plumbing.schedules.year_days import MAX_EASTER_OFFSET, MIN_EASTER_OFFSET, DayParts, YearDays
 
 MAX_COUNT: Final = 10_000
 """The largest COUNT: a rule with one is walked through once, when it is loaded."""
@@ -33,9 +27,9 @@ _WEEKDAYS: Final = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 _WEEKDAY: Final = re.compile(
     rf"(?P<before>[+-]?\d+)?(?P<day>{'|'.join(_WEEKDAYS)})(?:\((?P<after>[+-]?\d+)\))?", re.ASCII
 )
-_FREQUENCIES: Final = (*PERIODS_IN_400_YEARS, *UNITS_A_DAY)
 _UNIT_FIELDS: Final = {"DAILY": 0, "HOURLY": 1, "MINUTELY": 2, "SECONDLY": 3}
 """How many of hour, minute and second tell a unit from another one of its day."""
+_FREQUENCIES: Final = ("YEARLY", "MONTHLY", "WEEKLY", *_UNIT_FIELDS)
 _DAY_PARTS: Final = ("BYMONTHDAY", "BYYEARDAY", "BYWEEKNO", "BYEASTER", "BYDAY")
 _RANGES: Final = {
     "BYSETPOS": (-366, 366),
@@ -43,7 +37,7 @@ _RANGES: Final = {
     "BYMONTHDAY": (-31, 31),
     "BYYEARDAY": (-366, 366),
     "BYWEEKNO": (-53, 53),
-    "BYEASTER": (MIN_EASTER_OFFSET, MAX_EASTER_OFFSET),
+    "BYEASTER": (-80, 250),
     "BYHOUR": (0, 23),
     "BYMINUTE": (0, 59),
     "BYSECOND": (0, 59),
@@ -66,9 +60,7 @@ class Recurrence:
 
     def wall_times_after(self, wall: datetime) -> Iterator[datetime]:
         """Yield the wall-clock times after `wall`, in order, up to COUNT. The caller applies UNTIL."""
-        times = dropwhile(
-            lambda time: time <= wall or time < self.start, self.periods.times_from(max(wall, self.start))
-        )
+        times = dropwhile(lambda time: time <= wall or time < self.start, self.periods.since(max(wall, self.start)))
         for time in times:
             if self.last is not None and time > self.last:
                 return
@@ -141,83 +133,88 @@ def _parse_parts(rule: str) -> dict[str, str]:
 def _periods(parts: dict[str, str], start: datetime) -> Periods:
     frequency = parts["FREQ"]
     interval = _positive(parts, "INTERVAL", _MAX_INTERVAL) or 1
-    days = YearDays(_day_parts(parts, start), by_week=frequency != "WEEKLY")
+    days = _days(parts, start)
     in_unit = _UNIT_FIELDS.get(frequency, 0)
     # A part that is not given is that of DTSTART, or any that tells one unit from another.
     clock = tuple(
-        tuple(sorted(_numbers(parts, name))) or (tuple(range(size)) if place < in_unit else (given,))
+        _numbers(parts, name) or (tuple(range(size)) if place < in_unit else (given,))
         for place, (name, size, given) in enumerate(
             (("BYHOUR", 24, start.hour), ("BYMINUTE", 60, start.minute), ("BYSECOND", 60, start.second))
         )
     )
-    positions = _numbers(parts, "BYSETPOS")
+    positions = frozenset(_numbers(parts, "BYSETPOS"))
     within = ((0,),) * in_unit + clock[in_unit:]
     times = tuple(hour * 3600 + minute * 60 + second for hour, minute, second in product(*within))
-    if frequency not in UNITS_A_DAY:
-        return LongPeriods(start, frequency, interval, days, times, positions)
-    if positions and not (places := chosen_places(positions, len(times))):
-        raise ValueError(f"BYSETPOS={parts['BYSETPOS']}: FREQ={frequency} has {len(times)} times in each period")
-    if positions:
-        times = tuple(times[place] for place in places)
-    return DayUnits(start, frequency, interval, days, clock[:in_unit], times)
-
-
-def _day_parts(parts: dict[str, str], start: datetime) -> DayParts:
-    frequency = parts["FREQ"]
-    months, month_days = _numbers(parts, "BYMONTH"), _numbers(parts, "BYMONTHDAY")
-    weekdays, numbered = _weekdays(parts)
-    if not parts.keys() & set(_DAY_PARTS):
-        if frequency == "YEARLY":
-            months = months or frozenset((start.month,))
-        if frequency in ("YEARLY", "MONTHLY"):
-            month_days = frozenset((start.day,))
-        if frequency == "WEEKLY":
-            weekdays = frozenset((start.weekday(),))
-    if (first := parts.get("WKST", "MO")) not in _WEEKDAYS:
-        raise ValueError(f"WKST={first} must be one of {', '.join(_WEEKDAYS)}")
-    return DayParts(
-        months=months,
-        month_days=month_days,
-        year_days=_numbers(parts, "BYYEARDAY"),
-        week_numbers=_numbers(parts, "BYWEEKNO"),
-        easter_offsets=_numbers(parts, "BYEASTER"),
-        weekdays=weekdays,
-        numbered_weekdays=numbered,
-        numbered_in_year=frequency == "YEARLY" and not months,
-        week_start=_WEEKDAYS.index(first),
+    if positions and frequency in _UNIT_FIELDS:
+        if not (places := chosen_places(positions, len(times))):
+            raise ValueError(f"BYSETPOS={parts['BYSETPOS']}: FREQ={frequency} has {len(times)} times in each period")
+        times, positions = tuple(times[place] for place in places), frozenset()
+    weekly = frequency == "WEEKLY" and days.byweekno
+    return Periods(
+        start=start,
+        frequency=frequency,
+        interval=interval,
+        days=replace(days, byweekno=()) if weekly else days,
+        weeks=Days(byweekno=days.byweekno, wkst=days.wkst) if weekly else None,
+        units=clock[:in_unit] + ((0,),) * (3 - in_unit),
+        times=times,
+        positions=positions,
     )
 
 
-def _weekdays(parts: dict[str, str]) -> tuple[frozenset[int], frozenset[tuple[int, int]]]:
+def _days(parts: dict[str, str], start: datetime) -> Days:
+    frequency = parts["FREQ"]
+    months, month_days = _numbers(parts, "BYMONTH"), _numbers(parts, "BYMONTHDAY")
+    weekdays = _weekdays(parts)
+    if not parts.keys() & set(_DAY_PARTS):
+        if frequency == "YEARLY":
+            months = months or (start.month,)
+        if frequency in ("YEARLY", "MONTHLY"):
+            month_days = (start.day,)
+        if frequency == "WEEKLY":
+            weekdays = (weekday(start.weekday()),)
+    if (first := parts.get("WKST", "MO")) not in _WEEKDAYS:
+        raise ValueError(f"WKST={first} must be one of {', '.join(_WEEKDAYS)}")
+    return Days(
+        # dateutil counts a numbered weekday in the months, if they are named, else in the year.
+        bymonth=months or (tuple(range(1, 13)) if frequency == "MONTHLY" else ()),
+        bymonthday=month_days,
+        byyearday=_numbers(parts, "BYYEARDAY"),
+        byweekno=_numbers(parts, "BYWEEKNO"),
+        byeaster=_numbers(parts, "BYEASTER") or None,
+        byweekday=weekdays or range(7),
+        wkst=_WEEKDAYS.index(first),
+    )
+
+
+def _weekdays(parts: dict[str, str]) -> tuple[weekday, ...]:
     if (text := parts.get("BYDAY")) is None:
-        return frozenset(), frozenset()
-    plain, numbered = set(), set()
+        return ()
+    named = []
     most = 53 if parts["FREQ"] == "YEARLY" and "BYMONTH" not in parts else 5
     for item in text.split(","):
         if (found := _WEEKDAY.fullmatch(item)) is None or (found["before"] and found["after"]):
             raise ValueError(f"BYDAY={text}: {item!r} must be like MO, 2TU or -1FR")
-        weekday = _WEEKDAYS.index(found["day"])
-        if (number := found["before"] or found["after"]) is None:
-            plain.add(weekday)
-        elif not 1 <= abs(int(number)) <= most:
+        number = found["before"] or found["after"]
+        if number is not None and not 1 <= abs(int(number)) <= most:
             raise ValueError(f"BYDAY={text}: the number of {item!r} must be 1 to {most}, or -{most} to -1")
-        else:
-            numbered.add((weekday, int(number)))
-    if numbered and parts["FREQ"] not in ("YEARLY", "MONTHLY"):
+        named.append(weekday(_WEEKDAYS.index(found["day"]), int(number) if number else None))
+    numbered = [day.n is not None for day in named]
+    if any(numbered) and parts["FREQ"] not in ("YEARLY", "MONTHLY"):
         raise ValueError(f"BYDAY={text}: a number goes with FREQ=MONTHLY or YEARLY; leave it out")
-    if numbered and plain:
+    if any(numbered) and not all(numbered):
         raise ValueError(f"BYDAY={text} mixes weekdays with and without a number; write two schedules, or BYSETPOS")
-    return frozenset(plain), frozenset(numbered)
+    return tuple(named)
 
 
 def _last_of(count: int, periods: Periods, start: datetime) -> datetime | None:
-    times = (time for time in periods.times_from(start) if time >= start)
+    times = (time for time in periods.since(start) if time >= start)
     return next(islice(times, count - 1, None), None)
 
 
-def _numbers(parts: dict[str, str], name: str) -> frozenset[int]:
+def _numbers(parts: dict[str, str], name: str) -> tuple[int, ...]:
     if (text := parts.get(name)) is None:
-        return frozenset()
+        return ()
     least, most = _RANGES[name]
     numbers = set()
     for item in text.split(","):
@@ -226,7 +223,7 @@ def _numbers(parts: dict[str, str], name: str) -> frozenset[int]:
             allowed = f"1 to {most}, or {least} to -1" if least < 0 and name not in _FROM_ZERO else f"{least} to {most}"
             raise ValueError(f"{name}={text}: {item!r} must be a number from {allowed}")
         numbers.add(number)
-    return frozenset(numbers)
+    return tuple(sorted(numbers))
 
 
 def _positive(parts: dict[str, str], name: str, largest: int) -> int | None:

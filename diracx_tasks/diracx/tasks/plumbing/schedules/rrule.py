@@ -20,7 +20,8 @@ class RRuleSchedule(TaskScheduleBase):
 
     The occurrences are wall-clock times in the time zone of DTSTART: those of a walk from DTSTART, wherever the rule is
     asked. Without DTSTART it is 1970-01-01T00:00:00Z, in every process. COUNT or UNTIL end the schedule for good.
-    An answer takes some milliseconds, and a rule that never comes true is known as such within a second.
+    It ends in 2262 as well, with what the server can hold. An answer takes some milliseconds, and a rule that never
+    comes true is known as such within a second.
 
     When the clocks change, a time that is skipped runs once, at the first instant after the gap (RFC 5545 would leave
     it out), and a time that comes twice runs the first time only. So write a rule that runs hourly or faster with a
@@ -44,15 +45,17 @@ class RRuleSchedule(TaskScheduleBase):
         try:
             recurrence = parse_recurrence(self.rule)
             before_start = recurrence.start - timedelta(minutes=1)
-            first = first_instant(next(recurrence.wall_times_after(before_start)), recurrence.zone)
-            if recurrence.until is not None and first > recurrence.until:
+            walls = recurrence.wall_times_after(before_start)
+            first = next((first_instant(wall, recurrence.zone) for wall in walls), None)
+            if first is not None and recurrence.until is not None and first > recurrence.until:
                 raise ValueError("UNTIL is before the first occurrence")
-            if first > LATEST_TIME:
-                raise ValueError(f"it begins in {first.year}, and the server holds no time after {LATEST_TIME.year}")
-        except StopIteration:
-            raise TaskDefinitionError(f"rrule {self.rule!r} never comes true; check its parts") from None
         except (ValueError, ArithmeticError) as error:
             raise TaskDefinitionError(f"rrule {self.rule!r} cannot be read: {error}") from error
+        if first is None or first > LATEST_TIME:
+            raise TaskDefinitionError(
+                f"rrule {self.rule!r} never comes true up to {LATEST_TIME.year}, and the server holds no later time; "
+                "check its start and its parts"
+            )
 
     def next_occurrence(self, after: datetime | None = None) -> datetime:
         """Return the next time of the rule, in UTC."""
