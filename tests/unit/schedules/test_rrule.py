@@ -51,6 +51,7 @@ def test_a_rule_without_a_start_counts_from_the_epoch(rule: str) -> None:
             ["01-04", "01-10", "01-18"],
         ),
         ("DTSTART:20260120T060000Z RRULE:FREQ=MONTHLY;BYMONTHDAY=5,20", 2027, ["01-05", "01-20"]),
+        ("DTSTART:20260108T060000Z RRULE:FREQ=WEEKLY;INTERVAL=2", 2027, ["01-07", "01-21"]),
         ("FREQ=MONTHLY;BYDAY=2TU", 2027, ["01-12", "02-09"]),
         ("FREQ=MONTHLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=-1", 2027, ["01-29", "02-26"]),
         ("FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=2", 2027, ["01-05", "01-12", "01-19", "01-26", "02-02"]),
