@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from itertools import combinations
 from typing import Any
 
@@ -114,6 +115,9 @@ def test_a_lock_that_has_a_ttl_takes_it_in_milliseconds(kind: type[BaseLock]) ->
     for endless in (1e300, float("inf"), float("nan"), MAX_TTL_MS + 1):
         with pytest.raises(ValueError, match=f"is too long: {MAX_TTL_MS} at the most"):
             kind(JOB, 7, ttl_ms=endless)  # type: ignore[arg-type]
+    for other in ("30000", None, timedelta(seconds=30)):
+        with pytest.raises(ValueError, match=r"ttl_ms=.* is no number of milliseconds, e\.g\. 30000"):
+            kind(JOB, 7, ttl_ms=other)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ttl_ms=2000 is too short: more than 2000 is needed"):
         kind(JOB, 7, ttl_ms=2_000)
 
@@ -143,19 +147,21 @@ def test_another_limit_makes_a_copy_and_leaves_the_lock_as_it_is() -> None:
     assert (lock.limit, lock.window_seconds) == (10, 2.5)
     assert ConcurrencyLimiter(JOB, 7, limit=1).limited(3).limit == 3
     assert lock.limited(1).limit == 1, "a lower limit than its items makes it wait, not fail"
-    with pytest.raises(ValueError, match="limit=0 must be at least 1"):
+    with pytest.raises(ValueError, match="limit=0 must be a whole number, at least 1"):
         lock.limited(0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"limit": 0}, "limit=0 must be at least 1, or None"),
-        ({"limit": "5"}, "limit='5' must be an int, or None"),
-        ({"limit": True}, "limit=True must be an int, or None"),
+        ({"limit": 0}, "limit=0 must be a whole number, at least 1, or None"),
+        ({"limit": 2.5}, "limit=2.5 must be a whole number, at least 1, or None"),
+        ({"limit": "3"}, "limit='3' must be a whole number, at least 1, or None"),
+        ({"limit": float("nan")}, "limit=nan must be a whole number, at least 1, or None"),
         ({"limit": 1, "window_seconds": "60"}, "window_seconds='60' must be a number of seconds"),
-        ({"limit": 1, "window_seconds": 0}, "window_seconds=0 must be more than 0"),
-        ({"limit": 1, "n_items": 0}, "n_items=0 must be at least 1"),
+        ({"limit": 1, "n_items": 1.5}, "n_items=1.5 must be a whole number, at least 1"),
+        ({"limit": 1, "window_seconds": 0}, "window_seconds=0 must be a number of seconds, more than 0"),
+        ({"limit": 1, "n_items": 0}, "n_items=0 must be a whole number, at least 1"),
         ({"limit": 1, "n_items": 2}, "n_items=2 is more than limit=1 ever admits"),
     ],
 )

@@ -16,10 +16,11 @@ from pydantic import BaseModel
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
-from diracx.tasks.plumbing.locks import BaseLock
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.registry.definition import check_definition
-from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
 from diracx.tasks.plumbing.schedules import IntervalSeconds, TaskScheduleBase
 
 
@@ -31,6 +32,15 @@ class WithLocks(Good):
     @property
     def execution_locks(self) -> list[BaseLock]:
         return []
+
+
+class AsyncPolicy(RetryPolicyBase):
+    async def schedule_retry(self, attempt: int, exception: BaseException) -> None:  # type: ignore[override]
+        return None
+
+
+async def coroutine(task: BaseTask) -> list[BaseLock]:
+    return []
 
 
 class Hourly(PeriodicBaseTask):
@@ -117,6 +127,7 @@ def periodic(**attributes: Any) -> type[BaseTask]:
         periodic(_enabled=False),
         periodic(default_schedule=FromNow()),
         variant(execution_locks=[]),
+        variant(execution_locks=(MutexLock(JOB, 1),)),
         variant(execution_locks=cached_property(lambda self: [])),
         variant(serialize=staticmethod(lambda: None)),
         variant(serialize=partialmethod(lambda self: None)),
@@ -137,6 +148,10 @@ def test_a_class_that_can_work_is_accepted(task_class: type[BaseTask]) -> None:
         (variant(size=3), "Variant: size is 3; make it a member of Size"),
         (variant(retry_policy=ExponentialBackoff), "make it an instance of a retry policy"),
         (variant(retry_policy=None), "Variant: retry_policy is None; make it an instance of a retry policy"),
+        (
+            variant(retry_policy=AsyncPolicy()),
+            "Variant: AsyncPolicy.schedule_retry is async; write `def ",
+        ),
         (variant(dlq_eligible=1), "Variant: dlq_eligible is 1; make it True or False"),
         (variant(timeout_seconds="5"), "Variant: timeout_seconds is '5'; make it a number of seconds or None"),
         (variant(timeout_seconds=0), "Variant: timeout_seconds is 0; make it more than 0"),
@@ -145,6 +160,13 @@ def test_a_class_that_can_work_is_accepted(task_class: type[BaseTask]) -> None:
         (variant(schedule=property(lambda self: 1)), "Variant: schedule is <property object"),
         (variant(serialize=1), "Variant: serialize is 1, but a method of tasks; write `def serialize(self, ...)`"),
         (variant(execution_locks=lambda self: []), "Variant.execution_locks is a method; put @property above it"),
+        (variant(execution_locks=classmethod(lambda cls: [])), "Variant.execution_locks is a method; put @property"),
+        (variant(execution_locks=staticmethod(list)), "Variant.execution_locks is a method; put @property"),
+        (variant(execution_locks=property(coroutine)), "Variant.execution_locks is async; write `def "),
+        (variant(execution_locks=cached_property(coroutine)), "Variant.execution_locks is async; write `def "),
+        (variant(execution_locks=None), "Variant.execution_locks is None; make it a list of locks, e.g. [MutexLock("),
+        (variant(execution_locks=MutexLock(JOB, 1)), "Variant.execution_locks is MutexLock(mutex.job.1); make it a"),
+        (variant(execution_locks=["job"]), "Variant.execution_locks is ['job']; make it a list of locks"),
         (NoSchedule, "NoSchedule: default_schedule is None; make it an instance of a schedule"),
         (periodic(_enabled=0), "Variant: _enabled is 0; make it True, or False if only the configuration may switch"),
         (

@@ -71,7 +71,10 @@ class BaseLock(ABC):
 
     Raises:
         TaskDefinitionError: `obj` is not registered; the text lists the registered types.
-        ValueError: `ttl_ms` is too short, not more than twice `SAFETY_MARGIN`, or too long for the server to count.
+        ValueError: `ttl_ms` is no number, too short (not more than twice `SAFETY_MARGIN`), or too long for the server
+            to count. Or no key can be made: it would have more than 3,000 characters, or a part is None, bytes, a
+            collection, or an object without a text of its own. In `execution_locks`, it is the failure of the one task
+            that has the lock.
     """
 
     kind: ClassVar[str]
@@ -102,6 +105,8 @@ class BaseLock(ABC):
         ttl_ms: int = DEFAULT_TTL_MS,
         clock: Clock = boottime,
     ) -> None:
+        if not isinstance(ttl_ms, int | float):
+            raise ValueError(f"ttl_ms={ttl_ms!r} is no number of milliseconds, e.g. {DEFAULT_TTL_MS}")
         shortest_ms = 2 * SAFETY_MARGIN.total_seconds() * 1000
         if ttl_ms <= shortest_ms:
             raise ValueError(f"ttl_ms={ttl_ms} is too short: more than {shortest_ms:.0f} is needed")
@@ -181,10 +186,10 @@ class CountingLimiter(BaseLimiter):
     """Where the configuration sets the limit, for the texts of refusals; empty: the code sets it."""
 
     def _check(self) -> None:
-        if self.limit is not None and (isinstance(self.limit, bool) or not isinstance(self.limit, int)):
-            raise ValueError(f"{type(self).__name__}: limit={self.limit!r} must be an int, or None for no limit")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"{type(self).__name__}: limit={self.limit} must be at least 1, or None for no limit")
+        if self.limit is not None and not (isinstance(self.limit, int) and self.limit >= 1):
+            raise ValueError(
+                f"{type(self).__name__}: limit={self.limit!r} must be a whole number, at least 1, or None for no limit"
+            )
 
     @property
     def _place(self) -> str:
@@ -194,7 +199,7 @@ class CountingLimiter(BaseLimiter):
         """Return a copy with another limit: the configuration overrides the code.
 
         Raises:
-            ValueError: The limit is less than 1.
+            ValueError: The limit is no whole number, or less than 1.
         """
         other = copy.copy(self)
         other.limit = limit

@@ -114,17 +114,14 @@ class RateLimiter(CountingLimiter):
 
     def _check(self) -> None:
         super()._check()
-        if isinstance(self.window_seconds, bool) or not isinstance(self.window_seconds, (int, float)):
+        window: object = self.window_seconds
+        if not (isinstance(window, int | float) and 0 < window <= MAX_WINDOW_SECONDS):
             raise ValueError(
-                f"{type(self).__name__}: window_seconds={self.window_seconds!r} must be a number of seconds"
-            )
-        if not 0 < self.window_seconds <= MAX_WINDOW_SECONDS:
-            raise ValueError(
-                f"{type(self).__name__}: window_seconds={self.window_seconds} must be more than 0, "
+                f"{type(self).__name__}: window_seconds={window!r} must be a number of seconds, more than 0, "
                 f"and {MAX_WINDOW_SECONDS} at the most"
             )
-        if self.n_items < 1:
-            raise ValueError(f"{type(self).__name__}: n_items={self.n_items} must be at least 1")
+        if not (isinstance(self.n_items, int) and self.n_items >= 1):
+            raise ValueError(f"{type(self).__name__}: n_items={self.n_items!r} must be a whole number, at least 1")
 
     def limited(self, limit: int | None, window_seconds: float | None = None) -> Self:
         """Return a copy with another limit and, unless it is None, another window.

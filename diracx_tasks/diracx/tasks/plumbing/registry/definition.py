@@ -10,7 +10,8 @@ from typing import Any, Final, get_type_hints
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.exceptions import TaskDefinitionError
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError, shown
+from diracx.tasks.plumbing.locks import BaseLock
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.schedules import TaskScheduleBase
 from diracx.tasks.plumbing.schedules.base import answers_from_now
@@ -56,9 +57,7 @@ def check_definition(task_class: Any) -> None:
         value = getattr(task_class, attribute, None)
         if not isinstance(value, expected):
             raise TaskDefinitionError(f"{where}: {attribute} is {value!r}; make it {fix}")
-    if inspect.iscoroutinefunction(task_class.retry_policy.schedule_retry):
-        policy = type(task_class.retry_policy).__qualname__
-        raise TaskDefinitionError(f"{where}: {policy}.schedule_retry is async; write `def schedule_retry(self, ...)`")
+    _check_policy(task_class.retry_policy, where)
     if issubclass(task_class, PeriodicBaseTask):
         _check_schedule(task_class.default_schedule, where)
     if abstract := getattr(task_class, "__abstractmethods__", None):
@@ -124,14 +123,21 @@ def _check_methods(task_class: type, where: str) -> None:
         if not (inspect.isroutine(found) or callable(found)):
             hint = "write default_schedule = ..." if name == "schedule" else f"write `def {name}(self, ...)`"
             raise TaskDefinitionError(f"{where}: {name} is {found!r}, but a method of tasks; {hint}")
-    if inspect.isfunction(inspect.getattr_static(task_class, "execution_locks")):
-        raise TaskDefinitionError(f"{where}.execution_locks is a method; put @property above it")
-    if inspect.isfunction(inspect.getattr_static(task_class, "validate_config", None)) and issubclass(
-        task_class, PeriodicBaseTask
-    ):
+    _check_locks(inspect.getattr_static(task_class, "execution_locks"), f"{where}.execution_locks")
+
+
+def _check_locks(found: Any, where: str) -> None:
+    """Refuse what gives no locks: a method in place of a property, an async property, or a value of another type."""
+    if inspect.isfunction(found) or isinstance(found, classmethod | staticmethod):
+        raise TaskDefinitionError(f"{where} is a method; put @property above it")
+    getter = getattr(found, "fget", None) or getattr(found, "func", None)
+    if inspect.iscoroutinefunction(getter):
+        raise TaskDefinitionError(f"{where} is async; write `def execution_locks(self)` below the @property")
+    if hasattr(type(found), "__get__"):
+        return
+    if not isinstance(found, list | tuple) or not all(isinstance(each, BaseLock) for each in found):
         raise TaskDefinitionError(
-            f"{where}.validate_config is asked without a task; put @staticmethod above it, "
-            "and write `def validate_config(config)`"
+            f"{where} is {shown(repr(found))}; make it a list of locks, e.g. [MutexLock(JOB, 1)], or a property"
         )
 
 
@@ -148,6 +154,14 @@ def _refuse_misspelt(task_class: type, where: str) -> None:
             raise TaskDefinitionError(
                 f"{where}: {name} has no effect; did you mean {meant[0]}? Or give it another name"
             )
+
+
+def _check_policy(policy: RetryPolicyBase, where: str) -> None:
+    if inspect.iscoroutinefunction(policy.schedule_retry):
+        raise TaskDefinitionError(
+            f"{where}: {type(policy).__qualname__}.schedule_retry is async; write "
+            "`def schedule_retry(self, attempt, exception)`"
+        )
 
 
 def _check_schedule(schedule: TaskScheduleBase, where: str) -> None:
