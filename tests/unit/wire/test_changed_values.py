@@ -65,7 +65,13 @@ class Kelvin(float):
         (Tree, Tree(1.0, [Tree(2.0), Tree(NAN)]), r"\$\.value\.children\[1\]\.value is nan"),
         (Point, Point(1, NAN), r"\$\.value\[1\] is nan"),
         (Range, Range(1, INF), r"\$\.value\.high is inf"),
-        (dict[float, int], {NAN: 1}, r"\$\.value is \{nan: 1\}"),
+        (dict[float, int], {NAN: 1}, rf"\$\.value is \{{nan: 1\}}, .*; {NO_NUMBER}"),
+        (set[float | None], {INF}, rf"\$\.value is \{{inf\}}, and would arrive as \{{None\}}; {NO_NUMBER}"),
+        (
+            set,
+            {(1, 2)},
+            r"\$\.value, \{\(1, 2\)\}, has elements that would arrive as lists; annotate them, e\.g\. set\[t",
+        ),
         (
             Any,
             (1, 2),

@@ -31,6 +31,10 @@ RUNS_AGAIN: Final = (
     "`__post_init__` runs again on the worker, so write it so that a second time changes nothing, or mark what it "
     "computes with field(init=False, compare=False)"
 )
+_READ_AGAIN: Final = (
+    "the worker reads what pydantic writes, so a validator or serializer must leave such a value as it is, and a "
+    "SecretStr or a field with exclude=True cannot travel"
+)
 
 
 def difference(given: Any, read: Any, path: str = "$", owner: Any = None) -> str | None:
@@ -177,6 +181,8 @@ def _mend(given: object, read: object) -> str:
 
 def _mend_of_keys(given: object, lost: list[Any]) -> str:
     """How to mend a value of which these keys, elements or names do not arrive."""
+    if any(isinstance(key, float) and not math.isfinite(key) for key in lost):
+        return _NO_NUMBER
     kinds = sorted({type(key).__name__ for key in lost} - {"str"})
     if isinstance(given, dict):
         if kinds:
@@ -195,4 +201,6 @@ def _cause(given: object, owner: object) -> str:
         return "; only offsets of whole minutes travel: give it in UTC"
     if hasattr(owner, "__post_init__") or hasattr(owner, "__attrs_post_init__"):
         return f"; {RUNS_AGAIN}"
+    if is_pydantic(type(owner)):
+        return f"; {_READ_AGAIN}"
     return ", which JSON does not carry unchanged"

@@ -86,6 +86,9 @@ def _unwritable(task: object, write: Callable[[Any], object], error: Exception) 
 
 def _unreadable(task: object, write: Callable[[Any], bytes], error: BaseException) -> str:
     text, cause = one_line(error), error.__cause__
+    if isinstance(error, TypeError) and text.startswith("unhashable type"):  # of an element that is no list yet
+        where = unwritable(task, lambda part: msgspec.json.decode(write(part), type=type(part)))
+        return f"the value at {where} has elements that would arrive as lists; annotate them, e.g. set[tuple[int, str]]"
     if not isinstance(error, msgspec.ValidationError) or cause is not None:
         text = f"it cannot be read from its own JSON: {text}"
     if not isinstance(error, msgspec.MsgspecError | MismatchError) or not isinstance(cause, MismatchError | None):
