@@ -57,6 +57,15 @@ async def test_without_an_answer_the_failure_of_the_usual_prefix_is_told(failure
     assert str(caught.value).startswith(words)
 
 
+async def test_a_prefix_where_nobody_answers_is_named() -> None:
+    with pytest.raises(JetStreamUnavailableError) as caught:
+        await found({"$JS.hbu.API": NoRespondersError("s")})
+    assert str(caught.value).startswith(
+        "nats://host has no JetStream under $JS.hbu.API: correct the domain or the prefix"
+    )
+    assert "--js-domain" in str(caught.value)
+
+
 async def test_a_user_who_may_not_receive_replies_is_told_at_once() -> None:
     with pytest.raises(PermissionDeniedError):
         await found({"$JS.API": PermissionDeniedError("subscription", "s"), "A.API": None})

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from diracx.tasks.plumbing.jetstream.assets import assets
-from diracx.tasks.plumbing.jetstream.connection.connection import API_PREFIX
+from diracx.tasks.plumbing.jetstream.connection.handshake import API_PREFIX
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, LeaderLock
 from diracx.tasks.plumbing.wire.names import Namespace
 

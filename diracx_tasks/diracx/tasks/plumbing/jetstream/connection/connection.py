@@ -26,6 +26,7 @@ from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
 from diracx.tasks.plumbing.jetstream.connection.handshake import (
+    API_PREFIX,
     PREFIX_HINT,
     RECONNECT_SECONDS,
     Callbacks,
@@ -45,9 +46,6 @@ from diracx.tasks.plumbing.jetstream.errors import (
     SubjectTooLongError,
 )
 from diracx.tasks.plumbing.wire.times import from_rfc3339
-
-API_PREFIX: Final = "$JS.API"
-"""The subjects of the JetStream API, unless the settings name another prefix."""
 
 _POLL_SECONDS: Final = 0.01
 _HEADER_VERSION: Final = b"NATS/1.0\r\n\r\n"

@@ -31,6 +31,9 @@ from diracx.tasks.plumbing.jetstream.errors import (
 OLDEST_SERVER: Final = (2, 12, 1)
 """The first nats-server with schedules, per-message TTL, and atomic publish of messages with an id (ADR-50, ADR-51)."""
 
+API_PREFIX: Final = "$JS.API"
+"""The subjects of the JetStream API, unless the settings name another prefix."""
+
 RECONNECT_SECONDS: Final = 0.5
 """The pause between two attempts at one server."""
 
@@ -194,7 +197,7 @@ async def find_jetstream(api: Api, prefixes: Sequence[str], server: str, timeout
             if error.action == "subscription":
                 raise
         except NoRespondersError:
-            found = JetStreamUnavailableError(f"{server} has no JetStream: start it with -js; or {PREFIX_HINT}")
+            found = JetStreamUnavailableError(_nobody_answers(server, prefix))
         except RequestTimeoutError as error:
             found = JetStreamUnavailableError(f"JetStream of {server} does not answer: {error}")
         except ApiError as error:
@@ -206,6 +209,15 @@ async def find_jetstream(api: Api, prefixes: Sequence[str], server: str, timeout
     if problem is not None:
         raise problem
     return prefixes[0], False
+
+
+def _nobody_answers(server: str, prefix: str) -> str:
+    if prefix == API_PREFIX:
+        return f"{server} has no JetStream: start it with -js; or {PREFIX_HINT}"
+    return (
+        f"{server} has no JetStream under {prefix}: correct the domain or the prefix of the API in --js-domain or "
+        "--js-api-prefix, their variables or the context; leave both out for the JetStream of the server itself"
+    )
 
 
 def _dotted(version: tuple[int, int, int]) -> str:
