@@ -184,6 +184,7 @@ BAD_TASKS = [
     ("tasks: {a:B: {schedule: {interval: .nan}}}", "tasks.a:B.schedule: IntervalSeconds"),
     ("tasks: {a:B: {schedule: {interval: 5, timezone: UTC}}}", "tasks.a:B.schedule: timezone goes with cron"),
     ("tasks: {a:B: {schedule: {cron: '@daily', timezone: Nowhere}}}", "tasks.a:B.schedule: unknown time zone"),
+    ("tasks: {a:B: {schedule: {cron: '@daily', timezone: ''}}}", "tasks.a:B.schedule: unknown time zone ''"),
     ("tasks: {a:B: {rate_limit: {limit: 1}}}", "tasks.a:B.rate_limit: .*missing required field `window_seconds`"),
     ("tasks: {a:B: {rate_limit: {limit: 0, window_seconds: 1}}}", "tasks.a:B.rate_limit: `limit` must be 1"),
     ("tasks: {a:B: {rate_limit: {limit: 1, window_seconds: 0}}}", "tasks.a:B.rate_limit: `window_seconds`"),

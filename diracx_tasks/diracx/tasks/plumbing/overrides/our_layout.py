@@ -70,7 +70,7 @@ class _Schedule(msgspec.Struct, frozen=True):
         if self.timezone is not None and self.cron is None:
             raise TaskDefinitionError("timezone goes with cron; an rrule has it in its DTSTART")
         if self.cron is not None:
-            return CronSchedule(self.cron, self.timezone or "UTC")
+            return CronSchedule(self.cron, "UTC" if self.timezone is None else self.timezone)
         if self.rrule is not None:
             return RRuleSchedule(self.rrule)
         return IntervalSeconds(self.interval or 0)
