@@ -159,6 +159,7 @@ def test_a_class_that_can_work_is_accepted(task_class: type[BaseTask]) -> None:
         (variant(schedule="hourly"), "Variant: schedule is 'hourly', but a method of tasks; write default_schedule = "),
         (variant(schedule=property(lambda self: 1)), "Variant: schedule is <property object"),
         (variant(serialize=1), "Variant: serialize is 1, but a method of tasks; write `def serialize(self, ...)`"),
+        (variant(__post_init__=coroutine), "Variant.__post_init__ is async, and nothing awaits it; write `def "),
         (variant(execution_locks=lambda self: []), "Variant.execution_locks is a method; put @property above it"),
         (variant(execution_locks=classmethod(lambda cls: [])), "Variant.execution_locks is a method; put @property"),
         (variant(execution_locks=staticmethod(list)), "Variant.execution_locks is a method; put @property"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -41,6 +42,16 @@ class Numbered:
 
     def __post_init__(self) -> None:
         self.number = next(numbers)
+
+
+@dataclass
+class Dated:
+    """Each time it is built, it is a day later."""
+
+    at: datetime
+
+    def __post_init__(self) -> None:
+        self.at += timedelta(days=1)
 
 
 @dataclass
@@ -93,6 +104,8 @@ AGAIN = "`__post_init__` runs again on the worker, so write it so that a second 
             Numbered(),
             rf"\$\.number is \d+, and would arrive as \d+; {AGAIN}, or mark .* field\(init=False, compare=False\)",
         ),
+        (Dated(datetime(2026, 12, 1, tzinfo=UTC)), rf"\$\.at is datetime.*; {AGAIN}"),
+        (Dated(datetime(2026, 12, 1)), rf"\$\.at is datetime.*; {AGAIN}"),  # noqa: DTZ001
         (Described("a"), r"\$\.text is '<a>', and would|missing required field `text`"),
     ],
     ids=lambda part: type(part).__name__,

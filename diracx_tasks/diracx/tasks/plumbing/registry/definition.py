@@ -123,6 +123,11 @@ def _check_methods(task_class: type, where: str) -> None:
         if not (inspect.isroutine(found) or callable(found)):
             hint = "write default_schedule = ..." if name == "schedule" else f"write `def {name}(self, ...)`"
             raise TaskDefinitionError(f"{where}: {name} is {found!r}, but a method of tasks; {hint}")
+    if inspect.iscoroutinefunction(getattr(task_class, "__post_init__", None)):
+        raise TaskDefinitionError(
+            f"{where}.__post_init__ is async, and nothing awaits it; write `def __post_init__(self)`, and await in "
+            "execute()"
+        )
     _check_locks(inspect.getattr_static(task_class, "execution_locks"), f"{where}.execution_locks")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
@@ -26,6 +26,7 @@ from diracx.tasks.plumbing.wire.pydantic_json import is_pydantic
 _MISSING: Final = object()
 _PLAIN: Final = frozenset({str, int, bool, type(None), bytes})
 _WITHOUT_PARTS: Final = _PLAIN | {float, Decimal, datetime}
+_MINUTE: Final = timedelta(minutes=1)
 _NO_NUMBER: Final = "JSON has no such number: use None, or a str"
 RUNS_AGAIN: Final = (
     "`__post_init__` runs again on the worker, so write it so that a second time changes nothing, or mark what it "
@@ -100,6 +101,11 @@ def described(value: object) -> str:
         return shown(" ".join(repr(value).split()))
     except Exception:
         return f"a {type(value).__name__}"
+
+
+def in_whole_minutes(offset: timedelta | None) -> bool:
+    """Whether msgspec writes this offset from UTC as it is."""
+    return offset is not None and not offset % _MINUTE
 
 
 def _parts(value: Any) -> Mapping[Any, Any] | None:
@@ -196,9 +202,10 @@ def _mend_of_keys(given: object, lost: list[Any]) -> str:
 def _cause(given: object, owner: object) -> str:
     """Why a value changes, though its type does not, and how to mend it."""
     if isinstance(given, (datetime, time)):
-        if given.tzinfo is None:
+        if given.tzinfo is None and given.fold:
             return "; a time without a time zone loses its fold: give it one, e.g. UTC"
-        return "; only offsets of whole minutes travel: give it in UTC"
+        if given.tzinfo is not None and not in_whole_minutes(given.utcoffset()):
+            return "; only offsets of whole minutes travel: give it in UTC"
     if hasattr(owner, "__post_init__") or hasattr(owner, "__attrs_post_init__"):
         return f"; {RUNS_AGAIN}"
     if is_pydantic(type(owner)):

@@ -29,6 +29,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import inspect as shapes
 
+from diracx.tasks.plumbing.wire.difference import in_whole_minutes
+
 # Of exactly these types, msgspec reads each value that it can write.
 _BY_TYPE: Final[dict[type, type]] = {
     shapes.BoolType: bool,
@@ -61,7 +63,6 @@ _OTHER_LIMITS: Final = ("multiple_of", "pattern", "tz")
 _UNKNOWN: Final = "False"
 _LARGEST: Final = 2**53  # all ints up to here are floats, too
 _LEAVES: Final = frozenset({str, int, bool, type(None)})
-_MINUTE: Final = timedelta(minutes=1)
 _CONSTRUCTORS: Final = (object.__new__, msgspec.Struct.__new__)
 
 
@@ -91,7 +92,7 @@ def _is_exact_datetime(moment: Any) -> bool:
     zone = moment.tzinfo
     if zone is None:
         return not moment.fold
-    return zone is UTC or (type(zone) in (timezone, ZoneInfo) and _in_whole_minutes(moment.utcoffset()))
+    return zone is UTC or (type(zone) in (timezone, ZoneInfo) and in_whole_minutes(moment.utcoffset()))
 
 
 def _is_exact_time(moment: Any) -> bool:
@@ -99,11 +100,7 @@ def _is_exact_time(moment: Any) -> bool:
         return False
     if moment.tzinfo is None:
         return not moment.fold
-    return type(moment.tzinfo) is timezone and _in_whole_minutes(moment.utcoffset())
-
-
-def _in_whole_minutes(offset: timedelta | None) -> bool:
-    return offset is not None and not offset % _MINUTE
+    return type(moment.tzinfo) is timezone and in_whole_minutes(moment.utcoffset())
 
 
 class _Source:
