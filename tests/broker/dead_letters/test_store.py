@@ -15,6 +15,7 @@ from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.stream_messages import read_messages
+from diracx.tasks.plumbing.wire.envelope import DEAD_LETTER_BYTES
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.deliveries import fake_delivery
@@ -141,6 +142,15 @@ async def test_errors_whose_messages_alone_are_too_long_keep_the_latest(letters:
     errors = json.loads(headers["Dead-Errors"])
     assert errors
     assert errors[-1]["message"].startswith("19 ")
+
+
+async def test_the_largest_task_has_room_for_the_longest_reason(letters: StoredLetters) -> None:
+    body = b"x" * (letters.connection.max_payload - DEAD_LETTER_BYTES)
+    headers = HEADERS | {"Task-Name": f"{'c' * 99}:{'T' * 100}", "Task-Labels": json.dumps({"a": "b" * 32_000})}
+    await letters.store.store(delivery(letters.connection, data=body, headers=headers), "😀" * 2_000, 9, [FAILURE])
+    ((_, stored, kept),) = await letters.all()
+    assert kept == body
+    assert stored["Task-Name"] == headers["Task-Name"]
 
 
 async def test_errors_give_way_to_the_payload(letters: StoredLetters) -> None:

@@ -30,7 +30,7 @@ from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.submitter import bound_for_process, current_task_id
-from diracx.tasks.plumbing.wire.envelope import MSG_ID, Envelope
+from diracx.tasks.plumbing.wire.envelope import DEAD_LETTER_BYTES, MSG_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import ensure_holdable, to_rfc3339
 
@@ -229,8 +229,18 @@ class JetStreamBroker:
         with nullcontext() if telemetry is None else telemetry.publishing(message.subject, message.headers, size):
             await self._store(message)
 
+    def _check_size(self, message: _Message) -> None:
+        largest, size = self.connection.max_payload, len(message.body)
+        if size > (most := largest - DEAD_LETTER_BYTES):
+            raise SendTaskError(
+                f"{message.subject} did not take the task: its fields are {size} bytes as JSON, over the {most} that "
+                f"leave room for a dead letter within the server's max_payload, {largest}: store the data elsewhere, "
+                "and submit where it is"
+            )
+
     async def _store(self, message: _Message) -> None:
         """Publish until the server answers, always with the same id, so that the task is stored once."""
+        self._check_size(message)
         deadline = self._loop.time() + self._timeout
         election_ends = self._loop.time() + min(_ELECTION_SECONDS, self._timeout)
         while True:

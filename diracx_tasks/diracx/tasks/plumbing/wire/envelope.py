@@ -35,6 +35,10 @@ MSG_ID: Final = "Nats-Msg-Id"
 MAX_LABELS_BYTES: Final = 32_768
 """Half of the header bytes that JetStream stores in one message, so that a dead letter has room for its errors, too."""
 
+DEAD_LETTER_BYTES: Final = 8_192
+"""What the fields of a task leave free of the server's `max_payload`: room for the headers of its dead letter, without
+which it would stay in its queue for ever. The longest is the reason, 1,000 characters of up to 4 bytes."""
+
 _NO_LABELS: Final[dict[str, Any]] = {}
 _labels_decoder = msgspec.json.Decoder(dict[str, Any])
 
