@@ -99,7 +99,7 @@ async def test_limits_that_are_not_active_are_not_asked_and_neither_are_those_of
 
 async def test_what_is_no_lock_fails_the_task_with_the_mend(executor: Executor) -> None:
     for given, shown in ((["mutex"], "'mutex'"), (MutexLock(JOB, 1), "MutexLock(mutex.job.1)")):
-        outcome = await executor.execute(job(nothing, execution_locks=given))
+        outcome = await executor.execute(job(nothing, locks=given))
         assert isinstance(outcome, Discarded)
         assert f"Called.execution_locks gives {shown}" in outcome.reason
         assert "; make it a property that gives a list of locks" in outcome.reason
