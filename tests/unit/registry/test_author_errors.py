@@ -238,7 +238,7 @@ MISTAKES = {
     ),
     "a policy that must be awaited": (
         f"{ASYNC_POLICY}{GOOD}    retry_policy = Policy()\n",
-        ["garage:Sync: {module}.Sync: Policy.schedule_retry is async; write `def schedule_retry(self, ...)`"],
+        ["{module}.Sync: Policy.schedule_retry is async; write `def schedule_retry(self, attempt, exception)`"],
     ),
 }
 
