@@ -75,7 +75,8 @@ class CommandLine:
         """
         typed = [list(arguments) for arguments in commands]
         done = subprocess.run(
-            [sys.executable, str(EACH_COMMAND)],
+            # -P: modules of `support` must not hide extensions of the same name.
+            [sys.executable, "-P", str(EACH_COMMAND)],
             env=self.environment | environment,
             cwd=self.folder,
             input=json.dumps(typed),

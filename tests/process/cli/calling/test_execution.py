@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 
-import pytest
-
 from support import leaving_tasks
 from support.command_line import CommandLine, OnTheServer
 from support.processes import LoggedProcess
@@ -72,49 +70,42 @@ def test_the_time_limit_of_a_task_does_not_run_while_it_is_debugged(with_server:
     assert done.stdout.endswith("Result: in time\n")
 
 
-@pytest.mark.parametrize(
-    ("way", "error"),
-    [
-        ("exits", "SystemExit: 2"),
-        ("interrupts", "KeyboardInterrupt"),
-        ("is_odd", "leaving_tasks.tasks.Odd: neither fish nor fowl"),
-        ("quits_generator", "GeneratorExit"),
-        ("cancels_itself", "asyncio.exceptions.CancelledError"),
-        ("cancels_all", "asyncio.exceptions.CancelledError"),
-        ("exits_in_a_child", "SystemExit: 2"),
-        ("interrupts_in_a_group", "KeyboardInterrupt"),
-        ("fails_in_a_group", "    +------------------------------------"),
-        ("exits_in_a_callback", "SystemExit: 2"),
-        ("exits_in_a_callback_and_returns", "SystemExit: 2"),
-    ],
-)
+FAILURES = {
+    "exits": "SystemExit: 2",
+    "interrupts": "KeyboardInterrupt",
+    "is_odd": "leaving_tasks.tasks.Odd: neither fish nor fowl",
+    "quits_generator": "GeneratorExit",
+    "cancels_itself": "asyncio.exceptions.CancelledError",
+    "cancels_all": "asyncio.exceptions.CancelledError",
+    "exits_in_a_child": "SystemExit: 2",
+    "interrupts_in_a_group": "KeyboardInterrupt",
+    "fails_in_a_group": "    +------------------------------------",
+    "exits_in_a_callback": "SystemExit: 2",
+    "exits_in_a_callback_and_returns": "SystemExit: 2",
+}
+RESULTS = {
+    "stops_the_loop": "went on",
+    "catches_the_exit_of_a_child": "the child ended with 2",
+    "exits_after_its_end": "returned",
+}
+
+
 async def test_whatever_a_task_does_to_itself_is_its_failure(
-    with_server: CommandLine, on_the_server: OnTheServer, way: str, error: str
+    with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     leaving_tasks.install(with_server)
-    done = with_server("call", *leaving_tasks.arguments(way))
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    *trace, last, verdict = done.stderr[done.stderr.index("Traceback") :].splitlines()
-    assert last == error
-    assert verdict.startswith("failed; a worker would drop it")
-    assert [line for line in trace if "diracx/tasks" in line or "interrupted" in line] == []
-    assert await on_the_server.locks() == 0
-
-
-@pytest.mark.parametrize(
-    ("way", "result"),
-    [
-        ("stops_the_loop", "went on"),
-        ("catches_the_exit_of_a_child", "the child ended with 2"),
-        ("exits_after_its_end", "returned"),
-    ],
-)
-async def test_a_task_that_goes_on_has_a_result(
-    with_server: CommandLine, on_the_server: OnTheServer, way: str, result: str
-) -> None:
-    leaving_tasks.install(with_server)
-    done = with_server("call", *leaving_tasks.arguments(way))
-    assert (done.returncode, done.stdout) == (0, f"Result: {result}\n"), done.stderr
+    ways = [*FAILURES, *RESULTS]
+    # One after another in one process, which thereby outlives each; those of RESULTS go on and have a result.
+    ended = dict(zip(ways, with_server.each(["call", *leaving_tasks.arguments(way)] for way in ways), strict=True))
+    for way, error in FAILURES.items():
+        done = ended[way]
+        assert (done.returncode, done.stdout) == (1, ""), (way, done.stderr)
+        *trace, last, verdict = done.stderr[done.stderr.index("Traceback") :].splitlines()
+        assert last == error, way
+        assert verdict.startswith("failed; a worker would drop it"), way
+        assert [line for line in trace if "diracx/tasks" in line or "interrupted" in line] == [], way
+    for way, result in RESULTS.items():
+        assert (ended[way].returncode, ended[way].stdout) == (0, f"Result: {result}\n"), (way, ended[way].stderr)
     assert await on_the_server.locks() == 0
 
 

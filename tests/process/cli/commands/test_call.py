@@ -45,23 +45,19 @@ def test_a_failure_is_exit_1_with_the_traceback_from_the_authors_code_on(with_se
     assert story[-1] == "failed; a worker would keep it as a dead letter: no retry is left after 1 executions"
 
 
-@pytest.mark.parametrize(
-    ("task", "error", "verdict"),
-    [
-        ("Retried", "ValueError: not yet", "a worker would retry it in "),
-        ("Exits", "SystemExit: out", "a worker would drop it"),
-        ("AsksForRetry", "TaskRetryRequestedError: upstream not ready", "a worker would drop it"),
-    ],
-)
-def test_a_failure_names_the_next_step_of_a_worker(
-    with_server: CommandLine, task: str, error: str, verdict: str
-) -> None:
-    done = with_server("call", f"lollygag:{task}")
-    assert done.returncode == 1
-    *_, said, would = done.stderr.splitlines()
-    assert said.endswith(error)
-    assert verdict in would
-    assert ("Traceback" in done.stderr) == (task != "AsksForRetry")
+def test_a_failure_names_the_next_step_of_a_worker(with_server: CommandLine) -> None:
+    expected = {
+        "Retried": ("ValueError: not yet", "a worker would retry it in "),
+        "Exits": ("SystemExit: out", "a worker would drop it"),
+        "AsksForRetry": ("TaskRetryRequestedError: upstream not ready", "a worker would drop it"),
+    }
+    ended = with_server.each(["call", f"lollygag:{task}"] for task in expected)
+    for done, (task, (error, verdict)) in zip(ended, expected.items(), strict=True):
+        assert done.returncode == 1, task
+        *_, said, would = done.stderr.splitlines()
+        assert said.endswith(error), task
+        assert verdict in would, task
+        assert ("Traceback" in done.stderr) == (task != "AsksForRetry")
 
 
 async def test_a_task_submitted_from_within_waits_for_a_worker(
