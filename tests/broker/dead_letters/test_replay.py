@@ -213,3 +213,12 @@ async def test_the_marker_of_an_earlier_stream_of_the_same_name_removes_nothing(
     await publish(box.connection, box.names.replay_subject(dead_task.seq, dead_task.stored_us - 1), b"", {})
     assert await Replayer(box.connection, box.names).finish_earlier() == []
     assert (await box.letters(), await box.markers()) == (1, 0)
+
+
+async def test_the_state_of_a_task_in_a_category_replay_is_no_marker_of_a_replay(box: DeadLetterBox) -> None:
+    await publish(box.connection, box.names.state_subject("replay:Visits", "lhcb"), b"{}", {})
+    await box.add()
+    (dead_task,) = await box.dead_tasks()
+    await publish(box.connection, box.names.replay_subject(dead_task.seq, dead_task.stored_us), b"", {})
+    assert await Replayer(box.connection, box.names).finish_earlier() == [dead_task.seq]
+    assert (await box.letters(), await box.markers()) == (0, 1), "the state is left"

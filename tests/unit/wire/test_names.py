@@ -224,7 +224,8 @@ def test_the_subjects_of_an_entry_differ_from_those_of_any_vo() -> None:
     assert names.state_subject("acme:SubmitPilots", "lhcb", "C.ERN") == "diracx.state.acme.SubmitPilots.lhcb.+C=2EERN"
     assert names.state_subject("acme:Cleanup", None, "A") == "diracx.state.acme.Cleanup.+A"
     assert names.periodic_subject("acme:Cleanup", None, "1", "A") == "diracx.periodic.acme.Cleanup.+A.1"
-    assert not names.is_replay(names.state_subject("replay:1", None, "2"))
+    assert names.replayed(names.state_subject("replay:1", None, "2")) is None
+    assert names.replayed(names.replay_subject(7, 1_000)) == 7
 
 
 @settings(deadline=None)
@@ -272,7 +273,7 @@ def test_what_a_task_a_vo_and_an_entry_become_is_legal_short_and_theirs_alone(
         assert all(SUBJECT.fullmatch(subject) and len(subject) < 1_000 for subject in subjects)
         assert HEADER.fullmatch(identity), "a header is one line of ASCII"
         assert len(identity) < 1_000
-        assert not names.is_replay(subjects[0])
+        assert names.replayed(subjects[0]) is None
         return [*subjects, identity]
 
     for first, second in zip(become(*one), become(*other), strict=True):

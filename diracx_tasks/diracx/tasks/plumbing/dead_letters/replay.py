@@ -99,16 +99,20 @@ class Replayer:
             The sequences of the dead letters whose tasks those runs had put back.
         """
         later, all_markers = self._namespace.later_stream, self._namespace.replay_subject("*", "*")
-        markers = [message.subject async for message in read_messages(self._connection, later, all_markers)]
-        if not markers:
+        # The state of a periodic task in a category `replay` may stand among them, and is no marker.
+        seqs = {
+            message.subject: seq
+            async for message in read_messages(self._connection, later, all_markers)
+            if (seq := self._namespace.replayed(message.subject)) is not None
+        }
+        if not seqs:
             return []
         finished = []
-        seqs = {int(marker.split(".")[-2]) for marker in markers}
-        async for task in dead_tasks(self._connection, self._namespace, lambda letter: letter.seq in seqs):
-            if self._namespace.replay_subject(task.seq, task.stored_us) in markers:
+        async for task in dead_tasks(self._connection, self._namespace, lambda letter: letter.seq in seqs.values()):
+            if self._namespace.replay_subject(task.seq, task.stored_us) in seqs:
                 await remove_dead_task(self._connection, self._namespace, task)
                 finished.append(task.seq)
-        for marker in markers:
+        for marker in seqs:
             await self._remove_marker(marker)
         return finished
 

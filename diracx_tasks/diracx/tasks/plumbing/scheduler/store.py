@@ -55,7 +55,7 @@ class JetStreamScheduleStore:
         pattern = f"{self._namespace.name}.state.>"
         subjects = await subjects_of(self._connection, self._stream, pattern)
         # The markers of unfinished replays have subjects there, too.
-        subjects = [each for each in subjects if not self._namespace.is_replay(each)]
+        subjects = [each for each in subjects if self._namespace.replayed(each) is None]
         self._unreadable = {each: self._unreadable[each] for each in subjects if each in self._unreadable}
         return await self._read(subjects)
 

@@ -219,9 +219,13 @@ class Namespace:
         """
         return f"{self.name}.state.replay.{dead_letter}.{microseconds}"
 
-    def is_replay(self, subject: str) -> bool:
-        """Whether this is a `replay_subject`. The state of a task in a category `replay` is not: it has no numbers."""
-        return re.fullmatch(re.escape(self.replay_subject("", "")[:-1]) + r"\d+\.\d+", subject) is not None
+    def replayed(self, subject: str) -> int | None:
+        """The sequence of the dead letter whose `replay_subject` this is; None for any other subject.
+
+        The state of a task in a category `replay` is none: it has no numbers.
+        """
+        found = re.fullmatch(re.escape(self.replay_subject("", "")[:-1]) + r"(\d+)\.\d+", subject)
+        return None if found is None else int(found[1])
 
     def inbox_prefix(self, role: str) -> str:
         """The prefix of the reply subjects of one role, so that permissions can keep roles apart."""
