@@ -12,6 +12,7 @@ from diracx.tasks.plumbing.exceptions import UnsupportedServerError
 from diracx.tasks.plumbing.jetstream import errors
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.testing import wait_until
 from support.connecting import connect, serve
 from support.processes import free_port
 
@@ -138,3 +139,18 @@ async def test_what_a_lower_limit_of_the_server_has_cut_once_is_not_sent_again()
                     await connection.request("x" * length)
             assert (await connection.api("INFO"))["type"].endswith("account_info_response")
             assert connection.generation == 1
+
+
+async def test_a_login_that_a_lower_limit_cuts_takes_no_subject_from_the_time_after(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with EmbeddedServer() as server:
+        settings = ConnectionSettings(servers=(server.url,))
+        async with Connection.open(settings, name="n" * 600, inbox_prefix="_INBOX_test") as connection:
+            server.extra_config = "max_control_line: 512"
+            await asyncio.to_thread(server.restart)
+            await wait_until(lambda: "maximum control line exceeded" in caplog.text, description="the login is cut")
+            server.extra_config = ""
+            await asyncio.to_thread(server.restart)
+            assert await connection.wait_connected(10)
+            assert (await connection.api("INFO"))["type"].endswith("account_info_response")

@@ -348,8 +348,9 @@ class Connection:
             logger.debug("closing the connection: %s", error)  # the server closed first
 
     async def _on_error(self, error: Exception) -> None:
-        if _LINE_TOO_LONG in str(error).lower():
-            # An operator has lowered the limit. Whichever line it was, the longest one is too long.
+        if _LINE_TOO_LONG in str(error).lower() and self._connected.is_set():
+            # An operator has lowered the limit. Whichever line it was, the longest one is too long. Before that it was
+            # the line of the login, which tells nothing of the others.
             self._max_line = self._longest_line - 1
         denial = parse_denial(str(error))
         raised = False
