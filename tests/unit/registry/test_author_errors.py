@@ -255,6 +255,8 @@ def test_a_mistake_is_reported_in_one_line_when_tasks_are_loaded(install: Instal
     "source",
     [
         f"{GOOD}    sizes = [1]\n    retry = 3\n    _dlq_eligable = True\n    def executes(self): ...\n",
+        f"{GOOD}    schedules = []\n    def serializer(self): ...\n    def scheduled(self): ...\n",
+        "class Base(BaseTask):\n    async def execute(self): ...\nclass Sync(Base):\n    def executed(self): ...\n",
         "@dataclasses.dataclass\nclass Sync(BaseTask):\n    retry_polcy: str = ''\n    async def execute(self): ...\n",
         f"class Known(enum.StrEnum):\n    LHCB = 'lhcb'\n{PER_VO.format('Known')}",
         PER_VO.format("str | int"),
@@ -262,7 +264,7 @@ def test_a_mistake_is_reported_in_one_line_when_tasks_are_loaded(install: Instal
         f"{PERIODIC.format('IntervalSeconds(60)')}    enabled = property(lambda self: True)\n",
         f"{GOOD}    def validate_config(self): ...\n    enabled = False\n",
     ],
-    ids=["other names", "a field", "an enum", "a union", "an alias", "a property", "no schedule"],
+    ids=["other names", "near methods", "near an inherited execute", "a field", "an enum", "a union", "an alias"],
 )
 def test_what_only_looks_like_a_mistake_is_accepted(install: Install, source: str) -> None:
     install(source)

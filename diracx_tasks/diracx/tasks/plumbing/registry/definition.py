@@ -19,6 +19,9 @@ from diracx.tasks.plumbing.wire.fields import own_annotations
 
 ALMOST: Final = 0.9
 """How alike two names are, of 1, if one is taken for a misspelling: `dlq_eligable`, but not `sizes`."""
+_NOT_MISSPELT: Final = frozenset({"schedule", "serialize", "execute"})
+"""Authors call the first two and do not write them, so `schedules` and `serializer` are names of their own. A class
+without the third is refused anyway; one that inherits it may have a helper `executed`."""
 _ATTRIBUTES: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     ("priority", Priority, "a member of Priority, e.g. Priority.NORMAL"),
     ("size", Size, "a member of Size, e.g. Size.SMALL"),
@@ -150,12 +153,11 @@ def _refuse_misspelt(task_class: type, where: str) -> None:
     """Refuse what a class defines under almost the name of an attribute of tasks: it would silently have no effect."""
     bases = (BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask)
     known = {name for base in bases for name in (*vars(base), *base.__annotations__) if not name.startswith("_")}
-    for name, value in vars(task_class).items():
+    settable = known - _NOT_MISSPELT - vars(task_class).keys()
+    for name in vars(task_class):
         if name.startswith("_") or name in known or name in _fields(task_class):
             continue
-        # A property `enabled` may be the author's own.
-        switch = {"_enabled"} if issubclass(task_class, PeriodicBaseTask) and isinstance(value, bool) else set()
-        if meant := get_close_matches(name, (known | switch) - vars(task_class).keys(), n=1, cutoff=ALMOST):
+        if meant := get_close_matches(name, settable, n=1, cutoff=ALMOST):
             raise TaskDefinitionError(
                 f"{where}: {name} has no effect; did you mean {meant[0]}? Or give it another name"
             )
