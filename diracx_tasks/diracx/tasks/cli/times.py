@@ -66,8 +66,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return duration
 
 
-def due_time(at: str | None, delay: timedelta | None) -> datetime | None:
+def due_time(at: str | None, delay: timedelta | None) -> datetime | timedelta | None:
     """Return the due time from the options `--at` (RFC 3339) and `--delay`; None means now.
+
+    A delay stays one, since it counts from now by the server, whose time is not known here.
 
     Raises:
         click.UsageError: Both options are given, or `at` is not a time with an offset, or is one that the server cannot
@@ -75,10 +77,8 @@ def due_time(at: str | None, delay: timedelta | None) -> datetime | None:
     """
     if at is not None and delay is not None:
         raise click.UsageError("--at and --delay exclude each other")
-    if delay is not None:
-        return datetime.now(UTC) + delay
     if at is None:
-        return None
+        return delay
     due = _time_from(at, "--at", "is not a time; write e.g. 2026-12-01T06:00:00Z")
     if _FINE.search(at):
         raise click.BadParameter(

@@ -48,18 +48,18 @@ def command(
     registry, registered = installed_task(entry_point)
     task = task_from(registered, args, kwargs)
     with telemetry_from(os.environ, f"{access.namespace}-producer", connection_name("producer", "submit")):
-        print(asyncio.run(_submit(access, registry, task, due_time(at, delay), delay, labels_from(labels))))
+        due = due_time(at, delay)
+        say(asyncio.run(_submit(access, registry, registered.name, task, due, labels_from(labels))))
 
 
 async def _submit(
     access: Access,
     registry: TaskRegistry,
     task: BaseTask,
-    at: datetime | None,
-    delay: timedelta | None,
+    due: datetime | timedelta | None,
     labels: Mapping[str, str],
 ) -> str:
     async with producer(access, registry, "submit") as broker:
-        if delay is not None:
-            at = broker.connection.clock.now() + delay  # the clock of this machine may be wrong
-        return await broker.submit(task, at_time=at, labels=labels)
+        if isinstance(due, timedelta):
+            due = broker.connection.clock.now() + due  # the clock of this machine may be wrong
+        return await broker.submit(task, at_time=due, labels=labels, name=name)
