@@ -18,6 +18,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.stream_messages import request_to_count
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.reconciler import REMOVAL_AGE
 from load import Load
@@ -205,8 +206,8 @@ class _Mesh:
                 sample[f"{stream} messages"] = info["state"]["messages"]
             if stream == names.tasks_stream:
                 sample[f"{stream} consumers"] = info["state"]["consumer_count"]
-        filter_ = {"subjects_filter": f"{names.name}.state.>", "offset": 1 << 40}
-        states = int((await connection.api(f"STREAM.INFO.{names.later_stream}", filter_)).get("total", 0))
+        counted = request_to_count(f"{names.name}.state.>")
+        states = int((await connection.api(f"STREAM.INFO.{names.later_stream}", counted)).get("total", 0))
         sample[f"{names.later_stream} messages"] -= states
         recent = sum(at > boottime() - REMOVAL_SECONDS for at in self._load.gone)
         # One more VO may have come and gone unseen, and `Ticks` has a state of its own.

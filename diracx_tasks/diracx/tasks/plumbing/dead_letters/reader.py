@@ -32,7 +32,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
-from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message, request_to_count
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -45,7 +45,6 @@ NEAR_LETTERS: Final = 1_000
 FIRST_WINDOW: Final = 200
 MAX_WINDOW: Final = 10_000
 
-_BEYOND_LAST_PAGE: Final = 1 << 40
 _record = msgspec.json.Decoder(AttemptRecord)
 
 
@@ -83,8 +82,7 @@ class DeadLetterReader:
 
     async def size(self) -> StreamSize | None:
         """How much the stream holds; None if there is no stream."""
-        # The answer has the number of the subjects that match, and none of them. Each dead letter has one of its own.
-        request = {"subjects_filter": self._subject(">"), "offset": _BEYOND_LAST_PAGE}
+        request = request_to_count(self._subject(">"))  # each dead letter has a subject of its own
         try:
             info = await self._connection.api(f"STREAM.INFO.{self._stream}", request)
         except ApiError as error:

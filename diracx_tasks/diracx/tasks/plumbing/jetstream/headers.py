@@ -31,6 +31,14 @@ SCHEDULE_TTL: Final = "Nats-Schedule-TTL"
 # Written by the server.
 STREAM_SOURCE: Final = "Nats-Stream-Source"
 """In a sourced message: `<stream> <sequence> ...` of its origin."""
+STORED_SUBJECT: Final = "Nats-Subject"
+"""This and the next two: in a message that is read directly (ADR-31), as it is stored."""
+STORED_SEQUENCE: Final = "Nats-Sequence"
+STORED_TIME: Final = "Nats-Time-Stamp"
+ADDED_TO_DIRECT_READS: Final = frozenset(
+    {STORED_SUBJECT, STORED_SEQUENCE, STORED_TIME, "Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"}
+)
+"""All that the server adds to the headers of such a message."""
 KV_OPERATION: Final = "KV-Operation"
 """In the marker that a client leaves where it deleted a key."""
 MARKER_REASON: Final = "Nats-Marker-Reason"

@@ -15,7 +15,14 @@ from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError, RequestTimeoutError
-from diracx.tasks.plumbing.jetstream.headers import NO_RESPONDERS, status_of
+from diracx.tasks.plumbing.jetstream.headers import (
+    ADDED_TO_DIRECT_READS,
+    NO_RESPONDERS,
+    STORED_SEQUENCE,
+    STORED_SUBJECT,
+    STORED_TIME,
+    status_of,
+)
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_messages
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
@@ -25,12 +32,6 @@ BATCH_BYTES: Final = 2 * 1024 * 1024
 
 ANSWER_SECONDS: Final = 10.0
 """How long a batch may take."""
-
-_SUBJECT: Final = "Nats-Subject"
-_SEQUENCE: Final = "Nats-Sequence"
-_TIME: Final = "Nats-Time-Stamp"
-_ADDED: Final = (_SUBJECT, _SEQUENCE, _TIME, "Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence")
-"""The headers that the server adds to a message that it reads directly."""
 
 
 async def read_batches(
@@ -98,7 +99,7 @@ class _Batch:
 
     def _receive(self, message: Msg) -> None:
         headers = message.headers or {}
-        if _SEQUENCE in headers:
+        if STORED_SEQUENCE in headers:
             self._messages.append(_stored(headers, message.data))
         else:
             self._end(status_of(message))
@@ -114,9 +115,9 @@ class _Batch:
 
 def _stored(headers: dict[str, str], body: bytes) -> StoredMessage:
     return StoredMessage(
-        subject=headers[_SUBJECT],
-        sequence=int(headers[_SEQUENCE]),
-        stored=from_rfc3339(headers[_TIME]),
-        headers={name: value for name, value in headers.items() if name not in _ADDED},
+        subject=headers[STORED_SUBJECT],
+        sequence=int(headers[STORED_SEQUENCE]),
+        stored=from_rfc3339(headers[STORED_TIME]),
+        headers={name: value for name, value in headers.items() if name not in ADDED_TO_DIRECT_READS},
         body=body,
     )

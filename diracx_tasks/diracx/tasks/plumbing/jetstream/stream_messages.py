@@ -23,6 +23,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_BEYOND_LAST_PAGE: Final = 1 << 40
 _MAYBE_GONE: Final = frozenset({MESSAGE_DELETE_FAILED, MESSAGE_NOT_FOUND, SEQUENCE_NOT_FOUND, STREAM_NOT_FOUND})
 
 
@@ -143,6 +144,14 @@ async def subjects_of(
         found += page
         if not page or len(found) >= info.get("total", 0):
             return found
+
+
+def request_to_count(pattern: str) -> dict[str, object]:
+    """The body of a `STREAM.INFO` whose answer tells in `total` how many subjects match, and names none of them.
+
+    Without a match `total` is missing.
+    """
+    return {"subjects_filter": pattern, "offset": _BEYOND_LAST_PAGE}
 
 
 async def purge_subject(

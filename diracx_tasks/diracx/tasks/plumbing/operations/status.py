@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -27,7 +27,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.micro import ask_all
-from diracx.tasks.plumbing.jetstream.stream_messages import read_message
+from diracx.tasks.plumbing.jetstream.stream_messages import read_message, request_to_count
 from diracx.tasks.plumbing.jetstream.topology import missing
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
@@ -35,9 +35,6 @@ from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.plumbing.worker.snapshot import HeldTask
-
-# An offset beyond all subjects: the answer holds their total, and no subject.
-_BEYOND_LAST_PAGE: Final = 1 << 40
 
 
 class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,9 +191,7 @@ class StatusReader:
 
     async def _count_subjects(self, stream: str, pattern: str) -> int:
         """The number of subjects of a stream that match and have messages."""
-        answer = await self._connection.api(
-            f"STREAM.INFO.{stream}", {"subjects_filter": pattern, "offset": _BEYOND_LAST_PAGE}
-        )
+        answer = await self._connection.api(f"STREAM.INFO.{stream}", request_to_count(pattern))
         return int(answer.get("total", 0))
 
     async def _queues(
