@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Any, Final
+from typing import Final
 
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask, PeriodicVoAwareBaseTask
-from diracx.tasks.plumbing.exceptions import ScheduleEndedError, TaskDefinitionError
+from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of
+from diracx.tasks.plumbing.scheduler.planning import next_after
 
 MAX_OCCURRENCES: Final = 1_000
 
@@ -88,7 +89,6 @@ def _vos(tasks: list[RegisteredTask], configuration: Configuration, vos: Iterabl
 
 
 def _dues(instance: Instance, after: datetime, to: datetime) -> Iterator[datetime]:
-    schedule: Any = instance.rule.schedule
     if instance.rule.from_now:
         raise ValueError(
             f"{instance.key}: {instance.rule.words} answers from now, so no tick can tell its occurrences; submit the "
@@ -96,15 +96,8 @@ def _dues(instance: Instance, after: datetime, to: datetime) -> Iterator[datetim
         )
     count = 0
     while count <= MAX_OCCURRENCES:
-        try:
-            following = schedule.next_occurrence(after)
-        except ScheduleEndedError:
+        following = next_after(instance.rule.schedule, after)
+        if following is None or following > to:
             return
-        if not isinstance(following, datetime) or following.utcoffset() is None:
-            raise ValueError(f"{schedule}: next_occurrence gave {following!r}; return an aware datetime")
-        if following > to:
-            return
-        if following <= after:
-            raise ValueError(f"{schedule} does not advance: its next occurrence after {after} is {following}")
         yield following
         after, count = following, count + 1

@@ -239,7 +239,7 @@ def _expiry_from_now(old: ScheduleState, due: datetime) -> datetime | None:
 
 
 def _replacement(old: ScheduleState, rule: Rule, due: datetime, sequence: int) -> Occurrence:
-    expires = _expiry_from_now(old, due) if rule.from_now else _expiry(due, _next(rule.schedule, due))
+    expires = _expiry_from_now(old, due) if rule.from_now else _expiry(due, next_after(rule.schedule, due))
     return Occurrence(due, expires, replaces=sequence)
 
 
@@ -254,9 +254,9 @@ def _fill(schedule: TaskScheduleBase, after: datetime, now: datetime, horizon: t
     """
     filled = _Filled(after)
     limit = now + horizon * 1.5
-    due = _latest_missed(schedule, after, now) or _next(schedule, after)
+    due = _latest_missed(schedule, after, now) or next_after(schedule, after)
     while due is not None:
-        following = _next(schedule, due)
+        following = next_after(schedule, due)
         filled.occurrences.append(Occurrence(due, _expiry(due, following)))
         filled.after = due
         if following is not None and (due > limit or len(filled.occurrences) >= MAX_OCCURRENCES_PER_PLAN):
@@ -266,7 +266,12 @@ def _fill(schedule: TaskScheduleBase, after: datetime, now: datetime, horizon: t
     return filled
 
 
-def _next(schedule: TaskScheduleBase, after: datetime) -> datetime | None:
+def next_after(schedule: TaskScheduleBase, after: datetime) -> datetime | None:
+    """The next occurrence of a schedule that answers from any time, in UTC; None if it has ended.
+
+    Raises:
+        ValueError: The answer is naive, or not later than `after`.
+    """
     try:
         return _checked(schedule, schedule.next_occurrence(after), after)
     except ScheduleEndedError:
@@ -288,17 +293,17 @@ def _checked(schedule: TaskScheduleBase, following: datetime, after: datetime) -
 
 def _latest_missed(schedule: TaskScheduleBase, after: datetime, now: datetime) -> datetime | None:
     """The latest occurrence in (`after`, `now`], found without walking through all of them; None if there is none."""
-    first = _next(schedule, after) if after < now else None
+    first = next_after(schedule, after) if after < now else None
     if first is None or first > now:
         return None
     window = timedelta(seconds=1)
     missed = first
     while now - window > after:
-        near = _next(schedule, now - window)
+        near = next_after(schedule, now - window)
         if near is not None and near <= now:
             missed = near
             break
         window *= 2
-    while (following := _next(schedule, missed)) is not None and following <= now:
+    while (following := next_after(schedule, missed)) is not None and following <= now:
         missed = following
     return missed
