@@ -120,7 +120,8 @@ class BaseTask(ABC):
             TaskDefinitionError: No entry point lists the class.
             MalformedTaskError: A field holds a value that its type does not allow or that would arrive as another one,
                 or a label is no JSON value.
-            ValueError: `at_time` is naive.
+            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
+            TypeError: `at_time` is no datetime.
         """
         return await current_submitter().submit(self, at_time=at_time, labels=labels)
 

@@ -133,7 +133,8 @@ class JetStreamBroker:
             TaskDefinitionError: Its class is not registered.
             MalformedTaskError: A field holds a value that its type does not allow or that would arrive as another one,
                 or a label is no JSON value.
-            ValueError: `at_time` is naive.
+            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
+            TypeError: `at_time` is no datetime.
         """
         message = self._message(task, at_time, labels, name)
         await self._on_own_loop(self._send(message))
