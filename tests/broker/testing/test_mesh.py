@@ -334,11 +334,11 @@ def test_a_mesh_refuses_another_event_loop_while_its_own_does_not_run(server: Em
 async def test_a_submission_from_a_thread_that_blocks_the_loop_ends_with_an_error(
     our_mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diracx.tasks.testing.submissions.BLOCKED_SECONDS", 0.3)
     thread = asyncio.create_task(asyncio.to_thread(asyncio.run, our_mesh.submit(Greets("alice"))))
     await wait_until(thread.done, description="a submission from another thread is stored")
     assert len(await our_mesh.work()) == 1
 
+    monkeypatch.setattr("diracx.tasks.testing.submissions.BLOCKED_SECONDS", 0.3)
     blocking = threading.Thread(target=lambda: errors.append(outcome_of(our_mesh)))
     errors: list[BaseException | None] = []
     blocking.start()

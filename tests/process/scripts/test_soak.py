@@ -48,7 +48,7 @@ def test_a_small_run_leaves_nothing_behind() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert (found["left"], found["problems"], found["growing"]) == ({}, [], {})
-    assert found["submitted"] > 100
+    assert found["submitted"] > 20
     assert min(found["VOs gone"], found["restarts"], found["cuts"], found["dead letters purged"]) > 0
     sample = found["samples"][-1]
     for name in ("server MB", "small worker fds", "scheduler threads", "diracx_locks keys", "DIRACX_TASKS consumers"):
