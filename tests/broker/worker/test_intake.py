@@ -17,7 +17,10 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS, assets
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.operations.worker_service import WorkerHealth
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.submitter import current_task_id
@@ -244,6 +247,25 @@ async def test_the_ack_wait_is_read_again_after_each_reconnect(own_server: Embed
                 await wait_until(lambda: heard.count(b"+WPI") == 3, description="it gets heartbeats", timeout=15)
             recording_tasks.go.set()
         assert len(most_at_once) == 1
+
+
+async def test_a_queue_that_is_made_anew_is_served_by_its_own_ack_wait(mesh: TaskMesh) -> None:
+    mesh.register(Wait)
+    (queue,) = (asset for asset in assets(mesh.namespace) if asset.name == "normal-small")
+    shorter = dataclasses.replace(queue, initial={**queue.initial, "ack_wait": 2 * NANOSECONDS})
+    async with mesh.working() as worker:
+        health = WorkerHealth(worker, mesh.connection)
+        await wait_until(lambda: health.why_not_ready() is None, description="it is ready")
+        await mesh.connection.api(f"CONSUMER.DELETE.{mesh.namespace.tasks_stream}.normal-small")
+        await wait_until(lambda: health.why_not_ready(), description="the loss is noticed", timeout=40)
+        await ensure(mesh.connection, [shorter])
+        await wait_until(lambda: health.why_not_ready() is None, description="it is ready again")
+        await Wait(1).schedule()
+        await wait_until(lambda: running, description="it runs")
+        async with answers_heard(mesh) as heard:
+            # At the earlier `ack_wait` of 30 s the third one would come after 30 s.
+            await wait_until(lambda: heard.count(b"+WPI") == 3, description="it gets heartbeats", timeout=15)
+        recording_tasks.go.set()
 
 
 async def test_a_message_whose_lapsed_execution_has_not_ended_waits_for_its_end(

@@ -5,8 +5,8 @@ that is under way ends within 5 s:
 
 1. wait until the isolation gate is open; it is looked at again right before 4, because it may close during 2 and 3;
 2. wait until enough slots are free;
-3. after a (re)connect, read the `ack_wait` of the queues, which may have changed, and learn which messages have an
-   attempt record: the server may have forgotten its counts;
+3. after a (re)connect, and once pulls work again, read the `ack_wait` of the queues, which may have changed, and learn
+   which messages have an attempt record: the server may have forgotten its counts;
 4. pull for the free slots; where the queues are empty, wait for a message to arrive.
 
 What keeps it from pulling is worked out by reading the queues, and told in one line a minute; it tries again each
@@ -212,16 +212,19 @@ class Intake:
     async def _judge(self, problem: str | None, count: int) -> None:
         """Note whether a pull that brought `count` messages failed. Without messages, pause before the next try."""
         if self._stopping.is_set() or problem == RECONNECTED:
-            return None
+            return
         problem = problem or next(iter(self._pull.problems.values()), None)
         if problem is None:
-            return self._note_success()
+            self._note_success()
+            return
         await self._note_problem(f"the server says {problem!r}")
         if not count:
             await self.pause(RETRY_SECONDS)
-        return None
 
     def _note_success(self) -> None:
+        if self._outage.reason is not None:
+            # A queue that was made anew may have another `ack_wait`, and its stream counts from 1.
+            self._inspected_generation = self._loaded_generation = -1
         self._outage.succeeded()
         self._symptoms = None
 
