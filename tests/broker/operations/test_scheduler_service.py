@@ -39,6 +39,21 @@ async def test_a_leader_without_the_stream_of_later_tasks_is_not_ready_and_tells
     assert sum("schedules were not supplied: " in message for message in caplog.messages) <= 2
 
 
+async def test_a_leader_that_ends_while_nothing_can_be_supplied_does_not_say_that_it_is(
+    scheduled: SchedulingMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    mesh = scheduled
+    mesh.register(Ticks)
+    async with mesh.scheduling() as scheduler:
+        await wait_until(lambda: scheduler.published, description="it supplies")
+        await mesh.connection.api(f"STREAM.DELETE.{mesh.namespace.later_stream}")
+        await wait_until(lambda: "schedules were not supplied" in caplog.text, description="it cannot", timeout=60)
+    assert "schedules are supplied again" not in caplog.text
+    assert "is no longer the leader" in caplog.text
+    await ensure(mesh.connection, assets(mesh.namespace))
+
+
 async def test_a_standby_without_the_bucket_of_locks_is_not_ready(scheduled: SchedulingMesh) -> None:
     mesh = scheduled
     await mesh.connection.api(f"STREAM.DELETE.KV_{mesh.namespace.locks_bucket}")

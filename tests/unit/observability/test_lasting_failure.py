@@ -63,6 +63,14 @@ def test_what_fails_and_works_in_turn_has_two_lines_a_minute(
     )
 
 
+def test_a_failure_that_is_forgotten_has_no_end(failure: LastingFailure, caplog: pytest.LogCaptureFixture) -> None:
+    failure.failed("the stream is missing")
+    failure.forget()
+    assert (failure.reason, failure.tries) == (None, 0)
+    failure.succeeded()
+    assert caplog.messages == ["cannot pull: the stream is missing"]
+
+
 def test_without_a_failure_nothing_is_said(failure: LastingFailure, caplog: pytest.LogCaptureFixture) -> None:
     failure.succeeded()
     assert not caplog.messages

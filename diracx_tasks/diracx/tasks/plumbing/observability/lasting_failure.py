@@ -60,4 +60,8 @@ class LastingFailure:
         if self.reason is not None and self._told:
             tries = f"{self.tries} failed {'try' if self.tries == 1 else 'tries'}"
             self._logger.info("%s, after %s in %.0f s", self._can_again, tries, self._clock() - self._since)
+        self.forget()
+
+    def forget(self) -> None:
+        """Take back the failure without a line: this process tries no more, and does not know how it ends."""
         self.reason, self.tries = None, 0

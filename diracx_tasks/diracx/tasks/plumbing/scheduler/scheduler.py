@@ -228,7 +228,7 @@ class Scheduler:
                 await self._lead(lost)
             finally:
                 self.leads = False
-                self._no_supply.succeeded()
+                self._no_supply.forget()
                 logger.info("%s is no longer the leader", self.id)
 
     async def _lead(self, lost: asyncio.Event) -> None:
