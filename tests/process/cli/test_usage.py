@@ -50,6 +50,7 @@ BAD_USAGE: list[tuple[tuple[str, ...], list[str]]] = [
     (("submit", "lollygag:Retried", "--delay", "inf"), ["--delay", "inf"]),
     (("schedule", "run", "lollygag:OwnerCleanupTask", "--vo", ""), ["does not run per VO"]),
     (("schedule", "list", "--vo", ""), ["--vo", "is empty"]),
+    (("schedule", "list", "--vo", "a\tb"), ["--vo", r"the name 'a\tb' has a character that cannot be printed"]),
     (("cancel", ""), ["ID", "it is empty"]),
     (("status", "--watch", "--interval", "0"), ["--interval", "0 must be 0.01 or more"]),
     (("worker", "--worker-size", "small", "--max-concurrent-tasks", "0"), ["0 must be from 1 to 100000"]),

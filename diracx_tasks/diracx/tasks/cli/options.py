@@ -13,6 +13,7 @@ from diracx.tasks.cli.installed import complete_tasks
 from diracx.tasks.cli.logs import FORMATS, start_logging
 from diracx.tasks.installation import report_mixed_installation
 from diracx.tasks.plumbing.exceptions import shown
+from diracx.tasks.plumbing.wire.names import check_vo
 
 Command = Callable[..., Any]
 
@@ -30,11 +31,11 @@ class Access:
     """Further arguments of `ConnectionSettings.resolve`, by name."""
 
 
-# ParamType is generic in some versions of click only.
 MAX_SEQUENCE: Final = 2**64 - 1
 """The largest sequence of a message, and revision of a key, that a server understands."""
 
 
+# ParamType is generic in some versions of click only.
 class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A whole number within bounds.
 
@@ -59,6 +60,20 @@ class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             allowed = f"{self._least} or more" if self._most is None else f"from {self._least} to {self._most}"
             self.fail(f"{shown(str(value))} must be {allowed}", param, ctx)
         return number
+
+
+class VoName(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """The name of a VO."""
+
+    name = "vo"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or fail with one line."""
+        try:
+            check_vo(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
 
 
 class _ShownVariable(click.RichOption):

@@ -15,7 +15,7 @@ from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
-from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.options import Access, VoName, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS, end_within
 from diracx.tasks.cli.processes.health import health_endpoint, health_options
@@ -42,6 +42,7 @@ CLOSE_SECONDS: Final = 10.0
 @click.option(
     "--vo",
     "vos",
+    type=VoName(),
     metavar="NAME",
     multiple=True,
     help="A virtual organisation; repeatable. These VOs replace those of the configuration and of DiracX.",
@@ -81,10 +82,6 @@ def command(
         settings = SchedulerSettings(takeover=takeover)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=["--takeover"]) from None
-    if "" in vos:
-        raise click.BadParameter("the name of a VO is empty", param_hint=["--vo"])
-    if odd := [vo for vo in vos if not vo.isprintable()]:
-        raise click.BadParameter(f"the name {odd[0]!r} has a character that cannot be printed", param_hint=["--vo"])
     asyncio.run(
         _serve(
             settings_of(access),

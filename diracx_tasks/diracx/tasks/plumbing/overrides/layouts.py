@@ -15,6 +15,7 @@ from diracx.tasks.plumbing.overrides.diracx_layout import DIRACX_KEYS, read_dira
 from diracx.tasks.plumbing.overrides.our_layout import OUR_KEYS, read_our_layout
 from diracx.tasks.plumbing.overrides.reading import below, converted, fields, refused
 from diracx.tasks.plumbing.overrides.yaml_text import read_yaml
+from diracx.tasks.plumbing.wire.names import check_vo
 
 _VOS: Final = "vos"
 
@@ -60,11 +61,11 @@ def _read_vos(raw: Any) -> tuple[str, ...] | None:
     if raw is None:
         return None
     vos: list[str] = converted(raw, list[str], _VOS)
-    if "" in vos:
-        raise refused(_VOS, "the name of a VO is empty")
-    if odd := [vo for vo in vos if not vo.isprintable()]:
-        # No setting could be written for it: a key with such a character is refused, too.
-        raise refused(_VOS, f"the name {odd[0]!r} has a character that cannot be printed")
+    for vo in vos:
+        try:
+            check_vo(vo)
+        except ValueError as error:
+            raise refused(_VOS, str(error)) from None
     return tuple(vos)
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.exceptions import shown
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_]*")
 # The stream `KV_<namespace>_attempts` is a directory of the server, and every reply subject holds the namespace.
@@ -117,6 +118,18 @@ def check_task_name(name: str) -> None:
             "write <category>:<ClassName> in ASCII letters, digits, `_`, `.` and `-`; "
             "the class begins with a letter or `_`"
         )
+
+
+def check_vo(name: str) -> None:
+    """Check the name of a VO: a key of the configuration, and a word that operators type.
+
+    Raises:
+        ValueError: The name is empty, or has a character that cannot be printed.
+    """
+    if not name:
+        raise ValueError("the name of a VO is empty")
+    if not name.isprintable():
+        raise ValueError(f"the name {shown(name)!r} has a character that cannot be printed")
 
 
 def escape_entry(entry: str) -> str:

@@ -12,7 +12,7 @@ import rich_click as click
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.commands.schedule.run import hint
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, VoName, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import Prose, note, print_document, print_table
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
@@ -24,7 +24,12 @@ from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 
 @click.command("list")
 @click.option(
-    "--vo", "vos", metavar="NAME", multiple=True, help="A virtual organisation, as given to the scheduler; repeatable."
+    "--vo",
+    "vos",
+    type=VoName(),
+    metavar="NAME",
+    multiple=True,
+    help="A virtual organisation, as given to the scheduler; repeatable.",
 )
 @json_option
 @log_option("warning")
@@ -35,8 +40,6 @@ def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
     The list shows the last and the next run of each task, or the reason why it does not run. A task with entries in the
     configuration has a line for each of them.
     """
-    if "" in vos:
-        raise click.BadParameter("the name of a VO is empty", param_hint=["--vo"])
     registry = installed_tasks()
     listed, without_vo = asyncio.run(_schedules(access, registry, vos))
     if as_json:
