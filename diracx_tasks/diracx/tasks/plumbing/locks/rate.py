@@ -169,7 +169,7 @@ class RateLimiter(CountingLimiter):
         reason = f"{shown(self.key)} has admitted its {self.limit} in {self.window.total_seconds():.0f} s{self._place}"
         oldest = None
         if collided:
-            reason = f"other contenders took the free slots of {self.key} first"
+            reason = f"other contenders took the free slots of {shown(self.key)} first"
         else:
             oldest = await store.oldest(slots_of(self.key))
             if self.limit - len(await taken_slots(store, self.key, self.limit)) >= self.n_items:

@@ -241,15 +241,16 @@ class Worker:
                 while not self._intake.is_stopping:
                     try:
                         await self._configuration.refresh()
-                        return waiting.succeeded()
                     except ServerUnavailableError as error:
                         waiting.failed(str(error))
                     except ServerError:
-                        return None  # an answer: there is none, or this user may not read it; the follower says so
+                        return  # an answer: there is none, or this user may not read it; the follower says so
+                    else:
+                        waiting.succeeded()
+                        return
                     await self._intake.pause(RETRY_SECONDS)
-                return None
+                return
         logger.warning("begins without the configuration: no task is held or limited by it until it can be read")
-        return None
 
     def _background_ended(self, error: BackgroundEndedError) -> None:
         """Give back what is in flight, and end: a worker must not run on without heartbeats."""
