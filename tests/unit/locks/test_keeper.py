@@ -222,6 +222,15 @@ async def test_a_release_that_fails_prevents_neither_the_other_releases_nor_the_
     assert "releasing mutex.job.1: no answer" in caplog.text
 
 
+async def test_a_long_key_is_cut_in_the_line_about_its_release(
+    store: RecordingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with LockKeeper(store).hold([MutexLock(JOB, *["x" * 200] * 10)], new_owner(), not_lost):
+        store.failing.add("delete")
+    (line,) = (message for message in caplog.messages if message.startswith("releasing mutex.job.xxx"))
+    assert "xxx [cut]: no answer" in line
+
+
 class Odd(MutexLock):
     """An author's lock that fails once it is taken, outside of its `release` or inside."""
 

@@ -32,9 +32,9 @@ class QuickerContenders(RecordingStore):
         return found if self.listings < 0 else []
 
 
-async def fill(store: RecordingStore, *numbers: int) -> None:
+async def fill(store: RecordingStore, *numbers: int, key: str = KEY) -> None:
     for number in numbers:
-        await store.create(f"{slots_of(KEY)}.{number}", b"another", WINDOW)
+        await store.create(f"{slots_of(key)}.{number}", b"another", WINDOW)
 
 
 async def take(store: RecordingStore, count: int, limit: int = 4) -> list[AcquiredKey]:
@@ -96,6 +96,15 @@ async def test_a_rate_limiter_whose_free_slots_others_took_first_is_tried_again_
     assert caught.value.retry_after is not None
     assert timedelta(seconds=0.05) <= caught.value.retry_after <= timedelta(seconds=0.15)
     assert "took the free slots" in str(caught.value)
+
+
+async def test_a_long_key_is_cut_where_its_refusal_is_shown() -> None:
+    limiter = RateLimiter(JOB, *["x" * 200] * 10, limit=2, window_seconds=60)
+    for listings in (0, 3):
+        store = QuickerContenders(listings)
+        await fill(store, 0, 1, key=limiter.key)
+        with pytest.raises(UnableToAcquireLockError, match=r"xxx \[cut\]"):
+            await limiter.acquire(store, new_owner())
 
 
 async def test_a_full_rate_limiter_is_tried_again_when_its_oldest_admission_ends() -> None:

@@ -33,7 +33,7 @@ from typing import Any, Final, Self
 
 from diracx.tasks.plumbing.background import ChildTasks, OnEnd, in_background, uncancelled
 from diracx.tasks.plumbing.clock import Clock, boottime
-from diracx.tasks.plumbing.exceptions import BackgroundEndedError, LockLostError, UnableToAcquireLockError
+from diracx.tasks.plumbing.exceptions import BackgroundEndedError, LockLostError, UnableToAcquireLockError, shown
 from diracx.tasks.plumbing.locks import (
     AcquiredLock,
     BaseLimiter,
@@ -209,7 +209,7 @@ class LockKeeper:
                 await (acquired.release() if begun else acquired.abandon())
         except (Exception, asyncio.CancelledError) as error:  # the key expires, and the outcome of the task stands
             reason = str(error) or repr(error)
-            logger.warning("releasing %s: %s; it expires within %s", acquired.key, reason, acquired.ttl)
+            logger.warning("releasing %s: %s; it expires within %s", shown(str(acquired.key)), reason, acquired.ttl)
 
 
 def in_order(locks: Iterable[BaseLock]) -> list[BaseLock]:

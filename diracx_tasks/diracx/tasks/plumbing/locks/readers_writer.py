@@ -141,4 +141,4 @@ async def _remove_if_possible(acquired: AcquiredKey) -> None:
     try:
         await acquired.abandon()
     except Exception as error:
-        logger.warning("%s was not removed: %s; it expires by itself", acquired.key, error)
+        logger.warning("%s was not removed: %s; it expires by itself", shown(acquired.key), error)

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol, TypeVar
 
+from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.key_value_store import LockStore
 
 logger = logging.getLogger("diracx.tasks.locks")
@@ -99,7 +100,7 @@ async def take_slots(
         try:
             await abandon_all(taken)
         except Exception as error:  # the first error is the one to raise
-            logger.warning("a slot of %s was not freed: %s; it expires by itself", key, error)
+            logger.warning("a slot of %s was not freed: %s; it expires by itself", shown(key), error)
         raise
 
 

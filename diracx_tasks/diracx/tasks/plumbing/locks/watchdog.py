@@ -21,7 +21,7 @@ from typing import Final
 
 from diracx.tasks.plumbing.background import ChildTasks
 from diracx.tasks.plumbing.clock import Clock
-from diracx.tasks.plumbing.exceptions import LockLostError, ServerError
+from diracx.tasks.plumbing.exceptions import LockLostError, ServerError, shown
 from diracx.tasks.plumbing.key_value_store import LockStore
 from diracx.tasks.plumbing.locks.acquired import SAFETY_MARGIN, AcquiredLock
 
@@ -141,7 +141,9 @@ class Watchdog:
         if acquired in self._watched:  # a loss has a line of its own
             level = logging.DEBUG if acquired in self._failing else logging.WARNING
             unexpected = None if isinstance(error, ServerError) else error  # of a lock of an author
-            logger.log(level, "renewing %s: %s", acquired.key, str(error) or repr(error), exc_info=unexpected)
+            logger.log(
+                level, "renewing %s: %s", shown(str(acquired.key)), str(error) or repr(error), exc_info=unexpected
+            )
             self._failing.add(acquired)
 
     def _lose(self, acquired: AcquiredLock, error: LockLostError) -> None:
