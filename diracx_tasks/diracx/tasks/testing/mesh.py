@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -158,7 +158,8 @@ class Mesh:
             if not left:
                 return self.outcomes[before:]
             rest = deadline - time.monotonic()
-            if rest <= 0 or self._retries_after(datetime.now(UTC) + timedelta(seconds=rest)) >= left:
+            end = self.broker.connection.clock.now() + timedelta(seconds=rest)
+            if rest <= 0 or self._retries_after(end) >= left:
                 self.leave_leftovers()
                 raise AssertionError(
                     f"{left} tasks are left, and do not end within {timeout:g} s:{waits(self._left())}"
@@ -288,7 +289,7 @@ class Mesh:
 
     async def _publish(self, instance: Instance, due: datetime) -> None:
         identity = occurrence_id(instance.key, due)
-        envelope = Envelope(name=instance.key.task, id=identity, submitted=datetime.now(UTC), due=due)
+        envelope = Envelope(name=instance.key.task, id=identity, submitted=self.broker.connection.clock.now(), due=due)
         subject = self.broker.namespace.task_subject(instance.priority, instance.size)
         await publish(self.broker.connection, subject, instance.body, envelope.to_headers())
 

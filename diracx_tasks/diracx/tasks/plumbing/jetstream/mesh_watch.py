@@ -87,7 +87,9 @@ class MeshWatch:
             self._logger.info("the clock of this machine agrees with the server's again")
             return
         self._told_ahead = ahead
+        way = "ahead of" if ahead > timedelta(0) else "behind"
         self._logger.warning(
             "the clock of this machine is %.0f s %s the server's: the server's counts; set this one right",
-            *(abs(ahead).total_seconds(), "ahead of" if ahead > timedelta(0) else "behind"),
+            abs(ahead).total_seconds(),
+            way,
         )

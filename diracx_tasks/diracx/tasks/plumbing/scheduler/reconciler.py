@@ -283,10 +283,9 @@ class ScheduleReconciler:
             known = self._known.get(instance.key)
             state, revision = (None, 0) if known is None else (known.state, known.revision)
             try:
+                known_held, now = held.get(instance.key, {}), self._now()
                 plan = decide(
-                    *(instance.key, state, instance.rule, self._now(), self._horizon, self._name),
-                    held.get(instance.key, {}),
-                    self._corrected,
+                    instance.key, state, instance.rule, now, self._horizon, self._name, known_held, self._corrected
                 )
             except KeyboardInterrupt:
                 raise

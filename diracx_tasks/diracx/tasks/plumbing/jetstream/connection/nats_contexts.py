@@ -65,8 +65,9 @@ def load_context(name: str, environ: Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f"context {name!r}: {key!r} is not a string in {path}")
         if key in SECRET_KEYS:
             value = _secret(name, key, value, environ)
-            warn_if_shared(path)
         values[{**TEXT_KEYS, **PATH_KEYS}[key]] = _expanded(value, environ) if key in PATH_KEYS else value
+    if given.keys() & set(SECRET_KEYS):
+        warn_if_shared(path)
     return values
 
 
@@ -93,7 +94,7 @@ def _secret(name: str, key: str, value: str, environ: Mapping[str, str]) -> str:
 
 
 def warn_if_shared(path: Path) -> None:
-    """Log a warning if a file with a secret of this user can be read by others, who only this user can keep from it."""
+    """Log a warning if a file with a secret belongs to this user, and every user of the host can read it."""
     status = path.stat()
     if status.st_uid == os.geteuid() and status.st_mode & stat.S_IROTH:
         logger.warning("%s holds a secret, and every user of this host can read it: chmod go= %s", path, path)
