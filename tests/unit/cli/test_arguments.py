@@ -44,3 +44,12 @@ def test_keyword_only_fields_are_given_by_name_only() -> None:
 def test_arguments_that_do_not_fit_are_refused(args: list[object], kwargs: dict[str, object], why: str) -> None:
     with pytest.raises(MalformedTaskError, match=why):
         FieldsCodec(Sync).from_arguments(args, kwargs)
+
+
+@pytest.mark.parametrize("depth", [900, 5_000])
+def test_an_argument_that_is_nested_too_deeply_is_one_line(depth: int) -> None:
+    value: object = None
+    for _ in range(depth):
+        value = [value]
+    with pytest.raises(MalformedTaskError, match=r"^Sync: an argument is nested too deeply; make it flat$"):
+        FieldsCodec(Sync).from_arguments([value], {})

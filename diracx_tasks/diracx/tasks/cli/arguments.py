@@ -31,8 +31,6 @@ def task_from(registered: RegisteredTask, args: str | None, kwargs: str | None) 
         return registered.codec.from_arguments(positional, named)
     except MalformedTaskError as error:
         raise MalformedTaskError(f"{registered.name} cannot be made from these arguments: {error}") from None
-    except (msgspec.MsgspecError, OverflowError, RecursionError) as error:
-        raise MalformedTaskError(f"{registered.name}: an argument is out of range: {error}") from None
 
 
 def _decoded(option: str, text: str | None, kind: type, wanted: str) -> Any:

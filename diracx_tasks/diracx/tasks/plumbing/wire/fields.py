@@ -140,12 +140,14 @@ class FieldsCodec(Generic[T]):
             if key in values:
                 raise MalformedTaskError(f"{name}: {key} is given twice, by position and by name")
             values[key] = value
-        for key, value in values.items():
-            if (found := non_finite(value, f"$.{key}")) is not None:
-                raise MalformedTaskError(f"{name}: the value at {found}")
         try:
+            for key, value in values.items():
+                if (found := non_finite(value, f"$.{key}")) is not None:
+                    raise MalformedTaskError(f"{name}: the value at {found}")
             body = msgspec.json.encode(values)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except RecursionError:
+            raise MalformedTaskError(f"{name}: an argument is nested too deeply; make it flat") from None
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
             raise MalformedTaskError(f"{name}: {error}") from error
         return self.decode(body)
 
