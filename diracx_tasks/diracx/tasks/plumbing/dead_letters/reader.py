@@ -127,7 +127,7 @@ class DeadLetterReader:
         seen: set[int] = set()
         if size is None:
             return found
-        limit = min(limit, size.messages)  # a user may type any number
+        limit = min(limit, max(size.last, 1))
         end, width = size.last, max(FIRST_WINDOW, 3 * limit)
         while end >= size.first and len(found) < limit:
             first = max(size.first, end - width + 1)
