@@ -92,12 +92,10 @@ class Worker:
         last_resort: LastResort | None = None,
         outages: Outages | None = None,
     ) -> None:
-        self.id = worker_id(settings.size)
-        self.settings = settings
+        self.id, self.settings = worker_id(settings.size), settings
         self._broken: BackgroundEndedError | None = None
         self._last_resort = last_resort
-        self._connection = connection
-        self._registry = registry
+        self._connection, self._registry = connection, registry
         self._attempts = AttemptStore(Bucket(connection, namespace.attempts_bucket))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
