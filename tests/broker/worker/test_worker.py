@@ -13,6 +13,7 @@ from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.operations.worker_service import WorkerHealth
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.submitter import current_task_id
+from diracx.tasks.plumbing.worker import Worker
 from diracx.tasks.plumbing.worker import worker as worker_module
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
@@ -35,10 +36,11 @@ class FailsOnceGone(Wait):
         raise ValueError("no")
 
 
-async def test_a_worker_takes_only_tasks_of_its_size(mesh: TaskMesh) -> None:
-    class Large(Record):
-        size = Size.LARGE
+class Large(Record):
+    size = Size.LARGE
 
+
+async def test_a_worker_takes_only_tasks_of_its_size(mesh: TaskMesh) -> None:
     mesh.register(Record, Large)
     await Large(1).schedule()
     await Record(2).schedule()
@@ -193,13 +195,36 @@ async def test_a_worker_that_is_stopped_while_it_waits_for_the_configuration_end
     assert "begins without" not in caplog.text
 
 
-async def test_a_worker_without_a_task_of_its_size_is_live_and_not_ready(mesh: TaskMesh) -> None:
+async def why_not_ready(worker: Worker, mesh: TaskMesh) -> str | None:
+    """Why a worker that pulls and is live is not ready."""
+    health = WorkerHealth(worker, mesh.connection)
+    await wait_until(lambda: worker.snapshot.last_pull is not None, description="it pulls")
+    assert health.why_not_live() is None
+    return health.why_not_ready()
+
+
+async def test_a_worker_of_a_size_that_no_task_has_is_ready_and_says_that_it_is_idle(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
     mesh.register(Record)
     async with mesh.working(size=Size.LARGE) as worker:
-        health = WorkerHealth(worker, mesh.connection)
-        await wait_until(lambda: worker.snapshot.last_pull is not None, description="it pulls")
-        assert (health.why_not_ready() or "").startswith("no large task is installed, or none can be served")
-        assert health.why_not_live() is None
+        assert await why_not_ready(worker, mesh) is None
+    idle = [record.levelname for record in caplog.records if "no large task is installed" in record.message]
+    assert idle == ["WARNING"]
+
+
+async def test_a_worker_whose_tasks_are_all_broken_or_missing_is_not_ready(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh.register(Record)
+    mesh.registry.withdraw("test:Record", "it cannot work")
+    mesh.registry.withdraw("test:Gone", "it could not be loaded")
+    async with mesh.working() as worker:
+        assert (await why_not_ready(worker, mesh) or "").startswith("no task is installed, or none can be served; see")
+    assert "this worker has nothing to do: no task is installed" in caplog.text
+    mesh.register(Large)
+    async with mesh.working() as worker:
+        assert (await why_not_ready(worker, mesh) or "").startswith("no small task can be served; see the log")
 
 
 async def _equals(coroutine: Any, expected: object) -> bool:

@@ -5,8 +5,8 @@
   one that the server refuses, e.g. since a queue is missing: a restart does not help.
 * Not live: a worker that ends itself (`Worker.why_it_ends`), and one whose server is away for longer than that. The
   leases of its tasks have lapsed by then, so a restart costs nothing.
-* Ready: tasks of this size can be had. The worker is connected, does not stop, knows and serves at least one of them,
-  its queues, streams and buckets are there, and its last pull was answered within `READY_WITHIN`.
+* Ready: tasks of this size can be had. The worker is connected, does not stop, serves at least one of them if any is
+  installed, its queues, streams and buckets are there, and its last pull was answered within `READY_WITHIN`.
 """
 
 from __future__ import annotations

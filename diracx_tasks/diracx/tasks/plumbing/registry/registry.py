@@ -58,10 +58,12 @@ class TaskRegistry:
 
     Attributes:
         problems: One line for each entry point or task that cannot work. The others are registered all the same.
+        withdrawn_sizes: The sizes of the tasks that were registered and then withdrawn.
     """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.withdrawn_sizes: set[Size] = set()
         self._by_name: dict[str, RegisteredTask] = {}
         self._names_of: dict[type[BaseTask], list[str]] = {}
         self._codec_of: dict[type, FieldsCodec[BaseTask]] = {}
@@ -155,7 +157,8 @@ class TaskRegistry:
 
     def withdraw(self, name: str, problem: str) -> None:
         """Remove a task that turned out not to work: `problems` gains a line, and `get` raises it from now on."""
-        self._by_name.pop(name, None)
+        if (task := self._by_name.pop(name, None)) is not None:
+            self.withdrawn_sizes.add(task.task_class.size)
         self._report(name, f"{name}: {problem}")
 
     def __iter__(self) -> Iterator[RegisteredTask]:

@@ -175,10 +175,21 @@ class Worker:
             return self._mesh.problem
         if unanswered := self._leases.unanswered:
             return f"the heartbeats of {unanswered} messages in flight get no answer"
-        size = self.settings.size
-        if not any(task.task_class.size == size for task in self._registry):
-            return f"no {size} task is installed, or none can be served; see the log, and `diracx-task-run tasks`"
-        return self._outages.why_idle
+        return self._why_no_task or self._outages.why_idle
+
+    @property
+    def _why_no_task(self) -> str | None:
+        """Why no task can be served. A size that no task has is no reason: deployments run a worker of each size."""
+        size, look = self.settings.size, "see the log, and `diracx-task-run tasks`"
+        if not len(self._registry):
+            return f"no task is installed, or none can be served; {look}"
+        if not self._has_tasks and size in self._registry.withdrawn_sizes:
+            return f"no {size} task can be served; {look}"
+        return None
+
+    @property
+    def _has_tasks(self) -> bool:
+        return any(task.task_class.size == self.settings.size for task in self._registry)
 
     @property
     def why_it_ends(self) -> str | None:
@@ -222,6 +233,9 @@ class Worker:
             ServerError: The queues cannot be used, e.g. because they are missing and may not be created.
         """
         self._leases.owner = asyncio.current_task()
+        if not self._has_tasks:
+            idle = self._why_no_task or f"no {self.settings.size} task is installed"
+            logger.warning("this worker has nothing to do: %s", idle)
         self._leases.set_ack_wait(await self._intake.inspect_queues(all_there=True))
         await self._read_configuration()
         async with self._locks, self._watching():
