@@ -8,6 +8,7 @@ import logging.config
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,9 @@ def written() -> Iterator[io.StringIO]:
                 logger.setLevel(logging.NOTSET)
                 logger.propagate = True
                 logger.handlers.clear()
+                logger.filters.clear()
+    for handler in root.handlers:
+        handler.close()  # those of pytest are not among them
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.disable(disabled)
@@ -56,6 +60,24 @@ def formatted_by_others() -> None:
     assert current is not None  # the other handlers are those of pytest
     current.handler.setFormatter(logging.Formatter("THEIRS %(message)s"))
     current.handler.setLevel(logging.CRITICAL)
+
+
+def raises(*args: object) -> Any:
+    """Of theirs: as when a ContextVar has no value outside of their requests."""
+    raise LookupError("request_id")
+
+
+def broken_handler() -> logging.Handler:
+    handler = logging.StreamHandler(io.StringIO())
+    handler.addFilter(raises)
+    return handler
+
+
+def filtered_by_others(chosen: logging.Filter | Callable[[logging.LogRecord], bool]) -> None:
+    current = OwnLog.current
+    assert current is not None
+    for filterer in (current.handler, logging.getLogger("diracx.tasks"), logging.getLogger(OURS)):
+        filterer.addFilter(chosen)
 
 
 WAYS: dict[str, Callable[[], object]] = {
@@ -75,6 +97,7 @@ WAYS: dict[str, Callable[[], object]] = {
     "no propagation": lambda: setattr(logging.getLogger("diracx.tasks"), "propagate", False),
     "another form": formatted_by_others,
     "shutdown": logging.shutdown,
+    "filters": lambda: filtered_by_others(logging.Filter(THEIRS)),
 }
 
 
@@ -104,6 +127,27 @@ def test_a_handler_of_theirs_that_writes_elsewhere_gets_our_lines_too(written: i
     logging.getLogger().handlers[-1].setLevel(logging.CRITICAL)
     logging.getLogger(OURS).info("one")
     assert (tmp_path / "log").read_text() == in_memory.getvalue() == "one\n"
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda: filtered_by_others(raises),
+        lambda: logging.getLogger().addHandler(broken_handler()),
+        lambda: logging.setLogRecordFactory(raises),
+    ],
+    ids=["filter", "handler", "record factory"],
+)
+def test_what_their_logging_raises_does_not_reach_our_code(
+    written: io.StringIO, way: Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    factory = logging.getLogRecordFactory()
+    try:
+        way()
+        logging.getLogger(OURS).info("one %s", "and only", extra={"task": "x"})
+    finally:
+        logging.setLogRecordFactory(factory)
+    assert written.getvalue().startswith("OURS one and only\n")
 
 
 def test_a_logger_that_comes_later_is_ours_as_well_and_its_class_is_theirs_no_more(written: io.StringIO) -> None:

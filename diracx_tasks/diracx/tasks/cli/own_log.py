@@ -4,7 +4,8 @@ Such code may replace the handlers of the root logger, set its level, disable al
 (`logging.config.dictConfig` does so by default), disable logging as a whole, or replace the standard streams.
 
 * The loggers of `diracx.tasks` write through one handler, in one form and from one level on: those of `OwnLog`. They
-  ask neither the root logger nor their own flags, so not even the line after such a call is lost.
+  ask neither the root logger nor their own flags and filters, so not even the line after such a call is lost. What a
+  handler or a record factory of an extension raises does not reach the code that logs.
 * `OwnLog.restore` puts back what carries the lines of other packages: after the import of extensions, and at the next
   line of ours after it was changed.
 * What an extension adds is kept: handlers that write to files or elsewhere get our lines too, and loggers keep the
@@ -15,9 +16,10 @@ Such code may replace the handlers of the root logger, set its level, disable al
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from diracx.tasks.cli.terminal.streams import stream_of_the_log
 
@@ -74,12 +76,18 @@ class OwnLog:
     def disturbed(self) -> bool:
         """Whether somebody has changed what carries the lines of other packages."""
         root = logging.getLogger()
-        return self.handler not in root.handlers or root.level != self._level or root.manager.disable > 0
+        return (
+            self.handler not in root.handlers
+            or bool(self.handler.filters)
+            or root.level != self._level
+            or root.manager.disable > 0
+        )
 
     def restore(self) -> None:
         """Put everything back."""
         root = logging.getLogger()
         self.handler.setLevel(logging.NOTSET)
+        self.handler.filters.clear()
         self.handler.stream = self._stream
         others = [handler for handler in root.handlers if handler is not self.handler]
         root.handlers[:] = [self.handler, *(handler for handler in others if not _on_a_standard_stream(handler))]
@@ -113,6 +121,15 @@ class _OwnLogger(logging.Logger):
         assert log is not None  # these loggers are as before once it has ended
         return level >= log.own_level or super().isEnabledFor(level)
 
+    def makeRecord(self, name: str, level: int, fn: str, lno: int, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802 - logging's own name
+        try:
+            return super().makeRecord(name, level, fn, lno, *args, **kwargs)
+        except Exception:  # by a record factory of an extension
+            return _plain_record(name, level, fn, lno, *args, **kwargs)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self.callHandlers(record)
+
     def callHandlers(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
         log = OwnLog.current
         assert log is not None
@@ -124,7 +141,27 @@ class _OwnLogger(logging.Logger):
             log.handler.handle(record)
         for handler in _handlers_above(self):
             if handler is not log.handler and record.levelno >= handler.level:
-                handler.handle(record)
+                try:
+                    handler.handle(record)
+                except Exception:
+                    handler.handleError(record)
+
+
+def _plain_record(
+    name: str,
+    level: int,
+    path: str,
+    line: int,
+    message: object,
+    args: Any,
+    error: Any,
+    function: str | None = None,
+    extra: Mapping[str, object] | None = None,
+    stack: str | None = None,
+) -> logging.LogRecord:
+    record = logging.LogRecord(name, level, path, line, message, args, error, function, stack)
+    vars(record).update(extra or {})
+    return record
 
 
 def _loggers() -> list[tuple[str, logging.Logger]]:
