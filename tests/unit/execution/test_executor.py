@@ -50,6 +50,24 @@ async def test_a_coroutine_that_is_returned_unawaited_is_a_failure(executor: Exe
     assert "insert() unawaited, so it has not run; put `await` before it" in outcome.reason
 
 
+async def test_a_task_that_returns_what_cannot_be_looked_at_succeeds(executor: Executor) -> None:
+    """As a proxy of werkzeug or Django does, whose object is gone with its request."""
+
+    class Proxy:
+        def refuses(self, *args: object) -> Any:
+            raise RuntimeError("working outside of request context")
+
+        __class__ = property(refuses)
+        __getattr__ = __eq__ = __bool__ = __len__ = __hash__ = __str__ = __repr__ = refuses
+
+    async def returns() -> Any:
+        return Proxy()
+
+    outcome = await executor.execute(job(returns))
+    assert type(outcome) is Succeeded
+    assert type(outcome.value) is Proxy
+
+
 async def test_a_failure_that_the_policy_retries_is_a_retry(executor: Executor) -> None:
     policy, error = Policy(LATER), LookupError("gone")
     outcome = await executor.execute(job(raising(error), attempt=3, retry_policy=policy))

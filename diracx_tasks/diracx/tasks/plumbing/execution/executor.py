@@ -78,9 +78,10 @@ _SERVER_RETRY_DELAY: Final = timedelta(seconds=5)
 """The delay before the next delivery when the locks could not be taken because of the server."""
 
 
-def unawaited(value: object) -> TypeError | None:
+def unawaited(value: Any) -> TypeError | None:
     """The failure of an `execute()` that returned a coroutine, whose code has not run; None: it returned a value."""
-    if not isinstance(value, CoroutineType):
+    # By its type: `isinstance` asks the value for its `__class__`, and that of a lazy proxy may raise.
+    if not issubclass(type(value), CoroutineType):
         return None
     value.close()
     return TypeError(f"execute() returned {value.__qualname__}() unawaited, so it has not run; put `await` before it")
