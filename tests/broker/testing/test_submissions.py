@@ -67,6 +67,15 @@ async def test_what_the_test_and_its_tasks_submit_is_recorded(mesh: Mesh) -> Non
     assert mesh.submitted() == [Submitted(mesh.submitted(Plain)[0].task, parent), child]
 
 
+async def test_a_task_is_recorded_as_it_was_stored_whatever_becomes_of_it(mesh: Mesh) -> None:
+    task = Sync("alice")
+    for owner in ("bob", "carol"):
+        await task.schedule()
+        task.owner = owner
+    assert [each.task.owner for each in mesh.submitted(Sync)] == ["alice", "bob"]
+    await mesh.work()
+
+
 async def test_submissions_are_found_by_class_by_fields_and_by_an_equal_task(mesh: Mesh) -> None:
     await mesh.broker.submit_many([Sync("alice"), Sync("bob", full=True)], labels={"n": 1})
     await mesh.broker.schedule_many([Model(owner="alice"), ByIdentity("alice"), Plain()])

@@ -165,6 +165,7 @@ BAD_TASKS = [
     ("vos: lhcb", "vos: Expected `array"),
     ("vos: [lhcb, 1]", r"vos\[1\]: Expected `str`"),
     ("vos: ['']", "vos: the name of a VO is empty"),
+    ("vos: [lhcb, atlas, lhcb]", "vos: 'lhcb' stands twice; remove one"),
     ('vos: [lhcb, "a\\nb"]', r"vos: the name 'a\\nb' has a character that cannot be printed"),
     ("tasks: {a:B: {enabld: true}}", "tasks.a:B.enabld: unknown key; did you mean enabled"),
     ("tasks: {a:B: {xyz: true}}", "tasks.a:B.xyz: unknown key; known here: enabled, schedule, rate_limit, "),

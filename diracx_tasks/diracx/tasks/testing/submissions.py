@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -84,7 +85,9 @@ class RecordingBroker(JetStreamBroker):
     def _record(
         self, task: BaseTask, identity: str, at_time: datetime | None, labels: Mapping[str, Any] | None
     ) -> None:
-        self.submitted.append(Submitted(task, identity, at_time, dict(labels or {}), current_task_id.get()))
+        # As it was stored: a test may change it, and submit it again.
+        as_stored = copy.deepcopy(task)
+        self.submitted.append(Submitted(as_stored, identity, at_time, dict(labels or {}), current_task_id.get()))
 
     def check_loop(self) -> None:
         """Refuse the use on another event loop while the one of the mesh does not run: it would wait for ever.

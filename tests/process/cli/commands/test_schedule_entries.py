@@ -112,7 +112,18 @@ def test_a_task_without_a_vo_is_named_beside_the_list(acme: CommandLine) -> None
     assert listed.stderr == (
         f"not listed, since no VO is known: {PILOTS}; give --vo NAME, or `vos:` in the configuration\n"
     )
-    assert acme("schedule", "list", "--vo", "lhcb").stderr == ""  # none is known, so any may be meant
+    any_vo, run, odd = acme.each(
+        [
+            ("schedule", "list", "--vo", "lhcb"),
+            ("schedule", "run", PILOTS, "--vo", "lhcb"),
+            ("schedule", "run", PILOTS, "--vo", "lh\x1bcb"),
+        ]
+    )
+    assert any_vo.stderr == ""  # none is known, so any may be meant
+    assert run.returncode == 0
+    assert run.stderr.startswith("warning: 'lhcb' was not checked, this mesh knows no VO; ")
+    assert odd.returncode == 2
+    assert "'--vo': the name 'lh\\x1bcb' has a character that cannot be printed" in odd.stderr
 
 
 UNKNOWN = [

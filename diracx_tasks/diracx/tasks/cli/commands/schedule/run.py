@@ -51,6 +51,8 @@ def _check(registered: RegisteredTask, vo: str | None) -> None:
     per_vo = issubclass(registered.task_class, PeriodicVoAwareBaseTask)
     if per_vo and not vo:
         raise click.UsageError(f"{registered.name} runs per VO; say for which with --vo")
+    if vo is not None and not vo.isprintable():
+        raise click.BadParameter(f"the name {vo!r} has a character that cannot be printed", param_hint=["--vo"])
     if vo is not None and not per_vo:
         raise click.UsageError(f"{registered.name} does not run per VO; leave --vo out")
 
@@ -61,20 +63,23 @@ async def _submit(
     namespace = namespace_of(access)
     async with producer(access, registry, "schedule") as broker:
         follower = ConfigurationFollower(broker.connection, namespace)
-        unchecked: ServerError | None = None
+        unchecked: str | None = None
         try:
             await follower.refresh()
         except ServerError as error:
             # Whoever may only submit cannot read it.
             if entry is not None:
                 raise
-            unchecked = error
+            unchecked = f"VO and entries were not checked, the configuration cannot be read: {error}"
         else:
-            if vo:
-                _check_vo(registered, vo, await _known_vos(broker.connection, namespace, follower.current))
+            known = await _known_vos(broker.connection, namespace, follower.current) if vo else ()
+            if known is None:
+                unchecked = f"{vo!r} was not checked, this mesh knows no VO; name them by `vos:` in the configuration"
+            elif vo:
+                _check_vo(registered, vo, known)
         identity = await broker.submit(_task(registered, follower.current, vo, entry), name=registered.name)
     if unchecked is not None:
-        note(f"warning: VO and entries were not checked, the configuration cannot be read: {unchecked}")
+        note(f"warning: {unchecked}")
     return identity
 
 
@@ -94,8 +99,8 @@ async def _known_vos(
     return sorted({key.vo for key in states if key.vo}) or None
 
 
-def _check_vo(registered: RegisteredTask, vo: str, known: Sequence[str] | None) -> None:
-    if known is not None and vo not in known:
+def _check_vo(registered: RegisteredTask, vo: str, known: Sequence[str]) -> None:
+    if vo not in known:
         raise click.UsageError(f"{registered.name} does not run for the VO {vo!r}; {hint(vo, known)}")
 
 
