@@ -72,6 +72,8 @@ BAD_USAGE: list[tuple[tuple[str, ...], list[str]]] = [
     (("scheduler", "--vo", ""), ["--vo", "the name of a VO is empty"]),
     (("scheduler", "--vo", "a\nb"), ["--vo", r"the name 'a\nb' has a character that cannot be printed"]),
     (("dlq", "show", "9" * 30), ["must be from 1 to 18446744073709551615"]),
+    (("dlq", "replay", "9" * 30), ["must be from 1 to 18446744073709551615"]),
+    (("dlq", "purge", "9" * 30), ["must be from 1 to 18446744073709551615"]),
     (("config", "rollback", "9" * 30), ["must be from 1 to 18446744073709551615"]),
     (("call", "lollygag:Gone"), ["lollygag:Gone (lollygag_tasks) cannot be loaded", "ModuleNotFoundError"]),
     (("call", "lollygag:NoDataclass"), ["is no dataclass"]),

@@ -155,7 +155,7 @@ async def test_the_table_has_the_latest_and_says_how_many_there_are(
 ) -> None:
     for number in range(60):
         await box.add(headers=OTHER if number == 1 else HEADERS)
-    default, few, all_of_them, filtered, rare, as_json, few_as_json, wrong = with_server.each(
+    default, few, all_of_them, filtered, rare, as_json, few_as_json, wrong, huge = with_server.each(
         [
             ("dlq", "list"),
             ("dlq", "list", "--limit", "2"),
@@ -165,6 +165,7 @@ async def test_the_table_has_the_latest_and_says_how_many_there_are(
             ("dlq", "list", "--json"),
             ("dlq", "list", "--json", "--limit", "3"),
             ("dlq", "list", "--limit", "-1"),
+            ("dlq", "list", "--limit", "9" * 30),
         ]
     )
     assert first_cells(default.stdout) == ["seq", *map(str, range(11, 61))]
@@ -180,6 +181,7 @@ async def test_the_table_has_the_latest_and_says_how_many_there_are(
     assert [letter["seq"] for letter in json.loads(few_as_json.stdout)] == [58, 59, 60]
     assert as_json.stderr == few_as_json.stderr == ""
     assert (wrong.returncode, "-1 must be 0 or more" in wrong.stderr) == (2, True)
+    assert huge.stdout == all_of_them.stdout
 
 
 async def test_dead_letters_are_counted_by_task_and_error(with_server: CommandLine, box: DeadLetterBox) -> None:

@@ -14,7 +14,7 @@ import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.installed import complete_tasks
-from diracx.tasks.cli.options import Access, Number
+from diracx.tasks.cli.options import MAX_SEQUENCE, Access, Number
 from diracx.tasks.cli.terminal.interaction import progress, work_through
 from diracx.tasks.cli.times import since_from
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
@@ -194,7 +194,11 @@ def selection_options(command: Command) -> Command:
     for option in (
         click.option("--all", "everything", is_flag=True, help="All dead letters."),
         click.argument(
-            "seq", metavar="[SEQ]...", type=Number(1), nargs=-1, help="One or more sequences, as `dlq list` shows them."
+            "seq",
+            metavar="[SEQ]...",
+            type=Number(1, MAX_SEQUENCE),
+            nargs=-1,
+            help="One or more sequences, as `dlq list` shows them.",
         ),
     ):
         decorated = option(decorated)
