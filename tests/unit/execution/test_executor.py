@@ -68,6 +68,16 @@ async def test_a_task_that_returns_what_cannot_be_looked_at_succeeds(executor: E
     assert type(outcome.value) is Proxy
 
 
+async def test_an_exception_that_cannot_be_looked_at_is_a_failure(executor: Executor) -> None:
+    class OpaqueError(Exception):
+        def __getattribute__(self, name: str) -> Any:
+            raise LookupError(name)
+
+    outcome = await executor.execute(job(raising(OpaqueError())))
+    assert isinstance(outcome, Discarded)
+    assert outcome.reason.endswith("TypeError: execute() raised OpaqueError, which does not tell its __class__")
+
+
 async def test_a_failure_that_the_policy_retries_is_a_retry(executor: Executor) -> None:
     policy, error = Policy(LATER), LookupError("gone")
     outcome = await executor.execute(job(raising(error), attempt=3, retry_policy=policy))

@@ -87,6 +87,15 @@ def unawaited(value: Any) -> TypeError | None:
     return TypeError(f"execute() returned {value.__qualname__}() unawaited, so it has not run; put `await` before it")
 
 
+def _opaque(error: BaseException) -> TypeError | None:
+    """What takes the place of an exception that `isinstance` cannot be asked about; None: this one can stay."""
+    try:
+        error.__class__  # noqa: B018 - it may raise
+    except BaseException:  # the author's code must not hide the failure
+        return TypeError(f"execute() raised {type(error).__name__}, which does not tell its __class__")
+    return None
+
+
 class Executor:
     """Executes jobs. One for each worker process; many executions use it at once.
 
@@ -246,8 +255,7 @@ class Executor:
         value, raised = await execution.run(code, seconds)
         if execution.runs_on:
             self._note_left_behind(execution)
-        if raised is None:
-            raised = unawaited(value)
+        raised = unawaited(value) if raised is None else _opaque(raised) or raised
         if raised is None and execution.cancellation is None:
             return Succeeded(value)
         return self._conclude(job, execution, value, raised)
