@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from diracx.tasks.cli.calling.execution import described
 from diracx.tasks.cli.commands.call import report
 from diracx.tasks.plumbing.execution.job import Succeeded
+from diracx.tasks.plumbing.wire.failure import Failure
 
 
 class Raises:
@@ -73,6 +77,22 @@ def test_a_call_that_succeeded_is_reported_as_a_success(
 ) -> None:
     assert report(Succeeded(value), SimpleNamespace()) == 0  # type: ignore[arg-type]  # it is not looked at
     assert capsys.readouterr() == (f"Result: {shown}\n", "")
+
+
+class UnshownError(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+class OddNotesError(Exception):
+    __notes__ = (1, "two")  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [UnshownError, OddNotesError])
+def test_a_failure_is_described_whatever_was_raised(kind: type[Exception]) -> None:
+    failure = Failure("acme.Gone", "gone", "Traceback: gone", "worker", datetime.now(UTC))
+    assert "gone" in described(kind("gone"), failure)
+    assert described(UnshownError(), msgspec.structs.replace(failure, traceback="")) == "acme.Gone: gone"
 
 
 def test_a_result_that_is_deep_or_large_is_reported_too(capsys: pytest.CaptureFixture[str]) -> None:

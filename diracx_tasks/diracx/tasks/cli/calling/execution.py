@@ -47,7 +47,7 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
-from diracx.tasks.plumbing.wire.failure import message_of
+from diracx.tasks.plumbing.wire.failure import Failure, message_of
 from diracx.tasks.plumbing.wire.names import Namespace
 
 logger = logging.getLogger("diracx.tasks.call")
@@ -157,19 +157,31 @@ class Call:
         failure = outcome.failure
         assert failure is not None
         raised = self._raised if self._execution.cancellation is None else self._execution.cancellation.error
-        if isinstance(raised, BdbQuit):
-            return "the debugger was left before the task had ended"
-        if isinstance(raised, TaskRetryRequestedError) or not failure.traceback:
-            return f"{failure.type}: {failure.message}"
-        if raised is None:
-            return failure.traceback
-        if (note := note_of_missing_table(raised)) is not None:
-            logger.debug("the traceback of the missing table", exc_info=raised)
-            return f"error: {note}"
-        trace = raised.__traceback__
-        while trace is not None and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(_OUR_CODE):
-            trace = trace.tb_next
-        return "".join(traceback.format_exception(type(raised), raised, trace))
+        return described(raised, failure)
+
+
+def described(raised: BaseException | None, failure: Failure) -> str:
+    """The error of a failure: what was raised, if that is known, with the traceback from the author's code on."""
+    try:
+        return _described(raised, failure)
+    except Exception:  # the exception is the author's, and may refuse to be looked at
+        return failure.traceback or f"{failure.type}: {failure.message}"
+
+
+def _described(raised: BaseException | None, failure: Failure) -> str:
+    if isinstance(raised, BdbQuit):
+        return "the debugger was left before the task had ended"
+    if isinstance(raised, TaskRetryRequestedError) or not failure.traceback:
+        return f"{failure.type}: {failure.message}"
+    if raised is None:
+        return failure.traceback
+    if (note := note_of_missing_table(raised)) is not None:
+        logger.debug("the traceback of the missing table", exc_info=raised)
+        return f"error: {note}"
+    trace = raised.__traceback__
+    while trace is not None and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(_OUR_CODE):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(raised), raised, trace))
 
 
 async def _run_debugged(invocation: TaskCall, task: BaseTask, debugger: Debugger) -> Any:
