@@ -244,7 +244,7 @@ class HoldsPolish:
         (with_field(EmailStr | None), r"\$\.value is a EmailStr, which only pydantic can read"),
         (with_field(Car | int), "simplify its type, or put it into a pydantic model"),
         (with_field(Car | Garage), "simplify its type, or put it into a pydantic model"),
-        (with_field(dict[Car, int]), "has keys of a type"),
+        (with_field(dict[Car, int]), "has keys of the type Car"),
         (with_field(complex), "use a dataclass, a pydantic model, or what msgspec supports"),
         (
             HoldsPolish,

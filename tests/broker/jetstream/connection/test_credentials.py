@@ -193,10 +193,14 @@ async def test_the_api_of_another_account_is_found_under_a_likely_prefix_or_the_
             async with connection.twin() as twin:
                 assert twin.api_subject("INFO") == "LOOK.API.INFO"
         settings = msgspec.structs.replace(look, api_prefix="WRONG.API")
-        for refused in (opened(look), opened(settings, other_api_prefixes=("LOOK.API",))):
-            with pytest.raises(
-                errors.JetStreamUnavailableError, match=r"; or if its account .*\(DIRACX_TASKS_API_PREFIX"
-            ):
+        for refused, hint in (
+            (opened(look), r"; or if its account .*\(DIRACX_TASKS_API_PREFIX"),
+            (
+                opened(settings, other_api_prefixes=("LOOK.API",)),
+                r"has no JetStream under WRONG\.API: correct .*prefix",
+            ),
+        ):
+            with pytest.raises(errors.JetStreamUnavailableError, match=hint):
                 async with refused:
                     pass
 
