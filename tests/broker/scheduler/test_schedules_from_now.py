@@ -88,7 +88,6 @@ async def test_an_error_harms_no_other_schedule(mesh: SchedulingMesh, caplog: py
         await wait_until(lambda: more_than(mesh, 1), description="the other goes on")
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert (
-        told
-        == "test:Fails is not scheduled for now; its schedule is asked again every 60 s: "
-        + f"{Broken()} (SystemExit(3))"
+        told == "test:Fails is not scheduled for now; its schedule is asked again every 60 s: "
+        f"{Broken()} (SystemExit(3))"
     )
