@@ -262,7 +262,7 @@ def test_a_mistake_is_reported_in_one_line_when_tasks_are_loaded(install: Instal
         f"{PERIODIC.format('IntervalSeconds(60)')}    enabled = property(lambda self: True)\n",
         f"{GOOD}    def validate_config(self): ...\n    enabled = False\n",
     ],
-    ids=["other names", "a field", "an enum", "a union", "an alias"],
+    ids=["other names", "a field", "an enum", "a union", "an alias", "a property", "no schedule"],
 )
 def test_what_only_looks_like_a_mistake_is_accepted(install: Install, source: str) -> None:
     install(source)

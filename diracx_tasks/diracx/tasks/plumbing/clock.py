@@ -1,15 +1,23 @@
-"""The clock of leases and lock deadlines, and the last time that the server can count to."""
+"""The clocks of a process: one that never steps, for leases and deadlines, and the time of the server.
+
+Stored times are compared by workers and schedulers on many machines, and one machine may be hours off. So times that
+are stored, shown, or compared with a stored time are those of the server: `ServerClock`. A duration within one process
+is measured by a `Clock`, and needs no server.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
 Clock = Callable[[], float]
 """Returns seconds since an arbitrary start; never steps back."""
+
+Now = Callable[[], datetime]
+"""Returns the current time, aware."""
 
 LATEST_TIME: Final = datetime(2262, 4, 11, 23, 47, 16, tzinfo=UTC)
 """The server counts nanoseconds since 1970 in 64 bits. It takes a later time for another one, mostly for a past one."""

@@ -12,6 +12,7 @@ its fixtures.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
 from typing import Any, Final
@@ -32,11 +33,13 @@ _ISOLATED: Final = (
 
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[testing.EmbeddedServer]:
-    """A real nats-server on a free port of the loopback interface, for the whole session. Its attribute `url` names it.
+    """A real nats-server on a free port of the loopback interface, for the whole session. Its `url` names it, with
+    a password of this session: other users of the host cannot submit tasks.
 
     If it is not installed or does not start, the test fails with one line that says so; it is not skipped.
     """
-    server = testing.EmbeddedServer()
+    # The tasks of a test run as this user, so nobody else on this host may submit any.
+    server = testing.EmbeddedServer(password=secrets.token_hex())
     try:
         server.start()
     except testing.EmbeddedServerError as error:

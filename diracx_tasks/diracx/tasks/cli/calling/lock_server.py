@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import Any
 
 from diracx.tasks.cli.access import connection_name
 from diracx.tasks.cli.terminal.output import note
-from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError
+from diracx.tasks.plumbing.embedded.server import USER, EmbeddedServer, EmbeddedServerError
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerUnavailableError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets

@@ -119,21 +119,19 @@ async def _run_children(children: list[Child], welcome: list[str]) -> None:
     def show(name: str, line: LogLine | str) -> None:
         note(f"{name:<9} {line}")
 
-    async with EmbeddedServer(port=port, store_dir=store) as server:
-        children = _children(server.url, namespace)
-        for line in _welcome(server.url, store, namespace, registry):
-            note(line)
+    for line in welcome:
+        note(line)
 
     def stop() -> None:
         for child in children:
             child.stop()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
-        async with asyncio.TaskGroup() as group:
-            for child in children:
-                group.create_task(child.run(show), name=child.name)
-        note("all ended")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    async with asyncio.TaskGroup() as group:
+        for child in children:
+            group.create_task(child.run(show), name=child.name)
+    note("all ended")
 
 
 def _children(server: ConnectionSettings, namespace: Namespace) -> list[Child]:

@@ -55,6 +55,7 @@ def command(
 async def _submit(
     access: Access,
     registry: TaskRegistry,
+    name: str,
     task: BaseTask,
     due: datetime | timedelta | None,
     labels: Mapping[str, str],

@@ -29,7 +29,7 @@ def command(*, as_json: bool) -> None:
     if as_json:
         print_document(described)
     elif not described:
-        print(NOTHING_WORKS if registry.problems or len(registry) else NOTHING_INSTALLED, file=sys.stderr)
+        note(NOTHING_WORKS if registry.problems or len(registry) else NOTHING_INSTALLED)
     else:
         rows = [
             [

@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diracx.tasks.cli.terminal.printable import one_line, printable_json
-from diracx.tasks.cli.terminal.printable import printable as printable
+from diracx.tasks.cli.terminal.printable import one_line, printable, printable_json
 from diracx.tasks.cli.terminal.streams import check_written
 from diracx.tasks.plumbing.wire.times import readable_time
 
@@ -88,14 +87,19 @@ def print_file(text: str) -> None:
 
 
 async def print_array(values: AsyncIterable[object]) -> None:
-    """Print the same for an array, while its values come: it is never held as a whole."""
-    before = b"[\n  "
+    """Print a JSON document that is an array, while its values come: it is never held as a whole.
+
+    Raises:
+        OutputLostError: It could not be written; no more values are asked for then.
+    """
+    before = "[\n  "
     async for value in values:
-        text = msgspec.json.format(msgspec.json.encode(value), indent=2)
-        sys.stdout.buffer.write(before + text.replace(b"\n", b"\n  "))
-        before = b",\n  "
-    sys.stdout.buffer.write(b"\n]\n" if before.startswith(b",") else b"[]\n")
-    sys.stdout.buffer.flush()
+        text = printable_json(value, sys.stdout.encoding, indent=2)
+        sys.stdout.write(before + text.replace("\n", "\n  "))
+        before = ",\n  "
+        check_written()
+    print("\n]" if before.startswith(",") else "[]")
+    check_written()
 
 
 def print_table(columns: Columns, rows: Sequence[Sequence[object]]) -> None:

@@ -12,7 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from diracx.tasks.cli.terminal.output import aligned, printable
+from diracx.tasks.cli.terminal.output import aligned
+from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
 from diracx.tasks.plumbing.operations.status import QueueStatus, Status, StatusSnapshot, WorkerStatus
@@ -120,7 +121,7 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
     if gone := [f"{queue.priority}-{queue.size}" for queue in status.queues if queue.missing]:
         rows.append((MISSING, f"{', '.join(gone)}: run `diracx-task-run setup`"))
     if wrong := _wrong_clocks(status):
-        rows.append((CLOCKS, printable(", ".join(wrong))))
+        rows.append((CLOCKS, one_line(", ".join(wrong))))
     if status.held:
         held = (each.task if each.vo is None else f"{each.task} of {each.vo}" for each in status.held)
         rows.append((HELD, one_line(", ".join(held))))

@@ -130,7 +130,7 @@ class JetStreamBroker:
 
         Raises:
             SendTaskError: The server did not store it.
-            TaskDefinitionError: Its class is not registered.
+            TaskDefinitionError: Its class is not registered, or not under that name.
             MalformedTaskError: A field holds a value that its type does not allow or that would arrive as another one,
                 or a label is no JSON value.
             ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
@@ -276,10 +276,11 @@ def _installed_tasks() -> TaskRegistry:
 
 
 def _check_time(name: str, at_time: datetime) -> None:
+    if not isinstance(at_time, datetime):
+        raise TypeError(f"{name} cannot be scheduled at {at_time!r}; give an aware datetime, e.g. datetime.now(UTC)")
     try:
-        text = to_rfc3339(at_time)
+        to_rfc3339(at_time)
         ensure_holdable(at_time)
-        return text
     except ValueError as error:
         raise ValueError(f"{name} cannot be scheduled at {error}") from None
 

@@ -61,13 +61,13 @@ def _read_vos(raw: Any) -> tuple[str, ...] | None:
     if raw is None:
         return None
     vos: list[str] = converted(raw, list[str], _VOS)
-    if "" in vos:
-        raise refused(_VOS, "the name of a VO is empty")
+    for vo in vos:
+        try:
+            check_vo(vo)
+        except ValueError as error:
+            raise refused(_VOS, str(error)) from None
     if twice := [vo for vo in vos if vos.count(vo) > 1]:
         raise refused(_VOS, f"{twice[0]!r} stands twice; remove one")
-    if odd := [vo for vo in vos if not vo.isprintable()]:
-        # No setting could be written for it: a key with such a character is refused, too.
-        raise refused(_VOS, f"the name {odd[0]!r} has a character that cannot be printed")
     return tuple(vos)
 
 

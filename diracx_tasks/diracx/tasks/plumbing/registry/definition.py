@@ -50,6 +50,7 @@ def check_definition(task_class: Any) -> None:
         )
     where = f"{task_class.__module__}.{task_class.__qualname__}"
     _refuse_shadowing(task_class, where)
+    _check_methods(task_class, where)
     _refuse_misspelt(task_class, where)
     periodic = issubclass(task_class, PeriodicBaseTask)
     if not periodic and isinstance(getattr(task_class, "default_schedule", None), TaskScheduleBase):
@@ -126,6 +127,13 @@ def _check_methods(task_class: type, where: str) -> None:
         if not (inspect.isroutine(found) or callable(found)):
             hint = "write default_schedule = ..." if name == "schedule" else f"write `def {name}(self, ...)`"
             raise TaskDefinitionError(f"{where}: {name} is {found!r}, but a method of tasks; {hint}")
+    if inspect.isfunction(inspect.getattr_static(task_class, "validate_config", None)) and issubclass(
+        task_class, PeriodicBaseTask
+    ):
+        raise TaskDefinitionError(
+            f"{where}.validate_config is asked without a task; put @staticmethod above it, "
+            "and write `def validate_config(config)`"
+        )
     if inspect.iscoroutinefunction(getattr(task_class, "__post_init__", None)):
         raise TaskDefinitionError(
             f"{where}.__post_init__ is async, and nothing awaits it; write `def __post_init__(self)`, and await in "
@@ -154,10 +162,12 @@ def _refuse_misspelt(task_class: type, where: str) -> None:
     bases = (BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask)
     known = {name for base in bases for name in (*vars(base), *base.__annotations__) if not name.startswith("_")}
     settable = known - _NOT_MISSPELT - vars(task_class).keys()
-    for name in vars(task_class):
+    for name, value in vars(task_class).items():
         if name.startswith("_") or name in known or name in _fields(task_class):
             continue
-        if meant := get_close_matches(name, settable, n=1, cutoff=ALMOST):
+        # A property `enabled` may be the author's own.
+        switch = {"_enabled"} if issubclass(task_class, PeriodicBaseTask) and isinstance(value, bool) else set()
+        if meant := get_close_matches(name, settable | (switch - vars(task_class).keys()), n=1, cutoff=ALMOST):
             raise TaskDefinitionError(
                 f"{where}: {name} has no effect; did you mean {meant[0]}? Or give it another name"
             )

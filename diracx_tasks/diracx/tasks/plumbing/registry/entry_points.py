@@ -22,7 +22,6 @@ from typing import Any, Final
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 
 _TASK_GROUP: Final = "diracx.tasks."
-_NO_CATEGORY: Final = "diracx.tasks"
 _LOCK_TYPES_GROUP: Final = "diracx.lock_object_types"
 _EXTENSION_GROUP: Final = "diracx"
 _EXTENSION_NAME: Final = "extension"
@@ -41,16 +40,6 @@ def task_entry_points() -> dict[str, list[EntryPoint]]:
         for entry_point in installed.select(group=group):
             found.setdefault(f"{group.removeprefix(_TASK_GROUP)}:{entry_point.name}", []).append(entry_point)
     return found
-
-
-def groups_without_category() -> Iterator[str]:
-    """Describe each entry point of the group `diracx.tasks`, which gives no task, in one line."""
-    for point in importlib.metadata.entry_points().select(group=_NO_CATEGORY):
-        yield (
-            f"the entry point {point.name} = {point.value} ({distribution_name(point)}) stands in the group "
-            f'{_NO_CATEGORY}, which gives no task; write [project.entry-points."{_NO_CATEGORY}.<category>"] in '
-            f"pyproject.toml and install {distribution_name(point)} again"
-        )
 
 
 def load(entry_point: EntryPoint, name: str | None = None) -> Any:

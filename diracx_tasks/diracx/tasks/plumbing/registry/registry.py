@@ -88,7 +88,7 @@ class TaskRegistry:
                 registry.problems.append(problem)
             for entry_point in ordered:
                 registry._load(name, entry_point)
-        registry.problems += [*groups_without_category(), *registry._schedules_of_one_class()]
+        registry.problems += registry._schedules_of_one_class()
         return registry
 
     def add(self, name: str, task_class: type[BaseTask], distribution: str = "") -> RegisteredTask:

@@ -278,7 +278,12 @@ def next_after(schedule: TaskScheduleBase, after: datetime) -> datetime | None:
         return None
 
 
-def _checked(schedule: TaskScheduleBase, following: datetime, after: datetime) -> datetime:
+def _checked(
+    schedule: TaskScheduleBase,
+    following: datetime,
+    after: datetime,
+    corrected: Callable[[datetime], datetime] = lambda answer: answer,
+) -> datetime:
     """The answer of an author's own schedule, in UTC; the schedule has ended if the server cannot hold that time."""
     if not isinstance(following, datetime) or following.utcoffset() is None:
         raise ValueError(f"{schedule}: next_occurrence gave {following!r}; return an aware datetime")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.installed import complete_tasks
 from diracx.tasks.cli.options import MAX_SEQUENCE, Access, Number
 from diracx.tasks.cli.terminal.interaction import progress, work_through
+from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.cli.times import since_from
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, dead_tasks
@@ -52,10 +52,9 @@ class DeadLetters:
         async with operator_connection(access, "dlq") as connection:
             size = await DeadLetterReader(connection, namespace).size()
             if size is None:
-                print(
+                note(
                     f"warning: there is no stream {namespace.dead_letters_stream} on this server: neither a worker nor "
                     f"`diracx-task-run setup` has run in namespace {namespace.name}",
-                    file=sys.stderr,
                 )
             yield cls(connection, namespace, size)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Final
@@ -14,7 +13,7 @@ import rich_click as click
 
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Filter, filter_options
 from diracx.tasks.cli.options import Access, Number, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import Prose, print_array, print_document, print_table
+from diracx.tasks.cli.terminal.output import Prose, note, print_array, print_document, print_table
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.exceptions import shown
 
@@ -96,13 +95,13 @@ async def _list(access: Access, filter_: Filter, limit: int, group_by: tuple[str
             if dead_letters.there_are_more:
                 _say_how_many(dead_letters.size.dead_letters, filter_, limit)
         else:
-            print(f"no dead letters{filter_}", file=sys.stderr)
+            note(f"no dead letters{filter_}")
 
 
 def _say_how_many(total: int, filter_: Filter, limit: int) -> None:
     """Say that these are not all. `total` leaves out those that no worker has stored."""
     of_all = f" of {total:,}" if total > limit and not filter_ else ""
-    print(f"the latest {limit}{of_all}{filter_}; --limit 0 shows all, --group-by task,error counts", file=sys.stderr)
+    note(f"the latest {limit}{of_all}{filter_}; --limit 0 shows all, --group-by task,error counts")
 
 
 def _row(letter: DeadLetter) -> list[object]:
@@ -117,7 +116,7 @@ def _print_groups(groups: list[Group], group_by: tuple[str, ...], filter_: Filte
     if as_json:
         return print_document(groups)
     if not groups:
-        return print(f"no dead letters{filter_}", file=sys.stderr)
+        return note(f"no dead letters{filter_}")
     rows = [
         [each.count, *(_shown(getattr(each, name)) for name in group_by), each.first, each.last, each.seq]
         for each in groups

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
 import rich_click as click
 
@@ -11,6 +10,7 @@ from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, s
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
 from diracx.tasks.cli.terminal.interaction import confirmed
+from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, remove_dead_task
 
 
@@ -26,9 +26,9 @@ def command(*, selection: Selection, yes: bool, access: Access) -> int:
     """
     purged = asyncio.run(_purge(access, selection, yes))
     if purged is None:
-        print("nothing was purged", file=sys.stderr)
+        note("nothing was purged")
         return ExitCode.DONE
-    print(f"purged {_count(purged)}")
+    say(f"purged {_count(purged)}")
     return ExitCode.USAGE if selection.missing else ExitCode.DONE
 
 
@@ -67,7 +67,7 @@ async def _count_chosen(access: Access, selection: Selection) -> tuple[int, int]
 
 def _report_missing(selection: Selection) -> None:
     for seq in selection.missing:
-        print(f"error: there is no dead letter {seq}", file=sys.stderr)
+        note(f"error: there is no dead letter {seq}")
 
 
 def _count(count: int) -> str:

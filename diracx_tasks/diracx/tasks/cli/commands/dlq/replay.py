@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
 import rich_click as click
 
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, selection_options
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 
@@ -45,10 +45,10 @@ async def _replay(access: Access, selection: Selection) -> ExitCode:
         await dead_letters.work_through("replaying", selection.selects, replay)
     missing = [seq for seq in selection.missing if seq not in finished]
     for line in [f"there is no dead letter {seq}" for seq in missing] + list(map(str, left_out)):
-        print(f"error: {line}", file=sys.stderr)
+        note(f"error: {line}")
     if finished:
-        print(f"finished {_tasks(len(finished))} of a run that was cut off")
-    print(f"replayed {_tasks(replayed)}")
+        say(f"finished {_tasks(len(finished))} of a run that was cut off")
+    say(f"replayed {_tasks(replayed)}")
     return ExitCode.USAGE if selection.seqs and (missing or left_out) else ExitCode.DONE
 
 

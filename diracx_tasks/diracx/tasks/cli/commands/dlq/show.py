@@ -15,7 +15,8 @@ from rich.console import Console
 
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters
 from diracx.tasks.cli.options import MAX_SEQUENCE, Access, Number, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import print_document, printable
+from diracx.tasks.cli.terminal.output import print_document, print_text
+from diracx.tasks.cli.terminal.printable import printable
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.times import readable_time
@@ -40,7 +41,7 @@ def command(*, seq: int, as_json: bool, access: Access) -> None:
         print_document(dead_letter)
     else:
         width = min(Console().width, MAX_WIDTH) if sys.stdout.isatty() else PIPE_WIDTH
-        print("\n".join(_lines(dead_letter, width)))
+        print_text("\n".join(_lines(dead_letter, width)))
 
 
 async def _read(access: Access, seq: int) -> DeadLetter | None:

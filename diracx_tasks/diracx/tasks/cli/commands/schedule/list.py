@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 import rich_click as click
@@ -97,6 +96,10 @@ async def _schedules(
         virtual_organisations = VirtualOrganisations()
         await virtual_organisations.read(follower.current)
         vos = virtual_organisations.current(follower.current) or ()
+        if named:
+            # The scheduler may have been given others than those in force; it has written states of them.
+            check_vos(named, {*vos, *(key.vo for key in states if key.vo)})
+            vos = tuple(named)
         listed = list_schedules(registry, follower.current, vos, states, store.unreadable, connection.clock.now())
     found = {each.task for each in listed}
     per_vo = (task.name for task in registry if issubclass(task.task_class, PeriodicVoAwareBaseTask))

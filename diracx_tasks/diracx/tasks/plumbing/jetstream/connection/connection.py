@@ -303,8 +303,9 @@ class Connection:
             ServerError: As `request`.
         """
         payload = b"" if body is None else msgspec.json.encode(body)
+        subject = self.api_subject(subject_suffix) if prefix is None else f"{prefix}.{subject_suffix}"
         sent = boottime()
-        message = await self.request(self.api_subject(subject_suffix), payload, timeout=timeout)
+        message = await self.request(subject, payload, timeout=timeout)
         try:
             answer = msgspec.json.decode(message.data, type=dict[str, Any])
         except msgspec.MsgspecError as error:
