@@ -197,7 +197,7 @@ MISTAKES = {
         ["garage:Sync (garage)", "IntervalSeconds(0): the interval must be a positive number of seconds"],
     ),
     "a field whose type is unknown to msgspec": (
-        "import threading\n" + FIELD.format("lock: threading.Lock"),
+        FIELD.format("lock: print"),
         ["garage:Sync: {module}.Sync: the field lock cannot be carried", "simplify its type"],
     ),
     "a field whose type is not imported": (
