@@ -22,7 +22,7 @@ from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.processing import OnOutcome
 from support.queues import edit_stream, set_ack_wait
 
-END_SECONDS = 60.0
+END_SECONDS = 30.0
 """How long a worker may take to stop."""
 
 

@@ -13,11 +13,11 @@ from diracx.tasks.plumbing.locks import BaseLock, ConcurrencyLimiter, ExclusiveR
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.locking import new_owner
 
-PAIRS = 4_000
+PAIRS = 20_000
 LANES = 100
 
 
-async def test_thousands_of_pairs_leave_no_message_in_any_bucket(connection: Connection, names: Namespace) -> None:
+async def test_twenty_thousand_pairs_leave_no_message_in_any_bucket(connection: Connection, names: Namespace) -> None:
     await ensure(connection, assets(names))
     store = Bucket(connection, names.locks_bucket)
     numbers = iter(range(PAIRS))

@@ -18,10 +18,10 @@ from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support.mesh import TaskMesh
 
-PARKED: Final = 2_000
+PARKED: Final = 3_000
 """Past the 1,024 from which on the server's look for what is due gives way to acknowledgements."""
 RETRIES: Final = 100
-FRESH: Final = 1_000
+FRESH: Final = 2_000
 CHUNK: Final = 50
 TIMEOUT_SECONDS: Final = 60.0
 
