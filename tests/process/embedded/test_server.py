@@ -153,6 +153,6 @@ def test_the_password_of_a_server_is_in_a_file_of_this_user_and_on_no_command_li
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
         for pid in (server.pid, server.supervisor_pid):
             assert "cret" not in Path(f"/proc/{pid}/cmdline").read_text()
-        assert server.url == server.address.replace("127", "diracx-dev:s3%22cret@127")
+        assert server.url == server.address.replace("127.0", "diracx-dev:s3%22cret@127.0")
         server.restart()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -34,7 +34,7 @@ async def test_the_inbox_prefix_of_the_settings_wins_over_the_roles_own(server: 
 async def test_no_server_is_an_error_of_one_line_without_the_password() -> None:
     async with serve(lambda *_: asyncio.sleep(0)) as url:
         pass
-    url = url.replace("127", "alice:s3cret@127")
+    url = url.replace("127.0", "alice:s3cret@127.0")
     with pytest.raises(errors.ServerUnreachableError, match="connection refused") as caught:
         async with connect(url):
             pass

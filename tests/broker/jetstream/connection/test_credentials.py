@@ -52,7 +52,7 @@ ODD = 'authorization { users: [{ user: "u/v", password: "p@ss/wo rd%" }, { user:
 @pytest.mark.parametrize("userinfo", ["u%2Fv:p%40ss%2Fwo%20rd%25", "u%2Fv:p@ss%2Fwo rd%25", "plain:p+w:x"])
 async def test_credentials_in_a_url_open_and_are_decoded(userinfo: str) -> None:
     with EmbeddedServer(extra_config=ODD) as server:
-        url = server.url.replace("127", f"{userinfo}@127")
+        url = server.url.replace("127.0", f"{userinfo}@127.0")
         async with connect(url) as connection:
             assert connection.is_connected
             assert connection.server == server.url
@@ -63,7 +63,7 @@ async def test_credentials_in_a_url_open_and_are_decoded(userinfo: str) -> None:
 
 async def test_a_token_in_a_url_opens_and_is_decoded() -> None:
     with EmbeddedServer(extra_config='authorization { token: "t/o k%n" }') as server:
-        async with connect(server.url.replace("127", "t%2Fo%20k%25n@127")) as connection:
+        async with connect(server.url.replace("127.0", "t%2Fo%20k%25n@127.0")) as connection:
             assert connection.is_connected
 
 
@@ -91,7 +91,7 @@ async def test_each_server_gets_its_own_credentials_and_one_of_its_cluster_the_s
 
     async with serve(server_called("first")) as first, serve(server_called("other")) as other:
         named["first"].append(other.removeprefix("nats://"))
-        settings = ConnectionSettings(servers=(first.replace("127", "u:p%2F@127"),))
+        settings = ConnectionSettings(servers=(first.replace("127.0", "u:p%2F@127.0"),))
         client = PersistentClient()
         callbacks: Callbacks = {"error_cb": ignore, "disconnected_cb": ignore, "reconnected_cb": ignore}
         await connect_once(client, settings, callbacks, timeout=NEVER, name="a test", inbox_prefix="_INBOX_test")
