@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
+from diracx.tasks.plumbing.groups.completions import GroupCompletions
+from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.results.store import ResultStore
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
+from diracx.tasks.plumbing.worker.settlement.endings import Endings
+from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from support.mesh import TaskMesh
 
 
@@ -70,3 +76,14 @@ async def leave_crashes(mesh: TaskMesh, sequence: int, times: int) -> None:
     store = AttemptStore(mesh.attempts)
     for _ in range(times):
         await store.begin(await store.read(await first_delivery(mesh, sequence)))
+
+
+def settlement_of(mesh: TaskMesh, store: AttemptStore, connection: Connection | None = None) -> Settlement:
+    """A settlement as a worker has it.
+
+    Args:
+        connection: For ack, nak and term; None: that of the mesh.
+    """
+    results, groups = ResultStore(mesh.connection, mesh.namespace), GroupCompletions(mesh.connection, mesh.namespace)
+    endings = Endings(mesh.registry, results, groups, "here", mesh.connection.clock)
+    return Settlement(connection or mesh.connection, store, DeadLetterStore(mesh.connection, mesh.namespace), endings)

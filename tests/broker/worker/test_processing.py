@@ -14,7 +14,6 @@ import pytest
 from diracx.tasks.cli.logs import TextFormatter
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import boottime
-from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, shown
 from diracx.tasks.plumbing.execution.job import WrongQueue
@@ -27,10 +26,9 @@ from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.leases import LeaseKeeper
-from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
-from support.deliveries import FakeMessage, first_delivery
+from support.deliveries import FakeMessage, first_delivery, settlement_of
 from support.mesh import TaskMesh
 from support.recording_tasks import Record, Soon, Wait, attempts_seen, most_at_once, ran
 
@@ -317,7 +315,7 @@ async def test_a_copy_that_is_stored_again_after_a_crash_is_dropped(mesh: TaskMe
     stored = await first_delivery(mesh, sequence)
     message = FakeMessage(stored.reply, headers={"Task-Name": "test:Elsewhere"}, data=b'{"n": 1}')
     attempts = AttemptStore(mesh.attempts)
-    settlement = Settlement(mesh.connection, attempts, DeadLetterStore(mesh.connection, mesh.namespace))
+    settlement = settlement_of(mesh, attempts)
     lease = LeaseKeeper(timedelta(seconds=30)).take(AckNotSent(mesh.connection, message, boottime()))
     assert lease is not None
     outcome = WrongQueue(mesh.namespace.task_subject(Elsewhere.priority, Size.LARGE))

@@ -17,12 +17,8 @@ from typing import Any
 import pytest
 
 from diracx.tasks.plumbing.execution import execution as execution_module
-from diracx.tasks.plumbing.execution.execution import (
-    Cancellation,
-    Cause,
-    Execution,
-    current_execution,
-)
+from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
+from diracx.tasks.plumbing.execution.execution import Execution, current_execution
 from diracx.tasks.plumbing.execution.loops import run as run_loop
 from diracx.tasks.plumbing.execution.stacks import line_of_thread, threads_of
 from diracx.tasks.plumbing.execution.thread import TaskThreads, blame_escape, run_code

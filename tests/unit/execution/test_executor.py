@@ -18,7 +18,8 @@ from diracx.tasks.plumbing.exceptions import (
     TooManyRetriesError,
     UnretryableError,
 )
-from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
+from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
+from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.executor import Executor
 from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Outcome, Retry, Succeeded
 from diracx.tasks.plumbing.injection.injector import Injector

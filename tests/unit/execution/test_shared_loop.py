@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
+from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
+from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask, secluded
 from support.jobs import forever
 

@@ -19,7 +19,8 @@ import pytest
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import NotServedError
-from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
+from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
+from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.last_resort import EXIT_CODE, LastResort
 from diracx.tasks.plumbing.execution.loops import LoopClosedError
 from diracx.tasks.plumbing.execution.thread import ExecutionThreads, executing

@@ -24,7 +24,7 @@ def test_every_stream_bucket_and_consumer_has_its_file() -> None:
         "streams/DIRACX_DLQ.json",
         "streams/DIRACX_LATER.json",
         "streams/DIRACX_TASKS.json",
-        *(f"streams/KV_diracx_{name}.json" for name in ("attempts", "config", "groups", "locks", "results")),
+        *(f"streams/KV_diracx_{name}.json" for name in ("attempts", "config", "locks", "results")),
     ]
     assert len([name for name in names if name.startswith("consumers/")]) == 9
 

@@ -49,7 +49,6 @@ def test_streams_and_buckets_have_their_names(namespace: str, upper: str) -> Non
     assert names.locks_bucket == f"{namespace}_locks"
     assert names.attempts_bucket == f"{namespace}_attempts"
     assert names.results_bucket == f"{namespace}_results"
-    assert names.groups_bucket == f"{namespace}_groups"
     assert names.config_bucket == f"{namespace}_config"
 
 
@@ -111,7 +110,6 @@ def test_two_namespaces_never_meet(one: str, other: str) -> None:
                     names.locks_bucket,
                     names.attempts_bucket,
                     names.results_bucket,
-                    names.groups_bucket,
                     names.config_bucket,
                 )
             ),
@@ -120,7 +118,7 @@ def test_two_namespaces_never_meet(one: str, other: str) -> None:
             *(f"account {names.name.upper()}{suffix}" for suffix in ("", "_PRODUCERS", "_OBSERVERS")),
         }
 
-    assert len(every_name(Namespace(one))) == 12
+    assert len(every_name(Namespace(one))) == 11
     assert (one == other) or not every_name(Namespace(one)) & every_name(Namespace(other))
 
 

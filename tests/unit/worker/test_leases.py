@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
-from diracx.tasks.plumbing.execution.execution import Cancellation, Cause
+from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, LeaseLapsedError, StillExecutingError
 from diracx.tasks.testing import wait_until

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from diracx.tasks.plumbing.execution.execution import Cause, Execution
+from diracx.tasks.plumbing.execution.cancellation import Cause
+from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask, secluded
 from diracx.tasks.plumbing.worker.loop_watch import LoopWatch
 from diracx.tasks.plumbing.worker.relief import Relief

@@ -56,6 +56,9 @@ class BaseTask(ABC):
     timeout_seconds: ClassVar[float | None] = None
     """The longest execution, in seconds. A longer one is cancelled and counts as failed. None means no limit."""
 
+    result_ttl_seconds: ClassVar[float | None] = None
+    """How long the result of the task is kept for whoever asks for it, in seconds. None: it is not kept."""
+
     @abstractmethod
     async def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Do the work. The worker injects the keyword parameters, see `diracx.tasks.plumbing.depends`.

@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.execution.job import Dead, Discarded, Outcome, Retry, Succeeded
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
-from support.deliveries import fake_delivery
+from support.deliveries import fake_delivery, settlement_of
 from support.mesh import TaskMesh
 
 FAILURE = Failure("ValueError", "late", "Traceback...", "here", datetime(2026, 12, 1, tzinfo=UTC))
@@ -64,7 +63,7 @@ async def test_a_failure_after_another_worker_has_begun_is_an_interruption(
 def settled_by_hand(mesh: TaskMesh) -> tuple[Settlement, AttemptStore, Delivery]:
     """A settlement with its store, and a delivery of a message that is in no stream."""
     store = AttemptStore(mesh.attempts)
-    settlement = Settlement(mesh.connection, store, DeadLetterStore(mesh.connection, mesh.namespace))
+    settlement = settlement_of(mesh, store)
     return settlement, store, fake_delivery(mesh.connection, 1, delivered=2, stored_ns=1)
 
 

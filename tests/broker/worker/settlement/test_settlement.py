@@ -16,7 +16,6 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import ServerClock, boottime
-from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, TaskRetryRequestedError, UnretryableError
@@ -27,9 +26,8 @@ from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicy
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.leases import LeaseKeeper
-from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.testing import wait_until
-from support.deliveries import FakeMessage, first_delivery
+from support.deliveries import FakeMessage, first_delivery, settlement_of
 from support.mesh import TaskMesh
 
 BASE = 0.2
@@ -193,7 +191,7 @@ async def test_an_outage_between_the_record_and_the_nak_of_a_retry_counts_one_fa
     )
     assert lease is not None
     store = AttemptStore(mesh.attempts)
-    settlement = Settlement(cast(Connection, outage), store, DeadLetterStore(mesh.connection, mesh.namespace))
+    settlement = settlement_of(mesh, store, cast(Connection, outage))
     attempts = await store.read(lease.delivery)
     failure = Failure.of(ValueError("once"), "here")
     await settlement.settle(lease, "test:Fails", attempts, Retry(datetime.now(UTC), failure))

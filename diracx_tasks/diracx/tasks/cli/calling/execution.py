@@ -34,7 +34,8 @@ from diracx.tasks.cli.processes.signals import BrokenOff, StopSignals
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError
-from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
+from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
+from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.executor import Executor, TaskCall
 from diracx.tasks.plumbing.execution.forks import guard_forks
 from diracx.tasks.plumbing.execution.job import Dead, Discarded, Job, Outcome, Retry

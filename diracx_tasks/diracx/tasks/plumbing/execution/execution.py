@@ -29,12 +29,11 @@ import types
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any, Final, TypeAlias
 
 from diracx.tasks.plumbing.exceptions import LoopHeldUpError, NotServedError
+from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.execution.loops import log_escape
 from diracx.tasks.plumbing.execution.stacks import line_of_thread, threads_of
@@ -49,39 +48,6 @@ MAX_LATE_SECONDS: Final = 0.25
 """A timeout that comes later than that, because others held up the loop, is postponed."""
 OVERRUN_SECONDS: Final = 60.0
 """What still runs this long after it was cancelled ends its process."""
-
-
-class Cause(StrEnum):
-    """Why an execution was cancelled."""
-
-    STOP = "stop"
-    """The worker stops, or its event loop ends."""
-    TIMEOUT = "timeout"
-    """It ran longer than `timeout_seconds`. The task has failed."""
-    HELD_UP = "held up"
-    """It held up the event loop for longer than its lease. The task has failed."""
-    ESCAPED = "escaped"
-    """A callback or child of the task raised SystemExit or KeyboardInterrupt. The task has failed."""
-    LEASE_LAPSED = "lease lapsed"
-    """Another worker may have the message."""
-    LOCK_LOST = "lock lost"
-    """Somebody else may hold the lock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cancellation:
-    """The reason for which an execution is cancelled."""
-
-    cause: Cause
-    reason: str
-    """For people."""
-    error: BaseException | None = None
-    """The failure of the task; None: the task is not to blame."""
-
-    @property
-    def voids(self) -> bool:
-        """Whether the execution cannot count, even if its code has succeeded."""
-        return self.cause in (Cause.LEASE_LAPSED, Cause.LOCK_LOST)
 
 
 End: TypeAlias = tuple[Any, BaseException | None]

@@ -27,8 +27,10 @@ from diracx.tasks.plumbing.exceptions import (
     UnretryableError,
     UnsendableError,
 )
-from diracx.tasks.plumbing.execution.execution import Cancellation, Cause, Execution
+from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
+from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.job import (
+    Cancelled,
     Dead,
     Discarded,
     Interrupted,
@@ -44,7 +46,7 @@ from diracx.tasks.plumbing.locks import BaseLimiter, BaseLock, CountingLimiter, 
 from diracx.tasks.plumbing.locks.fencing import current_token
 from diracx.tasks.plumbing.locks.keeper import HeldLocks, LockKeeper
 from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
-from diracx.tasks.plumbing.submitter import current_task_id
+from diracx.tasks.plumbing.submitter import current_callback, current_task_id
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.times import in_utc
 
@@ -149,6 +151,8 @@ class Executor:
             execution.begin()
         current_task_id.set(job.envelope.id)
         current_token.set(FencingToken(0))
+        if job.envelope.callback is not None:
+            current_callback.set(job.envelope.callback)
         if job.envelope.traceparent is not None:
             current_traceparent.set(job.envelope.traceparent)
         limits = self._limits if self._limiters and self._limits is not None and self._limits.active else None
@@ -277,6 +281,7 @@ class Executor:
         cancelled for               the code returned   it raised
             (nothing)                   Succeeded           failure
             stop                        Succeeded           Interrupted
+            cancelled by an operator    Succeeded           Cancelled
             timeout, held up, escaped   failure             failure
             lease lapsed, lock lost     Interrupted         Interrupted
         Code that found no place to execute is Interrupted, whatever else happened.
@@ -292,6 +297,8 @@ class Executor:
             return self._failed(job, cancellation.error)
         if error is None and not cancellation.voids:
             return Succeeded(value)
+        if cancellation.cause is Cause.CANCELLED:
+            return Cancelled(cancellation.reason)
         # What still runs ends with its process. Until then the task should not begin elsewhere.
         return Interrupted(cancellation.reason, _LEFT_BEHIND_DELAY if execution.runs_on else timedelta(0))
 

@@ -87,6 +87,15 @@ class Discarded:
     reason: str
     failure: Failure | None = None
     """The last failure; None: it never failed."""
+    expired: bool = False
+    """Whether it was dropped since its time was over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """An operator has cancelled the task. It will not run again, and nothing is kept."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +122,4 @@ class WrongQueue:
     """The subject of the right queue."""
 
 
-Outcome: TypeAlias = Succeeded | Retry | LockBusy | Held | Dead | Discarded | Interrupted | WrongQueue
+Outcome: TypeAlias = Succeeded | Retry | LockBusy | Held | Dead | Discarded | Cancelled | Interrupted | WrongQueue

@@ -74,7 +74,6 @@ def assets(namespace: Namespace, replicas: int = 1) -> list[Asset]:
         _bucket(namespace.locks_bucket, "Who holds which lock", expiring=True),
         _bucket(namespace.attempts_bucket, "Failures and retries by sequence of the task stream"),
         _bucket(namespace.results_bucket, "Results that somebody asked to keep", expiring=True, direct=True),
-        _bucket(namespace.groups_bucket, "Groups of tasks with a callback"),
         _bucket(
             namespace.config_bucket,
             "Overrides that workers and schedulers follow",
@@ -143,12 +142,14 @@ def _later(namespace: Namespace) -> Asset:
     name = namespace.later_stream
     config = {
         "name": name,
-        "description": "Tasks to run later. The server holds them (ADR-51) and hands over what falls due",
+        "description": "Tasks to run later, handed over when they fall due (ADR-51); groups; cancellations",
         "metadata": {"diracx.tasks": "later"},
         "subjects": [
             f"{namespace.name}.delayed.*",
             f"{namespace.name}.periodic.>",
             f"{namespace.name}.state.>",
+            f"{namespace.name}.group.>",
+            f"{namespace.name}.cancelled.*.*",
             # The work queue sources them, whatever its own subjects are.
             *(namespace.due_subject(*queue) for queue in _QUEUES),
         ],

@@ -78,12 +78,14 @@ def _worker(names: Namespace) -> Role:
         f"{API}.CONSUMER.MSG.NEXT.{tasks}.*",
         f"$JS.ACK.{tasks}.>",
         f"{API}.STREAM.MSG.GET.{names.dead_letters_stream}",
-        # Removes a delayed task from there once the task is settled.
+        # Removes a delayed task from there once the task is settled, and keeps the records of groups there.
         f"{API}.STREAM.MSG.DELETE.{names.later_stream}",
+        f"{API}.STREAM.MSG.GET.{names.later_stream}",
+        f"{names.name}.group.>",
         *_reading(names.config_bucket),
         *(
             subject
-            for bucket in (names.locks_bucket, names.attempts_bucket, names.results_bucket, names.groups_bucket)
+            for bucket in (names.locks_bucket, names.attempts_bucket, names.results_bucket)
             for subject in _writing(bucket)
         ),
     )

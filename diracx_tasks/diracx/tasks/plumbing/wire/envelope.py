@@ -7,6 +7,7 @@ has the header `Task-Name`; all other headers are optional.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -27,6 +28,9 @@ TASK_DUE: Final = "Task-Due"
 TASK_EXPIRES: Final = "Task-Expires"
 TASK_PARENT: Final = "Task-Parent"
 TASK_GROUP: Final = "Task-Group"
+TASK_CALLBACK: Final = "Task-Callback"
+TASK_PART: Final = "Task-Part"
+TASK_KEEP_RESULT: Final = "Task-Keep-Result"
 TASK_LABELS: Final = "Task-Labels"
 TASK_MOVED: Final = "Task-Moved"
 TRACEPARENT: Final = "traceparent"
@@ -59,6 +63,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None = None
     """The id of the task that submitted this one."""
     group: str | None = None
+    """The place of this task in a group, `<id of the group>:<index>`."""
+    callback: str | None = None
+    """The id of the group that this task follows."""
+    keep_result: float | None = None
+    """How long its result is kept, in seconds; None: as its class says."""
     labels: dict[str, Any] = msgspec.field(default_factory=dict)
     """Values of any JSON type, by name."""
     traceparent: str | None = None
@@ -84,10 +93,13 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         for header, text in (
             (TASK_PARENT, self.parent),
             (TASK_GROUP, self.group),
+            (TASK_CALLBACK, self.callback),
             (TRACEPARENT, self.traceparent),
         ):
             if text is not None:
                 headers[header] = text
+        if self.keep_result is not None:
+            headers[TASK_KEEP_RESULT] = f"{self.keep_result:g}"
         if self.moved:
             headers[TASK_MOVED] = str(self.moved)
         if self.labels:
@@ -116,6 +128,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
             expires=_time(headers, TASK_EXPIRES) if TASK_EXPIRES in headers else None,
             parent=headers.get(TASK_PARENT),
             group=headers.get(TASK_GROUP),
+            callback=headers.get(TASK_CALLBACK),
+            keep_result=_seconds(headers, TASK_KEEP_RESULT) if TASK_KEEP_RESULT in headers else None,
             labels=_read_labels(headers) if TASK_LABELS in headers else _NO_LABELS,
             traceparent=headers.get(TRACEPARENT),
             moved=_number(headers, TASK_MOVED) if TASK_MOVED in headers else 0,
@@ -127,6 +141,16 @@ def _number(headers: Mapping[str, str], header: str) -> int:
         return int(headers[header])
     except ValueError:
         raise MalformedTaskError(f"{header}: {shown(headers[header])!r} is no number") from None
+
+
+def _seconds(headers: Mapping[str, str], header: str) -> float:
+    try:
+        seconds = float(headers[header])
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise MalformedTaskError(f"{header}: {shown(headers[header])!r} is no number of seconds above 0")
+    return seconds
 
 
 def _time(headers: Mapping[str, str], header: str) -> datetime | None:

@@ -212,6 +212,27 @@ class Namespace:
         """The subject of the schedule of one occurrence. `occurrence` is unique within the instance or entry."""
         return f"{self.name}.periodic.{_instance_tokens(task_name, vo, entry)}.{escape(occurrence)}"
 
+    def group_subject(self, group: str) -> str:
+        """The subject of the record of one group. Those of its parts and outcomes begin with it and a dot."""
+        return f"{self.name}.group.{escape(group)}"
+
+    def group_part_subject(self, group: str, part: int) -> str:
+        """The subject of the record of one part of a group: its children, and what has become of them."""
+        return f"{self.group_subject(group)}.part.{part}"
+
+    def group_outcomes_subject(self, group: str, part: int, first: int | str) -> str:
+        """The subject of outcomes of one part, stored together; `first` is the lowest index among them, or `*`."""
+        return f"{self.group_subject(group)}.outcomes.{part}.{first}"
+
+    def cancelled_subject(self, kind: str, key: str) -> str:
+        """The subject of the note that an operator has cancelled tasks.
+
+        Args:
+            kind: `id`, `task` or `group`.
+            key: The id of a task, the name of tasks, or the id of a group.
+        """
+        return f"{self.name}.cancelled.{kind}.{escape(key)}"
+
     def dead_letter_subject(self, task_name: str, sequence: int) -> str:
         """The subject that stores the dead letter of one message, once, by the stream sequence of the message."""
         category, class_name = split_task_name(task_name)
@@ -259,11 +280,6 @@ class Namespace:
     def results_bucket(self) -> str:
         """The stored results of tasks."""
         return f"{self.name}_results"
-
-    @property
-    def groups_bucket(self) -> str:
-        """Groups of tasks with a callback."""
-        return f"{self.name}_groups"
 
     @property
     def config_bucket(self) -> str:

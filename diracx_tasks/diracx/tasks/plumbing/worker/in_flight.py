@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
-from diracx.tasks.plumbing.execution.execution import Cancellation, Cause
+from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.worker.attempts import AttemptStore

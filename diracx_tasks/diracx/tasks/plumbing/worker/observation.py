@@ -10,6 +10,7 @@ from typing import Final
 from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.execution.job import (
+    Cancelled,
     Dead,
     Discarded,
     Held,
@@ -33,6 +34,7 @@ OUTCOME_WORDS: Final[dict[type[Outcome], str]] = {
     Held: "held",
     Dead: "dead",
     Discarded: "discarded",
+    Cancelled: "cancelled",
     Interrupted: "interrupted",
     WrongQueue: "misplaced",
 }

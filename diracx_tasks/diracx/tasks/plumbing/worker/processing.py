@@ -26,6 +26,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from diracx.tasks.plumbing.background import carried_through
+from diracx.tasks.plumbing.cancellations.follower import CancellationFollower
 from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.exceptions import (
     MalformedTaskError,
@@ -36,7 +37,16 @@ from diracx.tasks.plumbing.exceptions import (
     shown,
 )
 from diracx.tasks.plumbing.execution.executor import Executor
-from diracx.tasks.plumbing.execution.job import Dead, Discarded, Interrupted, Job, Outcome, Succeeded, WrongQueue
+from diracx.tasks.plumbing.execution.job import (
+    Cancelled,
+    Dead,
+    Discarded,
+    Interrupted,
+    Job,
+    Outcome,
+    Succeeded,
+    WrongQueue,
+)
 from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability import log_context, telemetry
@@ -84,7 +94,7 @@ def _expired(at: datetime, record: AttemptRecord, dlq_eligible: bool) -> Dead | 
         reason = f"{reason}; it failed {record.failed} times{last}"
         if dlq_eligible:
             return Dead(reason)
-    return Discarded(reason, failure)
+    return Discarded(reason, failure, expired=True)
 
 
 class Processor:
@@ -94,6 +104,7 @@ class Processor:
         on_outcome: See `OnOutcome`.
         holds: The tasks that the configuration holds.
         outages: The tasks that are given back since a resource is down.
+        cancellations: The tasks that an operator has cancelled.
         clock: Decides what has expired, and which retry is due.
     """
 
@@ -108,6 +119,7 @@ class Processor:
         gate: IsolationGate,
         holds: Holds,
         outages: Outages,
+        cancellations: CancellationFollower,
         clock: ServerClock,
         on_outcome: OnOutcome | None = None,
     ) -> None:
@@ -120,6 +132,7 @@ class Processor:
         self._gate = gate
         self._holds = holds
         self._outages = outages
+        self._cancellations = cancellations
         self._clock = clock
         self._on_outcome = on_outcome
         self._telemetry = telemetry.current()
@@ -189,6 +202,8 @@ class Processor:
             return Interrupted("its retry is not due yet", rest)
         try:
             envelope = Envelope.from_headers(delivery.headers, delivery.sequence)
+            if self._cancellations.any and (reason := self._cancellations.reason(envelope)) is not None:
+                return Cancelled(reason)
             if envelope.version > FORMAT_VERSION:
                 return NotKnownHere(f"message format {envelope.version} is newer than this worker")
             registered = self._registry.get(envelope.name)

@@ -20,10 +20,12 @@ from datetime import timedelta
 from typing import Final
 
 from diracx.tasks.plumbing.background import in_background
+from diracx.tasks.plumbing.cancellations.follower import CancellationFollower
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.execution.executor import Executor, Invoke
 from diracx.tasks.plumbing.execution.last_resort import LastResort
+from diracx.tasks.plumbing.groups.completions import GroupCompletions
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
@@ -34,6 +36,7 @@ from diracx.tasks.plumbing.locks.keeper import LockKeeper
 from diracx.tasks.plumbing.observability.lasting_failure import LastingFailure
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.results.store import ResultStore
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.holds import Holds
@@ -46,6 +49,7 @@ from diracx.tasks.plumbing.worker.loop_watch import LoopWatch
 from diracx.tasks.plumbing.worker.processing import OnOutcome, Processor
 from diracx.tasks.plumbing.worker.relief import Relief
 from diracx.tasks.plumbing.worker.settings import WorkerSettings, worker_id
+from diracx.tasks.plumbing.worker.settlement.endings import Endings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.plumbing.worker.slots import Slots
 from diracx.tasks.plumbing.worker.snapshot import WorkerSnapshot
@@ -104,8 +108,8 @@ class Worker:
         self._outages = outages or Outages()
         limits = ConfiguredLimits(self._configuration)
         self._executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits, clock=connection.clock)
-        dead_letters = DeadLetterStore(connection, namespace)
-        self._settlement = Settlement(connection, self._attempts, dead_letters, settings.lock_retry_delay)
+        self._cancellations = CancellationFollower(connection, namespace)
+        self._settlement = self._settling(namespace)
         self._leases = LeaseKeeper(DEFAULT_ACK_WAIT, last_resort=last_resort)
         self._slots = Slots(settings.max_concurrent_tasks)
         self._gate = gate = IsolationGate(
@@ -120,6 +124,13 @@ class Worker:
             connection, namespace, settings, self._attempts, self._leases, self._slots, gate, self._in_flight
         )
 
+    def _settling(self, namespace: Namespace) -> Settlement:
+        connection = self._connection
+        results, groups = ResultStore(connection, namespace), GroupCompletions(connection, namespace)
+        endings = Endings(self._registry, results, groups, self.id, connection.clock)
+        dead_letters = DeadLetterStore(connection, namespace)
+        return Settlement(connection, self._attempts, dead_letters, endings, self.settings.lock_retry_delay)
+
     def _processor(self, namespace: Namespace, registry: TaskRegistry, on_outcome: OnOutcome | None) -> Processor:
         return Processor(
             namespace,
@@ -131,6 +142,7 @@ class Worker:
             self._gate,
             self._holds,
             self._outages,
+            self._cancellations,
             self._connection.clock,
             on_outcome,
         )

@@ -5,6 +5,7 @@ finds no room, is given back by `InFlight.give_back`.
 
     Succeeded      ack
     Discarded      ack, with a warning
+    Cancelled      ack
     Retry          write the failure and `not_before`; nak with the delay
     LockBusy       nak with a delay; nothing is written
     Held           the same
@@ -14,9 +15,10 @@ finds no room, is given back by `InFlight.give_back`.
 
 Invariants:
 
-- Order of writes: the attempt record, then the dead letter or the copy, then the answer. Each write is awaited before
-  the next. If one fails, the message is not settled: its lease lapses, it is redelivered, and the record shows how far
-  it got. So each step can be done twice. The server does not confirm an answer; all leave on one connection, in order.
+- Order of writes: the attempt record, the result of the task, its completion in its group, the dead letter or the copy,
+  then the answer. Each write is awaited before the next. If one fails, the message is not settled: its lease lapses, it
+  is redelivered, and the record shows how far it got. So each step can be done twice. The server does not confirm an
+  answer; all leave on one connection, in order.
 - The lease is checked before the first write, and right before the answer if anything was awaited in between.
 - After an ack or a term the record is deleted, and for a task that fell due its copy in the stream of later tasks.
   If a deletion fails, the message is settled nevertheless. After a nak the record stays.
@@ -24,6 +26,8 @@ Invariants:
 Crash points:
 
     record written, no nak yet           `not_before` and the count hold: the retry keeps its time and its number
+    result written, not answered yet     it is replaced by that of the next execution
+    completion written, not answered     the next one changes nothing: the first completion of a child counts
     exhausted, no dead letter yet        never executed again; the next delivery stores the dead letter
     dead letter stored, no term yet      the next delivery stores it again, which changes nothing, and terms
     copy stored, no ack yet              the next delivery stores it again; the stream drops the duplicate by its id,
@@ -45,6 +49,7 @@ from diracx.tasks.plumbing.background import carried_through
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.execution.job import (
+    Cancelled,
     Dead,
     Discarded,
     Held,
@@ -64,12 +69,13 @@ from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore, StaleAttemptError
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
 from diracx.tasks.plumbing.worker.settlement.ack_replay import AckReplay
+from diracx.tasks.plumbing.worker.settlement.endings import Endings
 from diracx.tasks.plumbing.worker.settlement.lock_backoff import LockBackoff
 from diracx.tasks.plumbing.worker.settlement.nak_batcher import NakBatcher
 
 logger = logging.getLogger("diracx.tasks.worker")
 
-_FINISHING: Final = (Succeeded, Discarded, Dead, WrongQueue)
+_FINISHING: Final = (Succeeded, Discarded, Cancelled, Dead, WrongQueue)
 """Outcomes that end with an ack or a term."""
 
 
@@ -86,11 +92,13 @@ class Settlement:
         connection: Connection,
         attempts: AttemptStore,
         dead_letters: DeadLetterStore,
+        endings: Endings,
         lock_retry_delay: timedelta = timedelta(seconds=5),
     ) -> None:
         self._connection = connection
         self._attempts = attempts
         self._dead_letters = dead_letters
+        self._endings = endings
         self._lock_backoff = LockBackoff(lock_retry_delay)
         self._hold_backoff = LockBackoff(lock_retry_delay)
         self.ack_replay = AckReplay(connection)
@@ -138,7 +146,7 @@ class Settlement:
     def _effects_of(self, outcome: Outcome, lease: Lease, name: str, attempts: Attempts) -> Coroutine[Any, Any, None]:
         match outcome:
             case Succeeded():
-                return self._succeed(lease)
+                return self._succeed(lease, attempts, outcome)
             case Retry():
                 return self._retry(lease, name, attempts, outcome)
             case LockBusy():
@@ -148,7 +156,9 @@ class Settlement:
             case Dead():
                 return self._dead_letter(lease, name, attempts, outcome)
             case Discarded():
-                return self._discard(lease, name, outcome)
+                return self._discard(lease, name, attempts, outcome)
+            case Cancelled():
+                return self._cancel(lease, name, attempts, outcome)
             case WrongQueue():
                 return self._requeue(lease, name, outcome)
             case Interrupted():
@@ -204,13 +214,27 @@ class Settlement:
         logger.info("%s (message %d) was settled before; the server had forgotten", name, lease.delivery.sequence)
         lease.delivery.ack()
 
-    async def _succeed(self, lease: Lease) -> None:
+    async def _succeed(self, lease: Lease, attempts: Attempts, outcome: Succeeded) -> None:
+        if self._endings.concern(lease.delivery):
+            await self._write_ending(lease, attempts, outcome)
         self._ack(lease)
 
-    async def _discard(self, lease: Lease, name: str, outcome: Discarded) -> None:
+    async def _discard(self, lease: Lease, name: str, attempts: Attempts, outcome: Discarded) -> None:
+        await self._write_ending(lease, attempts, outcome)
         self._ack(lease)
         text = "dropped %s (message %d): %s"
         _log_failure(logging.WARNING, outcome.failure, text, name, lease.delivery.sequence, outcome.reason)
+
+    async def _cancel(self, lease: Lease, name: str, attempts: Attempts, outcome: Cancelled) -> None:
+        await self._write_ending(lease, attempts, outcome)
+        self._ack(lease)
+        logger.info("cancelled %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
+
+    async def _write_ending(self, lease: Lease, attempts: Attempts, outcome: Outcome) -> None:
+        """Write the result of the task, and its completion in its group, as far as it has either."""
+        if self._endings.concern(lease.delivery):
+            await carried_through(self._endings.write(lease.delivery, outcome, attempts.record))
+            lease.ensure_held()
 
     async def _retry(self, lease: Lease, name: str, attempts: Attempts, outcome: Retry) -> None:
         await self._attempts.fail(attempts, outcome.failure, outcome.at)
@@ -256,6 +280,7 @@ class Settlement:
 
     async def _dead_letter(self, lease: Lease, name: str, attempts: Attempts, outcome: Dead) -> None:
         await self._attempts.exhaust(attempts, outcome.failure, outcome.reason)
+        await self._write_ending(lease, attempts, outcome)
         record = attempts.record
         executions = record.failed + record.crashes
         await self._dead_letters.store(lease.delivery, outcome.reason, executions, record.failures)

@@ -1,0 +1,1 @@
+"""Tasks that operators have cancelled, and how workers hear of it."""

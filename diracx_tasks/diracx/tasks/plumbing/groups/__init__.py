@@ -1,0 +1,1 @@
+"""Groups: many tasks, and one more that runs after the last of them."""

@@ -1,0 +1,94 @@
+"""What a finished task leaves beside its message: its result, and its completion in its group.
+
+Both are written before the message is settled, the result first. A message that comes back before it was settled writes
+them again, which changes nothing in the group, and replaces the result. Most tasks have neither, and pay for two looks
+at their headers.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from diracx.tasks.plumbing.clock import ServerClock
+from diracx.tasks.plumbing.execution.job import Cancelled, Dead, Discarded, Outcome, Succeeded
+from diracx.tasks.plumbing.groups.completions import GroupCompletions
+from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.results.store import ResultStore
+from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
+from diracx.tasks.plumbing.wire.ending import Ending, Status
+from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_ID, TASK_KEEP_RESULT, TASK_NAME
+from diracx.tasks.plumbing.wire.failure import Failure
+
+NEVER_RAN: Final = "TaskNeverRanError"
+"""The type of the error of a task that was given up without an exception, e.g. since it is malformed."""
+
+
+class Endings:
+    """Writes the results and completions of one worker."""
+
+    def __init__(
+        self,
+        registry: TaskRegistry,
+        results: ResultStore,
+        groups: GroupCompletions,
+        worker: str,
+        clock: ServerClock,
+    ) -> None:
+        self._results, self._groups = results, groups
+        self._worker, self._clock = worker, clock
+        self._keeping = {each.name: seconds for each in registry if (seconds := each.task_class.result_ttl_seconds)}
+        """How long the result of a task is kept, by its name, in seconds."""
+
+    def concern(self, delivery: Delivery) -> bool:
+        """Whether the end of this message is to be written anywhere."""
+        headers = delivery.headers
+        return headers is not None and (
+            TASK_GROUP in headers
+            or TASK_KEEP_RESULT in headers
+            or (bool(self._keeping) and headers.get(TASK_NAME) in self._keeping)
+        )
+
+    async def write(self, delivery: Delivery, outcome: Outcome, record: AttemptRecord) -> None:
+        """Write the end of a message, and return once the server has stored it.
+
+        Args:
+            outcome: One that ends the task: `Succeeded`, `Dead`, `Discarded` or `Cancelled`.
+            record: What was tried of it.
+
+        Raises:
+            ServerError: It was not stored; the message must not be settled.
+        """
+        headers = delivery.headers or {}
+        ending = self._ending(
+            headers.get(TASK_ID) or str(delivery.sequence), headers.get(TASK_NAME, ""), outcome, record
+        )
+        seconds = self._seconds_kept(headers)
+        if seconds is not None:
+            await self._results.keep(ending, seconds)
+        if (group := headers.get(TASK_GROUP)) is not None:
+            await self._groups.record(group, ending, keeps_value=seconds is not None)
+
+    def _seconds_kept(self, headers: dict[str, str]) -> float | None:
+        try:
+            return float(headers[TASK_KEEP_RESULT])
+        except (KeyError, ValueError):  # a message whose header is no number is malformed, and dead for that
+            return self._keeping.get(headers.get(TASK_NAME, ""))
+
+    def _ending(self, id: str, task: str, outcome: Outcome, record: AttemptRecord) -> Ending:  # noqa: A002
+        match outcome:
+            case Succeeded(value=value):
+                return Ending(id, task, Status.SUCCEEDED, value)
+            case Cancelled(reason=reason):
+                return Ending(id, task, Status.CANCELLED, error=self._failure("TaskCancelledError", reason))
+            case Discarded(expired=True, reason=reason):
+                return Ending(id, task, Status.EXPIRED, error=self._failure("TaskExpiredError", reason))
+            case Dead(reason=reason) | Discarded(reason=reason):
+                failure = outcome.failure or record.last_failure or self._failure(NEVER_RAN, reason)
+                return Ending(id, task, Status.FAILED, error=failure)
+        raise TypeError(f"{outcome!r} does not end its task")
+
+    def _failure(self, kind: str, reason: str) -> Failure:
+        at: datetime = self._clock.now()
+        return Failure(type=kind, message=reason, traceback="", worker=self._worker, at=at)
