@@ -28,10 +28,19 @@ TRUSTED = 29.0
 
 @dataclass
 class Answers:
-    """A fake connection that records the heartbeats."""
+    """A fake connection that records the heartbeats, and is the client of its own that takes naks."""
 
     error: Exception | None = None
     heartbeats: list[str] = field(default_factory=list)
+    naks: list[str] = field(default_factory=list)
+
+    @property
+    def client(self) -> Answers:
+        return self
+
+    def answer(self, subject: str, verb: bytes) -> None:
+        assert verb == b"-NAK"
+        self.naks.append(subject)
 
     async def request(self, subject: str, payload: bytes, *, timeout: float) -> None:
         assert payload == b"+WPI"
@@ -143,6 +152,24 @@ async def test_a_message_that_is_in_flight_already_is_not_taken_again(caplog: py
     assert "message 7 was delivered twice to this worker; it is executed once" in caplog.text
     keeper.drop(lease)
     assert keeper.take(delivery(requested=clock.now)) is not None, "it is no longer in flight"
+
+
+async def test_a_message_that_was_given_back_is_taken_again_though_its_lease_is_not_dropped_yet(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    answers = Answers()
+    keeper = LeaseKeeper(ACK_WAIT, ManualClock(0))
+    lease = keeper.take(delivery(0, answers))
+    assert lease is not None
+    lease.nak()
+    again = keeper.take(delivery(0, answers, delivered=2))
+    assert len(answers.naks) == 1
+    assert again is not None, "the server answers a nak within milliseconds"
+    assert keeper.all == [again]
+    keeper.drop(lease)
+    assert keeper.all == [again], "the end of the old delivery takes nothing from the new one"
+    assert "delivered twice" not in caplog.text
 
 
 async def test_a_message_whose_lease_lapsed_here_may_be_taken_anew_and_the_old_lease_takes_nothing_from_it() -> None:

@@ -72,6 +72,7 @@ class Lease:
         "deadline",
         "delivery",
         "execution",
+        "given_back",
         "heartbeat_pending",
         "last_contact",
         "settling",
@@ -104,6 +105,8 @@ class Lease:
         """Cancels the task, and knows why."""
         self.settling = False
         """Whether the outcome is known, and its answer is on the way."""
+        self.given_back = False
+        """Whether its nak was sent: the server may deliver the message again at any moment, also to this worker."""
         self.withdrawn: str | None = None
         """The reason of `withdraw`; None while it was not called."""
         self.attempts: Attempts | None = None
@@ -141,6 +144,15 @@ class Lease:
         """
         if self._clock() >= self.deadline:
             raise LeaseLapsedError(f"the lease on message {self.delivery.sequence} lapsed; another worker may have it")
+
+    def nak(self, delay: timedelta = timedelta(0)) -> None:
+        """Give the message back, to be redelivered after `delay`. The lease gets no more heartbeats.
+
+        Raises:
+            ServerUnavailableError: No connection; nothing was sent.
+        """
+        self.delivery.nak(delay)
+        self.given_back = True
 
     def close(self) -> None:
         """The outcome is known: it is too late to cancel the execution."""
@@ -211,12 +223,16 @@ class LeaseKeeper:
         - it is in flight here already: a server that was killed may forget that it delivered the message. The lease
           in flight covers both deliveries, because an ack of either one settles the sequence.
 
+        A message that was given back here a moment ago is no longer in flight: its next delivery is taken.
+
         Raises:
             StillExecutingError: The lease of an earlier delivery lapsed, or its stream was made anew, and its execution
                 has not ended. That execution is interrupted. Give the message back with a delay, so that this process
                 never executes it twice at a time.
         """
         held = self._leases.get(delivery.sequence)
+        if held is not None and held.given_back:
+            held = None
         same = held is not None and held.delivery.stored_ns == delivery.stored_ns
         if held is not None and same and held.remaining > 0:
             logger.info("message %d was delivered twice to this worker; it is executed once", delivery.sequence)
@@ -279,7 +295,7 @@ class LeaseKeeper:
         sent = self._clock()
         try:
             # Checked again here: the message may have been settled since this task was created.
-            if not self._keeps(lease) or sent >= lease.deadline or lease.withdrawn is not None:
+            if not self._keeps(lease) or sent >= lease.deadline or lease.withdrawn is not None or lease.given_back:
                 return
             await subject.in_progress(timeout=self.heartbeat_seconds)
         except ServerUnavailableError as error:

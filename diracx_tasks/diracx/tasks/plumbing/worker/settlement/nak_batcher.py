@@ -64,7 +64,7 @@ class NakBatcher:
             ServerUnavailableError: No connection, and `delay` is too short to wait for the flush.
         """
         if delay <= self._interval:
-            lease.delivery.nak(delay)
+            lease.nak(delay)
             return
         self._waiting.append((lease, self._clock() + delay.total_seconds(), self._connection.generation))
         self._schedule_flush()
@@ -90,6 +90,6 @@ class NakBatcher:
             if sent_in != generation:
                 dropped += 1
             elif lease.remaining > 0:
-                lease.delivery.nak(timedelta(seconds=max(0.0, until - self._clock())))
+                lease.nak(timedelta(seconds=max(0.0, until - self._clock())))
         if dropped:
             logger.debug("%d messages are not given back: the connection they came on was lost", dropped)

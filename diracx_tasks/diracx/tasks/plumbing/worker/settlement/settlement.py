@@ -170,7 +170,7 @@ class Settlement:
         lease.close()
         try:
             lease.ensure_held()
-            lease.delivery.nak()
+            lease.nak()
         except (LeaseLapsedError, ServerError) as error:
             logger.warning("left %s unsettled: %s", name, error)
 
