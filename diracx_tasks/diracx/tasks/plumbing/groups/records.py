@@ -26,7 +26,7 @@ import msgspec
 from diracx.tasks.plumbing.wire.ending import Status
 
 KEEP_GROUP: Final = timedelta(days=7)
-"""How long after its time to live the record of a group stays: a parent that runs again finds it, and spawns nothing."""
+"""How long after its time to live the record of a group stays, so that a parent that runs again spawns nothing."""
 KEEP_OUTCOMES: Final = timedelta(days=1)
 """How long after it the parts and outcomes stay."""
 
