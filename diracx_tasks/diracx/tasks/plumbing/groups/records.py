@@ -1,4 +1,4 @@
-"""What is stored of a group, in the stream `later`: the record of the group, its parts, and the outcomes of its children.
+"""What is stored of a group, in the stream `later`: the record of the group, its parts, and outcomes of its children.
 
     <namespace>.group.<id>                              GroupRecord
     <namespace>.group.<id>.part.<number>                PartRecord
