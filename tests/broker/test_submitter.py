@@ -53,6 +53,10 @@ class Recorder:
         self.tasks.append(task)
         return "recorded"
 
+    async def spawn(self, children: Any, callback: Any, **_: Any) -> str:
+        self.tasks += [*children, callback]
+        return "recorded"
+
 
 async def test_bindings_that_end_in_another_order_leave_the_right_one() -> None:
     first, second = Recorder(), Recorder()

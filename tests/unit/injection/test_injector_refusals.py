@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import fastapi
 import pytest
 
-from diracx.tasks.depends import CallbackSpawner
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import DBDepends, Depends
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
@@ -131,15 +130,6 @@ class TestRefusals:
         async def execute(self: Any, a: Annotated[str, Depends(sentinel)]) -> None: ...
 
         assert "in a circle" in refusal(execute, overrides={sentinel: override})
-
-    def test_callbacks_which_are_not_in_this_version(self) -> None:
-        async def execute(self: Any, spawner: CallbackSpawner) -> None: ...
-
-        text = refusal(execute)
-        assert "parameter 'spawner' asks for a CallbackSpawner" in text
-        assert "not in this version" in text
-        with pytest.raises(NotImplementedError):
-            CallbackSpawner()
 
     async def test_a_refused_class_leaves_nothing_behind_for_the_next(self) -> None:
         async def broken(missing: str) -> None: ...

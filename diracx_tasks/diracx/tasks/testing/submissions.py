@@ -12,8 +12,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import shown
+from diracx.tasks.plumbing.groups.records import callback_id, child_id
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.submitter import current_task_id
+from diracx.tasks.plumbing.submitter import DEFAULT_GROUP_TTL_SECONDS, current_task_id
 
 T = TypeVar("T", bound=BaseTask)
 
@@ -81,6 +82,30 @@ class RecordingBroker(JetStreamBroker):
         return identities
 
     schedule_many = submit_many
+
+    async def spawn(
+        self,
+        children: Iterable[BaseTask],
+        callback: BaseTask,
+        *,
+        ttl_seconds: float = DEFAULT_GROUP_TTL_SECONDS,
+        labels: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Spawn a group, see `JetStreamBroker.spawn`. Its children and its callback are recorded, the callback last.
+
+        A parent that runs again gets the group that it has; nothing is recorded again.
+
+        Raises:
+            RuntimeError: As for `submit`.
+        """
+        given = list(children) if isinstance(children, Iterable) else children
+        async with self._answering():
+            group = await super().spawn(given, callback, ttl_seconds=ttl_seconds, labels=labels)
+        if all(each.id != callback_id(group) for each in self.submitted):
+            for index, child in enumerate(given):
+                self._record(child, child_id(group, index), None, labels)
+            self._record(callback, callback_id(group), None, labels)
+        return group
 
     def _record(
         self, task: BaseTask, identity: str, at_time: datetime | None, labels: Mapping[str, Any] | None

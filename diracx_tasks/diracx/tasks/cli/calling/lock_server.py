@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -34,10 +34,24 @@ class NowhereToRun:
         Raises:
             SendTaskError: Always.
         """
-        raise SendTaskError(
-            f"{type(task).__name__} was not submitted: the embedded server of this call ends with it, so the task "
-            "would run nowhere; start a nats-server with JetStream and name it by --nats-url"
-        )
+        raise _nowhere(f"{type(task).__name__} was not submitted", "the task")
+
+    async def spawn(
+        self, children: Iterable[Any], callback: Any, *, ttl_seconds: float = 0, labels: Mapping[str, Any] | None = None
+    ) -> str:
+        """Refuse the group.
+
+        Raises:
+            SendTaskError: Always.
+        """
+        raise _nowhere(f"the group of {type(callback).__name__} was not spawned", "its tasks")
+
+
+def _nowhere(what: str, who: str) -> SendTaskError:
+    return SendTaskError(
+        f"{what}: the embedded server of this call ends with it, so {who} would run nowhere; start a nats-server with "
+        "JetStream and name it by --nats-url"
+    )
 
 
 @asynccontextmanager

@@ -30,13 +30,14 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from diracx.tasks.plumbing.exceptions import LoopHeldUpError, NotServedError
 from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.execution.loops import log_escape
 from diracx.tasks.plumbing.execution.stacks import line_of_thread, threads_of
+from diracx.tasks.plumbing.submitter import current_parent
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -55,7 +56,8 @@ End: TypeAlias = tuple[Any, BaseException | None]
 
 _NO_CALLS: Final[frozenset[Any]] = frozenset()
 
-current_execution: ContextVar[Execution | None] = ContextVar("current_execution", default=None)
+# One variable for both names, since each costs every execution: whoever spawns a group knows no `Execution`.
+current_execution = cast("ContextVar[Execution | None]", current_parent)
 """The execution whose code runs in this context."""
 
 
@@ -85,6 +87,7 @@ class Execution:
         "cancel_code",
         "cancellation",
         "code_returned",
+        "groups",
         "in_child",
         "name",
         "refusal",
@@ -118,6 +121,8 @@ class Execution:
         """The calls in threads that the code has made, and that have not ended."""
         self.in_child: Callable[[Execution, BaseException | None], object] | None = None
         """Ends this process, a child that the code has forked, when it leaves the code. See `forks`."""
+        self.groups = 0
+        """How many groups its code has spawned, see `submitter.Parent`."""
         self._owner = owner
         self._last_resort = last_resort
         self._timeout_seconds = math.inf

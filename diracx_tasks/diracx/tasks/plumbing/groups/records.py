@@ -65,6 +65,8 @@ class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     labels: dict[str, Any] = msgspec.field(default_factory=dict)
     """Of the children and of the callback."""
+    digest: str = ""
+    """Of the names and bodies of the children and of the callback, to tell whether a later spawn is the same."""
     ended_parts: tuple[int, ...] = ()
     """The numbers of parts whose children have all ended, ascending."""
     ended: Ended | None = None

@@ -28,7 +28,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.adapters import adapter
 from diracx.tasks.plumbing.injection.diracx_classes import implicit_marker, sentinel_of
-from diracx.tasks.plumbing.injection.markers import CallbackSpawner, Marker, WithoutTransaction
+from diracx.tasks.plumbing.injection.markers import CallbackSpawner, Marker, WithoutTransaction, callback_spawner
 from diracx.tasks.plumbing.injection.signatures import (
     Parameter,
     is_async_generator,
@@ -94,7 +94,7 @@ class Injector:
         overrides: Callable -> the callable to call in its place, anywhere in the graph, like FastAPI's
             `dependency_overrides`.
         providers: Type -> the callable for a parameter without a marker whose annotation is exactly that type.
-            `FencingToken` always has one.
+            `FencingToken` and `CallbackSpawner` always have one.
         replacement: Returns the callable to call in place of a callable without an override, or None to call it as it
             is. Callables with the same replacement are one dependency.
 
@@ -115,7 +115,11 @@ class Injector:
                     f"the override {wanted!r}: {given!r} replaces nothing; write a callable in place of the one in "
                     "Depends or DBDepends, e.g. {OwnersDB.transaction: fake_transaction}"
                 )
-        self._providers = {FencingToken: fencing_token, **(providers or {})}
+        self._providers = {
+            FencingToken: fencing_token,
+            CallbackSpawner: callback_spawner,
+            **(providers or {}),
+        }
         self._invocations: dict[type[BaseTask], Invocation] = {}
         self._preparing = threading.Lock()
         """Held while a class is prepared: guards all that follows."""
@@ -196,11 +200,6 @@ class Injector:
             return Marker(provider)
         if marker := implicit_marker(parameter.type):
             return marker
-        if parameter.type is CallbackSpawner:
-            raise TaskDefinitionError(
-                f"{where} asks for a CallbackSpawner; groups with callbacks are not in this version: "
-                "remove it, and submit what follows with `await task.schedule()`"
-            )
         if parameter.optional:
             return None
         hint = "annotate it with Annotated[T, Depends(callable)], or give it a default"

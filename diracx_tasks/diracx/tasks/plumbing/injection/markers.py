@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from diracx.tasks.plumbing.submitter import DEFAULT_GROUP_TTL_SECONDS, current_submitter
 
 T = TypeVar("T")
 
@@ -91,10 +93,31 @@ prepared. DB may be an alias that holds `DBDepends` already: the alias's marker 
 
 
 class CallbackSpawner:
-    """Spawns a group of tasks, and one more task after the last of the group has ended.
+    """Spawns a group of tasks, and one more task that runs after the last of them has ended.
 
-    Not available in this version: a task that asks for one is refused when it is prepared.
+    async def execute(self, spawn_with_callback: CallbackSpawner) -> None:
+        group_id = await spawn_with_callback([Child(1), Child(2)], AfterThem())
     """
 
-    def __init__(self) -> None:
-        raise NotImplementedError("groups with callbacks are not available in this version")
+    __slots__ = ()
+
+    async def __call__(
+        self,
+        children: Iterable[Any],
+        callback: Any,
+        ttl_seconds: float = DEFAULT_GROUP_TTL_SECONDS,
+        *,
+        labels: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Store the group, and return its id; see `submitter.Submitter.spawn`.
+
+        Raises:
+            RuntimeError: No broker is bound.
+            SendTaskError, TaskDefinitionError, MalformedTaskError, ValueError, TypeError: As there.
+        """
+        return await current_submitter().spawn(children, callback, ttl_seconds=ttl_seconds, labels=labels)
+
+
+async def callback_spawner() -> CallbackSpawner:
+    """Return a spawner. The injector calls it for `CallbackSpawner` parameters, and an override may replace it."""
+    return CallbackSpawner()

@@ -12,24 +12,19 @@ from uuid import uuid4
 
 from diracx.tasks.installation import report_mixed_installation
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.exceptions import MalformedTaskError, SendTaskError, ServerError
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, SendTaskError
+from diracx.tasks.plumbing.groups.spawning import Spawner
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.errors import (
-    STORE_FAILED,
-    ApiError,
-    NoRespondersError,
-    NotConnectedError,
-    stream_full_text,
-)
+from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.headers import schedule_headers
-from diracx.tasks.plumbing.jetstream.publish import publish
+from diracx.tasks.plumbing.jetstream.publish import publish, until_answered
 from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.submitter import bound_for_process, current_task_id
+from diracx.tasks.plumbing.submitter import DEFAULT_GROUP_TTL_SECONDS, bound_for_process, current_task_id
 from diracx.tasks.plumbing.wire.envelope import DEAD_LETTER_BYTES, MSG_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import ensure_holdable, to_rfc3339
@@ -38,9 +33,6 @@ T = TypeVar("T")
 
 _MAX_IN_FLIGHT: Final = 256
 _UPDATING_ROLES: Final = frozenset({"worker", "scheduler"})
-_RETRY_SECONDS: Final = 0.2
-# For this long, "no responders" may mean that the stream is electing a leader.
-_ELECTION_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +63,7 @@ class JetStreamBroker:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._telemetry = current()
+        self._groups = GroupStore(connection, namespace)
 
     @classmethod
     @asynccontextmanager
@@ -163,6 +156,23 @@ class JetStreamBroker:
     schedule_many = submit_many
     """The earlier name of `submit_many`."""
 
+    async def spawn(
+        self,
+        children: Iterable[BaseTask],
+        callback: BaseTask,
+        *,
+        ttl_seconds: float = DEFAULT_GROUP_TTL_SECONDS,
+        labels: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Store a group of tasks, and the task that runs after the last of them; see `Submitter.spawn`.
+
+        Outside of a task the id is a new one each time.
+        """
+        spawner = Spawner(self.registry, self.connection.max_payload, self.connection.clock.now())
+        group = await spawner.new_group(children, callback, ttl_seconds, labels, current_traceparent.get())
+        await self._on_own_loop(self._groups.spawn(group, self._timeout))
+        return group.id
+
     async def cancel(self, task_id: str) -> bool:
         """Withdraw a task that was submitted for later.
 
@@ -242,31 +252,13 @@ class JetStreamBroker:
     async def _store(self, message: _Message) -> None:
         """Publish until the server answers, always with the same id, so that the task is stored once."""
         self._check_size(message)
-        deadline = self._loop.time() + self._timeout
-        election_ends = self._loop.time() + min(_ELECTION_SECONDS, self._timeout)
-        while True:
-            remaining = deadline - self._loop.time()
-            try:
-                await publish(
-                    self.connection,
-                    message.subject,
-                    message.body,
-                    message.headers,
-                    timeout=max(remaining, 0.1),
-                )
-                return
-            except NotConnectedError as error:
-                if not await self.connection.wait_connected(max(remaining, 0)):
-                    raise _refused(message, error) from error
-            except NoRespondersError as error:
-                if self._loop.time() >= election_ends:
-                    raise SendTaskError(
-                        f"no stream takes {message.subject}: create {message.stream} with "
-                        "`diracx-task-run setup`, or start a worker that may"
-                    ) from error
-                await asyncio.sleep(_RETRY_SECONDS)
-            except ServerError as error:
-                raise _refused(message, error) from error
+        await until_answered(
+            self.connection,
+            message.stream,
+            message.subject,
+            lambda seconds: publish(self.connection, message.subject, message.body, message.headers, timeout=seconds),
+            timeout=self._timeout,
+        )
 
 
 def _installed_tasks() -> TaskRegistry:
@@ -283,9 +275,3 @@ def _check_time(name: str, at_time: datetime) -> None:
         ensure_holdable(at_time)
     except ValueError as error:
         raise ValueError(f"{name} cannot be scheduled at {error}") from None
-
-
-def _refused(message: _Message, error: ServerError) -> SendTaskError:
-    if isinstance(error, ApiError) and error.err_code == STORE_FAILED:
-        return SendTaskError(stream_full_text(message.stream, error.description))
-    return SendTaskError(f"{message.subject} did not take the task: {error}")

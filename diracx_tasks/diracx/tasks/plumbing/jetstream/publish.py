@@ -11,21 +11,34 @@ and its place in `Nats-Batch-Sequence`, the last one `Nats-Batch-Commit`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 from uuid import uuid4
 
 import msgspec
 from nats.aio.msg import Msg
 
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.errors import ApiError, RequestTimeoutError
+from diracx.tasks.plumbing.jetstream.errors import (
+    STORE_FAILED,
+    ApiError,
+    NoRespondersError,
+    NotConnectedError,
+    RequestTimeoutError,
+    stream_full_text,
+)
 from diracx.tasks.plumbing.jetstream.headers import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE
+
+T = TypeVar("T")
 
 MAX_BATCH_MESSAGES: Final = 1_000
 """The largest batch that the server accepts."""
+
+_RETRY_SECONDS: Final = 0.2
+# For this long, "no responders" may mean that the stream is electing a leader.
+_ELECTION_SECONDS: Final = 2.0
 
 
 class _Error(msgspec.Struct):
@@ -87,6 +100,48 @@ async def publish_batch(connection: Connection, messages: Sequence[BatchMessage]
             return await _commit(connection, messages, _batch_headers(messages, uuid4().hex))
     except TimeoutError:
         raise RequestTimeoutError(messages[-1].subject, timeout) from None
+
+
+async def until_answered(
+    connection: Connection,
+    stream: str,
+    subject: str,
+    send: Callable[[float], Awaitable[T]],
+    *,
+    timeout: float,
+    what: str = "the task",
+) -> T:
+    """Publish until the server answers. What is sent must be stored once, however often it is sent.
+
+    Args:
+        stream: The stream that takes the subject, for the errors.
+        send: Publishes within the seconds that it is given.
+        timeout: The limit for all tries, reconnects included, in seconds.
+        what: What is published, for the errors.
+
+    Raises:
+        SendTaskError: The server did not store it, or did not answer in time.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline, election_ends = clock() + timeout, clock() + min(_ELECTION_SECONDS, timeout)
+    while True:
+        remaining = deadline - clock()
+        try:
+            return await send(max(remaining, 0.1))
+        except NotConnectedError as error:
+            if not await connection.wait_connected(max(remaining, 0)):
+                raise SendTaskError(f"{subject} did not take {what}: {error}") from error
+        except NoRespondersError as error:
+            if clock() >= election_ends:
+                raise SendTaskError(
+                    f"no stream takes {subject}: create {stream} with `diracx-task-run setup`, or start a worker that "
+                    "may"
+                ) from error
+            await asyncio.sleep(_RETRY_SECONDS)
+        except ServerError as error:
+            if isinstance(error, ApiError) and error.err_code == STORE_FAILED:
+                raise SendTaskError(stream_full_text(stream, error.description)) from error
+            raise SendTaskError(f"{subject} did not take {what}: {error}") from error
 
 
 def _batch_headers(messages: Sequence[BatchMessage], batch_id: str) -> list[dict[str, str]]:

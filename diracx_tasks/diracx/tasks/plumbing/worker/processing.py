@@ -47,12 +47,14 @@ from diracx.tasks.plumbing.execution.job import (
     Succeeded,
     WrongQueue,
 )
+from diracx.tasks.plumbing.groups.records import split_place
 from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.jetstream.group_store import STORE_CHILDREN, GroupStore
 from diracx.tasks.plumbing.observability import log_context, telemetry
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
-from diracx.tasks.plumbing.wire.envelope import FORMAT_VERSION, TASK_ID, TASK_NAME, Envelope
+from diracx.tasks.plumbing.wire.envelope import FORMAT_VERSION, TASK_ID, TASK_NAME, TASK_PART, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore, StaleAttemptError
 from diracx.tasks.plumbing.worker.holds import Holds
@@ -84,7 +86,15 @@ class NotKnownHere:
     reason: str
 
 
-Screened: TypeAlias = Job | Outcome | NotKnownHere
+@dataclass(frozen=True, slots=True)
+class StoreChildren:
+    """The message is no task: it has a worker store the children of one part of a group."""
+
+    group: str
+    part: int
+
+
+Screened: TypeAlias = Job | Outcome | NotKnownHere | StoreChildren
 
 
 def _expired(at: datetime, record: AttemptRecord, dlq_eligible: bool) -> Dead | Discarded:
@@ -97,6 +107,13 @@ def _expired(at: datetime, record: AttemptRecord, dlq_eligible: bool) -> Dead | 
     return Discarded(reason, failure, expired=True)
 
 
+def _part_of(delivery: Delivery) -> StoreChildren:
+    try:
+        return StoreChildren(*split_place((delivery.headers or {}).get(TASK_PART, "")))
+    except ValueError as error:
+        raise MalformedTaskError(f"{TASK_PART}: {error}") from None
+
+
 class Processor:
     """Processes the deliveries of one worker.
 
@@ -105,6 +122,7 @@ class Processor:
         holds: The tasks that the configuration holds.
         outages: The tasks that are given back since a resource is down.
         cancellations: The tasks that an operator has cancelled.
+        groups: Stores the children of groups.
         clock: Decides what has expired, and which retry is due.
     """
 
@@ -120,6 +138,7 @@ class Processor:
         holds: Holds,
         outages: Outages,
         cancellations: CancellationFollower,
+        groups: GroupStore,
         clock: ServerClock,
         on_outcome: OnOutcome | None = None,
     ) -> None:
@@ -133,6 +152,7 @@ class Processor:
         self._holds = holds
         self._outages = outages
         self._cancellations = cancellations
+        self._groups = groups
         self._clock = clock
         self._on_outcome = on_outcome
         self._telemetry = telemetry.current()
@@ -191,7 +211,7 @@ class Processor:
         """Decode the message and look up its task.
 
         Returns:
-            The `Job`; or the outcome when it must not execute now; or `NotKnownHere`.
+            The `Job`; or the outcome when it must not execute now; or `NotKnownHere`; or `StoreChildren`.
         """
         record = attempts.record
         if record.exhausted is not None:
@@ -206,6 +226,8 @@ class Processor:
                 return Cancelled(reason)
             if envelope.version > FORMAT_VERSION:
                 return NotKnownHere(f"message format {envelope.version} is newer than this worker")
+            if envelope.name == STORE_CHILDREN:
+                return _part_of(delivery)
             registered = self._registry.get(envelope.name)
             if registered.task_class.size != self._settings.size:
                 if envelope.moved and delivery.delivered == 1:
@@ -234,6 +256,8 @@ class Processor:
         if not isinstance(screened, Job):
             if isinstance(screened, NotKnownHere):
                 return await self._postpone_unknown(attempts, screened.reason)
+            if isinstance(screened, StoreChildren):
+                return await self._store_children(screened)
             return screened
         logger.debug("begins: %s (message %d)", screened.envelope.name, lease.delivery.sequence)
         on_start = None
@@ -269,6 +293,13 @@ class Processor:
             return Dead(reason)
         await self._attempts.record_unknown(attempts)
         return Interrupted(f"try {tries} of {self._settings.unknown_tries}: {reason}", self._settings.unknown_delay)
+
+    async def _store_children(self, part: StoreChildren) -> Outcome:
+        try:
+            there = await self._groups.store_part(part.group, part.part)
+        except MalformedTaskError as error:
+            return Dead(f"malformed: {error}")
+        return Succeeded() if there else Discarded("its group has expired")
 
     def _report(self, delivery: Delivery, name: str, outcome: Outcome) -> None:
         if self._on_outcome is None:

@@ -30,6 +30,7 @@ from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.mesh_watch import MeshWatch
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
@@ -143,6 +144,7 @@ class Worker:
             self._holds,
             self._outages,
             self._cancellations,
+            GroupStore(self._connection, namespace),
             self._connection.clock,
             on_outcome,
         )

@@ -1,0 +1,325 @@
+"""Storing groups: the group itself, all or nothing, and then the children of each part in their queues.
+
+    1. one atomic batch into the stream `later`: the record of the group, the callback (held until the time to live is
+       over), each part with the bodies of its children, and for each part a message that has a worker store them
+    2. for each part, one atomic batch into the queues: its children
+    3. the part is marked as stored, and loses the bodies
+
+A group of one part is stored by whoever spawns it: the message of 1 is due half a minute later, and is deleted after 3.
+Of a group of several parts it is due at once, and workers do 2 and 3.
+
+Crash points:
+
+    before 1, or within it      nothing is stored; a parent that runs again spawns the group
+    after 1                     the message of the part falls due, and a worker does 2 and 3; a parent that runs again
+                                finds the record of the group, and stores nothing twice
+    after 2                     the children have ids of their own (`Nats-Msg-Id`), so the queues refuse the batch
+                                within their duplicate window of 2 minutes. Later a child that has ended shows in the
+                                part, and one that has not is found in its queue
+    after 3                     the message of the part falls due, and changes nothing
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, TypeVar
+
+import msgspec
+
+from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.exceptions import (
+    MalformedTaskError,
+    SendTaskError,
+    ServerError,
+    ServerUnavailableError,
+    shown,
+)
+from diracx.tasks.plumbing.groups.records import (
+    KEEP_GROUP,
+    KEEP_OUTCOMES,
+    GroupRecord,
+    PartRecord,
+    callback_id,
+    part_id,
+    place,
+    remaining_ttl,
+)
+from diracx.tasks.plumbing.groups.spawning import NewGroup, child_headers
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import (
+    DUPLICATE_MESSAGE_ID,
+    STORE_FAILED,
+    WRONG_LAST_SEQUENCE,
+    ApiError,
+    PermissionDeniedError,
+    stream_full_text,
+)
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, ROLLUP, TTL, schedule_headers
+from diracx.tasks.plumbing.jetstream.message_batches import read_batches
+from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish, publish_batch, until_answered
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, delete_message, read_message
+from diracx.tasks.plumbing.observability.telemetry import current
+from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_GROUP, TASK_ID, TASK_NAME, TASK_PART, TRACEPARENT, Envelope
+from diracx.tasks.plumbing.wire.names import Namespace
+
+logger = logging.getLogger("diracx.tasks.groups")
+
+T = TypeVar("T")
+
+STORE_CHILDREN: Final = "diracx:StoreChildren"
+"""The name of the message that has a worker store the children of a part."""
+
+FALLBACK: Final = timedelta(seconds=30)
+"""How long whoever spawns a group of one part has time to store its children, before a worker does."""
+SEARCH_AFTER: Final = timedelta(seconds=90)
+"""The children of a part that is older may have been stored longer ago than the queues tell duplicates, 2 minutes."""
+
+_TRIES: Final = 5
+_RECONNECT_SECONDS: Final = 10.0
+
+
+class GroupStore:
+    """Stores groups of one namespace.
+
+    Args:
+        search_after: See `SEARCH_AFTER`.
+    """
+
+    def __init__(self, connection: Connection, namespace: Namespace, *, search_after: timedelta = SEARCH_AFTER) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._search_after = search_after
+        self._may_delete = True
+        """Whether this user may delete a message of a part; producers may not."""
+        self._telemetry = current()
+
+    async def spawn(self, group: NewGroup, timeout: float) -> None:
+        """Store a group, unless it was stored before.
+
+        Args:
+            timeout: The limit for all tries, in seconds.
+
+        Raises:
+            SendTaskError: It was not stored, or is not known to be.
+        """
+        with self._publish_span(group) as headers:
+            if (traceparent := headers.get(TRACEPARENT)) is not None:
+                group = replace(group, record=msgspec.structs.replace(group.record, traceparent=traceparent))
+            first = await self._store_group(group, timeout)
+        if first is None:
+            await self._keep_to_what_is_stored(group)
+        elif len(group.parts) == 1:
+            await self._store_at_once(group, first + 2)
+
+    @contextmanager
+    def _publish_span(self, group: NewGroup) -> Iterator[dict[str, str]]:
+        """One span for the group. In its headers, the children and the callback get the trace."""
+        headers = {TASK_ID: group.id, TASK_NAME: group.record.callback}
+        if self._telemetry is None:
+            yield headers
+            return
+        size = sum(len(bytes(body)) for part in group.parts for body in part.bodies)
+        with self._telemetry.publishing(self._namespace.group_subject(group.id), headers, size):
+            yield headers
+
+    async def _store_group(self, group: NewGroup, timeout: float) -> int | None:
+        """The sequence of its first message; None: its record was there before."""
+        subject, stream = self._namespace.group_subject(group.id), self._namespace.later_stream
+        messages = list(self._group_messages(group))
+
+        async def send(seconds: float) -> int | None:
+            try:
+                ack = await publish_batch(self._connection, messages, timeout=seconds)
+            except ApiError as error:
+                if error.err_code == WRONG_LAST_SEQUENCE:
+                    return None
+                raise
+            return ack.seq - len(messages) + 1
+
+        return await until_answered(self._connection, stream, subject, send, timeout=timeout, what="the group")
+
+    def _group_messages(self, group: NewGroup) -> Iterator[BatchMessage]:
+        names, record = self._namespace, group.record
+        new = {EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
+        kept = {ROLLUP: "sub", TTL: remaining_ttl(record, KEEP_GROUP, record.spawned)}
+        yield BatchMessage(names.group_subject(group.id), msgspec.json.encode(record), new | kept)
+        at_the_latest = record.spawned + timedelta(seconds=record.ttl_seconds if group.parts else 0)
+        let_go = schedule_headers(at_the_latest, names.due_subject(*group.callback.queue))
+        held = names.delayed_subject(callback_id(group.id))
+        yield BatchMessage(held, group.callback.body, group.callback_headers() | let_go | new)
+        due = record.spawned + (FALLBACK if len(group.parts) == 1 else timedelta(0))
+        for number, part in enumerate(group.parts):
+            yield self._part_message(group.id, record, number, part, 0)
+            yield self._storing_message(group.id, number, part, due)
+
+    def _part_message(
+        self, group: str, record: GroupRecord, number: int, part: PartRecord, replaces: int
+    ) -> BatchMessage:
+        ttl = remaining_ttl(record, KEEP_OUTCOMES, self._connection.clock.now())
+        headers = {ROLLUP: "sub", TTL: ttl, EXPECTED_LAST_SUBJECT_SEQUENCE: str(replaces)}
+        return BatchMessage(self._namespace.group_part_subject(group, number), msgspec.json.encode(part), headers)
+
+    def _storing_message(self, group: str, number: int, part: PartRecord, due: datetime) -> BatchMessage:
+        """The message that has a worker store the children of a part. The worker is one of the first child's size."""
+        identity = part_id(group, number)
+        headers = Envelope(name=STORE_CHILDREN, id=identity, submitted=self._connection.clock.now()).to_headers()
+        del headers[MSG_ID]
+        headers |= {TASK_PART: place(group, number), EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
+        target = self._namespace.due_subject(*_queue(part, part.children[0]))
+        return BatchMessage(self._namespace.delayed_subject(identity), b"{}", headers | schedule_headers(due, target))
+
+    async def _keep_to_what_is_stored(self, group: NewGroup) -> None:
+        """The group was stored before, by an earlier execution of its parent. What that one stored stands."""
+        if group.record.parent is None:
+            return  # an earlier try of this very spawn, whose answer was lost; the message of its part is due soon
+        stored = await self._in_doubt(self._read_group(group.id))
+        if stored is None:
+            return
+        if stored.digest != group.record.digest:
+            logger.warning(
+                "the group %s of %s stays as it was spawned first, with %d children and %s as its callback: this "
+                "execution gave others, which are not stored",
+                *(shown(group.id), shown(group.record.parent), stored.children, stored.callback),
+            )
+        if len(stored.starts) == 1 and stored.ended is None:
+            await self._in_doubt(self.store_part(group.id, 0))
+
+    async def _in_doubt(self, work: Awaitable[T]) -> T | None:
+        """Await what a worker does a moment later if it fails here: the group is stored."""
+        try:
+            return await work
+        except (ServerError, SendTaskError, MalformedTaskError) as error:
+            logger.warning("the children of a group are left to a worker, which stores them in their queues: %s", error)
+            return None
+
+    async def _store_at_once(self, group: NewGroup, sequence: int) -> None:
+        """Store the children of the only part, and delete its message, which is the next one."""
+        part = group.parts[0]
+        stored = await self._in_doubt(self._store_new(group, part, sequence))
+        if not stored or not self._may_delete:
+            return  # the message falls due, and a worker finds the children stored
+        try:
+            await delete_message(self._connection, self._namespace.later_stream, sequence + 1)
+        except PermissionDeniedError:
+            self._may_delete = False
+        except ServerError as error:
+            logger.debug("the message of a part stays until it is due: %s", error)
+
+    async def _store_new(self, group: NewGroup, part: PartRecord, sequence: int) -> bool:
+        """Store the children of a part that nobody else has stored yet. Returns whether the part is marked."""
+        await self._store_children(group.id, group.record, 0, part)
+        with suppress(PermissionDeniedError):  # a producer may not read what completions have made of the part
+            return await self._mark(group.id, group.record, 0, part, sequence)
+        return False
+
+    async def store_part(self, group: str, number: int) -> bool:
+        """Store the children of one part in their queues, unless they were stored before.
+
+        Returns:
+            False when there is nothing to be done any more: the records of the group are gone.
+
+        Raises:
+            ServerError: It is not known whether they are stored.
+            MalformedTaskError: A record cannot be read.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return await self._store_part(group, number)
+            except ServerUnavailableError:
+                # Stored or not: that is found out again.
+                if not tries_left or not await self._connection.wait_connected(_RECONNECT_SECONDS):
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _store_part(self, group: str, number: int) -> bool:
+        record, message = await self._read_group(group), await self._read_part(group, number)
+        if record is None or message is None:
+            return False
+        part = _decoded(message, PartRecord)
+        if part.stored:
+            return True
+        # A child that has ended was stored.
+        if not part.statuses:
+            old = self._connection.clock.now() - message.stored > self._search_after
+            if not (old and await self._in_queues(group, record, number, part)):
+                now = await self._read_part(group, number) if old else message
+                if now is None or now.sequence != message.sequence:
+                    return await self._store_part(group, number)  # the first have ended during the search
+                await self._store_children(group, record, number, part)
+        await self._mark(group, record, number, part, message.sequence)
+        return True
+
+    async def _in_queues(self, group: str, record: GroupRecord, number: int, part: PartRecord) -> bool:
+        """Whether a child of the part is in a queue. They were stored together, and none has ended."""
+        first = record.starts[number]
+        places = {place(group, index) for index in range(first, first + len(part.children))}
+        async for message in read_batches(self._connection, self._namespace.tasks_stream):
+            if message.headers.get(TASK_GROUP) in places:
+                return True
+        return False
+
+    async def _store_children(self, group: str, record: GroupRecord, number: int, part: PartRecord) -> None:
+        """Store the children, all or none. Nothing happens if they were stored within the last 2 minutes."""
+        stream = self._namespace.tasks_stream
+        try:
+            await publish_batch(self._connection, self._children(group, record, number, part))
+        except ApiError as error:
+            if error.err_code == STORE_FAILED:
+                raise SendTaskError(stream_full_text(stream, error.description)) from error
+            if error.err_code != DUPLICATE_MESSAGE_ID:
+                raise
+
+    def _children(self, group: str, record: GroupRecord, number: int, part: PartRecord) -> list[BatchMessage]:
+        try:
+            subjects = [self._namespace.task_subject(*_queue(part, task)) for task in range(len(part.tasks))]
+            headers = child_headers(group, record, number, part)
+            return [
+                BatchMessage(subjects[task], bytes(body), each)
+                for task, body, each in zip(part.children, part.bodies, headers, strict=True)
+            ]
+        except (ValueError, IndexError) as error:
+            raise MalformedTaskError(f"part {number} of the group {shown(group)} is broken: {error}") from error
+
+    async def _mark(self, group: str, record: GroupRecord, number: int, part: PartRecord, sequence: int) -> bool:
+        """Mark a part as stored. Completions may write it meanwhile. Returns False if they always were quicker."""
+        for _ in range(_TRIES):
+            stored = msgspec.structs.replace(part, stored=True, bodies=())
+            message = self._part_message(group, record, number, stored, sequence)
+            try:
+                await publish(self._connection, message.subject, message.body, message.headers)
+                return True
+            except ApiError as error:
+                if error.err_code != WRONG_LAST_SEQUENCE:
+                    raise
+            written = await self._read_part(group, number)
+            if written is None:
+                return True
+            part, sequence = _decoded(written, PartRecord), written.sequence
+            if part.stored:
+                return True
+        return False
+
+    async def _read_group(self, group: str) -> GroupRecord | None:
+        subject = self._namespace.group_subject(group)
+        message = await read_message(self._connection, self._namespace.later_stream, last_by_subj=subject)
+        return None if message is None else _decoded(message, GroupRecord)
+
+    async def _read_part(self, group: str, number: int) -> StoredMessage | None:
+        subject = self._namespace.group_part_subject(group, number)
+        return await read_message(self._connection, self._namespace.later_stream, last_by_subj=subject)
+
+
+def _decoded(message: StoredMessage, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(message.body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise MalformedTaskError(f"the record {shown(message.subject)} cannot be read: {error}") from error
+
+
+def _queue(part: PartRecord, task: int) -> tuple[Priority, Size]:
+    priority, _, size = part.queues[task].partition(".")
+    return Priority(priority), Size(size)
