@@ -30,6 +30,7 @@ TASKS = (
     "Waits",
     "Stubborn",
     "Submits",
+    "Spawns",
 )
 BROKEN = ("Unpreparable", "NoDataclass")
 

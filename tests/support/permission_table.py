@@ -82,6 +82,11 @@ OPERATIONS = (
     ),
     Operation("submit a task for later", _roles("producer", "worker", "operator"), (_later("{ns}.delayed.x"),)),
     Operation(
+        "spawn a group, and write its records",
+        _roles("producer", "worker", "operator"),
+        (Request("{ns}.group.x", b"{}"), Request("{ns}.group.x.part.0", b"{}"), _later("{ns}.delayed.x-callback")),
+    ),
+    Operation(
         "take a task from its queue, and settle it",
         _roles("worker", "operator"),
         (
@@ -90,9 +95,9 @@ OPERATIONS = (
         ),
     ),
     Operation(
-        "record an attempt, a lock, a result, a group",
+        "record an attempt, a lock, a result",
         _roles("worker", "operator"),
-        tuple(Request(f"$KV.{{ns}}_{bucket}.x", b"{}") for bucket in ("attempts", "locks", "results", "groups")),
+        tuple(Request(f"$KV.{{ns}}_{bucket}.x", b"{}") for bucket in ("attempts", "locks", "results")),
     ),
     Operation(
         "release somebody's lock",
@@ -147,15 +152,19 @@ OPERATIONS = (
         ),
     ),
     Operation(
-        "read tasks that wait",
+        "read a task that waits",
         _roles("operator", "observer"),
+        (_get("{NS}_TASKS", "{ns}.tasks.normal.small"),),
+    ),
+    Operation(
+        "look through the tasks that wait",
+        _roles("worker", "operator", "observer"),
         (
-            _get("{NS}_TASKS", "{ns}.tasks.normal.small"),
             Request("{api}.DIRECT.GET.{NS}_TASKS", {"last_by_subj": "{ns}.tasks.normal.small"}),
             Request("$JS.API.DIRECT.GET.{NS}_TASKS", {"last_by_subj": "{ns}.tasks.normal.small"}),
         ),
     ),
-    Operation("read a schedule", _roles("scheduler", "operator", "observer"), (_get("{NS}_LATER", "{ns}.state.x"),)),
+    Operation("read a schedule, or the record of a group", LOOKING, (_get("{NS}_LATER", "{ns}.state.x"),)),
     Operation("read a dead letter", _roles("worker", "operator", "observer"), (_get("{NS}_DLQ", "{ns}.dlq.a.b.1"),)),
     Operation("read a lock", LOOKING, (_get("KV_{ns}_locks", "$KV.{ns}_locks.x"),)),
     Operation("read the configuration", LOOKING, (_get("KV_{ns}_config", "$KV.{ns}_config.configuration"),)),

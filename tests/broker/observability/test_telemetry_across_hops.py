@@ -13,9 +13,13 @@ from opentelemetry.trace import SpanKind, StatusCode
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.execution.thread import executing
+from diracx.tasks.plumbing.groups.records import callback_id
 from diracx.tasks.plumbing.injection.resources import Resources
+from diracx.tasks.plumbing.jetstream.group_store import GroupStore
+from diracx.tasks.plumbing.observability.telemetry import current_traceparent
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.testing import wait_until
+from support import spawned
 from support.measuring import Measured, context_of, links_of, measuring, parent_of
 from support.mesh import END_SECONDS, TaskMesh
 from support.scheduling import SchedulingMesh, Ticks
@@ -120,6 +124,46 @@ async def test_a_trace_reaches_the_tasks_that_a_task_on_its_own_thread_submits(
     assert parent_of(own) == context_of(process)
     assert parent_of(spawn) == context_of(own)
     assert parent_of(child) == context_of(spawn)
+
+
+async def test_children_and_callback_of_a_group_continue_the_trace_of_their_parent(
+    measured: Measured, measured_mesh: TaskMesh
+) -> None:
+    mesh = measured_mesh
+    mesh.allows_residue = True
+    mesh.register(*spawned.ALL)
+    parent = await spawned.Parent((2, 1_001)).schedule()
+    await mesh.burst()
+    (process,), (_, *spawns) = measured.named("process"), measured.named("publish")
+    assert [span.name for span in spawns] == [f"publish {mesh.namespace.name}.group.*"] * 2
+    assert [parent_of(span) for span in spawns] == [context_of(process)] * 2
+    # Those of the second group are stored by workers.
+    await GroupStore(mesh.connection, mesh.namespace).store_part(f"{parent}-1", 1)
+    for number, span in enumerate(spawns):
+        group = f"{parent}-{number}"
+        trace_id, span_id = context_of(span)
+        held = await spawned.later(mesh, mesh.namespace.delayed_subject(callback_id(group)))
+        assert held is not None
+        children = await mesh.stored(mesh.namespace.tasks_stream)
+        tasks = [held, *(each for each in children if each.headers.get("Task-Group", "").startswith(group))]
+        assert len(tasks) == (3, 2)[number]
+        # Without its flags, which differ between versions of OpenTelemetry.
+        assert {each.headers["traceparent"][:-3] for each in tasks} == {f"00-{trace_id:032x}-{span_id:016x}"}
+        assert span.attributes is not None
+        assert span.attributes["messaging.message.id"] == group
+    _, points = measured.metric("messaging.client.sent.messages")
+    assert sum(point.value for point in points) == 3
+
+
+async def test_a_group_keeps_its_trace_where_nothing_is_measured(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
+    mesh.register(*spawned.ALL)
+    current_traceparent.set("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    group = await mesh.broker.spawn([spawned.Child(0)], spawned.After())
+    (child,) = await mesh.stored(mesh.namespace.tasks_stream)
+    held = await spawned.later(mesh, mesh.namespace.delayed_subject(callback_id(group)))
+    assert held is not None
+    assert child.headers["traceparent"] == held.headers["traceparent"] == current_traceparent.get()
 
 
 async def test_a_delayed_task_keeps_its_trace_and_its_wait_starts_when_it_is_due(

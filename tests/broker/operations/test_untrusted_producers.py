@@ -29,7 +29,7 @@ STREAM = "DIRACX_LATER"
 STATE, OCCURRENCE, OTHER = f"{NS}.state.a.B", f"{NS}.periodic.a.B.1", f"{NS}.delayed.other"
 LATER = {"Nats-Schedule": FAR, "Nats-Schedule-Target": f"{NS}.due.normal.small"}
 NOW = {"Nats-Schedule": "@at 2020-01-01T00:00:00Z"}
-GRANT = '                        "diracx.delayed.*"\n'
+GRANTS = ('                        "diracx.delayed.*"\n', '                        "diracx.group.>"\n')
 
 
 @pytest.fixture
@@ -79,6 +79,11 @@ def headers_to(end: str) -> dict[str, str]:
 async def test_a_producer_can_empty_the_later_stream(operator: Connection, producer: Connection) -> None:
     assert not await answer(producer, f"{NS}.delayed.mine", headers_to("empty it"))
     assert await held(operator) == {f"{NS}.delayed.mine"}
+
+
+async def test_so_can_one_that_may_only_spawn_groups(operator: Connection, producer: Connection) -> None:
+    assert not await answer(producer, f"{NS}.group.mine", headers_to("empty it"))
+    assert await held(operator) == {f"{NS}.group.mine"}
 
 
 async def test_a_producer_can_withdraw_a_schedule_of_others(operator: Connection, producer: Connection) -> None:
@@ -140,13 +145,14 @@ async def test_no_other_stream_of_a_limited_user_can_be_emptied_by_a_rollup(
         assert "rollup not permitted" in await answer(connection, subject, {"Nats-Rollup": "all"})
 
 
-async def test_a_producer_without_the_grant_submits_for_now_and_harms_nothing(
+async def test_a_producer_without_the_grants_submits_for_now_and_harms_nothing(
     secured: EmbeddedServer, operator: Connection
 ) -> None:
     head, account, rest = secured.extra_config.partition("DIRACX_PRODUCERS {")
-    assert GRANT in rest
-    assert (account + rest).partition("\n}\n")[0].count(GRANT) == 1
-    secured.extra_config = head + account + rest.replace(GRANT, "", 1)
+    for grant in GRANTS:
+        assert rest.partition("\n}\n")[0].count(grant) == 1
+        rest = rest.replace(grant, "", 1)
+    secured.extra_config = head + account + rest
     secured.reload()
     async with connected(secured, NS, "producer") as producer:
 
@@ -158,16 +164,17 @@ async def test_a_producer_without_the_grant_submits_for_now_and_harms_nothing(
             return False
 
         await wait_until(refused, description="the server has loaded its new configuration", timeout=10)
-        for headers in map(headers_to, LATER_HEADERS):
-            with pytest.raises(PermissionDeniedError, match=rf"publish to {NS}\.delayed\.mine"):
-                await answer(producer, f"{NS}.delayed.mine", headers)
+        for kind in ("delayed", "group"):
+            for headers in map(headers_to, LATER_HEADERS):
+                with pytest.raises(PermissionDeniedError, match=rf"publish to {NS}\.{kind}\.mine"):
+                    await answer(producer, f"{NS}.{kind}.mine", headers)
         assert not await answer(producer, f"{NS}.tasks.normal.small", {"Task-Name": "a:B"})
     assert await held(operator) >= {STATE, OCCURRENCE, OTHER}
 
 
-def test_the_page_names_the_grant_and_the_headers() -> None:
+def test_the_page_names_the_grants_and_the_headers() -> None:
     page = (FOLDER / "README.md").read_text()
-    assert GRANT.strip() in page
+    assert all(grant.strip() in page for grant in GRANTS)
     assert all(name in page for headers in LATER_HEADERS.values() for name in headers)
 
 

@@ -17,9 +17,11 @@ from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.execution.job import Outcome, Retry
+from diracx.tasks.plumbing.groups.records import Ended, callback_id
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
@@ -105,10 +107,11 @@ class Mesh:
     ) -> list[Delivered]:
         """Execute the due tasks of all sizes until each one has ended, or waits for something outside of this mesh.
 
-        It waits for a lock that a task of this mesh holds. It does not wait for the time of a retry, for a lock that
-        somebody else holds, for a rate limiter, for the configuration that holds a task, nor for the time of a task
-        that was submitted for later. Such a task is left where it is, and the last outcome that is returned of it is
-        `Retry`, `LockBusy`, `Held` or `Interrupted`.
+        It waits for a lock that a task of this mesh holds, and for the callback of a group whose children have ended.
+        It does not wait for the time of a retry, for a lock that somebody else holds, for a rate limiter, for the
+        configuration that holds a task, nor for the time of a task that was submitted for later, or of the callback of
+        a group whose children have not ended. Such a task is left where it is, and the last outcome that is returned
+        of it is `Retry`, `LockBusy`, `Held` or `Interrupted`.
 
         Args:
             overrides: Callables that replace dependencies.
@@ -130,10 +133,25 @@ class Mesh:
     async def _run(self, work: Work, overrides: Overrides | None, slots: int) -> list[Delivered]:
         burst = partial(self._burst, overrides=overrides, slots=slots, work=work)
         try:
-            return await work.run([partial(burst, size) for size in Size])
+            return await work.run([partial(burst, size) for size in Size], self._groups_move)
         except AssertionError:
             self.leave_leftovers()
             raise
+
+    async def _groups_move(self) -> bool:
+        """Whether a callback of a group, or the storing of its children, falls due in a moment."""
+        delivered = {each.id for each in self.outcomes}
+        groups = GroupStore(self.broker.connection, self.broker.namespace)
+        for group in self._broker.groups:
+            record = None if callback_id(group) in delivered else await groups.read_group(group)
+            if record is None:
+                continue
+            if record.ended is Ended.COMPLETE:
+                return True
+            parts = [await groups.read_part(group, number) for number in range(len(record.starts))]
+            if record.ended is None and any(part is not None and not part.stored for part in parts):
+                return True
+        return False
 
     async def drain(
         self, *, overrides: Overrides | None = None, max_concurrent_tasks: int = 10, timeout: float = 30

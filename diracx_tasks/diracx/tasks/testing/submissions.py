@@ -48,6 +48,8 @@ class RecordingBroker(JetStreamBroker):
         super().__init__(*args, **kwargs)
         self.submitted: list[Submitted[Any]] = []
         """In the order in which the server stored them, as far as one was awaited before the next."""
+        self.groups: list[str] = []
+        """The ids of the groups that were spawned."""
         self._home = asyncio.get_running_loop()
 
     async def submit(
@@ -101,7 +103,8 @@ class RecordingBroker(JetStreamBroker):
         given = list(children) if isinstance(children, Iterable) else children
         async with self._answering():
             group = await super().spawn(given, callback, ttl_seconds=ttl_seconds, labels=labels)
-        if all(each.id != callback_id(group) for each in self.submitted):
+        if group not in self.groups:
+            self.groups.append(group)
             for index, child in enumerate(given):
                 self._record(child, child_id(group, index), None, labels)
             self._record(callback, callback_id(group), None, labels)

@@ -9,6 +9,9 @@ each task that is left waits for something else than the tasks of this mesh:
     Held           for another configuration
     Interrupted    e.g. for a worker that knows the task
 
+What a group of the mesh is about to bring is waited for: its callback, once all children have ended, and children that
+a worker stores.
+
 A refused task (`LockBusy`, `Held`) is asked for again in each call, and once more after the last task of the mesh has
 ended, which may have held the lock. So a test can release a lock and call again. A task that waits for a time, by its
 rate limiter or its own `lock_retry_delay`, is not waited for.
@@ -82,10 +85,15 @@ class Work:
         self._endless: str | None = None
         """Why the call has to end with an error; None: it has not."""
 
-    async def run(self, bursts: Sequence[Callable[[], Awaitable[object]]]) -> list[Delivered]:
+    async def run(
+        self, bursts: Sequence[Callable[[], Awaitable[object]]], groups_move: Callable[[], Awaitable[bool]]
+    ) -> list[Delivered]:
         """Repeat the bursts until nothing is left to wait for, and return the deliveries.
 
         A wait that was over before the end of the call is left out.
+
+        Args:
+            groups_move: Whether something of a group falls due in a moment.
 
         Raises:
             AssertionError: The time or the limit is over.
@@ -97,7 +105,7 @@ class Work:
                 for burst in bursts:
                     await burst()
                 if self._endless is None and ended == self._ended:
-                    if not self._may_go_on():
+                    if not (self._may_go_on() or await groups_move()):
                         return [each for at, each in enumerate(self._all) if not self._is_past_wait(at)]
                     await asyncio.sleep(_POLL_SECONDS)
         finally:

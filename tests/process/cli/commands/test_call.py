@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from support.command_line import CommandLine, OnTheServer
 
 WITHOUT_NATS_SERVER = """
@@ -63,16 +64,27 @@ def test_a_failure_names_the_next_step_of_a_worker(with_server: CommandLine) -> 
 async def test_a_task_submitted_from_within_waits_for_a_worker(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
-    done = with_server("call", "lollygag:Submits", "--args", '["bob"]')
-    assert done.returncode == 0, done.stderr
-    assert await on_the_server.waiting() == 1
+    submits, spawns = with_server.each(
+        [["call", "lollygag:Submits", "--args", '["bob"]'], ["call", "lollygag:Spawns"]],
+    )
+    assert submits.returncode == spawns.returncode == 0, submits.stderr + spawns.stderr
+    assert await on_the_server.waiting() == 3
+    group = spawns.stdout.removeprefix("Result: ").strip().strip("'")
+    record = await read_message(
+        on_the_server.connection,
+        on_the_server.names.later_stream,
+        last_by_subj=on_the_server.names.group_subject(group),
+    )
+    assert record is not None
 
 
 def test_submitting_from_within_is_an_error_where_the_server_is_embedded(extension: CommandLine) -> None:
-    done = extension("call", "lollygag:Submits", "--args", '["bob"]')
-    assert done.returncode == 1
-    assert "SendTaskError: SyncOwnersTask was not submitted" in done.stderr
-    assert "would run nowhere" in done.stderr
+    done = extension.each([["call", "lollygag:Submits", "--args", '["bob"]'], ["call", "lollygag:Spawns"]])
+    refusals = ("SyncOwnersTask was not submitted", "the group of SyncOwnersTask was not spawned")
+    for refused, text in zip(done, refusals, strict=True):
+        assert refused.returncode == 1
+        assert f"SendTaskError: {text}" in refused.stderr
+        assert "would run nowhere" in refused.stderr
 
 
 def test_without_server_and_without_the_extra_it_names_the_package_to_install(extension: CommandLine) -> None:

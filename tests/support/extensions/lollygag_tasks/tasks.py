@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
-from diracx.tasks.plumbing.depends import DBDepends
+from diracx.tasks.plumbing.depends import CallbackSpawner, DBDepends
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError
 from diracx.tasks.plumbing.lock_registry import LockedObjectType, register_locked_object_type
@@ -194,6 +194,13 @@ class Submits(BaseTask):
 
     async def execute(self) -> str:
         return await SyncOwnersTask(self.owner_name).schedule()
+
+
+class Spawns(BaseTask):
+    size = Size.SMALL
+
+    async def execute(self, spawn_with_callback: CallbackSpawner) -> str:
+        return await spawn_with_callback([SyncOwnersTask("bob"), SyncOwnersTask("carol")], SyncOwnersTask("dave"))
 
 
 class Unpreparable(BaseTask):

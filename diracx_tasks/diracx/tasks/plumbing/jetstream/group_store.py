@@ -176,7 +176,7 @@ class GroupStore:
         """The group was stored before, by an earlier execution of its parent. What that one stored stands."""
         if group.record.parent is None:
             return  # an earlier try of this very spawn, whose answer was lost; the message of its part is due soon
-        stored = await self._in_doubt(self._read_group(group.id))
+        stored = await self._in_doubt(self.read_group(group.id))
         if stored is None:
             return
         if stored.digest != group.record.digest:
@@ -236,7 +236,7 @@ class GroupStore:
         raise AssertionError("unreachable")
 
     async def _store_part(self, group: str, number: int) -> bool:
-        record, message = await self._read_group(group), await self._read_part(group, number)
+        record, message = await self.read_group(group), await self._read_part(group, number)
         if record is None or message is None:
             return False
         part = _decoded(message, PartRecord)
@@ -303,10 +303,21 @@ class GroupStore:
                 return True
         return False
 
-    async def _read_group(self, group: str) -> GroupRecord | None:
+    async def read_group(self, group: str) -> GroupRecord | None:
+        """The record of a group; None: there is none any more.
+
+        Raises:
+            ServerError: No answer, or the server refused.
+            MalformedTaskError: It cannot be read.
+        """
         subject = self._namespace.group_subject(group)
         message = await read_message(self._connection, self._namespace.later_stream, last_by_subj=subject)
         return None if message is None else _decoded(message, GroupRecord)
+
+    async def read_part(self, group: str, number: int) -> PartRecord | None:
+        """The record of one part of a group; errors as for `read_group`."""
+        message = await self._read_part(group, number)
+        return None if message is None else _decoded(message, PartRecord)
 
     async def _read_part(self, group: str, number: int) -> StoredMessage | None:
         subject = self._namespace.group_part_subject(group, number)

@@ -226,6 +226,7 @@ def _message(headers: Mapping[str, str], size: int) -> _Attributes:
 
 
 def _low_cardinality(subject: str) -> str:
-    """Replace the last token of `acme.delayed.<id>` and `acme.periodic.<...>.<time>` by `*`: few series of metrics."""
+    """Replace the last token of `acme.delayed.<id>`, `acme.group.<id>` and `acme.periodic.<...>.<time>` by `*`: few
+    series of metrics."""
     head = subject.rpartition(".")[0]
-    return f"{head}.*" if subject.split(".")[1:2] in (["delayed"], ["periodic"]) else subject
+    return f"{head}.*" if subject.split(".")[1:2] in (["delayed"], ["group"], ["periodic"]) else subject

@@ -78,10 +78,11 @@ def _worker(names: Namespace) -> Role:
         f"{API}.CONSUMER.MSG.NEXT.{tasks}.*",
         f"$JS.ACK.{tasks}.>",
         f"{API}.STREAM.MSG.GET.{names.dead_letters_stream}",
-        # Removes a delayed task from there once the task is settled, and keeps the records of groups there.
+        # Removes a delayed task from there once the task is settled, and reads the records of groups there.
         f"{API}.STREAM.MSG.DELETE.{names.later_stream}",
         f"{API}.STREAM.MSG.GET.{names.later_stream}",
-        f"{names.name}.group.>",
+        # Looks there for the children of a group that may have been stored before.
+        f"{API}.DIRECT.GET.{tasks}",
         *_reading(names.config_bucket),
         *(
             subject
@@ -154,7 +155,7 @@ def _streams(names: Namespace) -> list[str]:
 
 
 def _submitting(names: Namespace) -> tuple[str, ...]:
-    return (f"{names.name}.tasks.*.*", f"{names.name}.delayed.*")
+    return (f"{names.name}.tasks.*.*", f"{names.name}.delayed.*", f"{names.name}.group.>")
 
 
 def _start_checks(names: Namespace) -> tuple[str, ...]:
