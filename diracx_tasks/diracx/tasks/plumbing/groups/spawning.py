@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from typing import Any, Final
 from uuid import uuid4
 
@@ -124,31 +125,35 @@ class Spawner:
         )
         room = self.max_payload - max(DEAD_LETTER_BYTES, _header_bytes(group, record) + _HEADER_ROOM_BYTES)
         last = self._encoded(callback, "the callback", room)
-        encoded: list[EncodedTask] = []
-        for index, child in enumerate(_listed(children)):
-            encoded.append(self._encoded(child, f"child {index}", room))
-            if not len(encoded) % MAX_PART_CHILDREN:
-                await asyncio.sleep(0)  # others share the loop of a small task
-        parts = tuple(_parts(encoded, self.max_payload - _PART_ROOM_BYTES))
-        if len(parts) > MAX_PARTS:
-            raise SendTaskError(
-                f"the children are {len(parts)} parts of up to {self.max_payload} bytes, and a group has at most "
-                f"{MAX_PARTS}: store their data elsewhere, or spawn several groups"
-            )
-        starts, first = [], 0
-        for part in parts:
-            starts.append(first)
-            first += len(part.children)
+        encoded = await self._encoded_children(children, room)
+        parts = self._parts(encoded)
         record = msgspec.structs.replace(
             record,
             children=len(encoded),
-            starts=tuple(starts),
+            starts=tuple(accumulate((len(part.children) for part in parts[:-1]), initial=0)) if parts else (),
             callback=last.name,
             digest=_digest([*encoded, last]),
             ended=None if encoded else Ended.COMPLETE,
             ended_at=None if encoded else self.now,
         )
         return NewGroup(group, record, parts, last)
+
+    async def _encoded_children(self, children: Iterable[BaseTask], room: int) -> list[EncodedTask]:
+        encoded: list[EncodedTask] = []
+        for index, child in enumerate(_listed(children)):
+            encoded.append(self._encoded(child, f"child {index}", room))
+            if not len(encoded) % MAX_PART_CHILDREN:
+                await asyncio.sleep(0)  # others share the loop of a small task
+        return encoded
+
+    def _parts(self, children: list[EncodedTask]) -> tuple[PartRecord, ...]:
+        parts = tuple(_parts(children, self.max_payload - _PART_ROOM_BYTES))
+        if len(parts) > MAX_PARTS:
+            raise SendTaskError(
+                f"the children are {len(parts)} parts of up to {self.max_payload} bytes, and a group has at most "
+                f"{MAX_PARTS}: store their data elsewhere, or spawn several groups"
+            )
+        return parts
 
     def _encoded(self, task: BaseTask, which: str, room: int) -> EncodedTask:
         try:
