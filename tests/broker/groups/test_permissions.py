@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
@@ -16,8 +17,9 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
+from support.dying import dying
 from support.mesh import TaskMesh
-from support.secured import connected, secured_server
+from support.secured import connected, secured_server, settings_for
 from support.spawned import After, children, ids, in_queues, later, part_of, registry
 
 NAMES = Namespace()
@@ -65,6 +67,31 @@ async def test_others_may_not(secured: EmbeddedServer, mesh: TaskMesh, role: str
         with pytest.raises(SendTaskError, match=r"group\..* did not take the group: no permission for publish"):
             await broker_of(connection).spawn(children(2), After())
     assert (await mesh.state(mesh.namespace.later_stream))["messages"] == await mesh.waiting() == 0
+
+
+async def test_a_producer_leaves_a_part_that_has_changed_to_a_worker(
+    secured: EmbeddedServer, mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, inbox = settings_for(secured, NAMES.name, "producer"), NAMES.inbox_prefix("producer")
+    async with dying(settings, inbox_prefix=inbox) as connection:
+        seen = 0
+
+        async def end_first(subject: str) -> None:
+            nonlocal seen
+            seen += ".part." in subject
+            if ".part." in subject and seen == 2:
+                (child, _) = await in_queues(mesh)
+                part = msgspec.structs.replace(await part_of(mesh, child.removesuffix("-0")), statuses="s.")
+                await mesh.connection.request(subject, msgspec.json.encode(part), headers={"Nats-Rollup": "sub"})
+
+        connection.before = end_first
+        group = await broker_of(connection).spawn(children(2), After())
+    assert not (await part_of(mesh, group)).stored
+    assert await later(mesh, mesh.namespace.delayed_subject(part_id(group, 0))) is not None
+    assert not caplog.messages
+    async with connected(secured, NAMES.name, "worker") as worker:
+        assert await GroupStore(worker, NAMES).store_part(group, 0)
+    assert (await part_of(mesh, group)).stored
 
 
 async def test_a_worker_may_look_for_the_children_of_an_old_part(secured: EmbeddedServer, mesh: TaskMesh) -> None:

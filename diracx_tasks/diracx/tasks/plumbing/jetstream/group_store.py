@@ -21,6 +21,7 @@ Crash points:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
@@ -80,6 +81,8 @@ SEARCH_AFTER: Final = timedelta(seconds=90)
 
 _TRIES: Final = 5
 _RECONNECT_SECONDS: Final = 10.0
+_AT_ONCE_SECONDS: Final = 10.0
+"""How long whoever spawns a group waits for its children to be stored; less than `FALLBACK`."""
 
 
 class GroupStore:
@@ -176,9 +179,16 @@ class GroupStore:
         """The group was stored before, by an earlier execution of its parent. What that one stored stands."""
         if group.record.parent is None:
             return  # an earlier try of this very spawn, whose answer was lost; the message of its part is due soon
-        stored = await self._in_doubt(self.read_group(group.id))
+        try:
+            stored = await self.read_group(group.id)
+        except ServerError as error:
+            raise SendTaskError(f"the group {shown(group.id)} is not known to be stored: {error}") from error
         if stored is None:
-            return
+            callback = self._namespace.delayed_subject(callback_id(group.id))
+            raise SendTaskError(
+                f"the group {shown(group.id)} was not stored: something of an earlier group of that id is left, and "
+                f"its record is not; purge {shown(callback)} from {self._namespace.later_stream}"
+            )
         if stored.digest != group.record.digest:
             logger.warning(
                 "the group %s of %s stays as it was spawned first, with %d children and %s as its callback: this "
@@ -191,10 +201,14 @@ class GroupStore:
     async def _in_doubt(self, work: Awaitable[T]) -> T | None:
         """Await what a worker does a moment later if it fails here: the group is stored."""
         try:
-            return await work
-        except (ServerError, SendTaskError, MalformedTaskError) as error:
-            logger.warning("the children of a group are left to a worker, which stores them in their queues: %s", error)
-            return None
+            async with asyncio.timeout(_AT_ONCE_SECONDS):
+                return await work
+        except TimeoutError:
+            error: Exception | str = f"no answer within {_AT_ONCE_SECONDS:g} s"
+        except (ServerError, SendTaskError, MalformedTaskError) as failure:
+            error = failure
+        logger.warning("the children of a group are left to a worker, which stores them in their queues: %s", error)
+        return None
 
     async def _store_at_once(self, group: NewGroup, sequence: int) -> None:
         """Store the children of the only part, and delete its message, which is the next one."""
@@ -226,14 +240,15 @@ class GroupStore:
             ServerError: It is not known whether they are stored.
             MalformedTaskError: A record cannot be read.
         """
-        for tries_left in reversed(range(_TRIES)):
+        tries_left = _TRIES
+        while True:
             try:
                 return await self._store_part(group, number)
             except ServerUnavailableError:
+                tries_left -= 1
                 # Stored or not: that is found out again.
                 if not tries_left or not await self._connection.wait_connected(_RECONNECT_SECONDS):
                     raise
-        raise AssertionError("unreachable")
 
     async def _store_part(self, group: str, number: int) -> bool:
         record, message = await self.read_group(group), await self._read_part(group, number)
