@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import crowd
 import drain
+import groups
 import locks
 import parked
 import schedules
@@ -24,6 +25,7 @@ import schedules
 BENCHMARKS: Final[dict[str, ModuleType]] = {
     "crowd": crowd,
     "drain": drain,
+    "groups": groups,
     "locks": locks,
     "parked": parked,
     "schedules": schedules,

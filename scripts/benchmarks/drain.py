@@ -30,14 +30,15 @@ TIMEOUT_SECONDS: Final = 300.0
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
-    parser.add_argument("--rounds", type=_positive, default=5, metavar="N", help="pairs for each number of slots (5)")
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="pairs for each number of slots (5)")
     parser.add_argument(
-        "--tasks", type=_positive, default=10_000, metavar="N", help="tasks for each measurement (10000)"
+        "--tasks", type=positive, default=10_000, metavar="N", help="tasks for each measurement (10000)"
     )
-    parser.add_argument("--slots", type=_positive, nargs="+", default=list(BOUNDS), metavar="N", help="slots (100 10)")
+    parser.add_argument("--slots", type=positive, nargs="+", default=list(BOUNDS), metavar="N", help="slots (100 10)")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a number of at least 1."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
@@ -124,18 +125,23 @@ async def _measure(rounds: int, tasks: int, slots: Sequence[int]) -> Comparisons
                 pair = [("bare", 100, comparison.bare), ("worker", comparison.slots, comparison.worker)]
                 for mode, number, measured in pair if turn % 2 == 0 else reversed(pair):
                     await broker.schedule_many([Noop("alice")] * tasks)
-                    measured.append(await _contend(server.url, mode, number, tasks))
-                    await _ensure_drained(broker)
+                    measured.append(await contend(server.url, mode, number, tasks))
+                    await ensure_drained(broker)
                 print(f"round {turn + 1} of {rounds}, {comparison.slots} slots", file=sys.stderr)
     return Comparisons(comparisons)
 
 
-async def _contend(url: str, mode: str, slots: int, tasks: int) -> Measurement:
+async def contend(url: str, mode: str, slots: int, tasks: int) -> Measurement:
+    """Have one contender drain the queue, in a process of its own.
+
+    Args:
+        mode: `bare` or `worker`.
+    """
     async with running("drain_contender", mode, url, str(slots), str(tasks)) as contender:
         return Measurement(**json.loads(await contender.read_to_the_end(TIMEOUT_SECONDS)))
 
 
-async def _ensure_drained(broker: JetStreamBroker) -> None:
+async def ensure_drained(broker: JetStreamBroker) -> None:
     """Wait until no message is left: otherwise the measurement is void."""
     async with asyncio.timeout(10):
         while True:

@@ -6,6 +6,7 @@ It prints its figures as JSON.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -62,6 +63,7 @@ async def worker(url: str, slots: int, tasks: int) -> dict[str, float]:
     """The worker of this project, until the queue is empty."""
     async with JetStreamBroker.connect(url, registry=registry(), role="worker") as broker:
         contender = worker_on(broker, slots, burst=True)
+        gc.freeze()  # as the command does
         read = stopwatch(tasks)
         await contender.run()
         await broker.connection.client.flush()

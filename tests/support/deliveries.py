@@ -8,6 +8,7 @@ from typing import Any
 
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.groups.completions import GroupCompletions
+from diracx.tasks.plumbing.groups.store import JetStreamGroupStore
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.results.store import ResultStore
@@ -84,6 +85,7 @@ def settlement_of(mesh: TaskMesh, store: AttemptStore, connection: Connection | 
     Args:
         connection: For ack, nak and term; None: that of the mesh.
     """
-    results, groups = ResultStore(mesh.connection, mesh.namespace), GroupCompletions(mesh.connection, mesh.namespace)
+    results = ResultStore(mesh.connection, mesh.namespace)
+    groups = GroupCompletions(JetStreamGroupStore(mesh.connection, mesh.namespace), mesh.connection.clock)
     endings = Endings(mesh.registry, results, groups, "here", mesh.connection.clock)
     return Settlement(connection or mesh.connection, store, DeadLetterStore(mesh.connection, mesh.namespace), endings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diracx.tasks.plumbing.callbacks import ChildOutcome, GroupOutcomes
 from diracx.tasks.plumbing.depends import CallbackSpawner, NoTransaction
 
-__all__ = ["CallbackSpawner", "NoTransaction"]
+__all__ = ["CallbackSpawner", "ChildOutcome", "GroupOutcomes", "NoTransaction"]

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 _NAMES: Final = {
     "base_task": "BaseTask PeriodicBaseTask PeriodicVoAwareBaseTask",
-    "callbacks": "fire_callback spawn_with_callback",
+    "callbacks": "ChildOutcome GroupOutcomes fire_callback spawn_with_callback",
     "depends": ("AvailableSecurityProperties CallbackSpawner Config NoTransaction auto_inject auto_inject_depends"),
     "enums": "Priority Size",
     "exceptions": (

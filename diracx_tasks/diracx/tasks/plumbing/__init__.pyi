@@ -6,6 +6,8 @@ from diracx.core.properties import SecurityProperty
 from diracx.tasks.plumbing.base_task import BaseTask as BaseTask
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask as PeriodicBaseTask
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask as PeriodicVoAwareBaseTask
+from diracx.tasks.plumbing.callbacks import ChildOutcome as ChildOutcome
+from diracx.tasks.plumbing.callbacks import GroupOutcomes as GroupOutcomes
 from diracx.tasks.plumbing.callbacks import fire_callback as fire_callback
 from diracx.tasks.plumbing.callbacks import spawn_with_callback as spawn_with_callback
 from diracx.tasks.plumbing.depends import CallbackSpawner as CallbackSpawner

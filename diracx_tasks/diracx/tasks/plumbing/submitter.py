@@ -83,9 +83,6 @@ current_parent: ContextVar[Parent | None] = ContextVar("diracx_tasks_current_par
 current_task_id: ContextVar[str | None] = ContextVar("diracx_tasks_current_task_id", default=None)
 """The id of the task that executes in this context; it is the parent of the tasks that it submits."""
 
-current_callback: ContextVar[str | None] = ContextVar("diracx_tasks_current_callback", default=None)
-"""The id of the group that the task of this context follows; None: it is the callback of no group."""
-
 _process: list[Submitter] = []
 _context: ContextVar[Submitter | None] = ContextVar("diracx_tasks_submitter", default=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -162,6 +163,9 @@ async def _serve(
                 worker = _worker(broker, resources, settings, threads, counters, last_resort)
                 before_force.append(worker.abandon_from_thread)
                 signals.on_signal(worker.stop, worker.stop_now)
+                # What the process is made of stays until its end. A collection need not look at it again and again:
+                # that costs as much as a short task, as soon as tasks wait for anything.
+                gc.freeze()
                 await _run(worker, counters, broker, health_address)
         except asyncio.CancelledError:
             # After a signal: it came before the connection was up, and nothing is in flight.

@@ -17,6 +17,7 @@ from types import CoroutineType
 from typing import Any, Final, Protocol, TypeAlias
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.callbacks.outcomes import GroupOutcomes, current_outcomes
 from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.exceptions import (
     ServerError,
@@ -46,7 +47,7 @@ from diracx.tasks.plumbing.locks import BaseLimiter, BaseLock, CountingLimiter, 
 from diracx.tasks.plumbing.locks.fencing import current_token
 from diracx.tasks.plumbing.locks.keeper import HeldLocks, LockKeeper
 from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
-from diracx.tasks.plumbing.submitter import current_callback, current_task_id
+from diracx.tasks.plumbing.submitter import current_task_id
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.times import in_utc
 
@@ -110,6 +111,7 @@ class Executor:
         invoke: Runs the task elsewhere. None: on this event loop.
         limits: Changes and adds limiters, e.g. by the configuration. None: those in the code hold.
         clock: The time of failures, lock owners and retries. None: that of this machine.
+        outcomes_of: The outcomes of the group with an id, for its callback. None: no task is a callback.
     """
 
     def __init__(
@@ -123,8 +125,10 @@ class Executor:
         invoke: Invoke | None = None,
         limits: Limits | None = None,
         clock: ServerClock | None = None,
+        outcomes_of: Callable[[str], GroupOutcomes] | None = None,
     ) -> None:
         self._injector = injector
+        self._outcomes_of = outcomes_of
         self._clock = clock or ServerClock()
         self._keeper = keeper
         self._worker = worker
@@ -151,8 +155,8 @@ class Executor:
             execution.begin()
         current_task_id.set(job.envelope.id)
         current_token.set(FencingToken(0))
-        if job.envelope.callback is not None:
-            current_callback.set(job.envelope.callback)
+        if job.envelope.callback is not None and self._outcomes_of is not None:
+            current_outcomes.set(self._outcomes_of(job.envelope.callback))
         if job.envelope.traceparent is not None:
             current_traceparent.set(job.envelope.traceparent)
         limits = self._limits if self._limiters and self._limits is not None and self._limits.active else None

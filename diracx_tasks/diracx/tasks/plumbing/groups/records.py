@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
-from diracx.tasks.plumbing.wire.ending import Status
+from diracx.tasks.plumbing.wire.ending import OutcomeError, Status
 
 KEEP_GROUP: Final = timedelta(days=7)
 """How long after its time to live the record of a group stays, so that a parent that runs again spawns nothing."""
@@ -76,6 +76,10 @@ class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
         """The number of the part that has this child."""
         return bisect_right(self.starts, index) - 1
 
+    def children_of(self, part: int) -> int:
+        """The number of children of a part."""
+        return (*self.starts, self.children)[part + 1] - self.starts[part]
+
 
 class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Some of the children of a group, in their order."""
@@ -97,13 +101,6 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     def waiting(self) -> int:
         """How many children have not ended."""
         return self.statuses.count(WAITING) if self.statuses else len(self.children)
-
-
-class OutcomeError(msgspec.Struct, frozen=True):
-    """Why a child has not succeeded."""
-
-    type: str
-    message: str
 
 
 class StoredOutcome(msgspec.Struct, frozen=True, omit_defaults=True):

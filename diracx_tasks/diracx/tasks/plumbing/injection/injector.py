@@ -25,6 +25,7 @@ import fast_depends
 from fast_depends.core import CallModel, build_call_model
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.callbacks.outcomes import GroupOutcomes, group_outcomes
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.adapters import adapter
 from diracx.tasks.plumbing.injection.diracx_classes import implicit_marker, sentinel_of
@@ -94,7 +95,7 @@ class Injector:
         overrides: Callable -> the callable to call in its place, anywhere in the graph, like FastAPI's
             `dependency_overrides`.
         providers: Type -> the callable for a parameter without a marker whose annotation is exactly that type.
-            `FencingToken` and `CallbackSpawner` always have one.
+            `FencingToken` and `GroupOutcomes` always have one.
         replacement: Returns the callable to call in place of a callable without an override, or None to call it as it
             is. Callables with the same replacement are one dependency.
 
@@ -115,11 +116,7 @@ class Injector:
                     f"the override {wanted!r}: {given!r} replaces nothing; write a callable in place of the one in "
                     "Depends or DBDepends, e.g. {OwnersDB.transaction: fake_transaction}"
                 )
-        self._providers = {
-            FencingToken: fencing_token,
-            CallbackSpawner: callback_spawner,
-            **(providers or {}),
-        }
+        self._providers = {FencingToken: fencing_token, GroupOutcomes: group_outcomes, **(providers or {})}
         self._invocations: dict[type[BaseTask], Invocation] = {}
         self._preparing = threading.Lock()
         """Held while a class is prepared: guards all that follows."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from diracx.tasks.plumbing.wire.failure import Failure
 
@@ -19,8 +20,16 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class OutcomeError(msgspec.Struct, frozen=True):
+    """Why a child of a group has not succeeded."""
+
+    type: str
+    """The class of the exception, with its module unless it is built in; or `TaskCancelledError`, `TaskExpiredError`,
+    and `TaskNeverRanError` for a task that was given up without an exception."""
+    message: str
+
+
+class Ending(msgspec.Struct, frozen=True):
     """The end of one task."""
 
     id: str

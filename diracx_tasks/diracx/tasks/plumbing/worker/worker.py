@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from diracx.tasks.plumbing.background import in_background
@@ -26,6 +27,8 @@ from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, 
 from diracx.tasks.plumbing.execution.executor import Executor, Invoke
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.groups.completions import GroupCompletions
+from diracx.tasks.plumbing.groups.outcomes import stored_outcomes
+from diracx.tasks.plumbing.groups.store import JetStreamGroupStore
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
@@ -107,10 +110,10 @@ class Worker:
         self._mesh = MeshWatch(connection, _needed(namespace), logger)
         self._holds = Holds(self._configuration, registry)
         self._outages = outages or Outages()
-        limits = ConfiguredLimits(self._configuration)
-        self._executor = Executor(injector, self._locks, self.id, invoke=invoke, limits=limits, clock=connection.clock)
+        groups = JetStreamGroupStore(connection, namespace)
+        self._executor = self._executing(injector, invoke, groups)
         self._cancellations = CancellationFollower(connection, namespace)
-        self._settlement = self._settling(namespace)
+        self._settlement = self._settling(namespace, groups)
         self._leases = LeaseKeeper(DEFAULT_ACK_WAIT, last_resort=last_resort)
         self._slots = Slots(settings.max_concurrent_tasks)
         self._gate = gate = IsolationGate(
@@ -125,10 +128,21 @@ class Worker:
             connection, namespace, settings, self._attempts, self._leases, self._slots, gate, self._in_flight
         )
 
-    def _settling(self, namespace: Namespace) -> Settlement:
+    def _executing(self, injector: Injector, invoke: Invoke | None, groups: JetStreamGroupStore) -> Executor:
+        return Executor(
+            injector,
+            self._locks,
+            self.id,
+            invoke=invoke,
+            limits=ConfiguredLimits(self._configuration),
+            clock=self._connection.clock,
+            outcomes_of=partial(stored_outcomes, store=groups),
+        )
+
+    def _settling(self, namespace: Namespace, groups: JetStreamGroupStore) -> Settlement:
         connection = self._connection
-        results, groups = ResultStore(connection, namespace), GroupCompletions(connection, namespace)
-        endings = Endings(self._registry, results, groups, self.id, connection.clock)
+        results, completions = ResultStore(connection, namespace), GroupCompletions(groups, connection.clock)
+        endings = Endings(self._registry, results, completions, self.id, connection.clock)
         dead_letters = DeadLetterStore(connection, namespace)
         return Settlement(connection, self._attempts, dead_letters, endings, self.settings.lock_retry_delay)
 

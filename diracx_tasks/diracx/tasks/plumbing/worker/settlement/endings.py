@@ -7,9 +7,11 @@ at their headers.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
+from diracx.tasks.plumbing.background import carried_through
 from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.execution.job import Cancelled, Dead, Discarded, Outcome, Succeeded
 from diracx.tasks.plumbing.groups.completions import GroupCompletions
@@ -51,7 +53,7 @@ class Endings:
         )
 
     async def write(self, delivery: Delivery, outcome: Outcome, record: AttemptRecord) -> None:
-        """Write the end of a message, and return once the server has stored it.
+        """Write the end of a message, and return once the server has stored it. No cancellation breaks it off.
 
         Args:
             outcome: One that ends the task: `Succeeded`, `Dead`, `Discarded` or `Cancelled`.
@@ -61,25 +63,25 @@ class Endings:
             ServerError: It was not stored; the message must not be settled.
         """
         headers = delivery.headers or {}
-        ending = self._ending(
-            headers.get(TASK_ID) or str(delivery.sequence), headers.get(TASK_NAME, ""), outcome, record
-        )
+        id, task = headers.get(TASK_ID) or str(delivery.sequence), headers.get(TASK_NAME, "")  # noqa: A001
+        if type(outcome) is Succeeded:
+            ending = Ending(id, task, Status.SUCCEEDED, outcome.value)
+        else:
+            ending = self._unsuccessful(id, task, outcome, record)
         seconds = self._seconds_kept(headers)
         if seconds is not None:
-            await self._results.keep(ending, seconds)
+            await carried_through(self._results.keep(ending, seconds))
         if (group := headers.get(TASK_GROUP)) is not None:
             await self._groups.record(group, ending, keeps_value=seconds is not None)
 
     def _seconds_kept(self, headers: dict[str, str]) -> float | None:
-        try:
-            return float(headers[TASK_KEEP_RESULT])
-        except (KeyError, ValueError):  # a message whose header is no number is malformed, and dead for that
-            return self._keeping.get(headers.get(TASK_NAME, ""))
+        if TASK_KEEP_RESULT in headers:
+            with suppress(ValueError):  # a message whose header is no number is malformed, and dead for that
+                return float(headers[TASK_KEEP_RESULT])
+        return self._keeping.get(headers.get(TASK_NAME, "")) if self._keeping else None
 
-    def _ending(self, id: str, task: str, outcome: Outcome, record: AttemptRecord) -> Ending:  # noqa: A002
+    def _unsuccessful(self, id: str, task: str, outcome: Outcome, record: AttemptRecord) -> Ending:  # noqa: A002
         match outcome:
-            case Succeeded(value=value):
-                return Ending(id, task, Status.SUCCEEDED, value)
             case Cancelled(reason=reason):
                 return Ending(id, task, Status.CANCELLED, error=self._failure("TaskCancelledError", reason))
             case Discarded(expired=True, reason=reason):

@@ -233,7 +233,7 @@ class Settlement:
     async def _write_ending(self, lease: Lease, attempts: Attempts, outcome: Outcome) -> None:
         """Write the result of the task, and its completion in its group, as far as it has either."""
         if self._endings.concern(lease.delivery):
-            await carried_through(self._endings.write(lease.delivery, outcome, attempts.record))
+            await self._endings.write(lease.delivery, outcome, attempts.record)
             lease.ensure_held()
 
     async def _retry(self, lease: Lease, name: str, attempts: Attempts, outcome: Retry) -> None:
