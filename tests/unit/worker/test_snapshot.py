@@ -1,12 +1,15 @@
-"""The counters of a worker, on a fake clock."""
+"""The counters of a worker, on a fake clock, and which of its tasks in flight are asked for."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
+
 from diracx.tasks.plumbing.execution.job import Dead, Interrupted, Retry, Succeeded
+from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_ID, TASK_NAME, TASK_PART
 from diracx.tasks.plumbing.wire.failure import Failure
-from diracx.tasks.plumbing.worker.snapshot import Counters
+from diracx.tasks.plumbing.worker.snapshot import Counters, InFlightQuery
 from support.clock import ManualClock
 
 AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
@@ -36,3 +39,23 @@ def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
         if second == 5:
             assert counters.per_second == 10.0, "since the first sample"
     assert counters.per_second == 2.0
+
+
+@pytest.mark.parametrize(
+    ("query", "fits"),
+    [
+        (InFlightQuery(), ["child", "part", "7"]),
+        (InFlightQuery(group="parent-0"), ["child", "part"]),
+        (InFlightQuery(group="parent"), []),
+        (InFlightQuery(("7", "child")), ["child", "7"]),
+        (InFlightQuery(("child",), "a:ByHand"), ["child", "7"]),
+        (InFlightQuery(task="a:Child"), ["child"]),
+    ],
+)
+def test_a_query_fits_the_tasks_with_an_id_a_name_or_a_group(query: InFlightQuery, fits: list[str]) -> None:
+    messages: dict[str, dict[str, str]] = {
+        "child": {TASK_ID: "child", TASK_NAME: "a:Child", TASK_GROUP: "parent-0:7"},
+        "part": {TASK_ID: "part", TASK_NAME: "diracx:StoreChildren", TASK_PART: "parent-0:0"},
+        "7": {TASK_NAME: "a:ByHand"},
+    }
+    assert [each for each, headers in messages.items() if query.fits(headers, 7)] == fits

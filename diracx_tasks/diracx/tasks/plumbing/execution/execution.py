@@ -32,6 +32,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
+from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import LoopHeldUpError, NotServedError
 from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.last_resort import LastResort
@@ -86,6 +87,7 @@ class Execution:
         "_timers",
         "cancel_code",
         "cancellation",
+        "cancelled_at",
         "code_returned",
         "groups",
         "in_child",
@@ -105,6 +107,8 @@ class Execution:
     ) -> None:
         self.name = name
         self.cancellation: Cancellation | None = None
+        self.cancelled_at: float | None = None
+        """When it was first cancelled, on the clock; None: it was not."""
         self.refusal: NotServedError | None = None
         """Why its code has not begun although it was told to, through no fault of the task."""
         self.task: asyncio.Task[Any] | None = None
@@ -136,6 +140,11 @@ class Execution:
         """The end of the code, where it does not run in `task` itself."""
         self._nothing_runs: asyncio.Future[None] | None = None
         """What `nothing_runs` waits for."""
+
+    @property
+    def code_runs(self) -> bool:
+        """Whether its code has begun and not ended."""
+        return self._code_runs
 
     @property
     def runs_on(self) -> bool:
@@ -173,6 +182,8 @@ class Execution:
             self._last_resort.end_now(f"{self.name()} has ended, but something of it still runs, and lost a lock")
         if self._closed:
             return
+        if self.cancelled_at is None:
+            self.cancelled_at = boottime()
         if before is None or (cancellation.voids and not before.voids):
             self.cancellation = cancellation
         elif before.cause is not Cause.HELD_UP:  # whose code was not cancelled

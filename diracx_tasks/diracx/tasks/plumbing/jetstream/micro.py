@@ -4,6 +4,8 @@
 itself. The services of nats-py do not fit: they count requests to endpoints, while the work here arrives through pull
 consumers and is counted by the worker; and they give themselves random ids, while a worker has an id already.
 
+A service may have further verbs, which only this project asks. Whoever does not know a verb does not answer it.
+
 No other part depends on this. A process whose user may not subscribe there works as well; it is only not listed.
 """
 
@@ -15,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from nats.aio.msg import Msg
@@ -33,8 +35,6 @@ PREFIX: Final = "$SRV"
 _QUIET_SECONDS: Final = 0.4
 """A question ends when no answer has come for this long."""
 _MAX_SECONDS: Final = 2.0
-
-Verb = Literal["PING", "INFO", "STATS"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class Service:
         subject: The subject that its endpoint works on.
         queue_group: The processes that share this work.
         stats: Called at each request for statistics.
+        questions: Further verbs. Each is given the body of the request, and gives further fields of the answer, as
+            JSON; a request that it cannot read raises `msgspec.MsgspecError`, and is not answered.
     """
 
     name: str
@@ -73,9 +75,10 @@ class Service:
     queue_group: str
     stats: Callable[[], ServiceStats]
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    questions: Mapping[str, Callable[[bytes], Mapping[str, Any]]] = field(default_factory=dict)
 
-    def answer(self, verb: str) -> bytes | None:
-        """The answer to one verb as JSON; None for a verb that is not in ADR-32."""
+    def answer(self, verb: str, request: bytes = b"") -> bytes | None:
+        """The answer to one verb as JSON; None for a verb that this service does not have."""
         answer: dict[str, Any] = {
             "type": f"io.nats.micro.v1.{verb.lower()}_response",
             "name": self.name,
@@ -91,6 +94,12 @@ class Service:
                 answer |= {"description": self.description, "endpoints": [{**endpoint, "metadata": {}}]}
             case "STATS":
                 answer |= {"started": to_rfc3339(self.started), "endpoints": [endpoint | _stats_fields(self.stats())]}
+            case _ if verb in self.questions:
+                try:
+                    answer |= self.questions[verb](request)
+                except msgspec.MsgspecError as error:
+                    logger.debug("a question %s cannot be read: %s", verb, error)
+                    return None
             case _:
                 return None
         return msgspec.json.encode(answer)
@@ -113,7 +122,7 @@ async def serving(connection: Connection, service: Service) -> AsyncIterator[Non
     answers: set[asyncio.Task[None]] = set()
 
     def receive(message: Msg) -> None:
-        answer = service.answer(message.subject.split(".")[1])
+        answer = service.answer(message.subject.split(".")[1], message.data)
         if answer is not None and message.reply:
             sending = asyncio.create_task(_send(connection, message.reply, answer), name=f"answer {message.subject}")
             answers.add(sending)
@@ -138,8 +147,14 @@ async def _send(connection: Connection, reply: str, answer: bytes) -> None:
         logger.debug("an operator's question was not answered: %s", error)
 
 
-async def ask_all(connection: Connection, name: str, verb: Verb = "STATS") -> list[dict[str, Any]] | None:
+async def ask_all(
+    connection: Connection, name: str, verb: str = "STATS", request: bytes = b""
+) -> list[dict[str, Any]] | None:
     """Ask every process of a service, and collect the answers of the next two seconds at most.
+
+    Args:
+        verb: `PING`, `INFO`, `STATS`, or one of the `questions` of the service.
+        request: What a question asks.
 
     Returns:
         The answers, sorted by id; an answer that is no JSON object is left out. None: this user may not ask.
@@ -152,7 +167,7 @@ async def ask_all(connection: Connection, name: str, verb: Verb = "STATS") -> li
     connection.on_permission_denied(answers.deny)
     subscription = await connection.client.listen(inbox, answers.receive)
     try:
-        await connection.publish(subject, reply=inbox)
+        await connection.publish(subject, request, reply=inbox)
         allowed = await answers.until_quiet()
     finally:
         connection.remove_on_permission_denied(answers.deny)

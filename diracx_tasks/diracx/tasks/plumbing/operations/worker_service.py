@@ -14,20 +14,26 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from diracx.tasks.plumbing.background import in_background
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.snapshot import Counters, WorkerSnapshot
+from diracx.tasks.plumbing.worker.snapshot import Counters, InFlightQuery, WorkerSnapshot
 from diracx.tasks.plumbing.worker.worker import Worker
 
+TASKS: Final = "TASKS"
+"""The verb that asks a worker for its tasks in flight: `$SRV.TASKS.<service>`, with an `InFlightQuery` as JSON."""
+MAX_TASKS: Final = 500
+"""A worker names no more in one answer: its answer has to fit into one message."""
 LIVE_WITHIN: Final = timedelta(seconds=90)
 READY_WITHIN: Final = timedelta(seconds=45)
 _SAMPLE_SECONDS: Final = 1.0
@@ -77,9 +83,11 @@ async def advertised(
     worker: Worker, counters: Counters, connection: Connection, namespace: Namespace
 ) -> AsyncIterator[None]:
     """Answer the requests of `nats micro` for a worker during the block."""
+    service = _service(worker, counters, namespace, connection.clock.now())
+    worker.answer_while_held_up(lambda twin: serving(twin, service))
     async with (
         in_background(lambda _: worker.stop(), counters=_sample(counters)),
-        serving(connection, _service(worker, counters, namespace, connection.clock.now())),
+        serving(connection, service),
     ):
         yield
 
@@ -104,7 +112,13 @@ def _service(worker: Worker, counters: Counters, namespace: Namespace, now: date
         queue_group=str(size),
         stats=lambda: _stats(worker.snapshot, counters),
         started=now,
+        questions={TASKS: lambda request: _tasks(worker, request)},
     )
+
+
+def _tasks(worker: Worker, request: bytes) -> Mapping[str, Any]:
+    found = worker.tasks_in_flight(msgspec.json.decode(request or b"{}", type=InFlightQuery))
+    return {"tasks": found[:MAX_TASKS], "left_off": max(0, len(found) - MAX_TASKS)}
 
 
 def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:

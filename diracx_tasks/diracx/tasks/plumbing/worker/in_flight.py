@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
-from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.clock import boottime
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError, shown
 from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
+from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask
+from diracx.tasks.plumbing.execution.stacks import line_of_thread
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.wire.envelope import TASK_ID
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, shown_name
 from diracx.tasks.plumbing.worker.processing import Processor
 from diracx.tasks.plumbing.worker.slots import Slots
+from diracx.tasks.plumbing.worker.snapshot import InFlightQuery, InFlightTask
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -71,6 +76,50 @@ class InFlight:
     def running(self) -> list[asyncio.Task[None]]:
         """The asyncio tasks that process messages now."""
         return [lease.task for lease in self._leases.all if lease.task is not None and not lease.task.done()]
+
+    def described(
+        self, query: InFlightQuery, now: datetime, held_up_by: tuple[Execution | None, int] | None
+    ) -> list[InFlightTask]:
+        """The tasks in flight that fit, for operators. For any thread.
+
+        Args:
+            now: The time of the server.
+            held_up_by: The execution that holds up the event loop, and the thread of the loop; None: none does.
+        """
+        return [
+            self._describe(lease, now, held_up_by)
+            for lease in self._leases.all
+            if query.fits(lease.delivery.headers or {}, lease.delivery.sequence)
+        ]
+
+    def _describe(self, lease: Lease, now: datetime, held_up_by: tuple[Execution | None, int] | None) -> InFlightTask:
+        delivery, execution, cancelled = lease.delivery, lease.execution, lease.execution.cancellation
+        name, task_id = shown_name(delivery), (delivery.headers or {}).get(TASK_ID) or str(delivery.sequence)
+        blocked = None
+        if held_up_by is not None and held_up_by[0] is execution:
+            blocked = held_up_by[1]
+        elif cancelled is not None and execution.code_runs and not execution.yielded:
+            blocked = execution.thread
+        state = "starting"
+        if lease.settling or execution.code_ended:
+            state = "settling"
+        elif execution.code_runs:
+            state = "executing"
+        elif self._gate.holds(f"{name} {shown(task_id)}"):
+            state = "waiting for isolation"
+        at, asked = boottime(), execution.cancelled_at
+        return InFlightTask(
+            id=shown(task_id),
+            task=name,
+            subject=delivery.subject,
+            sequence=delivery.sequence,
+            since=now - timedelta(seconds=at - lease.started),
+            attempt=1 if lease.attempts is None else lease.attempts.record.failed + 1,
+            state=state,
+            cancelled_since=None if asked is None else now - timedelta(seconds=at - asked),
+            cancelled_for=None if cancelled is None else cancelled.reason,
+            blocked_at=None if blocked is None else line_of_thread(blocked),
+        )
 
     def stop(self, reason: str) -> None:
         """Cancel every task that still executes. Their messages are given back, without a failure in their records."""

@@ -105,6 +105,10 @@ class IsolationGate:
         """`<task> <id>` of the task that runs isolated, until it ends, or of the next one that waits. None: neither."""
         return self._requests[0].task if self._requests else None
 
+    def holds(self, task: str) -> bool:
+        """Whether a task, `<task> <id>`, waits for isolation or runs isolated."""
+        return any(request.task == task for request in self._requests)
+
     async def wait_open(self) -> None:
         """Wait until the gate is open, or until `wake`."""
         await self._open.wait()

@@ -62,6 +62,14 @@ class LoopWatch:
         self._clock = clock
         self._marked = clock()
         self._ended = threading.Event()
+        self._held_up_by: tuple[float, Execution | None, int] | None = None
+
+    @property
+    def held_up_by(self) -> tuple[Execution | None, int] | None:
+        """The execution that holds up the loop now (None: of no task), and the thread of the loop. None: the loop is
+        not known to be held up. For any thread."""
+        known = self._held_up_by
+        return None if known is None or known[0] != self._marked else known[1:]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -111,10 +119,12 @@ class LoopWatch:
             if not reported and seconds > self._limit_seconds + MARK_SECONDS:
                 reported = True
                 self._report(execution, thread, seconds)
+            self._held_up_by = (marked, execution, thread)
             if self._relief is not None and relieving is None and seconds > self._relief.due_seconds:
                 relieving = asyncio.create_task(self._relief.run(), name="relief")
             if (now := self._running(loop, thread)) is not execution:
                 execution, since = now, self._clock()
+                self._held_up_by = (marked, execution, thread)
             seconds = self._clock() - since
             if execution is not None:
                 execution.holds_up(seconds, math.inf if self._relief is None else self._relief.lease_seconds)
@@ -122,6 +132,7 @@ class LoopWatch:
                 await self._relief.end_process(execution, seconds)
                 self._max_seconds = math.inf
             await asyncio.sleep(MARK_SECONDS)
+        self._held_up_by = None
         if relieving is not None:
             relieving.cancel()
             await asyncio.wait([relieving])

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -54,6 +56,8 @@ class Relief:
         self._leases = leases
         self._locks = locks
         self._last_resort = last_resort
+        self.answering: Callable[[Connection], AbstractAsyncContextManager[None]] = lambda _: nullcontext()
+        """Answers the questions of operators through the connection that it is given, during the block."""
 
     @property
     def due_seconds(self) -> float:
@@ -66,10 +70,10 @@ class Relief:
         return self._leases.held_seconds
 
     async def run(self) -> None:
-        """Send heartbeats and renew locks until cancelled."""
+        """Send heartbeats, renew locks and answer operators until cancelled."""
         while True:
             try:
-                async with self._connection.twin() as twin:
+                async with self._connection.twin() as twin, self.answering(twin):
                     logger.info("the event loop is held up: leases and locks are kept from another thread")
                     store = Bucket(twin, self._namespace.locks_bucket)
                     while True:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.execution.job import Outcome, Succeeded
+from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_ID, TASK_NAME, TASK_PART
 from diracx.tasks.plumbing.worker.observation import error_of
 
 RATE_WINDOW_SECONDS: Final = 10.0
@@ -24,6 +25,53 @@ class HeldTask(msgspec.Struct, frozen=True):
     """`<category>:<ClassName>`."""
     vo: str | None
     """The VO whose tasks are held; None: those of all VOs, but for VOs that are enabled."""
+
+
+class InFlightQuery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which tasks in flight are asked for: those that fit any of these; without any, all."""
+
+    ids: tuple[str, ...] = ()
+    task: str | None = None
+    """The name of tasks."""
+    group: str | None = None
+    """The id of a group, whose children are asked for."""
+
+    def fits(self, headers: Mapping[str, str], sequence: int) -> bool:
+        """Whether a message is asked for."""
+        if not (self.ids or self.task or self.group):
+            return True
+        if self.task is not None and headers.get(TASK_NAME) == self.task:
+            return True
+        if self.ids and (headers.get(TASK_ID) or str(sequence)) in self.ids:
+            return True
+        place = headers.get(TASK_GROUP) or headers.get(TASK_PART) or ""
+        return self.group is not None and place.rpartition(":")[0] == self.group
+
+
+class InFlightTask(msgspec.Struct, frozen=True):
+    """A task that a worker has in flight."""
+
+    id: str
+    task: str
+    """Its name; for a message without one, a text that says so."""
+    subject: str
+    """The subject of its queue."""
+    sequence: int
+    """Of its message, in the stream of tasks."""
+    since: datetime
+    """When the worker took it, by the server's clock."""
+    attempt: int
+    """1 at the first execution. Only failed ones raise the count."""
+    state: str
+    """`starting` (its attempts are read and its locks taken), `waiting for isolation`, `executing`, or `settling` (its
+    code has ended)."""
+    cancelled_since: datetime | None = None
+    """When its execution was cancelled first, whatever for; None: it was not."""
+    cancelled_for: str | None = None
+    """Why its execution was cancelled."""
+    blocked_at: str | None = None
+    """The line that its code executes, if it was cancelled and does not yield, or if it holds up the event loop of its
+    worker, where no cancellation reaches it. None: neither."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -56,7 +56,7 @@ from diracx.tasks.plumbing.worker.settings import WorkerSettings, worker_id
 from diracx.tasks.plumbing.worker.settlement.endings import Endings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.plumbing.worker.slots import Slots
-from diracx.tasks.plumbing.worker.snapshot import WorkerSnapshot
+from diracx.tasks.plumbing.worker.snapshot import InFlightQuery, InFlightTask, WorkerSnapshot
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -193,6 +193,14 @@ class Worker:
             not_served=self._outages.not_served,
             clock_ahead=self._connection.clock.ahead,
         )
+
+    def tasks_in_flight(self, query: InFlightQuery) -> list[InFlightTask]:
+        """The tasks in flight now that fit, for its operators. For any thread."""
+        return self._in_flight.described(query, self._connection.clock.now(), self._loop_watch.held_up_by)
+
+    def answer_while_held_up(self, answering: Callable[[Connection], AbstractAsyncContextManager[None]]) -> None:
+        """Enter `answering` with a connection on another thread, while the event loop is held up."""
+        self._relief.answering = answering
 
     @property
     def why_not_served(self) -> str | None:
