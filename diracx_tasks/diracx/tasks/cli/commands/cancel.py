@@ -7,33 +7,123 @@ import asyncio
 import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
+from diracx.tasks.cli.commands.config.proposal import author
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, log_option, server_options
-from diracx.tasks.cli.terminal.output import note, say
-from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.terminal.output import note, print_document, say
+from diracx.tasks.plumbing.cancellations.note import Kind
+from diracx.tasks.plumbing.exceptions import shown
+from diracx.tasks.plumbing.operations.cancellation import Answer, Canceller, RunningTask, Target
+from diracx.tasks.plumbing.wire.names import check_task_name
+from diracx.tasks.plumbing.wire.times import readable_time
 
 
 @click.command("cancel")
-@click.argument("id", metavar="ID", help="The id that `submit` printed.")
+@click.argument("ids", metavar="ID...", nargs=-1, help="The ids of tasks, as `submit` prints them.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="NAME",
+    help="All tasks of this name, <category>:<ClassName>, that were submitted until now. May be repeated.",
+)
+@click.option("--group", "groups", multiple=True, metavar="ID", help="The children of this group. May be repeated.")
+@json_option
 @log_option("warning")
 @server_options
-def command(*, id: str, access: Access) -> int:  # noqa: A002 - the name that the help shows
-    """Cancel a task that was submitted with --at or --delay and has not fallen due.
+def command(
+    *, ids: tuple[str, ...], tasks: tuple[str, ...], groups: tuple[str, ...], as_json: bool, access: Access
+) -> int:
+    """Cancel tasks, wherever they are.
 
-    The exit code is 1 if no such task is waiting: it has fallen due, was cancelled before, or was never submitted.
+    A task for later is withdrawn. A waiting one is dropped when its turn comes, also if that is its retry. A running
+    one gets a CancelledError at its next await; its locks are released, and there is no retry. A dead letter stays.
+
+    The exit code is 0 if all that was named is cancelled or will be, and 1 otherwise: something has finished, does not
+    yield, is a dead letter, or is not there.
     """
-    if not id:
-        raise click.BadParameter("it is empty", param_hint=["ID"])
-    if asyncio.run(_cancel(access, id)):
-        say(f"cancelled {id}")
-        return ExitCode.DONE
-    note(f"{id} is not waiting: it has fallen due, was cancelled before, or was never submitted for later")
-    return ExitCode.TASK_FAILED
+    answers = asyncio.run(_cancel(access, _targets(ids, tasks, groups)))
+    if as_json:
+        print_document(answers)
+    else:
+        for answer in answers:
+            for line in _lines(answer):
+                (say if answer.done else note)(line)
+    return ExitCode.DONE if all(answer.done for answer in answers) else ExitCode.TASK_FAILED
 
 
-async def _cancel(access: Access, task_id: str) -> bool:
+def _targets(ids: tuple[str, ...], tasks: tuple[str, ...], groups: tuple[str, ...]) -> list[Target]:
+    for hint, keys in (("ID", ids), ("--group", groups)):
+        if "" in keys:
+            raise click.BadParameter("it is empty", param_hint=[hint])
+    for name in tasks:
+        try:
+            check_task_name(name)
+        except ValueError as error:
+            raise click.BadParameter(f"{name!r}: {error}", param_hint=["--task"]) from None
+    named = ((Kind.ID, ids), (Kind.TASK, tasks), (Kind.GROUP, groups))
+    if not (targets := [Target(kind, key) for kind, keys in named for key in keys]):
+        raise click.UsageError("nothing is named; give ids of tasks, --task or --group")
+    return targets
+
+
+async def _cancel(access: Access, targets: list[Target]) -> list[Answer]:
     namespace = namespace_of(access)
     async with operator_connection(access, "cancel") as connection:
         with mesh_expected(namespace):
-            return await JetStreamBroker(connection, namespace, TaskRegistry()).cancel(task_id)
+            return await Canceller(connection, namespace, by=author()).cancel(targets)
+
+
+def _lines(answer: Answer) -> list[str]:
+    """What the operator reads of one target."""
+    return _of_one(answer) if answer.kind is Kind.ID else _of_many(answer)
+
+
+def _of_one(answer: Answer) -> list[str]:
+    key = shown(answer.key)
+    lines = [_of_running(each) for each in answer.running]
+    if answer.waiting and answer.until is not None:
+        lines.append(f"cancelled {key}: it waits for its retry, and is dropped at {readable_time(answer.until)}")
+    elif answer.waiting:
+        lines.append(f"cancelled {key}: it waits in its queue, and is dropped when its turn comes{_unless(answer)}")
+    elif answer.withdrawn:
+        lines.append(f"cancelled {key}: it was to run later, and is withdrawn")
+    elif answer.cancelled:
+        lines.append(f"cancelled {key}: it has ended")
+    elif answer.finished:
+        lines.append(f"{key} was not cancelled: it was running, and has finished all the same")
+    for seq in answer.dead_letters:
+        lines.append(
+            f"{key} was not cancelled: it is dead letter {seq}, which stays; see `diracx-task-run dlq show {seq}`"
+        )
+    if not lines:
+        lines.append(
+            f"{key} is not waiting, nor running: it has ended, or was never submitted. If it comes yet, it is dropped"
+        )
+    return lines
+
+
+def _of_many(answer: Answer) -> list[str]:
+    name = f"{answer.kind} {shown(answer.key)}"
+    if not answer.found:
+        return [f"{name}: nothing waits or runs that was submitted until {readable_time(answer.at)}"]
+    parts = (
+        (answer.withdrawn, "withdrawn, to be run later"),
+        (answer.waiting, f"waiting, and dropped when their turn comes{_unless(answer)}"),
+        (answer.cancelled, "cancelled by their workers"),
+        (answer.finished, "finished all the same"),
+        (len(answer.running), "asked, and still running"),
+    )
+    summary = f"{name}: " + "; ".join(f"{count} {text}" for count, text in parts if count)
+    return [summary, *(_of_running(each) for each in answer.running)]
+
+
+def _of_running(task: RunningTask) -> str:
+    since = f"runs on {task.worker} since {readable_time(task.since)}"
+    if task.blocked_at is not None:
+        return f"{task.task} {task.id} {since}: asked; it does not yield, {task.blocked_at}"
+    return f"{task.task} {task.id} {since}: asked; it has not ended yet"
+
+
+def _unless(answer: Answer) -> str:
+    return f", unless it runs on {' or '.join(answer.silent)}, which does not answer" if answer.silent else ""

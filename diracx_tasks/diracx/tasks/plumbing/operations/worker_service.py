@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from diracx.tasks.plumbing.background import in_background
+from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
@@ -32,6 +33,8 @@ from diracx.tasks.plumbing.worker.worker import Worker
 
 TASKS: Final = "TASKS"
 """The verb that asks a worker for its tasks in flight: `$SRV.TASKS.<service>`, with an `InFlightQuery` as JSON."""
+CANCELLED: Final = "CANCELLED"
+"""The verb that asks a worker what it has done about cancellations, by a list of their `[kind, key]` as JSON."""
 MAX_TASKS: Final = 500
 """A worker names no more in one answer: its answer has to fit into one message."""
 LIVE_WITHIN: Final = timedelta(seconds=90)
@@ -43,6 +46,17 @@ _NANOSECONDS_PER_SECOND: Final = 1_000_000_000
 def worker_service(namespace: Namespace) -> str:
     """The name of the micro service of all workers of a namespace, e.g. `diracx-worker`."""
     return f"{namespace.name}-worker"
+
+
+class NoteEffect(msgspec.Struct, frozen=True):
+    """What one worker has done about one cancellation."""
+
+    sequence: int
+    """Of the note, in its stream."""
+    cancelled: int
+    """How many tasks it has settled as cancelled."""
+    finished: int
+    """How many tasks were running, and came to their end all the same."""
 
 
 class WorkerHealth:
@@ -112,13 +126,22 @@ def _service(worker: Worker, counters: Counters, namespace: Namespace, now: date
         queue_group=str(size),
         stats=lambda: _stats(worker.snapshot, counters),
         started=now,
-        questions={TASKS: lambda request: _tasks(worker, request)},
+        questions={
+            TASKS: lambda request: _tasks(worker, request),
+            CANCELLED: lambda request: _cancelled(worker, request),
+        },
     )
 
 
 def _tasks(worker: Worker, request: bytes) -> Mapping[str, Any]:
     found = worker.tasks_in_flight(msgspec.json.decode(request or b"{}", type=InFlightQuery))
     return {"tasks": found[:MAX_TASKS], "left_off": max(0, len(found) - MAX_TASKS)}
+
+
+def _cancelled(worker: Worker, request: bytes) -> Mapping[str, Any]:
+    asked = msgspec.json.decode(request or b"[]", type=list[tuple[Kind, str]])
+    known = [standing for kind, key in asked if (standing := worker.standing(kind, key)) is not None]
+    return {"notes": [NoteEffect(each.sequence, each.cancelled, each.finished) for each in known]}
 
 
 def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:

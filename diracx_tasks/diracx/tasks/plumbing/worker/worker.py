@@ -21,7 +21,8 @@ from functools import partial
 from typing import Final
 
 from diracx.tasks.plumbing.background import in_background
-from diracx.tasks.plumbing.cancellations.follower import CancellationFollower
+from diracx.tasks.plumbing.cancellations.follower import CancellationFollower, StandingNote
+from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.execution.executor import Executor, Invoke
@@ -202,6 +203,11 @@ class Worker:
         """Enter `answering` with a connection on another thread, while the event loop is held up."""
         self._relief.answering = answering
 
+    def standing(self, kind: Kind, key: str) -> StandingNote | None:
+        """The cancellation with this key, and what this worker has done about it; None: it knows none. For any
+        thread."""
+        return self._cancellations.standing(kind, key)
+
     @property
     def why_not_served(self) -> str | None:
         """Why tasks of this size cannot be had, or not be carried to their end; None: as far as is known, they can."""
@@ -273,7 +279,11 @@ class Worker:
             idle = self._why_no_task or f"no {self.settings.size} task is installed"
             logger.warning("this worker has nothing to do: %s", idle)
         self._leases.set_ack_wait(await self._intake.inspect_queues(all_there=True))
-        await self._read_configuration()
+        without = "no task is held or limited by it until it can be read"
+        await self._await_first(self._configuration.refresh, "the configuration, with its holds and limits", without)
+        without = "tasks that were cancelled may begin until they can be read"
+        self._cancellations.on_new(partial(self._in_flight.cancel, self._cancellations.reason))
+        await self._await_first(self._cancellations.refresh, "the cancellations", without)
         async with self._locks, self._watching():
             try:
                 await self._intake.run()
