@@ -133,6 +133,12 @@ OPERATIONS = (
         ),
     ),
     Operation(
+        "cancel tasks that wait or run",
+        _roles("operator"),
+        (Request("{ns}.cancelled.id.nothing", b"{}", {"Nats-Rollup": "sub"}),),
+    ),
+    Operation("hear of it at once", _roles("worker", "operator"), listens=("{ns}.cancelled.*.*",)),
+    Operation(
         "look at streams, queues and buckets",
         LOOKING,
         (
@@ -164,7 +170,7 @@ OPERATIONS = (
             Request("$JS.API.DIRECT.GET.{NS}_TASKS", {"last_by_subj": "{ns}.tasks.normal.small"}),
         ),
     ),
-    Operation("read a schedule, or the record of a group", LOOKING, (_get("{NS}_LATER", "{ns}.state.x"),)),
+    Operation("read a schedule, or what is cancelled", LOOKING, (_get("{NS}_LATER", "{ns}.cancelled.id.x"),)),
     Operation("read a dead letter", _roles("worker", "operator", "observer"), (_get("{NS}_DLQ", "{ns}.dlq.a.b.1"),)),
     Operation("read a lock", LOOKING, (_get("KV_{ns}_locks", "$KV.{ns}_locks.x"),)),
     Operation("read the configuration", LOOKING, (_get("KV_{ns}_config", "$KV.{ns}_config.configuration"),)),
@@ -245,6 +251,10 @@ LATER_HEADERS: dict[str, dict[str, str]] = {
     "write a state of a schedule": {
         "Nats-Schedule": "@at 2020-01-01T00:00:00Z",
         "Nats-Schedule-Target": "{ns}.state.a.B",
+    },
+    "cancel tasks": {
+        "Nats-Schedule": "@at 2020-01-01T00:00:00Z",
+        "Nats-Schedule-Target": "{ns}.cancelled.task.a=3AB",
     },
 }
 """Headers by which a role that may submit delayed tasks would get round its permissions in that stream."""

@@ -101,6 +101,15 @@ async def test_a_producer_can_forge_the_state_of_a_schedule(operator: Connection
     await wait_until(forged, description="the schedule has fired", timeout=10)
 
 
+async def test_a_producer_can_cancel_tasks_so(operator: Connection, producer: Connection) -> None:
+    assert not await answer(producer, f"{NS}.delayed.mine", headers_to("cancel tasks"), b"{}")
+
+    async def written() -> bool:
+        return f"{NS}.cancelled.task.a=3AB" in await held(operator)
+
+    await wait_until(written, description="the schedule has fired", timeout=10)
+
+
 @pytest.mark.parametrize(
     "target",
     [
