@@ -10,7 +10,7 @@ from support.processes import LoggedProcess
 
 PACKAGE = "long_tasks"
 CATEGORY = "long"
-TASKS = ("BlocksThread", "Long", "LongOnThread", "BlocksLoop")
+TASKS = ("BlocksThread", "Long", "LongOnThread", "LongAndLarge", "BlocksLoop")
 
 
 def install(command_line: CommandLine) -> None:
@@ -19,10 +19,12 @@ def install(command_line: CommandLine) -> None:
     command_line.environment["LONG_TASKS_FOLDER"] = str(command_line.folder)
 
 
-async def submit(on_the_server: OnTheServer, task: str, size: Size, body: bytes = b"{}") -> None:
-    """Publish a task of the extension with the id `an-id`."""
+async def submit(
+    on_the_server: OnTheServer, task: str, size: Size, body: bytes = b"{}", identity: str = "an-id"
+) -> None:
+    """Publish a task of the extension."""
     subject = on_the_server.names.task_subject(Priority.NORMAL, size)
-    await publish(on_the_server.connection, subject, body, {"Task-Name": f"{CATEGORY}:{task}", "Task-Id": "an-id"})
+    await publish(on_the_server.connection, subject, body, {"Task-Name": f"{CATEGORY}:{task}", "Task-Id": identity})
 
 
 def end_task(command_line: CommandLine, worker: LoggedProcess, error: str = "") -> None:

@@ -72,6 +72,10 @@ class LongOnThread(Long):
     size = Size.MEDIUM
 
 
+class LongAndLarge(Long):
+    size = Size.LARGE
+
+
 @dataclasses.dataclass
 class BlocksLoop(BaseTask):
     """Blocks the loop of all small tasks until the file `free` exists."""
