@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from diracx.tasks.plumbing.cancellations.follower import CancellationFollower
 from diracx.tasks.plumbing.cancellations.note import Kind
+from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.operations.cancellation import Answer, Canceller, Target
 from diracx.tasks.plumbing.operations.worker_service import advertised
+from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from support.mesh import TaskMesh
@@ -42,6 +46,18 @@ async def serving_worker(mesh: TaskMesh, *args: Any, **settings: Any) -> AsyncIt
         advertised(worker, Counters(), mesh.connection, mesh.namespace),
     ):
         yield worker
+
+
+@asynccontextmanager
+async def following(connection: Connection, names: Namespace) -> AsyncIterator[CancellationFollower]:
+    """A follower that runs during the block."""
+    follower = CancellationFollower(connection, names)
+    running = asyncio.create_task(follower.run())
+    try:
+        yield follower
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
 
 
 def counts(answer: Answer) -> dict[str, int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +24,7 @@ from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
+from support.cancelling import following
 from support.deliveries import fake_delivery
 
 NAME = "test:Nothing"
@@ -40,17 +39,6 @@ async def cancelled(connection: Connection, names: Namespace, kind: Kind, key: s
 
 def delivery(connection: Connection, **headers: str) -> Delivery:
     return fake_delivery(connection, headers={"Task-Name": NAME} | {f"Task-{k.title()}": v for k, v in headers.items()})
-
-
-@asynccontextmanager
-async def following(connection: Connection, names: Namespace, **options: Any) -> AsyncIterator[CancellationFollower]:
-    follower = CancellationFollower(connection, names, **options)
-    running = asyncio.create_task(follower.run())
-    try:
-        yield follower
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
 async def test_a_note_is_in_force_within_two_seconds_and_told(connection: Connection, topology: Namespace) -> None:

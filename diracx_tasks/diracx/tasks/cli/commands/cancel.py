@@ -47,7 +47,7 @@ def command(
         print_document(answers)
     else:
         for answer in answers:
-            for line in _lines(answer):
+            for line in lines(answer):
                 (say if answer.done else note)(line)
     return ExitCode.DONE if all(answer.done for answer in answers) else ExitCode.TASK_FAILED
 
@@ -74,33 +74,33 @@ async def _cancel(access: Access, targets: list[Target]) -> list[Answer]:
             return await Canceller(connection, namespace, by=author()).cancel(targets)
 
 
-def _lines(answer: Answer) -> list[str]:
+def lines(answer: Answer) -> list[str]:
     """What the operator reads of one target."""
     return _of_one(answer) if answer.kind is Kind.ID else _of_many(answer)
 
 
 def _of_one(answer: Answer) -> list[str]:
     key = shown(answer.key)
-    lines = [_of_running(each) for each in answer.running]
+    said = [_of_running(each) for each in answer.running]
     if answer.waiting and answer.until is not None:
-        lines.append(f"cancelled {key}: it waits for its retry, and is dropped at {readable_time(answer.until)}")
+        said.append(f"cancelled {key}: it waits for its retry, and is dropped at {readable_time(answer.until)}")
     elif answer.waiting:
-        lines.append(f"cancelled {key}: it waits in its queue, and is dropped when its turn comes{_unless(answer)}")
+        said.append(f"cancelled {key}: it waits in its queue, and is dropped when its turn comes{_unless(answer)}")
     elif answer.withdrawn:
-        lines.append(f"cancelled {key}: it was to run later, and is withdrawn")
+        said.append(f"cancelled {key}: it was to run later, and is withdrawn")
     elif answer.cancelled:
-        lines.append(f"cancelled {key}: it has ended")
+        said.append(f"cancelled {key}: it has ended")
     elif answer.finished:
-        lines.append(f"{key} was not cancelled: it was running, and has finished all the same")
+        said.append(f"{key} was not cancelled: it was running, and has finished all the same")
     for seq in answer.dead_letters:
-        lines.append(
+        said.append(
             f"{key} was not cancelled: it is dead letter {seq}, which stays; see `diracx-task-run dlq show {seq}`"
         )
-    if not lines:
-        lines.append(
+    if not said:
+        said.append(
             f"{key} is not waiting, nor running: it has ended, or was never submitted. If it comes yet, it is dropped"
         )
-    return lines
+    return said
 
 
 def _of_many(answer: Answer) -> list[str]:
@@ -108,7 +108,7 @@ def _of_many(answer: Answer) -> list[str]:
     if not answer.found:
         return [f"{name}: nothing waits or runs that was submitted until {readable_time(answer.at)}"]
     parts = (
-        (answer.withdrawn, "withdrawn, to be run later"),
+        (answer.withdrawn, "withdrawn, which were to run later"),
         (answer.waiting, f"waiting, and dropped when their turn comes{_unless(answer)}"),
         (answer.cancelled, "cancelled by their workers"),
         (answer.finished, "finished all the same"),

@@ -179,14 +179,18 @@ class Canceller:
     async def _withdraw(self, note: Note) -> int:
         """Withdraw the schedules of the tasks for later that a note concerns. Returns how many there were."""
 
-        async def withdraw(message: StoredMessage) -> int:
-            async with self._requests:
-                if TASK_GROUP in message.headers or TASK_KEEP_RESULT in message.headers:
-                    return await self._release(message)
-                before = message.sequence + 1
-                return await purge_subject(self._connection, self._later, message.subject, before=before)
+        withdrawn, page = 0, list[StoredMessage]()
+        async for message in self._delayed(note):
+            page.append(message)
+            if len(page) == MAX_PARALLEL_REQUESTS:
+                withdrawn += sum(await asyncio.gather(*map(self._withdraw_one, page)))
+                page.clear()
+        return withdrawn + sum(await asyncio.gather(*map(self._withdraw_one, page)))
 
-        return sum(await asyncio.gather(*[withdraw(message) async for message in self._delayed(note)]))
+    async def _withdraw_one(self, message: StoredMessage) -> int:
+        if TASK_GROUP in message.headers or TASK_KEEP_RESULT in message.headers:
+            return await self._release(message)
+        return await purge_subject(self._connection, self._later, message.subject, before=message.sequence + 1)
 
     async def _delayed(self, note: Note) -> AsyncIterator[StoredMessage]:
         """The tasks for later that a note concerns. The children of groups are never for later."""

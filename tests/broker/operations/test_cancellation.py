@@ -1,0 +1,161 @@
+"""What `cancel` finds beside queues and workers: groups, full queues, workers that say nothing, other users."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from diracx.tasks.plumbing.cancellations.follower import CancellationFollower
+from diracx.tasks.plumbing.cancellations.note import Kind
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.groups.records import PartRecord
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
+from diracx.tasks.plumbing.jetstream.publish import publish
+from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.operations.cancellation import MAX_KEYS, Canceller, Target
+from diracx.tasks.plumbing.operations.worker_service import worker_service
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.testing import wait_until
+from support import recording_tasks
+from support.cancelling import cancel, cancel_all, cancel_one, counts, following, serving_worker
+from support.mesh import TaskMesh
+from support.recording_tasks import Record, Wait
+from support.secured import connected, secured_server
+
+NAME = "test:Record"
+
+
+async def test_the_children_of_a_group_count_wherever_they_are(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
+    children = [({"Task-Name": NAME, "Task-Group": f"g:{index}"}, b'{"n":1}') for index in range(3)]
+    await mesh.publish_by_hand(*children, ({"Task-Name": NAME, "Task-Group": "g-1:0"}, b"{}"))
+    stored = PartRecord(tasks=(NAME,), queues=("normal.small",), children=(0,) * 3, stored=True)
+    to_store = PartRecord(tasks=(NAME,), queues=("normal.small",), children=(0,) * 5, bodies=(msgspec.Raw(b"{}"),) * 5)
+    for number, record in enumerate((stored, to_store)):
+        await publish(mesh.connection, mesh.namespace.group_part_subject("g", number), msgspec.json.encode(record), {})
+    answer, missing = (await cancel(mesh, group="g")) + (await cancel(mesh, group="h"))
+    assert (counts(answer), answer.done) == ({"waiting": 8}, True)
+    assert (counts(missing), missing.done) == ({}, False)
+    follower = CancellationFollower(mesh.connection, mesh.namespace)
+    await follower.refresh()
+    assert follower.group_reason("g") is not None
+    assert follower.group_reason("g-1") is None
+
+
+async def test_the_part_of_a_group_that_is_to_be_stored_is_not_withdrawn(mesh: TaskMesh) -> None:
+    far = {
+        "Nats-Schedule": "@at 2099-01-01T00:00:00Z",
+        "Nats-Schedule-Target": f"{mesh.namespace.name}.due.normal.small",
+    }
+    headers = far | {"Task-Name": "diracx:StoreChildren", "Task-Id": "g-part-0", "Task-Part": "g:0"}
+    await publish(mesh.connection, mesh.namespace.delayed_subject("g-part-0"), b"{}", headers)
+    assert counts(await cancel_one(mesh, "g-part-0")) == {}
+    assert len(await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.delayed.")) == 1
+
+
+async def test_a_task_that_fell_due_while_its_queue_was_full_counts_as_waiting(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+    await Record(1).schedule()
+    await mesh.edit_stream(mesh.namespace.tasks_stream, max_msgs=1)
+    identity = await Record(2).schedule(at_time=datetime.now(UTC) + timedelta(seconds=0.3))
+
+    async def has_fallen_due() -> bool:
+        return bool(await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.due."))
+
+    await wait_until(has_fallen_due, description="it fell due")
+    answer = await cancel_one(mesh, identity)
+    assert (counts(answer), answer.done) == ({"waiting": 1}, True)
+
+
+async def test_more_ids_than_one_question_takes_are_cancelled_in_one_command(mesh: TaskMesh) -> None:
+    mesh.register(Wait)
+    recording_tasks.reset()
+    async with serving_worker(mesh, slots=MAX_KEYS + 20):
+        ids = await mesh.broker.submit_many(Wait(n) for n in range(MAX_KEYS + 10))
+        await wait_until(lambda: len(recording_tasks.running) == len(ids), description="all run")
+        answers = await cancel(mesh, *ids, ids[0])
+    assert [answer.key for answer in answers] == ids, "each once"
+    assert all(answer.cancelled == 1 and answer.done for answer in answers)
+
+
+async def test_a_worker_that_does_not_answer_is_named(mesh: TaskMesh) -> None:
+    """As one of an earlier version, or whose event loop is held up."""
+    mesh.register(Record)
+    mesh.allows_residue = True
+    await Record(1).schedule()
+    service = Service(
+        name=worker_service(mesh.namespace),
+        id="node1-7-small",
+        version="0.0.1",
+        description="says nothing of its tasks",
+        metadata={"id": "node1-7-small", "size": "small"},
+        endpoint="execute",
+        subject="nothing",
+        queue_group="small",
+        stats=ServiceStats,
+    )
+    async with serving(mesh.connection, service):
+        answer = await cancel_all(mesh, NAME)
+    assert (counts(answer), answer.silent, answer.done) == ({"waiting": 1}, ["node1-7-small"], False)
+
+
+async def test_a_schedule_that_fires_while_it_is_released_counts_where_it_is_found(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+    subject = mesh.namespace.delayed_subject("late")
+    due = f"{mesh.namespace.name}.due.normal.small"
+    headers = {"Nats-Schedule": "@at 2099-01-01T00:00:00Z", "Nats-Schedule-Target": due, "Task-Name": NAME}
+    headers |= {"Task-Id": "late", "Task-Keep-Result": "60"}
+    await publish(mesh.connection, subject, b"{}", headers)
+    release = Canceller._release
+
+    async def fires_first(canceller: Canceller, message: object) -> int:
+        await publish(mesh.connection, due, b"{}", {"Task-Name": NAME, "Task-Id": "late"})
+        await mesh.connection.api(f"STREAM.PURGE.{mesh.namespace.later_stream}", {"filter": subject})
+        await publish(mesh.connection, subject, b"{}", headers)
+        return await release(canceller, message)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Canceller, "_release", fires_first)
+    assert counts(await cancel_one(mesh, "late")) == {"waiting": 1}
+
+
+async def test_the_users_of_the_shipped_accounts_cancel_or_follow_as_their_role_says() -> None:
+    names = Namespace("diracx")
+    with secured_server("diracx") as server:
+        async with connected(server, "diracx", "operator") as operator, connected(server, "diracx", "worker") as worker:
+            await ensure(operator, assets(names), tolerant=False)
+            follower = CancellationFollower(worker, names)
+            (answer,) = await Canceller(operator, names).cancel([Target(Kind.ID, "a")])
+            await follower.refresh()
+            assert follower.standing(Kind.ID, "a") is not None
+            for role in ("producer", "worker", "scheduler", "observer"):
+                async with connected(server, "diracx", role) as other:
+                    with pytest.raises(ServerError):
+                        await Canceller(other, names).cancel([Target(Kind.ID, "b")])
+            async with connected(server, "diracx", "producer") as producer:
+                with pytest.raises(PermissionDeniedError):
+                    await CancellationFollower(producer, names).refresh()
+            await follower.refresh()
+            assert follower.standing(Kind.ID, "b") is None
+            assert not answer.found
+
+
+async def test_a_worker_that_may_not_subscribe_hears_by_its_poll() -> None:
+    """As with accounts of an earlier version."""
+    names = Namespace("diracx")
+    with secured_server("diracx") as server:
+        assert server.extra_config.count('"diracx.cancelled.*.*"') == 1
+        server.extra_config = server.extra_config.replace('"diracx.cancelled.*.*"', "")
+        server.reload()
+        async with connected(server, "diracx", "operator") as operator:
+            await ensure(operator, assets(names), tolerant=False)
+            async with connected(server, "diracx", "worker") as worker, following(worker, names) as follower:
+                await Canceller(operator, names).cancel([Target(Kind.ID, "a")])
+                await wait_until(lambda: follower.any, description="the poll has it", timeout=10)
