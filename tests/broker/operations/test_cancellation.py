@@ -27,6 +27,7 @@ from support.recording_tasks import Record, Wait
 from support.secured import connected, secured_server
 
 NAME = "test:Record"
+OPERATION = "diracx.tasks.plumbing.operations.cancellation"
 
 
 async def test_the_children_of_a_group_count_wherever_they_are(mesh: TaskMesh) -> None:
@@ -102,6 +103,29 @@ async def test_a_worker_that_does_not_answer_is_named(mesh: TaskMesh) -> None:
     async with serving(mesh.connection, service):
         answer = await cancel_all(mesh, NAME)
     assert (counts(answer), answer.silent, answer.done) == ({"waiting": 1}, ["node1-7-small"], False)
+
+
+async def test_a_note_that_is_older_than_an_hour_and_than_each_message_is_removed(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+
+    async def notes() -> list[str]:
+        found = await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.cancelled.")
+        return [message.subject.rpartition(".")[2] for message in found]
+
+    await mesh.connection.request(f"{mesh.namespace.name}.cancelled.id.old", b"by hand")
+    await cancel_one(mesh, "a")
+    await cancel_one(mesh, "b")
+    assert await notes() == ["old", "a", "b"]
+    monkeypatch.setattr(f"{OPERATION}.KEPT", timedelta(0))
+    delayed = await Record(1).schedule(at_time=datetime.now(UTC) + timedelta(hours=1))
+    await Record(2).schedule()
+    await cancel_one(mesh, "c")
+    assert await notes() == ["c"], "the message in the queue is younger than the others"
+    await cancel_one(mesh, delayed)
+    assert await notes() == ["c", delayed], "and older than these"
 
 
 async def test_a_schedule_that_fires_while_it_is_released_counts_where_it_is_found(

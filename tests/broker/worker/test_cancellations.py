@@ -366,29 +366,6 @@ async def test_a_dead_letter_stays_and_its_replay_runs(mesh: TaskMesh) -> None:
     assert (counts(answer), answer.dead_letters, answer.done) == ({"dead": 1}, [letter.sequence], False)
 
 
-async def test_a_note_that_is_older_than_an_hour_and_than_each_message_is_removed(
-    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mesh.register(Record)
-    mesh.allows_residue = True
-
-    async def notes() -> list[str]:
-        found = await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.cancelled.")
-        return [message.subject.rpartition(".")[2] for message in found]
-
-    await mesh.connection.request(f"{mesh.namespace.name}.cancelled.id.old", b"by hand")
-    await cancel_one(mesh, "a")
-    await cancel_one(mesh, "b")
-    assert await notes() == ["old", "a", "b"]
-    monkeypatch.setattr(f"{OPERATION}.KEPT", timedelta(0))
-    delayed = await Record(1).schedule(at_time=datetime.now(UTC) + timedelta(hours=1))
-    await Record(2).schedule()
-    await cancel_one(mesh, "c")
-    assert await notes() == ["c"], "the message in the queue is younger than the others"
-    await cancel_one(mesh, delayed)
-    assert await notes() == ["c", delayed], "and older than these"
-
-
 @pytest.mark.parametrize("error", [ServerUnavailableError("no answer"), ServerError("refused")])
 async def test_a_worker_waits_for_the_cancellations_at_its_start_but_not_for_ever(
     mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: ServerError

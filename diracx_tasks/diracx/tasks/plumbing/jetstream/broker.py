@@ -176,6 +176,9 @@ class JetStreamBroker:
     async def cancel(self, task_id: str) -> bool:
         """Withdraw a task that was submitted for later.
 
+        One that waits or runs is not ended: that is for operators, with `diracx-task-run cancel`
+        (`operations.cancellation.Canceller`).
+
         Returns:
             True if it was still waiting. False if it has fallen due, was withdrawn before, or never existed.
 

@@ -11,7 +11,7 @@ A delivery passes through `Processor.process` in processing.py, in six verbs fro
          └─ process      processing.py
              admit           processing.py                   cancelled before it began, or finished before?
              load_attempts   attempts.py                     what has been tried of this message?
-             screen          processing.py                   decode; dead, expired, early, unknown, wrong queue?
+             screen          processing.py                   decode; dead, cancelled, expired, early, unknown?
              run             execution/executor.py           locks, injection, `execute()`, retry policy
              settle          settlement/settlement.py        outcome -> attempt record, dead letter, ack, nak or term
              report          processing.py                   tell `on_outcome`
@@ -45,6 +45,7 @@ unsettled, and the server redelivers it.
 it a `Cancellation`, a cause and a reason; the first one counts, but a lapsed lease or a lost lock replaces any other:
 
     STOP                  `InFlight.stop`: the worker stops, or a part of it ended; and the end of the event loop
+    CANCELLED             `InFlight.cancel`: an operator has cancelled it, see `cancellations`
     TIMEOUT               `Execution.run`: `timeout_seconds` are over
     HELD_UP               loop_watch.py: it blocked the event loop for longer than its lease
     ESCAPED               execution/thread.py: a child or callback of it tried to end an event loop
