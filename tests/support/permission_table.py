@@ -281,6 +281,7 @@ COMMANDS = (
     Command("call", _roles("worker", "operator"), ("lollygag:SyncOwnersTask", "--args", '["{role}"]')),
     Command("scheduler", _roles("scheduler")),
     Command("status", _SEEING),
+    Command("task", _SEEING, ("{later}",)),
     Command("schedule list", _SEEING),
     Command("dlq list", _SEEING),
     Command("dlq show", _SEEING, ("{shown}",)),

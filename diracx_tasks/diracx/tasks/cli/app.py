@@ -66,6 +66,7 @@ _add(app, "Run", "worker", "worker:command", "Execute submitted tasks of one siz
 _add(app, "Run", "scheduler", "scheduler:command", "Submit periodic tasks on their schedules.")
 _add(app, "Run", "dev", "dev:command", "Run a server, workers and a scheduler on this machine.")
 _add(app, "See and operate", "status", "status:command", "Show queues, locks, scheduler and workers.")
+_add(app, "See and operate", "task", "task:command", "Show where a task is, and why it does not run.")
 _add(app, "See and operate", "tasks", "tasks:command", "List the installed tasks.")
 for group in (schedule, dead_letters, locks, config):
     app.add_command(group)

@@ -61,7 +61,7 @@ class LockReader:
 
     async def all(self) -> list[HeldLock]:
         """All locks, sorted by key."""
-        return [_held_lock(key, keys) for key, keys in sorted((await self._stored_keys()).items())]
+        return [held_lock(key, keys) for key, keys in sorted((await self.stored_keys()).items())]
 
     async def count(self) -> int:
         """The number of locks in `all`."""
@@ -69,8 +69,8 @@ class LockReader:
 
     async def one(self, key: str) -> HeldLock | None:
         """One lock by its key; None if nobody holds it."""
-        keys = (await self._stored_keys()).get(key)
-        return None if keys is None else _held_lock(key, keys)
+        keys = (await self.stored_keys()).get(key)
+        return None if keys is None else held_lock(key, keys)
 
     async def release(self, key: str) -> bool:
         """Delete all keys of a lock; return False if there was none.
@@ -78,12 +78,13 @@ class LockReader:
         A live holder notices at its next renewal, and its task is cancelled. Until then it runs at the same time as the
         next holder.
         """
-        keys = (await self._stored_keys()).get(key, [])
+        keys = (await self.stored_keys()).get(key, [])
         for stored in keys:
             await self._bucket.delete(stored.key, stored.revision)
         return bool(keys)
 
-    async def _stored_keys(self) -> dict[str, list[StoredKey]]:
+    async def stored_keys(self) -> dict[str, list[StoredKey]]:
+        """The keys of each lock, by the key of the lock."""
         locks: dict[str, list[StoredKey]] = {}
         async for stored in self._bucket.stored():
             locks.setdefault(_lock_of(stored.key), []).append(stored)
@@ -96,7 +97,8 @@ def _lock_of(key: str) -> str:
     return "./".join([lock, *(token for token in tokens if token.startswith("vo."))])
 
 
-def _held_lock(key: str, keys: list[StoredKey]) -> HeldLock:
+def held_lock(key: str, keys: list[StoredKey]) -> HeldLock:
+    """One lock, from all of its keys."""
     holders = [
         LockHolder(holder.task, holder.id, holder.worker, holder.since)
         for stored in keys

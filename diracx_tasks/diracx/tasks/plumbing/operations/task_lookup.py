@@ -1,0 +1,280 @@
+"""Where is this task now, and why does it not run? Everything is read, and nothing is changed.
+
+No index leads from the id of a task to its message, so the places where it can be are asked, the cheapest first:
+
+    delayed tasks      by a subject that contains the id
+    workers            each tells its tasks in flight with that id
+    queues             read from the oldest message on, in batches, until it is found; the way tells its place
+    group, result      by keys that contain the id
+    dead letters       read to the end: the latest counts
+    later tasks        those that the server has yet to move to their queue, and occurrences of periodic tasks
+
+A task that moves meanwhile may be missed: it is then `unknown`, like one that has ended without a result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
+from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.groups.records import split_place
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.headers import SCHEDULE
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage
+from diracx.tasks.plumbing.operations import task_reasons
+from diracx.tasks.plumbing.operations.busy_locks import LockLookup
+from diracx.tasks.plumbing.operations.group_lookup import GroupReader, child_place
+from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
+from diracx.tasks.plumbing.operations.locks import LockReader
+from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
+from diracx.tasks.plumbing.operations.task_document import BusyLock, DeadTask, KeptResult, Running, State, TaskDocument
+from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded, time_of
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
+from diracx.tasks.plumbing.wire.envelope import Envelope
+from diracx.tasks.plumbing.wire.names import Namespace
+
+_AT: Final = "@at "
+
+
+@dataclass(frozen=True, slots=True)
+class _Mesh:
+    """The mesh while the task was looked for."""
+
+    snapshot: StatusSnapshot
+    workers: list[WorkerTasks] | None
+    """Each worker, with the messages of the task that it has in flight; None: this user may not ask them."""
+
+    @property
+    def running(self) -> list[Running]:
+        """The workers that have the task in flight."""
+        return [
+            Running(
+                worker=worker.worker,
+                since=task.since,
+                attempt=task.attempt,
+                state=task.state,
+                cancelled_since=task.cancelled_since,
+                cancelled_for=task.cancelled_for,
+                blocked_at=task.blocked_at,
+            )
+            for worker in self.workers or ()
+            for task in worker.tasks
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The message of the task."""
+
+    message: StoredMessage
+    envelope: Envelope | None
+    """None: its headers cannot be read."""
+    fields: dict[str, Any]
+    """What the message itself tells, as fields of the document."""
+    malformed: list[str]
+    """A sentence that says why its headers cannot be read."""
+
+    @property
+    def vo(self) -> object:
+        """The VO of the task, if it has one."""
+        args = self.fields["args"]
+        return args.get("vo") if isinstance(args, dict) else None
+
+
+class TaskLookup:
+    """Looks up tasks of one mesh by their ids.
+
+    Args:
+        registry: The tasks that are installed here: their classes tell which locks a task takes.
+    """
+
+    def __init__(self, connection: Connection, namespace: Namespace, registry: TaskRegistry) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._records = TaskRecords(connection, namespace)
+        self._groups = GroupReader(connection, namespace)
+        locks = LockReader(connection, namespace)
+        self._locks = LockLookup(registry, locks, ConfigurationFollower(connection, namespace))
+
+    async def find(self, wanted: str) -> TaskDocument:
+        """What is known of a task, or of a group, by its id.
+
+        Raises:
+            ServerUnavailableError: No answer.
+            ServerError: The namespace does not exist.
+        """
+        snapshot, workers, delayed = await asyncio.gather(
+            StatusReader(self._connection, self._namespace).read(),
+            self._in_flight(wanted),
+            self._records.delayed(wanted),
+        )
+        if delayed is not None:
+            return await self._of_delayed(wanted, self._read(delayed))
+        mesh = _Mesh(snapshot, workers)
+        for sequence in dict.fromkeys(task.sequence for worker in workers or () for task in worker.tasks):
+            if (message := await self._records.queued(sequence)) is not None:
+                return await self._of_running(wanted, self._read(message), mesh)
+        floors = await self._records.delivered()
+        found, before = await self._records.find_queued(wanted, floors)
+        if found is None:
+            return await self._of_elsewhere(wanted)
+        if found.sequence <= floors.get(found.subject, 0):
+            return await self._of_parked(wanted, self._read(found), mesh)
+        return await self._of_waiting(wanted, self._read(found), mesh, before + 1)
+
+    async def _in_flight(self, wanted: str) -> list[WorkerTasks] | None:
+        try:
+            return await tasks_in_flight(self._connection, self._namespace, ids=[wanted])
+        except PermissionDeniedError:
+            return None
+
+    def _read(self, message: StoredMessage) -> _Found:
+        queue = self._namespace.queue_of(message.subject)
+        fields: dict[str, Any] = {"args": decoded(message.body, object), "submitted": message.stored}
+        if queue is not None:
+            fields |= {"queue": "-".join(queue), "sequence": message.sequence}
+        try:
+            envelope = Envelope.from_headers(message.headers, message.sequence)
+        except MalformedTaskError as error:
+            return _Found(message, None, fields, [f"it is malformed, and becomes a dead letter in its turn: {error}"])
+        fields |= {
+            "task": envelope.name,
+            "labels": envelope.labels,
+            "submitted": envelope.submitted or message.stored,
+            "due": envelope.due,
+            "expires": envelope.expires,
+            "parent": envelope.parent,
+            "callback_of": envelope.callback,
+        }
+        try:
+            fields["group"], fields["index"] = split_place(envelope.group or "")
+        except ValueError:
+            fields["group"] = envelope.group
+        return _Found(message, envelope, fields, [])
+
+    async def _with_note(self, found: _Found, why: list[str]) -> dict[str, Any]:
+        """The fields that all tasks that have not ended share.
+
+        Args:
+            why: What else is to be said of the task.
+        """
+        note = None if found.envelope is None else await self._records.note_on(found.envelope, found.message)
+        said = [] if note is None else [task_reasons.of_cancelled(note, gone=False)]
+        return {**found.fields, "cancelled": note, "why": [*said, *found.malformed, *why]}
+
+    async def _of_delayed(self, wanted: str, found: _Found) -> TaskDocument:
+        scheduled = found.message.headers.get(SCHEDULE, "")
+        until = time_of(scheduled.removeprefix(_AT)) if scheduled else None
+        why, groups = task_reasons.of_delay(until), []
+        callback_of = found.fields.get("callback_of")
+        if callback_of is not None and (group := await self._groups.state(callback_of)) is not None:
+            why, groups = task_reasons.of_group(group), [group]
+        fields = await self._with_note(found, [why])
+        return TaskDocument(id=wanted, state=State.DELAYED, until=until, groups=groups, **fields)
+
+    async def _of_running(self, wanted: str, found: _Found, mesh: _Mesh) -> TaskDocument:
+        running = mesh.running
+        fields = await self._with_note(found, task_reasons.of_running(running))
+        fields |= _tried(await self._records.attempts(found.message))
+        groups = await self._groups.spawned_by(wanted)
+        return TaskDocument(id=wanted, state=State.RUNNING, running=running, groups=groups, **fields)
+
+    async def _of_waiting(self, wanted: str, found: _Found, mesh: _Mesh, place: int) -> TaskDocument:
+        why = [*self._of_queue(found, mesh), self._of_place(found, mesh, place)]
+        fields = await self._with_note(found, why)
+        return TaskDocument(id=wanted, state=State.WAITING, place=place, **fields)
+
+    async def _of_parked(self, wanted: str, found: _Found, mesh: _Mesh) -> TaskDocument:
+        """A worker had it, and none says that it has it now."""
+        record = await self._records.attempts(found.message)
+        locks: list[BusyLock] = []
+        problem: str | None = None
+        if found.envelope is not None:
+            locks, problem = await self._locks.busy(found.envelope, found.message.body)
+        why = [] if record is None else task_reasons.of_record(record, mesh.snapshot.at)
+        why += [*self._of_queue(found, mesh), *task_reasons.of_locks(locks)]
+        if not why:
+            size = self._queue(found, mesh).size
+            silent = [worker for worker in mesh.workers or () if not worker.answered and worker.size == size]
+            why = [task_reasons.of_parked(silent)]
+        fields = await self._with_note(found, why if problem is None else [*why, problem])
+        fields |= _tried(record) | {"locks": locks, "until": None if record is None else record.not_before}
+        groups = await self._groups.spawned_by(wanted)
+        return TaskDocument(id=wanted, state=State.PARKED, groups=groups, **fields)
+
+    @staticmethod
+    def _queue(found: _Found, mesh: _Mesh) -> QueueStatus:
+        return next(each for each in mesh.snapshot.status.queues if each.subject == found.message.subject)
+
+    def _of_queue(self, found: _Found, mesh: _Mesh) -> list[str]:
+        status = None if mesh.workers is None else mesh.snapshot.status
+        return task_reasons.of_queue(self._queue(found, mesh), found.fields.get("task", ""), found.vo, status)
+
+    def _of_place(self, found: _Found, mesh: _Mesh, place: int) -> str:
+        return task_reasons.of_place(place, self._queue(found, mesh), mesh.snapshot.status.queues)
+
+    async def _of_elsewhere(self, wanted: str) -> TaskDocument:
+        """It is neither delayed, nor in flight, nor in a queue."""
+        result, spawned = await asyncio.gather(self._records.result(wanted), self._groups.spawned_by(wanted))
+        if (group := await self._of_group(wanted)) is not None:
+            return group
+        if (letter := await self._records.dead_letter(wanted)) is not None:
+            return self._of_dead(wanted, self._read(letter), {"result": result, "groups": spawned})
+        if result is None and (later := await self._records.find_later(wanted)) is not None:
+            return await self._of_delayed(wanted, self._read(later))
+        child = await self._of_child(wanted)
+        if result is None and child is not None:
+            return child
+        note = await self._records.note("id", wanted)
+        state, why = State.UNKNOWN, task_reasons.UNKNOWN_MEANS
+        if result is not None:
+            state, why = State.DONE, task_reasons.of_result(result)
+        elif note is not None:
+            state, why = State.CANCELLED, task_reasons.of_cancelled(note, gone=True)
+        elif spawned:
+            state, why = State.DONE, task_reasons.SPAWNED_MEANS
+        task = None if result is None else result.task
+        ended: dict[str, Any] = {"cancelled": note, "result": result, "groups": spawned, "task": task}
+        return TaskDocument(id=wanted, state=state, why=[why], **ended)
+
+    async def _of_group(self, wanted: str) -> TaskDocument | None:
+        group, note = await asyncio.gather(self._groups.state(wanted), self._records.note("group", wanted))
+        if group is None:
+            return None
+        said = [] if note is None else [task_reasons.of_cancelled(note, gone=True)]
+        why = [*said, task_reasons.of_group(group)]
+        return TaskDocument(id=wanted, state=State.GROUP, why=why, parent=group.parent, groups=[group], cancelled=note)
+
+    @staticmethod
+    def _of_dead(wanted: str, found: _Found, more: dict[str, Any]) -> TaskDocument:
+        letter = DeadLetter.from_message(found.message)
+        tried = {"errors": letter.errors, "attempts": letter.attempts or 0, "submitted": letter.submitted}
+        return TaskDocument(
+            id=wanted,
+            state=State.DEAD,
+            why=[task_reasons.of_dead(letter.seq, letter.reason)],
+            dead_letter=DeadTask(seq=letter.seq, reason=letter.reason, died=letter.died),
+            **(found.fields | tried | more),
+        )
+
+    async def _of_child(self, wanted: str) -> TaskDocument | None:
+        """A child of a group of which nothing but the records of the group is there."""
+        if (place := child_place(wanted)) is None or (child := await self._groups.child(*place)) is None:
+            return None
+        group, index = place
+        why = [task_reasons.of_child(group, index, child.status)]
+        fields: dict[str, Any] = {"task": child.task, "group": group, "index": index}
+        if child.status is None:
+            return TaskDocument(id=wanted, state=State.DELAYED, why=why, **fields)
+        result = KeptResult(status=child.status)
+        return TaskDocument(id=wanted, state=State.DONE, why=why, result=result, **fields)
+
+
+def _tried(record: AttemptRecord | None) -> dict[str, Any]:
+    return {} if record is None else {"attempts": record.failed + record.crashes, "errors": list(record.failures)}

@@ -1,0 +1,142 @@
+"""What the streams and buckets of a mesh tell of one task: read, and never changed.
+
+A record that is missing, or that does not decode, counts as none: other versions may have written it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from diracx.tasks.plumbing.dead_letters.store import DEAD_SEQUENCE
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.message_batches import read_batches
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message
+from diracx.tasks.plumbing.operations.task_document import CancellationNote, KeptResult
+from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
+from diracx.tasks.plumbing.wire.envelope import TASK_ID, Envelope
+from diracx.tasks.plumbing.wire.names import Namespace, escape
+from diracx.tasks.plumbing.wire.times import from_rfc3339
+
+_Decoded = TypeVar("_Decoded")
+
+
+class TaskRecords:
+    """Reads them. Every method raises `ServerUnavailableError` if no answer arrives."""
+
+    def __init__(self, connection: Connection, namespace: Namespace) -> None:
+        self._connection = connection
+        self._namespace = namespace
+
+    async def delayed(self, wanted: str) -> StoredMessage | None:
+        """The task with this id that has not fallen due."""
+        return await self._last(self._namespace.later_stream, self._namespace.delayed_subject(wanted))
+
+    async def queued(self, sequence: int) -> StoredMessage | None:
+        """The message of a task by its sequence."""
+        return await read_message(self._connection, self._namespace.tasks_stream, seq=sequence)
+
+    async def delivered(self) -> dict[str, int]:
+        """The last sequence of each queue that a worker got, by its subject. A missing queue has none."""
+        answer = await self._connection.api(f"CONSUMER.LIST.{self._namespace.tasks_stream}")
+        consumers = answer["consumers"]
+        return {each["config"].get("filter_subject", ""): int(each["delivered"]["stream_seq"]) for each in consumers}
+
+    async def find_queued(self, wanted: str, floors: Mapping[str, int]) -> tuple[StoredMessage | None, int]:
+        """The message of a task in a queue, and how many of its queue precede it.
+
+        Args:
+            floors: By subject, the sequence up to which messages do not count.
+        """
+        names = self._namespace
+        before: Counter[str] = Counter()
+        async for message in read_batches(self._connection, names.tasks_stream, f"{names.name}.tasks.*.*"):
+            if _id_of(message) == wanted:
+                return message, before[message.subject]
+            if message.sequence > floors.get(message.subject, 0):
+                before[message.subject] += 1
+        return None, 0
+
+    async def find_later(self, wanted: str) -> StoredMessage | None:
+        """The message of a task that the server has yet to move to its queue, or of a periodic task."""
+        names = self._namespace
+        for pattern in (f"{names.name}.due.*.*", f"{names.name}.periodic.>"):
+            async for message in read_batches(self._connection, names.later_stream, pattern):
+                if _id_of(message) == wanted:
+                    return message
+        return None
+
+    async def dead_letter(self, wanted: str) -> StoredMessage | None:
+        """The latest dead letter of a task."""
+        found, names = None, self._namespace
+        async for message in read_batches(self._connection, names.dead_letters_stream, f"{names.name}.dlq.>"):
+            if (message.headers.get(TASK_ID) or message.headers.get(DEAD_SEQUENCE)) == wanted:
+                found = message
+        return found
+
+    async def attempts(self, message: StoredMessage) -> AttemptRecord | None:
+        """What has been tried of a message; None: nothing that was written down."""
+        bucket = self._namespace.attempts_bucket
+        stored = await self._last(f"KV_{bucket}", f"$KV.{bucket}.{message.sequence}")
+        record = None if stored is None else decoded(stored.body, AttemptRecord)
+        # A stream that was made anew has the same sequences at other times.
+        return record if record is not None and record.stored_ns // 1000 == message.stored_us else None
+
+    async def result(self, wanted: str) -> KeptResult | None:
+        """The kept result of a task."""
+        bucket = self._namespace.results_bucket
+        stored = await self._last(f"KV_{bucket}", f"$KV.{bucket}.{escape(wanted)}")
+        return None if stored is None else decoded(stored.body, KeptResult)
+
+    async def note_on(self, envelope: Envelope, message: StoredMessage) -> CancellationNote | None:
+        """The note by which an operator has cancelled this task: itself, its group, or all of its name."""
+        group = (envelope.group or "").rpartition(":")[0]
+        by_id, by_group, by_name = await asyncio.gather(
+            self.note("id", envelope.id),
+            self.note("group", group),
+            self.note("task", envelope.name),
+        )
+        begun = envelope.due or envelope.submitted or message.stored
+        if by_name is not None and begun > by_name.at:
+            by_name = None
+        return by_id or by_group or by_name
+
+    async def note(self, kind: str, key: str) -> CancellationNote | None:
+        """The note by which an operator has cancelled what has this key; an empty key has none."""
+        if not key:
+            return None
+        message = await self._last(self._namespace.later_stream, self._namespace.cancelled_subject(kind, key))
+        if message is None:
+            return None
+        read = decoded(message.body, dict[str, Any]) or {}
+        by = read.get("by")
+        at = time_of(str(read.get("at", ""))) or message.stored
+        return CancellationNote(kind=kind, key=key, at=at, by=None if by is None else str(by))
+
+    async def _last(self, stream: str, subject: str) -> StoredMessage | None:
+        return await read_message(self._connection, stream, last_by_subj=subject)
+
+
+def _id_of(message: StoredMessage) -> str:
+    return message.headers.get(TASK_ID) or str(message.sequence)
+
+
+def time_of(text: str) -> datetime | None:
+    """The time that a text in RFC 3339 stands for; None if it is something else."""
+    try:
+        return from_rfc3339(text)
+    except ValueError:
+        return None
+
+
+def decoded(body: bytes, kind: type[_Decoded]) -> _Decoded | None:
+    """What the JSON gives; None if it is something else."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

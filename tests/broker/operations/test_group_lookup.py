@@ -1,0 +1,63 @@
+"""A group as an operator sees it, by its own id and by those of its parent, its children and its callback."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from diracx.tasks.plumbing.groups.records import GroupRecord, PartRecord
+from diracx.tasks.plumbing.operations.group_lookup import GroupReader
+from diracx.tasks.plumbing.operations.task_document import State
+from diracx.tasks.plumbing.wire.envelope import (
+    TASK_CALLBACK,
+    TASK_ID,
+    TASK_NAME,
+)
+from support.mesh import TaskMesh
+from support.recording_tasks import Record
+from support.task_lookups import find, put
+
+AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
+
+
+GROUP = GroupRecord(spawned=AT, ttl_seconds=3_600, children=3, starts=(0, 2), callback="test:Record", parent="parent")
+
+
+FIRST = PartRecord(tasks=("test:Record",), queues=("normal.small",), children=(0, 0), stored=True, statuses="s.")
+
+
+SECOND = PartRecord(tasks=("test:Wait",), queues=("normal.small",), children=(0,))
+
+
+async def test_a_group_tells_how_many_children_have_ended_and_its_parent_its_children_and_callback_name_it(
+    mesh: TaskMesh,
+) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+    names, group = mesh.namespace, "parent-0"
+    await put(mesh, names.group_subject(group), GROUP)
+    await put(mesh, names.group_part_subject(group, 0), FIRST)
+    await put(mesh, names.group_part_subject(group, 1), SECOND)
+    schedule = {"Nats-Schedule": "@at 2099-01-01T00:00:00Z", "Nats-Schedule-Target": f"{names.name}.due.normal.small"}
+    callback = {TASK_NAME: "test:Record", TASK_ID: f"{group}-callback", TASK_CALLBACK: group}
+    await put(mesh, names.delayed_subject(f"{group}-callback"), {"n": 1}, **schedule, **callback)
+    wanted = (group, f"{group}-callback", "parent", f"{group}-0", f"{group}-2", f"{group}-3")
+    whole, follows, parent, ended, waits, unknown = [await find(mesh, each) for each in wanted]
+    says = "1 of 3 children have ended; test:Record runs after the last one, at 2026-12-01T07:00:00Z at the latest"
+    assert (whole.state, whole.parent, whole.why) == (State.GROUP, "parent", [says])
+    assert whole.groups[0].counts == {"waiting": 2, "succeeded": 1, "failed": 0, "expired": 0, "cancelled": 0}
+    assert (follows.state, follows.callback_of, follows.why) == (State.DELAYED, group, [says])
+    assert (parent.state, [each.id for each in parent.groups]) == (State.DONE, [group])
+    assert ended.result is not None
+    assert (ended.state, ended.result.status, ended.task, ended.index) == (State.DONE, "succeeded", "test:Record", 0)
+    assert (waits.state, waits.task, waits.index) == (State.DELAYED, "test:Wait", 2)
+    assert waits.why[0].startswith(f"it is child 2 of group {group}, and is not stored in its queue yet")
+    assert unknown.state is State.UNKNOWN
+    await put(mesh, names.group_subject("odd"), "no record")
+    assert (await find(mesh, "odd")).state is State.UNKNOWN
+    assert await GroupReader(mesh.connection, names).open_groups() == 1
+    done = msgspec.structs.replace(GROUP, ended="complete", ended_at=AT, children=3)
+    await put(mesh, names.group_subject(group), done, **{"Nats-Rollup": "sub"})
+    assert await GroupReader(mesh.connection, names).open_groups() == 0
+    assert (await find(mesh, group)).why == ["all 3 children have ended, and test:Record was let go"]

@@ -1,0 +1,299 @@
+"""Where is this task, and why does it not run? One test for each place where a task can be, on a real mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause
+from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
+from diracx.tasks.plumbing.operations.task_document import State
+from diracx.tasks.plumbing.operations.task_lookup import TaskLookup
+from diracx.tasks.plumbing.operations.task_reasons import UNKNOWN_MEANS
+from diracx.tasks.plumbing.operations.worker_service import advertised, worker_service
+from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from diracx.tasks.plumbing.wire.envelope import (
+    TASK_GROUP,
+    TASK_ID,
+    TASK_NAME,
+    TASK_PARENT,
+)
+from diracx.tasks.plumbing.wire.names import Namespace, escape
+from diracx.tasks.plumbing.worker.snapshot import Counters
+from diracx.tasks.testing import wait_until
+from support import recording_tasks
+from support.deliveries import leave_crashes
+from support.mesh import TaskMesh
+from support.recording_tasks import Record, RecordRealtime, Wait
+from support.task_lookups import find, put
+
+
+@pytest.fixture(autouse=True)
+async def _fresh() -> None:
+    recording_tasks.reset()
+
+
+class Later(BaseTask):
+    """Fails, and is tried again in an hour."""
+
+    size = Size.SMALL
+    retry_policy = ExponentialBackoff(base_delay_seconds=3_600)
+
+    async def execute(self) -> None:
+        raise ValueError("no such owner")
+
+
+class Dies(BaseTask):
+    size = Size.SMALL
+    dlq_eligible = True
+
+    async def execute(self) -> None:
+        raise ValueError("no such mouse")
+
+
+@dataclasses.dataclass
+class OfVo(Record):
+    vo: str = ""
+
+
+async def test_a_delayed_task_tells_its_time_and_an_id_with_wildcards_names_only_itself(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+    task_id = await Record(1).schedule(at_time=datetime(2099, 1, 1, tzinfo=UTC), labels={"of": "atlas"})
+    found = await find(mesh, task_id)
+    assert (found.state, found.task, found.args, found.labels) == (
+        State.DELAYED,
+        "test:Record",
+        {"n": 1},
+        {"of": "atlas"},
+    )
+    assert (found.until, found.due) == (datetime(2099, 1, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC))
+    assert found.why == ["it was submitted for 2099-01-01T00:00:00Z"]
+    assert (found.queue, found.sequence, found.place) == (None, None, None)
+    assert (await find(mesh, "*")).state is State.UNKNOWN
+
+
+async def test_a_task_behind_others_tells_its_place_and_that_no_worker_answers(mesh: TaskMesh) -> None:
+    mesh.register(Record, RecordRealtime)
+    ids = await mesh.broker.schedule_many([Record(n) for n in range(1_200)])
+    await mesh.broker.schedule_many([RecordRealtime(n) for n in range(3)])
+    first, last = await find(mesh, ids[0]), await find(mesh, ids[-1])
+    assert (first.state, first.place, first.queue, first.sequence) == (State.WAITING, 1, "normal-small", 1)
+    assert last.place == 1_200
+    assert last.why == [
+        "no worker of size small answers: start one with `diracx-task-run worker --worker-size small`",
+        "about 1199 tasks of its queue come before it, and 3 of more urgent queues",
+    ]
+    await pause(mesh.connection, mesh.namespace.tasks_stream, "normal-small", UNTIL_RESUMED)
+    paused = await find(mesh, ids[5])
+    assert paused.why[0] == "its queue is paused until it is resumed: `diracx-task-run resume normal-small`"
+    await mesh.connection.api(f"CONSUMER.DELETE.{mesh.namespace.tasks_stream}.normal-small")
+    missing = await find(mesh, ids[5])
+    assert missing.why[0] == "its queue normal-small is missing on the server: run `diracx-task-run setup`"
+    assert missing.place == 6
+    mesh.allows_residue = True
+
+
+async def test_a_running_task_names_its_worker_and_one_behind_it_that_all_slots_are_in_use(mesh: TaskMesh) -> None:
+    mesh.register(Wait)
+    async with mesh.working(slots=1) as worker, advertised(worker, Counters(), mesh.connection, mesh.namespace):
+        runs = await Wait(0).schedule()
+        await wait_until(lambda: recording_tasks.running == [0], description="the first one runs")
+        waits = await Wait(1).schedule()
+        running, waiting = await find(mesh, runs), await find(mesh, waits)
+        recording_tasks.go.set()
+    (only,) = running.running
+    assert (running.state, only.worker, only.attempt, only.state) == (State.RUNNING, worker.id, 1, "executing")
+    assert running.why[0].startswith(f"{worker.id} has it since ")
+    assert running.why[0].endswith(": executing")
+    assert (waiting.state, waiting.place) == (State.WAITING, 1)
+    assert waiting.why == [
+        "all slots of size small are in use: 1 in 1 worker",
+        "it is the next one of its queue",
+    ]
+
+
+async def test_a_suspect_waits_for_isolation_and_others_wait_for_it(mesh: TaskMesh) -> None:
+    mesh.register(Wait, Record)
+    suspect = await Wait(1).schedule()
+    await leave_crashes(mesh, 1, 2)
+    await Wait(2).schedule()
+    async with mesh.working() as worker, advertised(worker, Counters(), mesh.connection, mesh.namespace):
+        await wait_until(lambda: worker.snapshot.isolated, description="the suspect waits for the other one")
+        await wait_until(lambda: recording_tasks.running == [2], description="the other one runs")
+        behind = await Record(3).schedule()
+        waits, other = await find(mesh, suspect), await find(mesh, behind)
+        recording_tasks.go.set()
+        await wait_until(lambda: 3 in recording_tasks.ran, description="all have run")
+    assert waits.why[0].endswith(": waiting for isolation")
+    assert waits.attempts == 2
+    assert other.why[0] == f"{worker.id} takes nothing else while it isolates test:Wait {suspect}"
+
+
+async def test_a_failed_task_tells_when_it_is_tried_again_and_with_which_error_it_failed(mesh: TaskMesh) -> None:
+    mesh.register(Later)
+    mesh.allows_residue = True
+    task_id = await Later().schedule()
+    async with mesh.working() as worker, advertised(worker, Counters(), mesh.connection, mesh.namespace):
+        await wait_until(lambda: worker.processed == 1, description="it has failed")
+        found = await find(mesh, task_id)
+    assert (found.state, found.attempts, found.place) == (State.PARKED, 1, None)
+    (error,) = found.errors
+    assert (error.type, error.message) == ("ValueError", "no such owner")
+    assert found.until is not None
+    assert timedelta(minutes=50) < found.until - datetime.now(UTC) < timedelta(minutes=70)
+    assert found.why == [
+        f"it is tried again at {found.until:%Y-%m-%dT%H:%M:%SZ}, since it failed with ValueError: no such owner"
+    ]
+
+
+async def test_a_task_that_the_configuration_holds_says_so_before_and_after_its_first_delivery(mesh: TaskMesh) -> None:
+    mesh.register(OfVo, Wait)
+    mesh.allows_residue = True
+    hold = "tasks: {test:OfVo: {vos: {atlas: {enabled: false}}}}"
+    await ConfigurationBucket(mesh.connection, mesh.namespace).write(hold)
+    async with (
+        mesh.working(slots=1, lock_retry_delay=timedelta(hours=1)) as worker,
+        advertised(worker, Counters(), mesh.connection, mesh.namespace),
+    ):
+        delivered = await OfVo(1, "atlas").schedule()
+        await wait_until(lambda: worker.processed == 1, description="it was held")
+        await Wait(2).schedule()
+        await wait_until(lambda: recording_tasks.running == [2], description="the slot is in use")
+        waits, other = await OfVo(3, "atlas").schedule(), await OfVo(4, "lhcb").schedule()
+        found = [await find(mesh, each) for each in (delivered, waits, other)]
+        recording_tasks.go.set()
+    says = "the configuration holds test:OfVo: `enabled` is false, see `diracx-task-run config show`"
+    assert [each.state for each in found] == [State.PARKED, State.WAITING, State.WAITING]
+    assert [says in each.why for each in found] == [True, True, False]
+
+
+async def test_a_parked_task_may_run_in_a_worker_that_does_not_answer(mesh: TaskMesh) -> None:
+    mesh.register(Wait)
+    mute = Service(
+        name=worker_service(mesh.namespace),
+        id="mute-1-small",
+        version="0.1",
+        description="Is held up",
+        metadata={"id": "mute-1-small", "size": "small", "host": "mute", "pid": "1"},
+        endpoint="execute",
+        subject="a",
+        queue_group="small",
+        stats=lambda: ServiceStats(
+            data={"slots": 1, "busy": 0, "per_second": 0, "last_pull_seconds": 0, "in_hand": {}}
+        ),
+    )
+    async with mesh.working() as worker:
+        task_id = await Wait(1).schedule()
+        await wait_until(lambda: recording_tasks.running == [1], description="it runs in a worker that nobody asks")
+        async with serving(mesh.connection, mute):
+            silent = await find(mesh, task_id)
+        async with advertised(worker, Counters(), mesh.connection, mesh.namespace):
+            assert (await find(mesh, task_id)).state is State.RUNNING
+        recording_tasks.go.set()
+    assert (silent.state, silent.why) == (State.PARKED, ["it may run in mute-1-small, which did not answer"])
+
+
+async def test_a_dead_task_names_its_dead_letter_with_reason_and_errors(mesh: TaskMesh) -> None:
+    mesh.register(Dies)
+    task_id = await Dies().schedule(labels={"of": "atlas"})
+    await mesh.burst()
+    found = await find(mesh, task_id)
+    assert found.dead_letter is not None
+    (why,) = found.why
+    assert why.startswith(f"it is dead letter {found.dead_letter.seq}, see `diracx-task-run dlq show ")
+    assert why.endswith(": no retry is left after 1 executions: ValueError: no such mouse")
+    assert (found.state, found.task, found.labels, found.attempts) == (State.DEAD, "test:Dies", {"of": "atlas"}, 1)
+    assert [error.message for error in found.errors] == ["no such mouse"]
+
+
+async def test_a_cancelled_task_says_by_whom_and_that_its_turn_drops_it(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+    names = mesh.namespace
+    plain, later = await Record(1).schedule(), await Record(2).schedule(at_time=datetime(2099, 1, 1, tzinfo=UTC))
+    headers = {TASK_NAME: "test:Record", TASK_ID: "g-0-3", TASK_GROUP: "g-0:3", TASK_PARENT: "g"}
+    await mesh.publish_by_hand((headers, b'{"n":3}'))
+    note = {"kind": "id", "key": plain, "at": "2099-12-01T06:00:00Z", "by": "alice"}
+    for key in (plain, "gone"):
+        await put(mesh, names.cancelled_subject("id", key), note)
+    await put(mesh, names.cancelled_subject("group", "g-0"), "of another form")
+    await put(mesh, names.cancelled_subject("task", "test:Record"), {"at": "2000-01-01T00:00:00Z"})
+    by_id, gone, of_group, unmoved = [await find(mesh, each) for each in (plain, "gone", "g-0-3", later)]
+    assert by_id.why[0] == "alice has cancelled it at 2099-12-01T06:00:00Z; it is dropped when its turn comes"
+    assert by_id.state is State.WAITING
+    assert (gone.state, gone.why) == (State.CANCELLED, ["alice has cancelled it at 2099-12-01T06:00:00Z"])
+    assert of_group.why[0].startswith("an operator has cancelled its group g-0 at ")
+    assert (of_group.group, of_group.index, of_group.parent) == ("g-0", 3, "g")
+    assert unmoved.cancelled is None, "it was submitted after that"
+    await put(
+        mesh, names.cancelled_subject("task", "test:Record"), {"at": "2099-01-01T00:00:00Z"}, **{"Nats-Rollup": "sub"}
+    )
+    named = await find(mesh, plain)
+    assert named.cancelled is not None
+    assert named.cancelled.kind == "id", "the id comes first"
+
+
+async def test_a_task_that_has_ended_is_known_by_its_kept_result(mesh: TaskMesh) -> None:
+    results = Bucket(mesh.connection, mesh.namespace.results_bucket)
+    record = {"id": "a.b", "task": "test:Record", "status": "failed", "ended": "2026-12-01T06:00:00Z", "worker": "w"}
+    error = {"type": "ValueError", "message": "no such\nowner", "traceback": "...", "more": 1}
+    await results.create(escape("a.b"), msgspec.json.encode(record | {"error": error}))
+    await results.create("odd", b"no JSON")
+    found, odd = await find(mesh, "a.b"), await find(mesh, "odd")
+    assert found.result is not None
+    assert (found.state, found.task, found.result.status) == (State.DONE, "test:Record", "failed")
+    assert found.why == ["it has failed at 2026-12-01T06:00:00Z on w: ValueError: no such owner"]
+    assert (odd.state, odd.result) == (State.UNKNOWN, None)
+
+
+async def test_messages_by_hand_are_found_by_their_sequence_and_malformed_ones_say_so(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
+    headers = {TASK_NAME: "test:Unknown", TASK_ID: "bad", "Task-Due": "soon"}
+    nameless, by_hand, _ = await mesh.publish_by_hand(
+        (None, b"\xff"), ({TASK_NAME: "test:Unknown"}, b'{"n":1}'), (headers, b"{}")
+    )
+    found = await find(mesh, str(by_hand))
+    assert (found.state, found.sequence, found.task, found.args) == (State.WAITING, by_hand, "test:Unknown", {"n": 1})
+    odd, bad = await find(mesh, str(nameless)), await find(mesh, "bad")
+    assert (odd.task, odd.args) == (None, None)
+    assert odd.why[0].endswith("the header Task-Name is missing")
+    assert bad.why[0].startswith("it is malformed, and becomes a dead letter in its turn: Task-Due")
+
+
+async def test_an_occurrence_that_has_not_fallen_due_and_a_task_that_is_not_moved_yet_are_found(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
+    names = mesh.namespace
+    schedule = {"Nats-Schedule": "@at 2099-01-01T00:00:00Z", "Nats-Schedule-Target": f"{names.name}.due.normal.small"}
+    occurrence = {TASK_NAME: "test:Record", TASK_ID: "occurrence"}
+    await put(mesh, names.periodic_subject("test:Record", None, "1"), {"n": 1}, **schedule, **occurrence)
+    found = await find(mesh, "occurrence")
+    assert (found.state, found.until) == (State.DELAYED, datetime(2099, 1, 1, tzinfo=UTC))
+    stream = names.later_stream
+    info = await mesh.connection.api(f"STREAM.INFO.{names.tasks_stream}")
+    await mesh.connection.api(f"STREAM.UPDATE.{names.tasks_stream}", info["config"] | {"sources": []})
+    await put(mesh, f"{names.name}.due.normal.small", {"n": 2}, **(occurrence | {TASK_ID: "stuck"}))
+    stuck = await find(mesh, "stuck")
+    assert (stuck.state, stuck.until) == (State.DELAYED, None), stream
+    assert stuck.why[0].startswith("it has fallen due, and the server has not moved it to its queue")
+
+
+async def test_an_unknown_id_says_what_that_may_mean(mesh: TaskMesh) -> None:
+    found = await find(mesh, "unknown")
+    assert (found.state, found.task, found.groups) == (State.UNKNOWN, None, [])
+    assert found.why == [UNKNOWN_MEANS]
+
+
+async def test_a_namespace_without_a_mesh_is_an_error(connection: Connection, namespace: str) -> None:
+    with pytest.raises(ServerError):
+        await TaskLookup(connection, Namespace(namespace), TaskRegistry()).find("1")

@@ -1,0 +1,68 @@
+"""`task ID`: where a task is, and why it does not run."""
+
+from __future__ import annotations
+
+import json
+
+from diracx.tasks.plumbing.operations.accounts import user_name
+from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
+from diracx.tasks.plumbing.wire.names import Namespace
+from support.command_line import CommandLine, OnTheServer
+from support.secured import connected, password, secured_server
+
+FIELDS = (
+    "id state why until task queue sequence place args labels submitted due expires attempts errors running locks "
+    "parent group index callback_of cancelled dead_letter result groups"
+)
+
+
+async def test_a_task_that_runs_one_that_waits_and_an_unknown_one_are_shown(
+    with_server: CommandLine, on_the_server: OnTheServer
+) -> None:
+    worker = with_server.start("worker", "--worker-size", "small", "--max-concurrent-tasks", "1")
+    submitted = with_server.each([["submit", "lollygag:Waits", "--args", f'["{name}"]'] for name in ("a", "b")])
+    runs, waits = (done.stdout.strip() for done in submitted)
+    await with_server.wait_for_line("begin a")
+    running, text, waiting, unknown, empty = with_server.each(
+        [["task", runs, "--json"], ["task", runs], ["task", waits, "--json"], ["task", "?*"], ["task", ""]]
+    )
+    document = json.loads(running.stdout)
+    assert (running.returncode, running.stderr, " ".join(document)) == (0, "", FIELDS)
+    (only,) = document["running"]
+    assert " ".join(only) == "worker since attempt state cancelled_since cancelled_for blocked_at"
+    assert (document["state"], document["task"], document["args"]) == ("running", "lollygag:Waits", {"name": "a"})
+    assert (document["queue"], only["state"]) == ("normal-small", "executing")
+    assert f"-{worker.pid}-small" in only["worker"]
+    lines = text.stdout.splitlines()
+    assert lines[:2] == [f"id         {runs}", "state      running"]
+    assert f"why        {only['worker']} has it since " in text.stdout
+    assert "task       lollygag:Waits" in lines
+    assert not [line for line in lines if line.startswith(("errors", "result", "labels"))], "only what it has"
+    document = json.loads(waiting.stdout)
+    assert (document["state"], document["place"]) == ("waiting", 1)
+    assert document["why"][0] == "all slots of size small are in use: 1 in 1 worker"
+    assert (unknown.returncode, unknown.stderr) == (1, "")
+    assert unknown.stdout.startswith("id         ?*\nstate      unknown\nwhy        nothing of this id is stored: ")
+    assert (empty.returncode, empty.stdout) == (2, "")
+    for name in ("a", "b"):
+        with_server.release(name)
+
+
+async def test_an_observer_reads_all_places(extension: CommandLine, namespace: str) -> None:
+    names = Namespace(namespace)
+    with secured_server(namespace) as server:
+        async with connected(server, namespace, "operator") as connection:
+            await OnTheServer(connection, names).set_up()
+            for number in range(600):
+                headers = {TASK_NAME: "lollygag:Waits", TASK_ID: f"id-{number}"}
+                await connection.request(f"{namespace}.tasks.normal.small", b'{"name": "a"}', headers=headers)
+        extension.environment["DIRACX_TASKS_NATS_URL"] = server.url
+        observer = {
+            "DIRACX_TASKS_USER": user_name(names, "observer"),
+            "DIRACX_TASKS_PASSWORD": password(namespace, "observer"),
+        }
+        found, unknown = extension.each([["task", each, "--json"] for each in ("id-599", "unknown")], **observer)
+    document = json.loads(found.stdout)
+    assert (found.returncode, document["state"], document["place"]) == (0, "waiting", 600)
+    assert document["why"][0].startswith("no worker of size small answers: ")
+    assert (unknown.returncode, json.loads(unknown.stdout)["state"]) == (1, "unknown")
