@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import msgspec
+import pytest
 
 from diracx.tasks.plumbing.groups.records import GroupRecord, PartRecord
+from diracx.tasks.plumbing.operations import group_lookup
 from diracx.tasks.plumbing.operations.group_lookup import GroupReader
+from diracx.tasks.plumbing.operations.status import StatusReader
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.wire.envelope import (
     TASK_CALLBACK,
@@ -56,8 +59,39 @@ async def test_a_group_tells_how_many_children_have_ended_and_its_parent_its_chi
     assert unknown.state is State.UNKNOWN
     await put(mesh, names.group_subject("odd"), "no record")
     assert (await find(mesh, "odd")).state is State.UNKNOWN
-    assert await GroupReader(mesh.connection, names).open_groups() == 1
+    await put(mesh, names.cancelled_subject("group", group), {"by": "alice"})
+    status = (await StatusReader(mesh.connection, names).read()).status
+    assert (status.groups, status.cancelled) == (1, 1)
+    assert (await find(mesh, group)).why[0].startswith(f"alice has cancelled its group {group} at ")
     done = msgspec.structs.replace(GROUP, ended="complete", ended_at=AT, children=3)
     await put(mesh, names.group_subject(group), done, **{"Nats-Rollup": "sub"})
     assert await GroupReader(mesh.connection, names).open_groups() == 0
-    assert (await find(mesh, group)).why == ["all 3 children have ended, and test:Record was let go"]
+    assert (await find(mesh, group)).why[1:] == ["all 3 children have ended, and test:Record was let go"]
+
+
+async def test_the_groups_of_a_task_and_odd_records_are_told_as_far_as_they_can_be_read(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+    names, empty = mesh.namespace, msgspec.structs.replace(GROUP, children=0, starts=())
+    parent = await Record(1).schedule()
+    for number in range(2):
+        await put(mesh, names.group_subject(f"{parent}-{number}"), empty)
+    waits = await find(mesh, parent)
+    assert (waits.state, waits.groups) == (State.WAITING, []), "it has not begun"
+    await mesh.burst()
+    assert [group.id for group in (await find(mesh, parent)).groups] == [f"{parent}-0", f"{parent}-1"]
+    # The record of the group outlives those of its parts.
+    await put(mesh, names.group_subject("old"), GROUP)
+    old = await find(mesh, "old")
+    assert (old.state, old.groups[0].counts) == (State.GROUP, {})
+    assert (await find(mesh, "old-0")).state is State.UNKNOWN
+
+
+async def test_groups_are_not_counted_where_that_would_take_long(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_lookup, "MAX_COUNTED", 1)
+    mesh.allows_residue = True
+    for number in range(2):
+        await put(mesh, mesh.namespace.group_subject(f"g-{number}"), GROUP)
+    assert await GroupReader(mesh.connection, mesh.namespace).open_groups() is None

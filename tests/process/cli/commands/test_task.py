@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 from diracx.tasks.plumbing.operations.accounts import user_name
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.command_line import CommandLine, OnTheServer
+from support.pages import OPERATORS, blocks
 from support.secured import connected, password, secured_server
 
 FIELDS = (
@@ -46,6 +48,22 @@ async def test_a_task_that_runs_one_that_waits_and_an_unknown_one_are_shown(
     assert (empty.returncode, empty.stdout) == (2, "")
     for name in ("a", "b"):
         with_server.release(name)
+
+
+async def test_the_example_of_the_page_is_what_the_command_prints(
+    with_server: CommandLine, on_the_server: OnTheServer
+) -> None:
+    example = next(block for block in blocks(OPERATORS) if block.commands and " task " in block.commands[0])
+    command, _, shown = example.text.removeprefix("$ diracx-task-run ").partition("\n")
+    task_id = command.split()[1]
+    await on_the_server.set_up()
+    for each in ("first", "second", task_id):
+        headers = {TASK_NAME: "lollygag:SyncOwnersTask", TASK_ID: each}
+        subject = f"{on_the_server.names.name}.tasks.normal.small"
+        await on_the_server.connection.request(subject, b'{"owner_name":"alice"}', headers=headers)
+    done = with_server(*command.split())
+    submitted = re.compile(r"^(submitted +).*$", re.MULTILINE)
+    assert submitted.sub(r"\1", done.stdout) == submitted.sub(r"\1", shown)
 
 
 async def test_an_observer_reads_all_places(extension: CommandLine, namespace: str) -> None:

@@ -313,3 +313,14 @@ def test_a_missing_queue_stays_on_a_low_screen() -> None:
     text = "\n".join(drawn(Screen(a_snapshot(status=status, workers=50), watching=True), 80, 16))
     assert re.search(r"realtime +small .*missing", text)
     assert "normal     small" not in text
+
+
+def test_open_groups_and_notes_of_cancellation_have_a_line_only_where_there_are_any() -> None:
+    snapshot = a_snapshot()
+    assert not [line for line in plain(snapshot).splitlines() if line.startswith(("groups", "cancelled"))]
+    lines = []
+    for groups, cancelled in ((3, 1), (None, 2)):
+        status = msgspec.structs.replace(snapshot.status, groups=groups, cancelled=cancelled)
+        text = plain(a_snapshot(status=status))
+        lines += [line.split() for line in text.splitlines() if line.startswith(("groups", "cancelled"))]
+    assert lines == [["groups", "3"], ["cancelled", "1", "note"], ["groups", "many"], ["cancelled", "2", "notes"]]

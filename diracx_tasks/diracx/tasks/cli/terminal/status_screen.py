@@ -32,6 +32,10 @@ MISSING: Final = "missing"
 CLOCKS: Final = "wrong clock"
 """The line of processes whose machine is far off the server's time; it is there only if there are any."""
 _TEXTS: Final = ("size", ISOLATED)
+GROUPS: Final = "groups"
+"""The line of groups that wait for their children; it is there only if there are any."""
+CANCELLED: Final = "cancelled"
+"""The line of notes of cancellation; it is there only if there are any."""
 FIXED_LINES: Final = 10
 """The lines of a screen without those of its head, queues, workers, and of tasks that do not run: blank lines,
 headings, summary."""
@@ -118,6 +122,10 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
         ("scheduler", f"{lead}; {standbys} standing by"),
         ("next", coming),
     ]
+    if status.groups != 0:
+        rows.append((GROUPS, "many" if status.groups is None else str(status.groups)))
+    if status.cancelled:
+        rows.append((CANCELLED, f"{status.cancelled} note{'s' if status.cancelled > 1 else ''}"))
     if gone := [f"{queue.priority}-{queue.size}" for queue in status.queues if queue.missing]:
         rows.append((MISSING, f"{', '.join(gone)}: run `diracx-task-run setup`"))
     if wrong := _wrong_clocks(status):

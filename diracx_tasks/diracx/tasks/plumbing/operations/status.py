@@ -29,6 +29,7 @@ from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.micro import ask_all
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message, request_to_count
 from diracx.tasks.plumbing.jetstream.topology import missing
+from diracx.tasks.plumbing.operations.group_lookup import GroupReader
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.worker_service import worker_service
@@ -103,6 +104,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     held: list[HeldTask]
     """The tasks that the workers hold: the configuration has `enabled: false` for them. Empty if this user may not ask
     the workers."""
+    groups: int | None = 0
+    """Groups that wait for their children; None: more records of groups are stored than are worth a count."""
+    cancelled: int = 0
+    """The notes by which operators have cancelled tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,7 @@ class StatusReader:
 
     async def _read(self) -> StatusSnapshot:
         names = self._namespace
-        (workers, schedulers), (info, consumers), (delayed, dead), locks = await asyncio.gather(
+        (workers, schedulers), (info, consumers), (delayed, cancelled, dead), locks, groups = await asyncio.gather(
             self._ask_services(),
             asyncio.gather(
                 self._connection.api(f"STREAM.INFO.{names.tasks_stream}"),
@@ -153,9 +158,11 @@ class StatusReader:
             ),
             asyncio.gather(
                 self._count_subjects(names.later_stream, f"{names.name}.delayed.*"),
+                self._count_subjects(names.later_stream, f"{names.name}.cancelled.*.*"),
                 self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>"),
             ),
             LockReader(self._connection, names).count(),
+            GroupReader(self._connection, names).open_groups(),
         )
         now = from_rfc3339(info["ts"])
         in_flight = None if workers is None else _in_flight(workers)
@@ -170,6 +177,8 @@ class StatusReader:
             scheduler=_scheduler_status(schedulers or ()),
             workers=sorted(map(_worker_status, workers or ()), key=_worker_rank),
             held=_held(workers or ()),
+            groups=groups,
+            cancelled=cancelled,
         )
         return StatusSnapshot(
             status=status,
