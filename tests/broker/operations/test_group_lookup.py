@@ -52,8 +52,7 @@ async def test_a_group_tells_how_many_children_have_ended_and_its_parent_its_chi
     assert whole.groups[0].counts == {"waiting": 2, "succeeded": 1, "failed": 0, "expired": 0, "cancelled": 0}
     assert (follows.state, follows.callback_of, follows.why) == (State.DELAYED, group, [says])
     assert (parent.state, [each.id for each in parent.groups]) == (State.DONE, [group])
-    assert ended.result is not None
-    assert (ended.state, ended.result.status, ended.task, ended.index) == (State.DONE, "succeeded", "test:Record", 0)
+    assert (ended.state, ended.status, ended.task, ended.index) == (State.DONE, "succeeded", "test:Record", 0)
     assert (waits.state, waits.task, waits.index) == (State.DELAYED, "test:Wait", 2)
     assert waits.why[0].startswith(f"it is child 2 of group {group}, and is not stored in its queue yet")
     assert unknown.state is State.UNKNOWN

@@ -9,12 +9,16 @@ import msgspec
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
+from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
+from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_lookup import TaskLookup
 from diracx.tasks.plumbing.operations.task_reasons import UNKNOWN_MEANS
@@ -111,7 +115,10 @@ async def test_a_running_task_names_its_worker_and_one_behind_it_that_all_slots_
         await wait_until(lambda: recording_tasks.running == [0], description="the first one runs")
         waits = await Wait(1).schedule()
         running, waiting = await find(mesh, runs), await find(mesh, waits)
+        await mesh.connection.api(f"STREAM.MSG.DELETE.{mesh.namespace.tasks_stream}", {"seq": running.sequence})
+        settled = await find(mesh, runs)
         recording_tasks.go.set()
+    assert (settled.state, settled.task, settled.sequence) == (State.RUNNING, "test:Wait", None)
     (only,) = running.running
     assert (running.state, only.worker, only.attempt, only.state) == (State.RUNNING, worker.id, 1, "executing")
     assert running.why[0].startswith(f"{worker.id} has it since ")
@@ -297,3 +304,39 @@ async def test_an_unknown_id_says_what_that_may_mean(mesh: TaskMesh) -> None:
 async def test_a_namespace_without_a_mesh_is_an_error(connection: Connection, namespace: str) -> None:
     with pytest.raises(ServerError):
         await TaskLookup(connection, Namespace(namespace), TaskRegistry()).find("1")
+
+
+async def test_whoever_may_not_ask_the_workers_is_told_so(mesh: TaskMesh) -> None:
+    users = '{ user: blind, password: x, permissions: { publish: { deny: "$SRV.>" } } }'
+    with EmbeddedServer(
+        extra_config=f"authorization {{ users: [ {{ user: seen, password: x }}, {users} ] }}"
+    ) as server:
+        settings = [ConnectionSettings(servers=(server.url,), user=user, password="x") for user in ("seen", "blind")]
+        async with (
+            Connection.open(settings[0], name="seen", inbox_prefix="_INBOX_seen") as seen,
+            Connection.open(settings[1], name="blind", inbox_prefix="_INBOX_blind") as blind,
+        ):
+            await ensure(seen, assets(mesh.namespace))
+            headers = {TASK_NAME: "test:Record", TASK_ID: "7"}
+            await seen.request(mesh.namespace.task_subject(Priority.NORMAL, Size.SMALL), b"{}", headers=headers)
+            found = await TaskLookup(blind, mesh.namespace, mesh.registry).find("7")
+    assert (found.state, found.why[0]) == (
+        State.WAITING,
+        "whether a worker serves it is not known: this user may not ask the workers",
+    )
+
+
+async def test_a_malformed_message_that_was_given_back_says_so(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
+    headers = {TASK_NAME: "test:Record", TASK_ID: "bad", "Task-Due": "soon"}
+    (sequence,) = await mesh.publish_by_hand((headers, b"{}"))
+    stream = mesh.namespace.tasks_stream
+    client, received = mesh.connection.client, list[object]()
+    inbox = client.new_inbox()
+    subscription = await client.listen(inbox, received.append)
+    await mesh.connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.normal-small", b'{"batch":1}', reply=inbox)
+    await wait_until(lambda: received, description="somebody has it")
+    await client.leave(subscription)
+    found = await find(mesh, "bad")
+    assert (found.state, found.sequence, found.place) == (State.PARKED, sequence, None)
+    assert found.why[0].startswith("it is malformed, and becomes a dead letter in its turn: Task-Due")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 
+import msgspec
+
+from diracx.tasks.plumbing.groups.records import GroupRecord, PartRecord
 from diracx.tasks.plumbing.operations.accounts import user_name
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -12,9 +16,10 @@ from support.command_line import CommandLine, OnTheServer
 from support.pages import OPERATORS, blocks
 from support.secured import connected, password, secured_server
 
+AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
 FIELDS = (
-    "id state why until task queue sequence place args labels submitted due expires attempts errors running locks "
-    "parent group index callback_of cancelled dead_letter result groups"
+    "id state why status until task queue sequence place args labels submitted due expires attempts errors running "
+    "locks parent group index callback_of cancelled dead_letter result groups"
 )
 
 
@@ -25,9 +30,25 @@ async def test_a_task_that_runs_one_that_waits_and_an_unknown_one_are_shown(
     submitted = with_server.each([["submit", "lollygag:Waits", "--args", f'["{name}"]'] for name in ("a", "b")])
     runs, waits = (done.stdout.strip() for done in submitted)
     await with_server.wait_for_line("begin a")
-    running, text, waiting, unknown, empty = with_server.each(
-        [["task", runs, "--json"], ["task", runs], ["task", waits, "--json"], ["task", "?*"], ["task", ""]]
+    names, connection = on_the_server.names, on_the_server.connection
+    for task_id, result in (("good", '"value":[1]'), ("big", '"problem":"too large"'), ("bad", "")):
+        status = "succeeded" if result else "failed"
+        body = f'{{"status":"{status}"{result and ","}{result}}}'
+        await connection.request(f"$KV.{names.results_bucket}.{task_id}", body.encode())
+    record = GroupRecord(spawned=AT, ttl_seconds=60, children=2, starts=(0,), callback="lollygag:Waits")
+    part = PartRecord(tasks=("lollygag:Waits",), queues=("normal.small",), children=(0, 0), statuses="s.")
+    await connection.request(names.group_subject("gid"), msgspec.json.encode(record))
+    await connection.request(names.group_part_subject("gid", 0), msgspec.json.encode(part))
+    ids = (runs, "gid", "good", "big", "bad", "gid-0")
+    running, waiting, unknown, empty, *texts = with_server.each(
+        [["task", runs, "--json"], ["task", waits, "--json"], ["task", "?*"], ["task", ""]]
+        + [["task", each] for each in ids]
     )
+    text, *others = texts
+    assert [done.returncode for done in others] == [0] * 5
+    ends = ("gid: 2 children (1 waiting, 1 succeeded), then lollygag:Waits", "[", "too large", "failed", "succeeded")
+    for done, end in zip(others, ends, strict=True):
+        assert re.search(rf"^(groups|result) +{re.escape(end)}", done.stdout, re.MULTILINE), done.stdout
     document = json.loads(running.stdout)
     assert (running.returncode, running.stderr, " ".join(document)) == (0, "", FIELDS)
     (only,) = document["running"]

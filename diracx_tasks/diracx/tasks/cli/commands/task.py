@@ -77,5 +77,5 @@ def _group(group: GroupState) -> str:
 def _result(document: TaskDocument) -> str | None:
     result = document.result
     if result is None or result.status != "succeeded":
-        return None if result is None else result.status
+        return document.status
     return result.problem or json_text(result.value) or "null"

@@ -131,6 +131,8 @@ class TaskDocument(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     why: list[str]
     """Where it is and why it does not run, in sentences; the most important first."""
+    status: str | None = None
+    """How it has ended: `succeeded`, `failed`, `expired` or `cancelled`; None: it has not, or that is not known."""
     until: datetime | None = None
     """When it runs at the earliest; None: as soon as it can."""
     task: str | None = None

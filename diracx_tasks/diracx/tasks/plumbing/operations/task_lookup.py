@@ -31,11 +31,12 @@ from diracx.tasks.plumbing.operations.group_lookup import GroupReader, child_pla
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
-from diracx.tasks.plumbing.operations.task_document import BusyLock, DeadTask, KeptResult, Running, State, TaskDocument
+from diracx.tasks.plumbing.operations.task_document import BusyLock, DeadTask, Running, State, TaskDocument
 from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded, time_of
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
+from diracx.tasks.plumbing.wire.ending import Status
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -117,9 +118,8 @@ class TaskLookup:
         if delayed is not None:
             return await self._of_delayed(wanted, self._read(delayed))
         mesh = _Mesh(snapshot, workers)
-        for sequence in dict.fromkeys(task.sequence for worker in workers or () for task in worker.tasks):
-            if (message := await self._records.queued(sequence)) is not None:
-                return await self._of_running(wanted, self._read(message), mesh)
+        if mesh.running:
+            return await self._of_running(wanted, mesh)
         floors = await self._records.delivered()
         found, before = await self._records.find_queued(wanted, floors)
         if found is None:
@@ -178,10 +178,13 @@ class TaskLookup:
         fields = await self._with_note(found, [why])
         return TaskDocument(id=wanted, state=State.DELAYED, until=until, groups=groups, **fields)
 
-    async def _of_running(self, wanted: str, found: _Found, mesh: _Mesh) -> TaskDocument:
+    async def _of_running(self, wanted: str, mesh: _Mesh) -> TaskDocument:
         running = mesh.running
-        fields = await self._with_note(found, task_reasons.of_running(running))
-        fields |= _tried(await self._records.attempts(found.message))
+        first = next(task for worker in mesh.workers or () for task in worker.tasks)
+        fields: dict[str, Any] = {"task": first.task, "why": task_reasons.of_running(running)}
+        if (message := await self._records.queued(first.sequence)) is not None:  # else it has just been settled
+            fields = await self._with_note(self._read(message), fields["why"])
+            fields |= _tried(await self._records.attempts(message))
         groups = await self._groups.spawned_by(wanted)
         return TaskDocument(id=wanted, state=State.RUNNING, running=running, groups=groups, **fields)
 
@@ -240,7 +243,8 @@ class TaskLookup:
         elif spawned:
             state, why = State.DONE, task_reasons.SPAWNED_MEANS
         task = None if result is None else result.task
-        ended: dict[str, Any] = {"cancelled": note, "result": result, "groups": spawned, "task": task}
+        status = None if result is None else result.status
+        ended: dict[str, Any] = {"cancelled": note, "result": result, "groups": spawned, "task": task, "status": status}
         return TaskDocument(id=wanted, state=state, why=[why], **ended)
 
     async def _of_group(self, wanted: str) -> TaskDocument | None:
@@ -258,6 +262,7 @@ class TaskLookup:
         return TaskDocument(
             id=wanted,
             state=State.DEAD,
+            status=str(Status.FAILED),
             why=[task_reasons.of_dead(letter.seq, letter.reason)],
             dead_letter=DeadTask(seq=letter.seq, reason=letter.reason, died=letter.died),
             **(found.fields | tried | more),
@@ -272,8 +277,7 @@ class TaskLookup:
         fields: dict[str, Any] = {"task": child.task, "group": group, "index": index}
         if child.status is None:
             return TaskDocument(id=wanted, state=State.DELAYED, why=why, **fields)
-        result = KeptResult(status=child.status)
-        return TaskDocument(id=wanted, state=State.DONE, why=why, result=result, **fields)
+        return TaskDocument(id=wanted, state=State.DONE, why=why, status=child.status, **fields)
 
 
 def _tried(record: AttemptRecord | None) -> dict[str, Any]:
