@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
+from diracx.tasks.plumbing.cancellations.note import Kind, Note
 from diracx.tasks.plumbing.groups.records import GroupRecord, PartRecord
 from diracx.tasks.plumbing.operations import group_lookup
 from diracx.tasks.plumbing.operations.group_lookup import GroupReader
@@ -58,7 +59,8 @@ async def test_a_group_tells_how_many_children_have_ended_and_its_parent_its_chi
     assert unknown.state is State.UNKNOWN
     await put(mesh, names.group_subject("odd"), "no record")
     assert (await find(mesh, "odd")).state is State.UNKNOWN
-    await put(mesh, names.cancelled_subject("group", group), {"by": "alice"})
+    note = Note(kind=Kind.GROUP, key=group, at=AT, by="alice")
+    await put(mesh, names.cancelled_subject("group", group), note)
     status = (await StatusReader(mesh.connection, names).read()).status
     assert (status.groups, status.cancelled) == (1, 1)
     assert (await find(mesh, group)).why[0].startswith(f"alice has cancelled its group {group} at ")

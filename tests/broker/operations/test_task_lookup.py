@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.cancellations.note import Kind, Note
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -33,6 +34,7 @@ from diracx.tasks.plumbing.wire.envelope import (
     TASK_PARENT,
 )
 from diracx.tasks.plumbing.wire.names import Namespace, escape
+from diracx.tasks.plumbing.wire.times import readable_time
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
@@ -40,6 +42,8 @@ from support.deliveries import leave_crashes
 from support.mesh import TaskMesh
 from support.recording_tasks import Record, RecordRealtime, Wait
 from support.task_lookups import find, put
+
+AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
@@ -224,31 +228,36 @@ async def test_a_dead_task_names_its_dead_letter_with_reason_and_errors(mesh: Ta
     assert [error.message for error in found.errors] == ["no such mouse"]
 
 
+async def note(mesh: TaskMesh, kind: Kind, key: str, by: str = "") -> None:
+    await put(mesh, mesh.namespace.cancelled_subject(kind, key), Note(kind=kind, key=key, at=AT, by=by))
+
+
 async def test_a_cancelled_task_says_by_whom_and_that_its_turn_drops_it(mesh: TaskMesh) -> None:
-    mesh.register(Record)
+    mesh.register(Record, RecordRealtime)
     mesh.allows_residue = True
-    names = mesh.namespace
     plain, later = await Record(1).schedule(), await Record(2).schedule(at_time=datetime(2099, 1, 1, tzinfo=UTC))
-    headers = {TASK_NAME: "test:Record", TASK_ID: "g-0-3", TASK_GROUP: "g-0:3", TASK_PARENT: "g"}
+    headers = {TASK_NAME: "test:Wait", TASK_ID: "g-0-3", TASK_GROUP: "g-0:3", TASK_PARENT: "g"}
     await mesh.publish_by_hand((headers, b'{"n":3}'))
-    note = {"kind": "id", "key": plain, "at": "2099-12-01T06:00:00Z", "by": "alice"}
     for key in (plain, "gone"):
-        await put(mesh, names.cancelled_subject("id", key), note)
-    await put(mesh, names.cancelled_subject("group", "g-0"), "of another form")
-    await put(mesh, names.cancelled_subject("task", "test:Record"), {"at": "2000-01-01T00:00:00Z"})
-    by_id, gone, of_group, unmoved = [await find(mesh, each) for each in (plain, "gone", "g-0-3", later)]
-    assert by_id.why[0] == "alice has cancelled it at 2099-12-01T06:00:00Z; it is dropped when its turn comes"
+        await note(mesh, Kind.ID, key, "alice")
+    await note(mesh, Kind.GROUP, "g-0")
+    for task in ("test:Record", "test:RecordRealtime"):
+        await note(mesh, Kind.TASK, task, "bob")
+    after = await RecordRealtime(4).schedule()
+    await put(mesh, mesh.namespace.cancelled_subject("id", after), "no note")
+    by_id, gone, of_group, delayed, spared = [await find(mesh, each) for each in (plain, "gone", "g-0-3", later, after)]
     assert by_id.state is State.WAITING
-    assert (gone.state, gone.why) == (State.CANCELLED, ["alice has cancelled it at 2099-12-01T06:00:00Z"])
+    assert by_id.cancelled is not None
+    assert (
+        by_id.why[0]
+        == f"alice has cancelled it at {readable_time(by_id.cancelled.at)}; it is dropped when its turn comes"
+    )
+    assert gone.state is State.CANCELLED
+    assert gone.why[0].startswith("alice has cancelled it at ")
     assert of_group.why[0].startswith("an operator has cancelled its group g-0 at ")
     assert (of_group.group, of_group.index, of_group.parent) == ("g-0", 3, "g")
-    assert unmoved.cancelled is None, "it was submitted after that"
-    await put(
-        mesh, names.cancelled_subject("task", "test:Record"), {"at": "2099-01-01T00:00:00Z"}, **{"Nats-Rollup": "sub"}
-    )
-    named = await find(mesh, plain)
-    assert named.cancelled is not None
-    assert named.cancelled.kind == "id", "the id comes first"
+    assert delayed.why[0].startswith("bob has cancelled all test:Record submitted until ")
+    assert spared.cancelled is None, "it was submitted after that"
 
 
 async def test_a_task_that_has_ended_is_known_by_its_kept_result(mesh: TaskMesh) -> None:

@@ -18,6 +18,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
+from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
 from diracx.tasks.plumbing.groups.records import split_place
@@ -164,7 +165,7 @@ class TaskLookup:
         Args:
             why: What else is to be said of the task.
         """
-        note = None if found.envelope is None else await self._records.note_on(found.envelope, found.message)
+        note = await self._records.note_on(found.message)
         said = [] if note is None else [task_reasons.of_cancelled(note, gone=False)]
         return {**found.fields, "cancelled": note, "why": [*said, *found.malformed, *why]}
 
@@ -234,7 +235,7 @@ class TaskLookup:
         child = await self._of_child(wanted)
         if result is None and child is not None:
             return child
-        note = await self._records.note("id", wanted)
+        note = await self._records.note(Kind.ID, wanted)
         state, why = State.UNKNOWN, task_reasons.UNKNOWN_MEANS
         if result is not None:
             state, why = State.DONE, task_reasons.of_result(result)
@@ -248,7 +249,7 @@ class TaskLookup:
         return TaskDocument(id=wanted, state=state, why=[why], **ended)
 
     async def _of_group(self, wanted: str) -> TaskDocument | None:
-        group, note = await asyncio.gather(self._groups.state(wanted), self._records.note("group", wanted))
+        group, note = await asyncio.gather(self._groups.state(wanted), self._records.note(Kind.GROUP, wanted))
         if group is None:
             return None
         said = [] if note is None else [task_reasons.of_cancelled(note, gone=True)]

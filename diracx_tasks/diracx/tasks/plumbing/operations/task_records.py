@@ -9,17 +9,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from diracx.tasks.plumbing.cancellations.note import Identity, Kind, Note
 from diracx.tasks.plumbing.dead_letters.store import DEAD_SEQUENCE
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message
 from diracx.tasks.plumbing.operations.task_document import CancellationNote, KeptResult
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
-from diracx.tasks.plumbing.wire.envelope import TASK_ID, Envelope
+from diracx.tasks.plumbing.wire.envelope import TASK_ID
 from diracx.tasks.plumbing.wire.names import Namespace, escape
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
@@ -93,33 +94,31 @@ class TaskRecords:
         stored = await self._last(f"KV_{bucket}", f"$KV.{bucket}.{escape(wanted)}")
         return None if stored is None else decoded(stored.body, KeptResult)
 
-    async def note_on(self, envelope: Envelope, message: StoredMessage) -> CancellationNote | None:
+    async def note_on(self, message: StoredMessage) -> CancellationNote | None:
         """The note by which an operator has cancelled this task: itself, its group, or all of its name."""
-        group = (envelope.group or "").rpartition(":")[0]
-        by_id, by_group, by_name = await asyncio.gather(
-            self.note("id", envelope.id),
-            self.note("group", group),
-            self.note("task", envelope.name),
-        )
-        begun = envelope.due or envelope.submitted or message.stored
-        if by_name is not None and begun > by_name.at:
-            by_name = None
-        return by_id or by_group or by_name
+        identity = Identity.of(message.headers, message.sequence, message.stored)
+        keys = {Kind.ID: identity.id, Kind.GROUP: identity.group, Kind.TASK: identity.task}
+        read = await asyncio.gather(*(self._note(kind, key) for kind, key in keys.items() if key))
+        return next((_shown(note) for note in read if note is not None and note.concerns(identity)), None)
 
-    async def note(self, kind: str, key: str) -> CancellationNote | None:
-        """The note by which an operator has cancelled what has this key; an empty key has none."""
-        if not key:
-            return None
+    async def note(self, kind: Kind, key: str) -> CancellationNote | None:
+        """The note by which an operator has cancelled what has this key."""
+        note = await self._note(kind, key)
+        return None if note is None else _shown(note)
+
+    async def _note(self, kind: Kind, key: str) -> Note | None:
         message = await self._last(self._namespace.later_stream, self._namespace.cancelled_subject(kind, key))
-        if message is None:
-            return None
-        read = decoded(message.body, dict[str, Any]) or {}
-        by = read.get("by")
-        at = time_of(str(read.get("at", ""))) or message.stored
-        return CancellationNote(kind=kind, key=key, at=at, by=None if by is None else str(by))
+        try:
+            return None if message is None else Note.from_message(message)
+        except ValueError:
+            return None  # workers pass over it, too
 
     async def _last(self, stream: str, subject: str) -> StoredMessage | None:
         return await read_message(self._connection, stream, last_by_subj=subject)
+
+
+def _shown(note: Note) -> CancellationNote:
+    return CancellationNote(kind=note.kind, key=note.key, at=note.at, by=note.by or None)
 
 
 def _id_of(message: StoredMessage) -> str:
