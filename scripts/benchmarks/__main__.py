@@ -20,6 +20,7 @@ import drain
 import groups
 import locks
 import parked
+import results
 import schedules
 
 BENCHMARKS: Final[dict[str, ModuleType]] = {
@@ -28,6 +29,7 @@ BENCHMARKS: Final[dict[str, ModuleType]] = {
     "groups": groups,
     "locks": locks,
     "parked": parked,
+    "results": results,
     "schedules": schedules,
 }
 

@@ -97,7 +97,20 @@ OPERATIONS = (
     Operation(
         "record an attempt, a lock, a result",
         _roles("worker", "operator"),
-        tuple(Request(f"$KV.{{ns}}_{bucket}.x", b"{}") for bucket in ("attempts", "locks", "results")),
+        (
+            *(Request(f"$KV.{{ns}}_{bucket}.x", b"{}") for bucket in ("attempts", "locks", "results")),
+            Request("{ns}.group.x", b"{}"),
+        ),
+    ),
+    Operation(
+        "read a result",
+        _roles("producer", "worker", "operator", "observer"),
+        (_get("KV_{ns}_results", "$KV.{ns}_results.x"),),
+    ),
+    Operation(
+        "hear when a result is there",
+        _roles("producer", "worker", "operator"),
+        listens=("{ns}.kept.x",),
     ),
     Operation(
         "release somebody's lock",
@@ -132,6 +145,7 @@ OPERATIONS = (
             Request("{api}.STREAM.PURGE.{NS}_LATER", {"filter": "{ns}.delayed.*"}),
         ),
     ),
+    Operation("ask whether JetStream is there", ALL, (Request("{api}.INFO"),)),
     Operation(
         "cancel tasks that wait or run",
         _roles("operator"),
@@ -142,7 +156,6 @@ OPERATIONS = (
         "look at streams, queues and buckets",
         LOOKING,
         (
-            Request("{api}.INFO"),
             Request("{api}.STREAM.INFO.{NS}_TASKS"),
             Request("{api}.STREAM.INFO.KV_{ns}_locks", {"subjects_filter": ">"}),
             Request("{api}.CONSUMER.INFO.{NS}_TASKS.normal-small"),
@@ -170,7 +183,9 @@ OPERATIONS = (
             Request("$JS.API.DIRECT.GET.{NS}_TASKS", {"last_by_subj": "{ns}.tasks.normal.small"}),
         ),
     ),
-    Operation("read a schedule, or what is cancelled", LOOKING, (_get("{NS}_LATER", "{ns}.cancelled.id.x"),)),
+    Operation(
+        "read a schedule", _roles("worker", "scheduler", "operator", "observer"), (_get("{NS}_LATER", "{ns}.state.x"),)
+    ),
     Operation("read a dead letter", _roles("worker", "operator", "observer"), (_get("{NS}_DLQ", "{ns}.dlq.a.b.1"),)),
     Operation("read a lock", LOOKING, (_get("KV_{ns}_locks", "$KV.{ns}_locks.x"),)),
     Operation("read the configuration", LOOKING, (_get("KV_{ns}_config", "$KV.{ns}_config.configuration"),)),
@@ -238,7 +253,7 @@ INBOXES: dict[str, frozenset[str]] = {
     "worker": _roles("worker", "call"),
     "scheduler": _roles("scheduler"),
     "operator": _roles("operator", "producer", "call", ""),
-    "observer": _roles("observer", "operator", ""),
+    "observer": _roles("observer", "operator", "producer", ""),
 }
 """The inboxes that each role may listen to, by the role of their owner; "" is the inbox of the nats command.
 
@@ -277,6 +292,7 @@ _SUBMITTING, _SEEING, _OPERATING = _roles("producer", "operator"), _roles("opera
 COMMANDS = (
     Command("submit", _SUBMITTING, ("lollygag:SyncOwnersTask", "--args", '["alice"]')),
     Command("schedule run", _SUBMITTING, ("lollygag:OwnerCleanupTask",)),
+    Command("result", _roles("producer", "operator", "observer"), ("{kept}",)),
     Command("worker", _roles("worker"), ("--worker-size", "large", "--burst")),
     Command("call", _roles("worker", "operator"), ("lollygag:SyncOwnersTask", "--args", '["{role}"]')),
     Command("scheduler", _roles("scheduler")),

@@ -13,7 +13,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.operations.accounts import accounts_conf, password_variable, user_name
-from diracx.tasks.plumbing.operations.permissions import observer_api, roles
+from diracx.tasks.plumbing.operations.permissions import roles
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.paths import NATS_FOLDER
 
@@ -60,7 +60,7 @@ def settings_for(server: EmbeddedServer, namespace: str, role: str) -> Connectio
         servers=(server.url,),
         user=user_name(Namespace(namespace), role),
         password=password(namespace, role),
-        api_prefix=observer_api(Namespace(namespace)) if role == "observer" else None,
+        api_prefix=Namespace(namespace).imported_api if role in ("producer", "observer") else None,
     )
 
 

@@ -75,7 +75,7 @@ async def test_a_fresh_namespace_gets_its_streams_queues_and_buckets(connection:
     done = await ensure(connection, wanted)
     assert sorted(done) == sorted(f"created {asset}" for asset in wanted)
     kinds = [asset.kind for asset in wanted]
-    assert (kinds.count("stream"), kinds.count("consumer"), kinds.count("bucket")) == (3, 9, 5)
+    assert (kinds.count("stream"), kinds.count("consumer"), kinds.count("bucket")) == (3, 9, 4)
     listed = (await connection.api("STREAM.NAMES", {"subject": f"{names.name}.>"}))["streams"]
     assert sorted(listed) == sorted([names.tasks_stream, names.later_stream, names.dead_letters_stream])
     queues = (await connection.api(f"CONSUMER.NAMES.{names.tasks_stream}"))["consumers"]

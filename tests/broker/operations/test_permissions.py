@@ -15,7 +15,7 @@ from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import NoRespondersError, PermissionDeniedError, RequestTimeoutError
 from diracx.tasks.plumbing.jetstream.topology import ensure
-from diracx.tasks.plumbing.operations.permissions import API, observer_api
+from diracx.tasks.plumbing.operations.permissions import API
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.paths import NATS_FOLDER
 from support.permission_table import INBOXES, OPERATIONS, ROLES, Operation, Request, table
@@ -39,7 +39,7 @@ async def operator(secured: EmbeddedServer) -> AsyncIterator[Connection]:
 
 
 def api_of(role: str, namespace: str = OURS) -> str:
-    return observer_api(Namespace(namespace)) if role == "observer" else API
+    return Namespace(namespace).imported_api if role in ("producer", "observer") else API
 
 
 async def refusal(connection: Connection, request: Request) -> str:
@@ -162,7 +162,7 @@ async def test_no_reply_goes_to_a_subject_that_the_requester_may_not_publish_to(
     async with connected(secured, OURS, role) as connection:
         for reply in (f"{OURS}.tasks.realtime.small", f"$KV.{OURS}_locks.held", f"$KV.{OURS}_config.configuration"):
             if role == "observer":
-                api = observer_api(Namespace(OURS))
+                api = Namespace(OURS).imported_api
                 get = json.dumps({"seq": seq}).encode()
                 await connection.publish(f"{api}.STREAM.INFO.{OURS.upper()}_TASKS", reply=reply)
                 await connection.publish(f"{api}.DIRECT.GET.{OURS.upper()}_TASKS", get, reply=reply)

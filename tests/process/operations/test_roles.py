@@ -19,6 +19,8 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection.nats_contexts import write_context
 from diracx.tasks.plumbing.operations.accounts import user_name
+from diracx.tasks.plumbing.results.record import ResultRecord
+from diracx.tasks.plumbing.wire.ending import Status
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
@@ -113,6 +115,12 @@ async def test_a_task_goes_from_producer_to_worker_with_locks_retries_children_a
     as_role.run("producer", "submit", "lollygag:Submits", "--args", '["carol"]')
     as_role.run("producer", "submit", "lollygag:Dies", "--args", '["mice"]')
     worker = as_role.start("worker", "worker", "--worker-size", "small")
+    waited = as_role.run("producer", "submit", "--wait", "lollygag:SyncOwnersTask", "--args", '["dave"]')
+    assert waited.stdout.startswith("Result: ")
+    (line,) = error_lines(waited)
+    assert line.startswith("submitted lollygag:SyncOwnersTask as ")
+    for role in ("producer", "operator", "observer"):
+        assert as_role.run(role, "result", line.split()[-1]).stdout == waited.stdout
     for line in ("sync alice", "recovered bob", "sync carol", "sync later"):
         await as_role.command_line.wait_for_line(line)
 
@@ -201,6 +209,8 @@ async def objects(as_role: Roles, on_secured: OnTheServer) -> dict[str, dict[str
     (file := as_role.command_line.folder / "configuration.yaml").write_text("vos: []\n")
     for text in (b"vos: [lhcb]", b"vos: [atlas]"):
         await operator.request(f"$KV.{NAMESPACE}_config.configuration", text)
+    kept = ResultRecord(id="kept", status=Status.SUCCEEDED, value=1)
+    await operator.request(f"$KV.{NAMESPACE}_results.kept", kept.encoded())
     letters = [str(letter["seq"]) for letter in json.loads(as_role.run("operator", "dlq", "list", "--json").stdout)]
     holder = {"owner": "o", "task": "t", "id": "i", "worker": "w", "since": "2026-05-04T09:30:12Z"}
     found = {}
@@ -212,7 +222,7 @@ async def objects(as_role: Roles, on_secured: OnTheServer) -> dict[str, dict[str
         await operator.request(f"$KV.{NAMESPACE}_locks.{lock}", json.dumps(holder).encode())
         pause = {"pause_until": "2099-01-01T00:00:00Z"}
         await operator.api(f"CONSUMER.PAUSE.{on_secured.names.tasks_stream}.{queue}", pause)
-        values = {"role": role, "later": later, "lock": lock, "queue": queue, "file": str(file)}
+        values = {"role": role, "later": later, "lock": lock, "queue": queue, "file": str(file), "kept": "kept"}
         found[role] = values | {"shown": shown, "replayed": replayed, "purged": purged}
     return found
 
@@ -251,7 +261,7 @@ def connecting(group: click.Group, *path: str) -> Iterator[str]:
 
 def test_wrong_credentials_end_every_command_in_one_line_and_exit_69(as_role: Roles) -> None:
     (file := as_role.command_line.folder / "configuration.yaml").write_text("vos: []\n")
-    values = dict.fromkeys(("shown", "replayed", "purged", "later", "lock", "role"), "1")
+    values = dict.fromkeys(("shown", "replayed", "purged", "later", "lock", "role", "kept"), "1")
     values |= {"queue": QUEUES[0], "file": str(file)}
     typed = [[*command.typed(values), "--log-level", "debug"] for command in COMMANDS]
     for command, done in zip(COMMANDS, as_role.run_each("operator", typed, DIRACX_TASKS_PASSWORD="wr0ng"), strict=True):

@@ -17,7 +17,6 @@ from diracx.tasks.plumbing.embedded.server import find_nats_server
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.operations.accounts import password_variable, user_name
-from diracx.tasks.plumbing.operations.permissions import observer_api
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support.certificates import Authority
@@ -102,7 +101,7 @@ async def all_roles_connect(shell: Shell, namespace: str, tls_ca: str | None = N
             servers=(shell.environment["NATS_URL"],),
             user=user_name(names, role),
             password=shell.environment[password_variable(names, role)],
-            api_prefix=observer_api(names) if role == "observer" else None,
+            api_prefix=names.imported_api if role in ("producer", "observer") else None,
             tls_ca=tls_ca,
         )
         async with Connection.open(settings, name="a test", inbox_prefix=names.inbox_prefix(role)) as connection:

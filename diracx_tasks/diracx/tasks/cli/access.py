@@ -15,7 +15,6 @@ from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
-from diracx.tasks.plumbing.operations.permissions import observer_api
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -63,7 +62,7 @@ def operator_connection(access: Access, command: str) -> AbstractAsyncContextMan
         settings_of(access),
         name=connection_name("operator", command),
         inbox_prefix=namespace.inbox_prefix("operator"),
-        other_api_prefixes=(observer_api(namespace),),
+        other_api_prefixes=(namespace.imported_api,),
     )
 
 

@@ -61,6 +61,7 @@ def _add(group: click.RichGroup, panel: str, name: str, location: str, short_hel
 
 _add(app, "Run", "call", "call:command", "Execute a task in this process and print its result.")
 _add(app, "Run", "submit", "submit:command", "Submit a task to the workers and print its id.")
+_add(app, "Run", "result", "result:command", "Show the kept result of a task.")
 _add(app, "Run", "cancel", "cancel:command", "Cancel a task that was submitted for later.")
 _add(app, "Run", "worker", "worker:command", "Execute submitted tasks of one size.")
 _add(app, "Run", "scheduler", "scheduler:command", "Submit periodic tasks on their schedules.")

@@ -57,7 +57,8 @@ class BaseTask(ABC):
     """The longest execution, in seconds. A longer one is cancelled and counts as failed. None means no limit."""
 
     result_ttl_seconds: ClassVar[float | None] = None
-    """How long the result of the task is kept for whoever asks for it, in seconds. None: it is not kept."""
+    """How long the result of the task is kept, in seconds, a year at most; see `JetStreamBroker.result`. None: it is
+    kept only where the submitter says so."""
 
     @abstractmethod
     async def execute(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,7 +104,13 @@ class BaseTask(ABC):
         """
         return None
 
-    async def schedule(self, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None) -> str:
+    async def schedule(
+        self,
+        at_time: datetime | None = None,
+        labels: Mapping[str, Any] | None = None,
+        *,
+        keep_result: float | bool | None = None,
+    ) -> str:
         """Submit the task, to be run once.
 
         A broker is bound inside `execute()`, and inside `async with JetStreamBroker.connect(url)`. To submit many
@@ -112,6 +119,8 @@ class BaseTask(ABC):
         Args:
             at_time: The time to run it, aware. None or a past time means at once.
             labels: JSON values by name, for people and filters. They travel with the task, and nothing interprets them.
+            keep_result: For how many seconds its result is kept for `JetStreamBroker.result`, a year at most. True:
+                for a day. None: as `result_ttl_seconds` of the class says.
 
         Returns:
             The id of the task, once the server has stored it. It stays the same through all retries.
@@ -123,10 +132,11 @@ class BaseTask(ABC):
             TaskDefinitionError: No entry point lists the class.
             MalformedTaskError: A field holds a value that its type does not allow or that would arrive as another one,
                 or a label is no JSON value.
-            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
-            TypeError: `at_time` is no datetime.
+            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262; or `keep_result` is not
+                above 0, or more than a year.
+            TypeError: `at_time` is no datetime, or `keep_result` no number.
         """
-        return await current_submitter().submit(self, at_time=at_time, labels=labels)
+        return await current_submitter().submit(self, at_time=at_time, labels=labels, keep_result=keep_result)
 
     def serialize(self) -> tuple[Any, ...]:
         """Return the values of the fields as a tuple, in their order; that of a nested dataclass is a tuple, too.

@@ -10,6 +10,7 @@
   x NotServedError                 a worker lacks a resource of a task, and gives it back; nothing was executed
   x LoopHeldUpError                a small task blocked the event loop for longer than its lease
   x SendTaskError                  JetStream did not store a task
+  x TaskFailedError                a task whose result was asked for has failed, elsewhere
   x ResultIsMissingError           no result is stored for a task id
   x TaskDefinitionError            a task class, lock type, schedule or entry point cannot work
     - ResourceError                a database, setting or configuration is missing or unusable
@@ -143,8 +144,41 @@ class SendTaskError(TaskError):
         super().__init__(message)
 
 
+class TaskFailedError(TaskError):
+    """A task whose result was asked for has not succeeded: it failed for good, expired, or was cancelled.
+
+    Args:
+        id: The id of the task.
+        task: Its name, `<category>:<ClassName>`.
+        status: `failed`, `expired` or `cancelled`.
+        type: The class of the exception, with its module unless it is built in.
+        message: The text of the exception.
+        traceback: As text, from the worker; empty if there is none.
+    """
+
+    def __init__(self, id: str, task: str, status: str, type: str, message: str, traceback: str = "") -> None:  # noqa: A002
+        self.id = id
+        self.task = task
+        self.status = status
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        ended = "was cancelled" if status == "cancelled" else status
+        super().__init__(f"{shown(task)} ({shown(id)}) {ended}: {type}: {message}")
+
+
 class ResultIsMissingError(TaskError):
-    """No result is stored for a task id: the task has not finished, stores no result, or the result expired."""
+    """No result is stored for a task id: the task has not ended, its result is not kept, or has expired.
+
+    Args:
+        id: The id of the task.
+        reason: Why, as far as is known.
+    """
+
+    def __init__(self, id: str, reason: str) -> None:  # noqa: A002
+        self.id = id
+        self.reason = reason
+        super().__init__(f"no result of {shown(id)}: {reason}")
 
 
 class TaskDefinitionError(TaskError):

@@ -92,10 +92,24 @@ class Mesh:
         return self.broker.registry
 
     async def submit(
-        self, task: BaseTask, *, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None
+        self,
+        task: BaseTask,
+        *,
+        at_time: datetime | None = None,
+        labels: Mapping[str, Any] | None = None,
+        keep_result: float | bool | None = None,
     ) -> str:
         """Submit a task as `task.schedule()` does, and return its id."""
-        return await self.broker.submit(task, at_time=at_time, labels=labels)
+        return await self.broker.submit(task, at_time=at_time, labels=labels, keep_result=keep_result)
+
+    async def result(self, task_id: str) -> Any:
+        """Return the kept result of a task that `work` has executed, as JSON has it; see `JetStreamBroker.result`.
+
+        Raises:
+            TaskFailedError: The task failed for good, expired, or was cancelled.
+            ResultIsMissingError: It has not ended, or its result is not kept.
+        """
+        return await self.broker.result(task_id, timeout=0)
 
     async def work(
         self,

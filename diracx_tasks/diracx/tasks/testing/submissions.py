@@ -58,6 +58,7 @@ class RecordingBroker(JetStreamBroker):
         *,
         at_time: datetime | None = None,
         labels: Mapping[str, Any] | None = None,
+        keep_result: float | bool | None = None,
         name: str | None = None,
     ) -> str:
         """Submit one task, see `BaseTask.schedule`.
@@ -66,11 +67,17 @@ class RecordingBroker(JetStreamBroker):
             RuntimeError: The event loop of the mesh does not run, or is blocked.
         """
         async with self._answering():
-            identity = await super().submit(task, at_time=at_time, labels=labels, name=name)
+            identity = await super().submit(task, at_time=at_time, labels=labels, keep_result=keep_result, name=name)
         self._record(task, identity, at_time, labels)
         return identity
 
-    async def submit_many(self, tasks: Iterable[BaseTask], *, labels: Mapping[str, Any] | None = None) -> list[str]:
+    async def submit_many(
+        self,
+        tasks: Iterable[BaseTask],
+        *,
+        labels: Mapping[str, Any] | None = None,
+        keep_result: float | bool | None = None,
+    ) -> list[str]:
         """Submit many tasks, see `JetStreamBroker.submit_many`. None is recorded if the server did not store all.
 
         Raises:
@@ -78,37 +85,21 @@ class RecordingBroker(JetStreamBroker):
         """
         given = list(tasks)
         async with self._answering():
-            identities = await super().submit_many(given, labels=labels)
+            identities = await super().submit_many(given, labels=labels, keep_result=keep_result)
         for task, identity in zip(given, identities, strict=True):
             self._record(task, identity, None, labels)
         return identities
 
     schedule_many = submit_many
 
-    async def spawn(
-        self,
-        children: Iterable[BaseTask],
-        callback: BaseTask,
-        *,
-        ttl_seconds: float = DEFAULT_GROUP_TTL_SECONDS,
-        labels: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Spawn a group, see `JetStreamBroker.spawn`. Its children and its callback are recorded, the callback last.
-
-        A parent that runs again gets the group that it has; nothing is recorded again.
+    async def result(self, task_id: str, timeout: float | None = 60.0) -> Any:
+        """Wait for the result of a task, see `JetStreamBroker.result`.
 
         Raises:
-            RuntimeError: As for `submit`.
+            RuntimeError: The event loop of the mesh does not run.
         """
-        given = list(children) if isinstance(children, Iterable) else children
-        async with self._answering():
-            group = await super().spawn(given, callback, ttl_seconds=ttl_seconds, labels=labels)
-        if group not in self.groups:
-            self.groups.append(group)
-            for index, child in enumerate(given):
-                self._record(child, child_id(group, index), None, labels)
-            self._record(callback, callback_id(group), None, labels)
-        return group
+        self.check_loop()
+        return await super().result(task_id, timeout)
 
     def _record(
         self, task: BaseTask, identity: str, at_time: datetime | None, labels: Mapping[str, Any] | None

@@ -24,7 +24,20 @@ TASK_ID = "fbad372ddf92429dbadd9c2a131f1146"
 WIDTHS = pytest.mark.parametrize("columns", [80, 140])
 
 COMMANDS = (
-    *("call", "submit", "cancel", "worker", "scheduler", "dev", "status", "tasks", "setup", "pause", "resume"),
+    *(
+        "call",
+        "submit",
+        "result",
+        "cancel",
+        "worker",
+        "scheduler",
+        "dev",
+        "status",
+        "tasks",
+        "setup",
+        "pause",
+        "resume",
+    ),
     *("schedule list", "schedule run", "dlq list", "dlq show", "dlq replay", "dlq purge"),
     *("locks list", "locks release", "config show", "config history", "config diff", "config set", "config rollback"),
 )

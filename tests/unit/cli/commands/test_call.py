@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from diracx.tasks.cli.calling.execution import described
+from diracx.tasks.cli.calling.lock_server import NowhereToRun
 from diracx.tasks.cli.commands.call import report
+from diracx.tasks.plumbing.exceptions import ResultIsMissingError
 from diracx.tasks.plumbing.execution.job import Succeeded
 from diracx.tasks.plumbing.wire.failure import Failure
 
@@ -101,3 +103,8 @@ def test_a_result_that_is_deep_or_large_is_reported_too(capsys: pytest.CaptureFi
     first, second = capsys.readouterr().out.splitlines()
     assert first == "Result: <str() of it raised RecursionError>"
     assert len(second) == len("Result: ") + 4_000_000
+
+
+async def test_beside_an_embedded_server_no_result_is_kept() -> None:
+    with pytest.raises(ResultIsMissingError, match=r"^no result of 1: the embedded server of this call keeps none"):
+        await NowhereToRun().result("1")

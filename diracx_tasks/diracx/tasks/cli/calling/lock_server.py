@@ -11,7 +11,7 @@ from typing import Any
 from diracx.tasks.cli.access import connection_name
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.embedded.server import USER, EmbeddedServer, EmbeddedServerError
-from diracx.tasks.plumbing.exceptions import SendTaskError, ServerUnavailableError
+from diracx.tasks.plumbing.exceptions import ResultIsMissingError, SendTaskError, ServerUnavailableError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -27,7 +27,12 @@ class NowhereToRun:
     """The submitter beside an embedded server. It refuses every task, since no worker would ever run it."""
 
     async def submit(
-        self, task: Any, *, at_time: datetime | None = None, labels: Mapping[str, Any] | None = None
+        self,
+        task: Any,
+        *,
+        at_time: datetime | None = None,
+        labels: Mapping[str, Any] | None = None,
+        keep_result: float | bool | None = None,
     ) -> str:
         """Refuse the task.
 
@@ -52,6 +57,14 @@ def _nowhere(what: str, who: str) -> SendTaskError:
         f"{what}: the embedded server of this call ends with it, so {who} would run nowhere; start a nats-server with "
         "JetStream and name it by --nats-url"
     )
+
+    async def result(self, task_id: str, timeout: float | None = 60.0) -> Any:
+        """Refuse the question.
+
+        Raises:
+            ResultIsMissingError: Always.
+        """
+        raise ResultIsMissingError(task_id, "the embedded server of this call keeps none; name a server by --nats-url")
 
 
 @asynccontextmanager

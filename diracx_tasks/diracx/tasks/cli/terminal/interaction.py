@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import rich_click as click
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from diracx.tasks.cli.terminal.printable import printable
 
@@ -50,6 +50,21 @@ def progress(doing: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False) as bar:
         line = bar.add_task(doing, total=total)
         yield lambda: bar.advance(line)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show that something is waited for, and for how long, within the block.
+
+    Where standard error is no terminal, nothing is shown.
+    """
+    console = Console(stderr=True)
+    columns = (SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False
+    ) as bar:
+        bar.add_task(printable(text), total=None)
+        yield
 
 
 async def work_through(doing: str, items: AsyncIterator[T], work: Callable[[T], Awaitable[object]]) -> None:

@@ -73,7 +73,7 @@ def assets(namespace: Namespace, replicas: int = 1) -> list[Asset]:
     buckets = [
         _bucket(namespace.locks_bucket, "Who holds which lock", expiring=True),
         _bucket(namespace.attempts_bucket, "Failures and retries by sequence of the task stream"),
-        _bucket(namespace.results_bucket, "Results that somebody asked to keep", expiring=True, direct=True),
+        _results(namespace),
         _bucket(
             namespace.config_bucket,
             "Overrides that workers and schedulers follow",
@@ -214,6 +214,16 @@ def _bucket(name: str, description: str, *, expiring: bool = False, direct: bool
         "allow_direct": direct,
     }
     return Asset("bucket", name, stream, config, {"metadata": _monitored()})
+
+
+def _results(namespace: Namespace) -> Asset:
+    bucket = _bucket(namespace.results_bucket, "Results that somebody asked to keep", expiring=True, direct=True)
+    # A full bucket refuses a result, and the message of its task stays unsettled. A short result takes 400 bytes.
+    checks = _monitored({"subjects-warn": 200_000, "subjects-critical": 500_000})
+    # Whoever waits for a result hears it once it is stored.
+    republish = {"src": f"$KV.{bucket.name}.>", "dest": f"{namespace.name}.kept.>"}
+    initial = {"max_bytes": 256 * MEBIBYTE, "metadata": checks}
+    return replace(bucket, config={**bucket.config, "republish": republish}, initial=initial)
 
 
 def _consumer(namespace: Namespace, priority: Priority, size: Size) -> Asset:

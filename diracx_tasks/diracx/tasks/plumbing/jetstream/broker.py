@@ -24,7 +24,9 @@ from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.submitter import DEFAULT_GROUP_TTL_SECONDS, bound_for_process, current_task_id
+from diracx.tasks.plumbing.results.waiting import ResultReader
+from diracx.tasks.plumbing.submitter import bound_for_process, current_task_id
+from diracx.tasks.plumbing.wire.ending import seconds_to_keep
 from diracx.tasks.plumbing.wire.envelope import DEAD_LETTER_BYTES, MSG_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import ensure_holdable, to_rfc3339
@@ -61,6 +63,7 @@ class JetStreamBroker:
         self.namespace = namespace
         self.registry = registry
         self._timeout = timeout
+        self._results = ResultReader(connection, namespace)
         self._loop = asyncio.get_running_loop()
         self._telemetry = current()
         self._groups = GroupStore(connection, namespace)
@@ -97,7 +100,10 @@ class JetStreamBroker:
         """
         names = Namespace(namespace)
         access = settings if settings is not None else ConnectionSettings.resolve(url=url)
-        async with Connection.open(access, name=name, inbox_prefix=names.inbox_prefix(role)) as connection:
+        # A producer reads results. Where it has an account of its own, it reaches them under this prefix.
+        others = (names.imported_api,) if role == "producer" else ()
+        opened = Connection.open(access, name=name, inbox_prefix=names.inbox_prefix(role), other_api_prefixes=others)
+        async with opened as connection:
             # Two versions run side by side: a producer must not undo the changes of a newer one.
             await ensure(connection, assets(names), update=role in _UPDATING_ROLES)
             broker = cls(connection, names, registry if registry is not None else _installed_tasks())
@@ -111,6 +117,7 @@ class JetStreamBroker:
         *,
         at_time: datetime | None = None,
         labels: Mapping[str, Any] | None = None,
+        keep_result: float | bool | None = None,
         name: str | None = None,
     ) -> str:
         """Submit one task; see `BaseTask.schedule`.
@@ -119,6 +126,7 @@ class JetStreamBroker:
             task: An instance of a registered class.
             at_time: The time to run it, aware; None means at once.
             labels: JSON values for people and filters.
+            keep_result: For how many seconds its result is kept; True: a day; None: as its class says.
             name: One of the names of its class, for a class with several; None: see `TaskRegistry.of`.
 
         Raises:
@@ -126,24 +134,31 @@ class JetStreamBroker:
             TaskDefinitionError: Its class is not registered, or not under that name.
             MalformedTaskError: A field holds a value that its type does not allow or that would arrive as another one,
                 or a label is no JSON value.
-            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262.
-            TypeError: `at_time` is no datetime.
+            ValueError: `at_time` is naive, or later than the server can hold a task, in 2262; or `keep_result` is not
+                above 0, or more than a year.
+            TypeError: `at_time` is no datetime, or `keep_result` no number.
         """
-        message = self._message(task, at_time, labels, name)
+        message = self._message(task, at_time, labels, keep_result, name)
         await self._on_own_loop(self._send(message))
         return message.headers[MSG_ID]
 
-    async def submit_many(self, tasks: Iterable[BaseTask], *, labels: Mapping[str, Any] | None = None) -> list[str]:
-        """Submit many tasks, 256 of them in flight at a time.
+    async def submit_many(
+        self,
+        tasks: Iterable[BaseTask],
+        *,
+        labels: Mapping[str, Any] | None = None,
+        keep_result: float | bool | None = None,
+    ) -> list[str]:
+        """Submit many tasks, 256 of them in flight at a time; `labels` and `keep_result` are those of each.
 
         Returns:
             Their ids, in order.
 
         Raises:
             SendTaskError: Some were not stored. `unsent` holds their positions; the others will run.
-            MalformedTaskError: As for `submit`; none was stored.
+            MalformedTaskError, ValueError, TypeError: As for `submit`; none was stored.
         """
-        messages = [self._message(task, None, labels) for task in tasks]
+        messages = [self._message(task, None, labels, keep_result) for task in tasks]
         errors = await self._on_own_loop(self._send_all(messages))
         if errors:
             first = errors[min(errors)]
@@ -156,22 +171,28 @@ class JetStreamBroker:
     schedule_many = submit_many
     """The earlier name of `submit_many`."""
 
-    async def spawn(
-        self,
-        children: Iterable[BaseTask],
-        callback: BaseTask,
-        *,
-        ttl_seconds: float = DEFAULT_GROUP_TTL_SECONDS,
-        labels: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Store a group of tasks, and the task that runs after the last of them; see `Submitter.spawn`.
+    async def result(self, task_id: str, timeout: float | None = 60.0) -> Any:
+        """Wait until a task has ended, and return what its `execute()` returned, as JSON has it.
 
-        Outside of a task the id is a new one each time.
+        The task keeps its result: by `result_ttl_seconds` of its class, or by `keep_result` of its submission. Any
+        number may wait for one task, from any event loop, and before or after its end. An outage of the server delays
+        the answer.
+
+        A task that waits for another keeps its slot meanwhile. If all slots wait for tasks that wait for a slot, none
+        of them ever ends: give such a wait a `timeout`.
+
+        Args:
+            timeout: In seconds; 0: look once; None: without a limit.
+
+        Raises:
+            TaskFailedError: The task failed for good, expired, or was cancelled. It has the type, the message and the
+                traceback of the error.
+            ResultIsMissingError: Nothing was there in time: the task has not ended, its result is not kept, or has
+                expired. Or the task has succeeded, but JSON could not carry its value.
+            ServerError: The server could not be asked, or refused.
+            ValueError: `timeout` is negative.
         """
-        spawner = Spawner(self.registry, self.connection.max_payload, self.connection.clock.now())
-        group = await spawner.new_group(children, callback, ttl_seconds, labels, current_traceparent.get())
-        await self._on_own_loop(self._groups.spawn(group, self._timeout))
-        return group.id
+        return (await self._on_own_loop(self._results.wait(task_id, timeout))).returned()
 
     async def cancel(self, task_id: str) -> bool:
         """Withdraw a task that was submitted for later.
@@ -189,7 +210,12 @@ class JetStreamBroker:
         return await self._on_own_loop(purge_subject(self.connection, self.namespace.later_stream, subject)) > 0
 
     def _message(
-        self, task: BaseTask, at_time: datetime | None, labels: Mapping[str, Any] | None, name: str | None = None
+        self,
+        task: BaseTask,
+        at_time: datetime | None,
+        labels: Mapping[str, Any] | None,
+        keep_result: float | bool | None,
+        name: str | None = None,
     ) -> _Message:
         registered = self.registry.of(task, name)
         if not isinstance(labels, Mapping | None):
@@ -203,6 +229,7 @@ class JetStreamBroker:
             parent=current_task_id.get(),
             traceparent=current_traceparent.get(),
             labels=dict(labels or {}),
+            keep_result=_seconds_to_keep(keep_result),
         )
         # A value that its type does not allow is refused here, where the author sees it, and not by a worker.
         body = registered.codec.encode(task)
@@ -268,6 +295,13 @@ def _installed_tasks() -> TaskRegistry:
     # The command line brings its registry, and has said so.
     report_mixed_installation()
     return TaskRegistry.installed()
+
+
+def _seconds_to_keep(keep_result: float | bool | None) -> float | None:
+    try:
+        return seconds_to_keep(keep_result)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"keep_result is {error}") from None
 
 
 def _check_time(name: str, at_time: datetime) -> None:

@@ -28,6 +28,8 @@ MESSAGE_NOT_FOUND = 10037
 JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
 SEQUENCE_NOT_FOUND = 10043
 """A delete of a message that was deleted before, between two that exist."""
+MESSAGE_TOO_LARGE = 10054
+"""The message is over the `max_msg_size` of its stream, which an operator has set."""
 MESSAGE_DELETE_FAILED = 10057
 """The message is gone already, or its store failed."""
 STREAM_NAME_IN_USE = 10058
@@ -50,6 +52,18 @@ def stream_full_text(stream: str, description: str = "") -> str:
     return (
         f"the stream {stream} is full{detail}: let workers drain it, or raise its limit with "
         f"`nats stream edit {stream} --max-bytes=...`"
+    )
+
+
+def bucket_full_text(bucket: str, description: str) -> str:
+    """The error text for a full bucket of results and its remedy.
+
+    Args:
+        description: The server's words.
+    """
+    return (
+        f"the bucket {bucket} is full ({description}): keep results for a shorter time, or raise its limit with "
+        f"`nats stream edit KV_{bucket} --max-bytes=...`"
     )
 
 

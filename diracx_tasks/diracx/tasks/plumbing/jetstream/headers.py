@@ -29,6 +29,8 @@ SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
 SCHEDULE_TTL: Final = "Nats-Schedule-TTL"
 
 # Written by the server.
+STREAM: Final = "Nats-Stream"
+"""The stream that has stored a message; the server sets it where it republishes or reads one directly."""
 STREAM_SOURCE: Final = "Nats-Stream-Source"
 """In a sourced message: `<stream> <sequence> ...` of its origin."""
 STORED_SUBJECT: Final = "Nats-Subject"
@@ -36,7 +38,7 @@ STORED_SUBJECT: Final = "Nats-Subject"
 STORED_SEQUENCE: Final = "Nats-Sequence"
 STORED_TIME: Final = "Nats-Time-Stamp"
 ADDED_TO_DIRECT_READS: Final = frozenset(
-    {STORED_SUBJECT, STORED_SEQUENCE, STORED_TIME, "Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"}
+    {STORED_SUBJECT, STORED_SEQUENCE, STORED_TIME, STREAM, "Nats-Num-Pending", "Nats-Last-Sequence"}
 )
 """All that the server adds to the headers of such a message."""
 KV_OPERATION: Final = "KV-Operation"

@@ -123,17 +123,27 @@ class Bucket:
             ValueError: It is no key: an author's own lock made it.
         """
         _check_key(key)
-        headers = {**self._headers, EXPECTED_LAST_SUBJECT_SEQUENCE: str(revision)}
-        if ttl is not None:
-            headers[TTL] = f"{math.ceil(ttl.total_seconds())}s"
         try:
-            subject = self._connection.bucket_subject(self._subject(key))
-            ack = await publish(self._connection, subject, value, headers, timeout=self._timeout)
+            return await self._store(key, value, ttl, {EXPECTED_LAST_SUBJECT_SEQUENCE: str(revision)})
         except ApiError as error:
             if error.err_code == WRONG_LAST_SEQUENCE:
                 raise RevisionConflictError(key) from None
             raise
-        return ack.seq
+
+    async def _store(self, key: str, value: bytes, ttl: timedelta | None, headers: dict[str, str]) -> int:
+        headers |= self._headers
+        if ttl is not None:
+            headers[TTL] = f"{math.ceil(ttl.total_seconds())}s"
+        subject = self._connection.bucket_subject(self._subject(key))
+        return (await publish(self._connection, subject, value, headers, timeout=self._timeout)).seq
+
+    async def put(self, key: str, value: bytes, ttl: timedelta) -> int:
+        """Store a key, whatever its revision is, and return the new one.
+
+        Args:
+            ttl: As for `replace`.
+        """
+        return await self._store(key, value, ttl, {})
 
     async def read(self, key: str) -> Entry | None:
         """Read the entry from the leader; None when there is none. An overdue key is deleted.

@@ -10,8 +10,11 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from diracx.tasks.plumbing.operations.permissions import API, Role, observer_api, roles
+from diracx.tasks.plumbing.operations.permissions import API, Role, roles
 from diracx.tasks.plumbing.wire.names import Namespace
+
+_HEARD: Final = ".kept.*"
+"""The end of the subject that is only listened to; everything else that is imported is a request."""
 
 _HEADER: Final = """\
 # The accounts of namespace {namespace}, to be included in the block `accounts` of the server's configuration.
@@ -34,30 +37,28 @@ def password_variable(namespace: Namespace, role: str) -> str:
 def accounts_conf(namespace: Namespace) -> str:
     """The text of the whole file."""
     mesh = namespace.name.upper()
-    producers, observers = f"{mesh}_PRODUCERS", f"{mesh}_OBSERVERS"
     by_name = roles(namespace)
-    producer, observer = by_name.pop("producer"), by_name.pop("observer")
-    prefix = observer_api(namespace)
-    shown = {subject: subject.replace(prefix, API, 1) for subject in observer.publish}
-    exports = [
-        *(_export(subject, producers) for subject in producer.publish),
-        *(_export(subject, observers) for subject in dict.fromkeys(shown.values())),
-    ]
+    # The roles with an account of their own, and where each of their subjects is in the mesh.
+    outside = [by_name.pop(name) for name in ("producer", "observer")]
+    imports = {role.name: _in_the_mesh(role, namespace.imported_api) for role in outside}
+    importers: dict[str, list[str]] = {}
+    for role in outside:
+        for subject in dict.fromkeys(imports[role.name].values()):
+            importers.setdefault(subject, []).append(f"{mesh}_{role.name.upper()}S")
+    exports = [_export(subject, accounts) for subject, accounts in importers.items()]
     variables = "\n".join(f"#   {password_variable(namespace, role)}" for role in roles(namespace))
     lines = [
         _HEADER.format(namespace=namespace.name, variables=variables),
         *_account(mesh, namespace, by_name.values(), ["jetstream: enabled", *_list("exports", exports)]),
-        *_account(
-            producers,
-            namespace,
-            [producer],
-            _list("imports", [_import(mesh, subject, subject) for subject in producer.publish]),
-        ),
-        *_account(
-            observers,
-            namespace,
-            [observer],
-            _list("imports", [_import(mesh, subject, local) for local, subject in shown.items()]),
+        *(
+            line
+            for role in outside
+            for line in _account(
+                f"{mesh}_{role.name.upper()}S",
+                namespace,
+                [role],
+                _list("imports", [_import(mesh, subject, local) for local, subject in imports[role.name].items()]),
+            )
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -91,15 +92,23 @@ def _user(namespace: Namespace, role: Role) -> Iterator[str]:
     yield "}"
 
 
-def _export(subject: str, account: str) -> str:
+def _in_the_mesh(role: Role, prefix: str) -> dict[str, str]:
+    """Where the subjects are in the account of the mesh that a role reaches by imports."""
+    heard = (subject for subject in role.subscribe if not subject.startswith("_INBOX"))
+    return {subject: subject.replace(prefix, API, 1) for subject in (*role.publish, *heard)}
+
+
+def _export(subject: str, accounts: Iterable[str]) -> str:
+    kind = "stream" if subject.endswith(_HEARD) else "service"
     # These requests have several answers: one from each service, or one for each message of a batch.
     several = ", response_type: stream" if subject.startswith(("$SRV.", f"{API}.DIRECT.")) else ""
-    return f"{{ service: {json.dumps(subject)}, accounts: [{account}]{several} }}"
+    return f"{{ {kind}: {json.dumps(subject)}, accounts: [{', '.join(accounts)}]{several} }}"
 
 
 def _import(account: str, subject: str, local: str) -> str:
+    kind = "stream" if subject.endswith(_HEARD) else "service"
     to = "" if local == subject else f", to: {json.dumps(local)}"
-    return f"{{ service: {{ account: {account}, subject: {json.dumps(subject)} }}{to} }}"
+    return f"{{ {kind}: {{ account: {account}, subject: {json.dumps(subject)} }}{to} }}"
 
 
 def _list(name: str, items: Iterable[str]) -> Iterator[str]:

@@ -4,8 +4,11 @@
 
 * `<NAMESPACE>`: the mesh, with the users worker, scheduler and operator. A worker executes the code of tasks, and is
   trusted with the mesh. It reaches nothing outside of it.
-* `<NAMESPACE>_PRODUCERS`: submits tasks. A producer receives acknowledgements, and nothing else.
-* `<NAMESPACE>_OBSERVERS`: reads. Its JetStream API has the prefix `<NAMESPACE>.API`.
+* `<NAMESPACE>_PRODUCERS`: submits tasks. A producer receives acknowledgements and results, and nothing else.
+* `<NAMESPACE>_OBSERVERS`: reads.
+
+The last two reach the JetStream API under the prefix `<NAMESPACE>.API`, as far as they may: `--js-api-prefix` of the
+nats command.
 
 Permissions within one account are not enough. A user who may send a request may name any subject of the account for the
 reply, and the server publishes the reply there even if the user may not publish there. So an observer could put a
@@ -55,17 +58,13 @@ def roles(namespace: Namespace) -> dict[str, Role]:
     return {role.name: role for role in (*defined, _observer(namespace))}
 
 
-def observer_api(namespace: Namespace) -> str:
-    """The prefix of the JetStream API for observers: `--js-api-prefix` of the nats command."""
-    return f"{namespace.name.upper()}.API"
-
-
 def _producer(names: Namespace) -> Role:
+    api = names.imported_api
     return Role(
         "producer",
-        "submits tasks, and receives the acknowledgements",
-        _submitting(names),
-        (f"{names.inbox_prefix('producer')}.>",),
+        "submits tasks, receives the acknowledgements, and reads results",
+        (*_submitting(names), f"{api}.INFO", f"{api}.STREAM.MSG.GET.KV_{names.results_bucket}"),
+        (f"{names.inbox_prefix('producer')}.>", _hearing_results(names)),
     )
 
 
@@ -93,8 +92,8 @@ def _worker(names: Namespace) -> Role:
     )
     purpose = "executes tasks, and submits more from within them"
     worker = _serving(names, "worker", purpose, publish, deny=(_leadership(names),))
-    # Only operators cancel tasks; a worker reads the notes, and hears of new ones.
-    return replace(worker, subscribe=(*worker.subscribe, _call_inbox(names), names.all_cancelled))
+    # A task may wait for the result of another.
+    return replace(worker, subscribe=(*worker.subscribe, _call_inbox(names), _hearing_results(names)))
 
 
 def _scheduler(names: Namespace) -> Role:
@@ -131,7 +130,7 @@ def _operator(names: Namespace) -> Role:
 
 
 def _observer(names: Namespace) -> Role:
-    api = observer_api(names)
+    api = names.imported_api
     reads = (
         "INFO",
         "STREAM.LIST",
@@ -145,7 +144,7 @@ def _observer(names: Namespace) -> Role:
         "CONSUMER.INFO.*.*",
     )
     # The usual inboxes are safe: only replies to observers arrive in their account.
-    inboxes = ("_INBOX.>", *(f"{names.inbox_prefix(role)}.>" for role in ("observer", "operator")))
+    inboxes = ("_INBOX.>", *(f"{names.inbox_prefix(role)}.>" for role in ("observer", "operator", "producer")))
     # `nats stream view` of a work queue ignores the prefix.
     direct = (f"{API}.{subject}" for subject in reads if subject.startswith("DIRECT."))
     publish = (*(f"{api}.{subject}" for subject in reads), *direct, _SERVICES)
@@ -177,6 +176,10 @@ def _leadership(names: Namespace) -> str:
 
 def _reading(bucket: str) -> tuple[str, ...]:
     return (f"{API}.STREAM.MSG.GET.KV_{bucket}",)
+
+
+def _hearing_results(names: Namespace) -> str:
+    return f"{names.name}.kept.*"
 
 
 def _writing(bucket: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from diracx.tasks.plumbing.locks import BaseLock
 from diracx.tasks.plumbing.retry_policies import RetryPolicyBase
 from diracx.tasks.plumbing.schedules import TaskScheduleBase
 from diracx.tasks.plumbing.schedules.base import answers_from_now
+from diracx.tasks.plumbing.wire.ending import seconds_to_keep
 from diracx.tasks.plumbing.wire.fields import own_annotations
 
 ALMOST: Final = 0.9
@@ -28,6 +29,7 @@ _ATTRIBUTES: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     ("retry_policy", RetryPolicyBase, "an instance of a retry policy, e.g. ExponentialBackoff()"),
     ("dlq_eligible", bool, "True or False"),
     ("timeout_seconds", (int, float, type(None)), "a number of seconds or None"),
+    ("result_ttl_seconds", (int, float, type(None)), "a number of seconds or None"),
 )
 _PERIODIC_ATTRIBUTES = (
     ("default_schedule", TaskScheduleBase, "an instance of a schedule, e.g. IntervalSeconds(3600)"),
@@ -72,8 +74,18 @@ def check_definition(task_class: Any) -> None:
         raise TaskDefinitionError(f"{where}.execute is not async; write `async def execute(self, ...)`")
     if task_class.timeout_seconds is not None and not task_class.timeout_seconds > 0:
         raise TaskDefinitionError(f"{where}: timeout_seconds is {task_class.timeout_seconds}; make it more than 0")
+    _check_result_ttl(task_class.result_ttl_seconds, where)
     if issubclass(task_class, PeriodicVoAwareBaseTask):
         _check_vo(task_class, where)
+
+
+def _check_result_ttl(seconds: float | None, where: str) -> None:
+    if isinstance(seconds, bool):
+        raise TaskDefinitionError(f"{where}: result_ttl_seconds is {seconds}; make it a number of seconds or None")
+    try:
+        seconds_to_keep(seconds)
+    except ValueError as error:
+        raise TaskDefinitionError(f"{where}: result_ttl_seconds is {error}") from None
 
 
 def _check_vo(task_class: type[PeriodicVoAwareBaseTask], where: str) -> None:

@@ -99,7 +99,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
             if text is not None:
                 headers[header] = text
         if self.keep_result is not None:
-            headers[TASK_KEEP_RESULT] = f"{self.keep_result:g}"
+            headers[TASK_KEEP_RESULT] = f"{self.keep_result:.15g}"
         if self.moved:
             headers[TASK_MOVED] = str(self.moved)
         if self.labels:

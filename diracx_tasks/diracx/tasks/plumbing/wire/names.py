@@ -224,6 +224,10 @@ class Namespace:
         """The subject of outcomes of one part, stored together; `first` is the lowest index among them, or `*`."""
         return f"{self.group_subject(group)}.outcomes.{part}.{first}"
 
+    def kept_subject(self, task_id: str) -> str:
+        """The subject to which the bucket of results republishes the result of a task, once it is stored."""
+        return f"{self.name}.kept.{escape(task_id)}"
+
     def cancelled_subject(self, kind: str, key: str) -> str:
         """The subject of the note that an operator has cancelled tasks.
 
@@ -260,6 +264,11 @@ class Namespace:
         """
         found = re.fullmatch(re.escape(self.replay_subject("", "")[:-1]) + r"(\d+)\.\d+", subject)
         return None if found is None else int(found[1])
+
+    @property
+    def imported_api(self) -> str:
+        """The prefix of the JetStream API where an account imports it, as those of producers and observers do."""
+        return f"{self.name.upper()}.API"
 
     def inbox_prefix(self, role: str) -> str:
         """The prefix of the reply subjects of one role, so that permissions can keep roles apart."""

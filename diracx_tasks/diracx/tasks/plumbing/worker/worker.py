@@ -71,7 +71,7 @@ CONFIGURATION_SECONDS: Final = 30.0
 
 def _needed(namespace: Namespace) -> list[Asset]:
     streams = (namespace.tasks_stream, namespace.later_stream, namespace.dead_letters_stream)
-    buckets = (namespace.locks_bucket, namespace.attempts_bucket, namespace.config_bucket)
+    buckets = (namespace.locks_bucket, namespace.attempts_bucket, namespace.results_bucket, namespace.config_bucket)
     return [asset for asset in assets(namespace) if asset.is_one_of(*streams, *buckets)]
 
 
@@ -142,8 +142,8 @@ class Worker:
 
     def _settling(self, namespace: Namespace, groups: JetStreamGroupStore) -> Settlement:
         connection = self._connection
-        results, completions = ResultStore(connection, namespace), GroupCompletions(groups, connection.clock)
-        endings = Endings(self._registry, results, completions, self.id, connection.clock)
+        results, groups = ResultStore(connection, namespace, self.id), GroupCompletions(connection, namespace)
+        endings = Endings(self._registry, results, groups, self.id, connection.clock)
         dead_letters = DeadLetterStore(connection, namespace)
         return Settlement(connection, self._attempts, dead_letters, endings, self.settings.lock_retry_delay)
 

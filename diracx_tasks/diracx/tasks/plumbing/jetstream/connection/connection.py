@@ -56,7 +56,7 @@ _REST_OF_LINE_BYTES: Final = len("HPUB   12345678 12345678\r\n")
 _LINE_TOO_LONG: Final = "maximum control line exceeded"
 
 ReconnectCallback = Callable[[], Awaitable[None] | None]
-DenialCallback = Callable[[PermissionDeniedError], None]
+DenialCallback = Callable[[PermissionDeniedError], object]
 
 logger = logging.getLogger("diracx.tasks.jetstream")
 
@@ -189,7 +189,8 @@ class Connection:
     def on_permission_denied(self, callback: DenialCallback) -> None:
         """Call `callback` when the server forbids a publish or subscription; its subject is in lower case.
 
-        A request needs no callback: the denial ends it. `remove_on_permission_denied` removes the callback.
+        A request needs no callback: the denial ends it. `remove_on_permission_denied` removes the callback. True as its
+        answer means that the denial was expected, and is not to be logged.
         """
         self._denial_callbacks.append(callback)
 
@@ -359,7 +360,7 @@ class Connection:
             error = Error(f"{error} as {self._access}") if self._access else error
             raised = self._inbox is not None and self._inbox.deny(denial)
             for callback in list(self._denial_callbacks):
-                callback(denial)
+                raised |= callback(denial) is True
         # The caller of a denied request gets the error and decides whether it matters.
         if not self._closing and not raised:
             self._log.error(error)

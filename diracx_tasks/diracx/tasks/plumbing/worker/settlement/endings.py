@@ -7,7 +7,7 @@ at their headers.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
 from datetime import datetime
 from typing import Final
 
@@ -75,10 +75,12 @@ class Endings:
             await self._groups.record(group, ending, keeps_value=seconds is not None)
 
     def _seconds_kept(self, headers: dict[str, str]) -> float | None:
-        if TASK_KEEP_RESULT in headers:
-            with suppress(ValueError):  # a message whose header is no number is malformed, and dead for that
-                return float(headers[TASK_KEEP_RESULT])
-        return self._keeping.get(headers.get(TASK_NAME, "")) if self._keeping else None
+        try:
+            if 0 < (seconds := float(headers[TASK_KEEP_RESULT])) < math.inf:
+                return seconds
+        except (KeyError, ValueError):  # a message whose header is no number is malformed, and dead for that
+            pass
+        return self._keeping.get(headers.get(TASK_NAME, ""))
 
     def _unsuccessful(self, id: str, task: str, outcome: Outcome, record: AttemptRecord) -> Ending:  # noqa: A002
         match outcome:
