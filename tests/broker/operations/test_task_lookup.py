@@ -217,7 +217,7 @@ async def test_a_parked_task_may_run_in_a_worker_that_does_not_answer(mesh: Task
 
 async def test_a_dead_task_names_its_dead_letter_with_reason_and_errors(mesh: TaskMesh) -> None:
     mesh.register(Dies)
-    task_id = await Dies().schedule(labels={"of": "atlas"})
+    task_id, _ = await Dies().schedule(labels={"of": "atlas"}), await Dies().schedule()
     await mesh.burst()
     found = await find(mesh, task_id)
     assert found.dead_letter is not None
@@ -302,6 +302,7 @@ async def test_an_occurrence_that_has_not_fallen_due_and_a_task_that_is_not_move
     stuck = await find(mesh, "stuck")
     assert (stuck.state, stuck.until) == (State.DELAYED, None), stream
     assert stuck.why[0].startswith("it has fallen due, and the server has not moved it to its queue")
+    assert (await find(mesh, "occurrence")).until == found.until
 
 
 async def test_an_unknown_id_says_what_that_may_mean(mesh: TaskMesh) -> None:

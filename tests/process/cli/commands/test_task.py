@@ -23,13 +23,8 @@ FIELDS = (
 )
 
 
-async def test_a_task_that_runs_one_that_waits_and_an_unknown_one_are_shown(
-    with_server: CommandLine, on_the_server: OnTheServer
-) -> None:
-    worker = with_server.start("worker", "--worker-size", "small", "--max-concurrent-tasks", "1")
-    submitted = with_server.each([["submit", "lollygag:Waits", "--args", f'["{name}"]'] for name in ("a", "b")])
-    runs, waits = (done.stdout.strip() for done in submitted)
-    await with_server.wait_for_line("begin a")
+async def stored_by_hand(on_the_server: OnTheServer) -> tuple[str, ...]:
+    """Store results, and a group; return their ids, and that of a child."""
     names, connection = on_the_server.names, on_the_server.connection
     for task_id, result in (("good", '"value":[1]'), ("big", '"problem":"too large"'), ("bad", "")):
         status = "succeeded" if result else "failed"
@@ -39,7 +34,17 @@ async def test_a_task_that_runs_one_that_waits_and_an_unknown_one_are_shown(
     part = PartRecord(tasks=("lollygag:Waits",), queues=("normal.small",), children=(0, 0), statuses="s.")
     await connection.request(names.group_subject("gid"), msgspec.json.encode(record))
     await connection.request(names.group_part_subject("gid", 0), msgspec.json.encode(part))
-    ids = (runs, "gid", "good", "big", "bad", "gid-0")
+    return ("gid", "good", "big", "bad", "gid-0")
+
+
+async def test_a_task_that_runs_one_that_waits_and_an_unknown_one_are_shown(
+    with_server: CommandLine, on_the_server: OnTheServer
+) -> None:
+    worker = with_server.start("worker", "--worker-size", "small", "--max-concurrent-tasks", "1")
+    submitted = with_server.each([["submit", "lollygag:Waits", "--args", f'["{name}"]'] for name in ("a", "b")])
+    runs, waits = (done.stdout.strip() for done in submitted)
+    await with_server.wait_for_line("begin a")
+    ids = (runs, *await stored_by_hand(on_the_server))
     running, waiting, unknown, empty, *texts = with_server.each(
         [["task", runs, "--json"], ["task", waits, "--json"], ["task", "?*"], ["task", ""]]
         + [["task", each] for each in ids]

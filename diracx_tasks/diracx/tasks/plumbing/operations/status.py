@@ -150,19 +150,13 @@ class StatusReader:
 
     async def _read(self) -> StatusSnapshot:
         names = self._namespace
-        (workers, schedulers), (info, consumers), (delayed, cancelled, dead), locks, groups = await asyncio.gather(
+        (workers, schedulers), (info, consumers), (delayed, dead, locks, groups, cancelled) = await asyncio.gather(
             self._ask_services(),
             asyncio.gather(
                 self._connection.api(f"STREAM.INFO.{names.tasks_stream}"),
                 self._connection.api(f"CONSUMER.LIST.{names.tasks_stream}"),
             ),
-            asyncio.gather(
-                self._count_subjects(names.later_stream, f"{names.name}.delayed.*"),
-                self._count_subjects(names.later_stream, f"{names.name}.cancelled.*.*"),
-                self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>"),
-            ),
-            LockReader(self._connection, names).count(),
-            GroupReader(self._connection, names).open_groups(),
+            self._counts(),
         )
         now = from_rfc3339(info["ts"])
         in_flight = None if workers is None else _in_flight(workers)
@@ -196,6 +190,17 @@ class StatusReader:
         return await asyncio.gather(
             ask_all(self._connection, worker_service(self._namespace)),
             ask_all(self._connection, scheduler_service(self._namespace)),
+        )
+
+    async def _counts(self) -> tuple[int, int, int, int | None, int]:
+        """The numbers of delayed tasks, dead letters, locks, open groups and notes of cancellation."""
+        names = self._namespace
+        return await asyncio.gather(
+            self._count_subjects(names.later_stream, f"{names.name}.delayed.*"),
+            self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>"),
+            LockReader(self._connection, names).count(),
+            GroupReader(self._connection, names).open_groups(),
+            self._count_subjects(names.later_stream, f"{names.name}.cancelled.*.*"),
         )
 
     async def _count_subjects(self, stream: str, pattern: str) -> int:

@@ -33,15 +33,17 @@ from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_fli
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
 from diracx.tasks.plumbing.operations.task_document import BusyLock, DeadTask, Running, State, TaskDocument
-from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded, time_of
+from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.ending import Status
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 _AT: Final = "@at "
+"""Before the time, in the header of everything that this project schedules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +172,8 @@ class TaskLookup:
         return {**found.fields, "cancelled": note, "why": [*said, *found.malformed, *why]}
 
     async def _of_delayed(self, wanted: str, found: _Found) -> TaskDocument:
-        scheduled = found.message.headers.get(SCHEDULE, "")
-        until = time_of(scheduled.removeprefix(_AT)) if scheduled else None
+        scheduled = found.message.headers.get(SCHEDULE)
+        until = None if scheduled is None else from_rfc3339(scheduled.removeprefix(_AT))
         why, groups = task_reasons.of_delay(until), []
         callback_of = found.fields.get("callback_of")
         if callback_of is not None and (group := await self._groups.state(callback_of)) is not None:
@@ -190,7 +192,8 @@ class TaskLookup:
         return TaskDocument(id=wanted, state=State.RUNNING, running=running, groups=groups, **fields)
 
     async def _of_waiting(self, wanted: str, found: _Found, mesh: _Mesh, place: int) -> TaskDocument:
-        why = [*self._of_queue(found, mesh), self._of_place(found, mesh, place)]
+        expired = task_reasons.of_expiry(found.fields.get("expires"), mesh.snapshot.at)
+        why = [*expired, *self._of_queue(found, mesh), self._of_place(found, mesh, place)]
         fields = await self._with_note(found, why)
         return TaskDocument(id=wanted, state=State.WAITING, place=place, **fields)
 
@@ -201,7 +204,8 @@ class TaskLookup:
         problem: str | None = None
         if found.envelope is not None:
             locks, problem = await self._locks.busy(found.envelope, found.message.body)
-        why = [] if record is None else task_reasons.of_record(record, mesh.snapshot.at)
+        why = task_reasons.of_expiry(found.fields.get("expires"), mesh.snapshot.at)
+        why += [] if record is None else task_reasons.of_record(record, mesh.snapshot.at)
         why += [*self._of_queue(found, mesh), *task_reasons.of_locks(locks)]
         if not why:
             size = self._queue(found, mesh).size

@@ -33,6 +33,13 @@ def of_delay(until: datetime | None) -> str:
     return f"it was submitted for {readable_time(until)}"
 
 
+def of_expiry(expires: datetime | None, now: datetime) -> list[str]:
+    """Whether its time is over."""
+    if expires is None or expires > now:
+        return []
+    return [f"it expired at {readable_time(expires)}, and is not executed when its turn comes"]
+
+
 def of_dead(seq: int, reason: str) -> str:
     """Why it will not run again."""
     return f"it is dead letter {seq}, see `diracx-task-run dlq show {seq}`: {reason}"
@@ -159,7 +166,10 @@ def of_parked(silent: Sequence[WorkerTasks]) -> str:
     """
     if silent:
         return f"it may run in {', '.join(worker.worker for worker in silent)}, which did not answer"
-    return "a worker gave it back, or vanished with it: it is delivered again within `ack_wait` (30 s)"
+    return (
+        "no worker says that it has it: one gave it back, vanished with it, or does not answer at the moment; it is "
+        "delivered again within `ack_wait` (30 s) of the last heartbeat"
+    )
 
 
 def of_result(result: KeptResult) -> str:

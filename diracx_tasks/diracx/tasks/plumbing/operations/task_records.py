@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -22,7 +21,6 @@ from diracx.tasks.plumbing.operations.task_document import CancellationNote, Kep
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.envelope import TASK_ID
 from diracx.tasks.plumbing.wire.names import Namespace, escape
-from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 _Decoded = TypeVar("_Decoded")
 
@@ -123,14 +121,6 @@ def _shown(note: Note) -> CancellationNote:
 
 def _id_of(message: StoredMessage) -> str:
     return message.headers.get(TASK_ID) or str(message.sequence)
-
-
-def time_of(text: str) -> datetime | None:
-    """The time that a text in RFC 3339 stands for; None if it is something else."""
-    try:
-        return from_rfc3339(text)
-    except ValueError:
-        return None
 
 
 def decoded(body: bytes, kind: type[_Decoded]) -> _Decoded | None:

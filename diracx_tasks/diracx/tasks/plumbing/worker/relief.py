@@ -1,4 +1,5 @@
-"""Relief for a worker whose event loop is held up: its leases and locks are kept from another thread.
+"""Relief for a worker whose event loop is held up: its leases and locks are kept from another thread, which answers
+operators as well.
 
 The thread has an event loop of its own, and a connection that it opens when the loop is held up and closes when it goes
 on. Invariants:
