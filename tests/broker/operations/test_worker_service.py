@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import nats
+from nats.aio.msg import Msg
 from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
 from diracx.tasks.plumbing.base_task import BaseTask
@@ -97,8 +101,29 @@ async def test_every_process_of_a_service_is_found(connection: Connection, names
     assert [answer["id"] for answer in found] == ["one", "two"]
 
 
+async def test_the_first_answer_of_a_busy_machine_may_be_late(connection: Connection, namespace: str) -> None:
+    loop, later = asyncio.get_running_loop(), list[asyncio.Task[None]]()
+
+    def receive(message: Msg) -> None:
+        answering = connection.publish(message.reply, b'{"id":"late"}')
+        loop.call_later(0.6, lambda: later.append(loop.create_task(answering)))
+
+    subscription = await connection.client.listen(f"$SRV.PING.{namespace}", receive)
+    assert await ask_all(connection, namespace, "PING") == [{"id": "late"}]
+    await connection.client.leave(subscription)
+    await asyncio.gather(*later)
+
+
 def test_an_unknown_verb_has_no_answer() -> None:
     assert a_service("any").answer("SCHEMA") is None
+
+
+def test_a_further_verb_answers_what_it_was_asked_and_nothing_to_what_it_cannot_read() -> None:
+    questions = {"ECHO": lambda request: {"said": msgspec.json.decode(request)}}
+    service = dataclasses.replace(a_service("any"), questions=questions)
+    answer = msgspec.json.decode(service.answer("ECHO", b'"hello"') or b"null")
+    assert (answer["type"], answer["name"], answer["said"]) == ("io.nats.micro.v1.echo_response", "any", "hello")
+    assert service.answer("ECHO", b"no JSON") is None
 
 
 async def test_the_stats_of_a_worker_count_its_deliveries(mesh: TaskMesh) -> None:

@@ -33,7 +33,7 @@ logger = logging.getLogger("diracx.tasks.jetstream")
 
 PREFIX: Final = "$SRV"
 _QUIET_SECONDS: Final = 0.4
-"""A question ends when no answer has come for this long."""
+"""A question ends when no further answer has come for this long."""
 _MAX_SECONDS: Final = 2.0
 
 
@@ -214,7 +214,8 @@ class _Answers:
             self._arrival.clear()
             arrival = asyncio.create_task(self._arrival.wait())
             either: list[asyncio.Future[Any]] = [arrival, self._ended]
-            timeout = min(remaining, _QUIET_SECONDS)
+            # Where nobody listens the server says so at once. Else the first answer may come late from a busy machine.
+            timeout = min(remaining, _QUIET_SECONDS) if self.found else remaining
             done, _ = await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             arrival.cancel()
             if not done:
