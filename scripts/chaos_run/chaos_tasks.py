@@ -152,6 +152,49 @@ class Child(Journaled):
     """Is submitted by another task."""
 
 
+@dataclasses.dataclass
+class Spawns(Journaled):
+    """Spawns a group whose children end in every way, and sometimes fails after that, so that it spawns it again."""
+
+    children: int = 20
+    seed: int = 0
+
+    async def execute(self, spawn_with_callback: CallbackSpawner) -> None:  # type: ignore[override]
+        """Run `spawn` between two lines in the journal."""
+        await self.journaled(self._spawn(spawn_with_callback))
+
+    async def _spawn(self, spawn_with_callback: CallbackSpawner) -> None:
+        choose = random.Random(self.seed)
+        children = [self._child(choose) for _ in range(self.children)]
+        group = await spawn_with_callback(children, Follows(self.number))
+        write("spawned", self, _execution.get(), group, self.children)
+        if choose.random() < SPAWNS_AGAIN:
+            await fail_a_few_times(self.number, 1)
+
+    def _child(self, choose: random.Random) -> Journaled:
+        share = choose.random()
+        if share < 0.5:
+            return Quick(self.number)
+        if share < 0.8:
+            return Sleeps(self.number, round(choose.uniform(0.01, 1.0), 3))
+        kinds: tuple[type[Journaled], ...] = (Dies, GivesUp, *UNRULY)
+        return choose.choice(kinds)(self.number)
+
+
+@dataclasses.dataclass
+class Follows(Journaled):
+    """Runs after a group, and records the outcomes of its children."""
+
+    async def execute(self, outcomes: GroupOutcomes) -> None:  # type: ignore[override]
+        """Count the outcomes between two lines in the journal."""
+        await self.journaled(self._count(outcomes))
+
+    async def _count(self, outcomes: GroupOutcomes) -> None:
+        found = Counter([outcome.status async for outcome in outcomes])
+        counts = ",".join(f"{status}={count}" for status, count in sorted(found.items()))
+        write("followed", self, _execution.get(), outcomes.group_id, counts)
+
+
 class RefusedError(BaseException):
     """No Exception."""
 
