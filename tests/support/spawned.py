@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
-
 import msgspec
 
 from diracx.tasks.plumbing.base_task import BaseTask
@@ -110,8 +108,3 @@ async def in_queues(mesh: TaskMesh) -> list[str]:
 def ids(group: str, number: int, first: int = 0) -> list[str]:
     """The ids of so many children of a group."""
     return [f"{group}-{index}" for index in range(first, first + number)]
-
-
-def fields(task: Any) -> bytes:
-    """The body of a task."""
-    return msgspec.json.encode(task)
