@@ -63,6 +63,15 @@ async def test_children_of_one_worker_share_writes_and_the_callback_follows_the_
     assert not await delayed(mesh)
 
 
+async def test_the_only_slot_of_a_worker_is_free_for_the_next_child_while_one_is_counted(mesh: TaskMesh) -> None:
+    group = await store_group(mesh, [Child()] * 100, After())
+    async with writes(mesh, group.id) as counted:
+        await mesh.burst(slots=1)
+    assert await group.letters() == "s" * 100
+    assert counted[".part.0"] < 100, "no two children shared a write"
+    assert len(await after_callback(mesh)) == 100
+
+
 async def test_several_workers_share_a_part_without_a_storm(mesh: TaskMesh) -> None:
     children = 600
     group = await store_group(mesh, [Child()] * children, After())

@@ -73,24 +73,21 @@ PATIENCE_SECONDS: Final = 12.0
 20 s left at that time."""
 
 
-class _Uncancelled(asyncio.Future[None]):
-    """A future that no cancellation of its waiter reaches. The waiter gets the `CancelledError` when it is done."""
+class _Completion(asyncio.Future[None]):
+    """The end of one child, on its way to the store; done when it is stored.
 
-    __slots__ = ()
+    No cancellation of its waiter reaches it. The waiter gets the `CancelledError` when it is done.
+    """
 
-    def cancel(self, msg: object = None) -> bool:
-        return False
-
-
-@dataclass(slots=True, eq=False)
-class _Completion:
-    """The end of one child, on its way to the store."""
+    __slots__ = ("index", "outcome", "status")
 
     index: int
     status: Status
     outcome: bytes | None
     """The JSON of its `StoredOutcome`; None: its letter tells all."""
-    stored: _Uncancelled
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
 
 
 class _Latest(Generic[K, V]):
@@ -169,19 +166,18 @@ class GroupCompletions:
         except ValueError as error:
             logger.warning("%s has ended, and is counted in no group: %s", ending.task, error)
             return
-        outcome = None
+        completion = _Completion()
+        completion.index, completion.status, completion.outcome = index, ending.status, None
         if ending.error is not None or (keeps_value and ending.value is not None):
-            outcome = outcome_of(index, ending, self._store.largest)
-        stored = _Uncancelled()
-        completion = _Completion(index, ending.status, outcome, stored)
+            completion.outcome = outcome_of(index, ending, self._store.largest)
         if (writer := self._writers.get(group)) is None:
             writer = self._writers[group] = _Writer()
             writer.task = asyncio.create_task(self._write_all(group, writer), name=f"completions of {shown(group)}")
         writer.waiting.append(completion)
         try:
-            await stored
+            await completion
         except asyncio.CancelledError:
-            stored.result()
+            completion.result()
 
     async def _write_all(self, group: str, writer: _Writer) -> None:
         taken: list[_Completion] = []
@@ -350,12 +346,12 @@ class GroupCompletions:
 
 def _end(completions: Iterable[_Completion], error: BaseException | None = None) -> None:
     for each in completions:
-        if each.stored.done():
+        if each.done():
             continue
         if error is None:
-            each.stored.set_result(None)
+            each.set_result(None)
         else:
-            each.stored.set_exception(error)
+            each.set_exception(error)
 
 
 def _log_end(group: str, record: GroupRecord) -> None:

@@ -35,6 +35,10 @@ CLEAN_UP_SECONDS: Final = 7.0
 """Cancelled tasks have this time to clean up. Those that swallow it are cancelled again after `INSIST_SECONDS`."""
 
 
+MAX_WITHOUT_SLOT: Final = 100
+"""How many messages may be in flight beyond the slots: their tasks have ended, and the end is being written."""
+
+
 class InFlight:
     """The messages in flight in one worker."""
 
@@ -43,6 +47,8 @@ class InFlight:
         self._slots = slots
         self._gate = gate
         self._processor = processor
+        self._without_slot = 0
+        """The messages whose tasks have ended, and whose slots are free, while they are being settled."""
         self.processed = 0
         """Deliveries carried to an end."""
 
@@ -63,8 +69,18 @@ class InFlight:
             # and the ack and the next pull leave in one write.
             self.processed += 1
             self._leases.drop(lease)
-            self._slots.release()
+            if lease.has_slot:
+                self._slots.release()
+            else:
+                self._without_slot -= 1
             self._gate.message_ended()
+
+    def free_slot(self, lease: Lease) -> None:
+        """Free the slot of a message whose task has ended, while its end is being written, for another message."""
+        if lease.has_slot and self._without_slot < MAX_WITHOUT_SLOT:
+            self._without_slot += 1
+            lease.has_slot = False
+            self._slots.release()
 
     def give_back(self, delivery: Delivery, delay: timedelta = timedelta(0)) -> None:
         """Nak a message and leave its attempt record as it is. The server redelivers it after `delay`."""

@@ -73,6 +73,7 @@ class Lease:
         "delivery",
         "execution",
         "given_back",
+        "has_slot",
         "heartbeat_pending",
         "last_contact",
         "settling",
@@ -105,6 +106,8 @@ class Lease:
         """Cancels the task, and knows why."""
         self.settling = False
         """Whether the outcome is known, and its answer is on the way."""
+        self.has_slot = True
+        """Whether the message takes up a slot, see `InFlight.free_slot`."""
         self.given_back = False
         """Whether its nak was sent: the server may deliver the message again at any moment, also to this worker."""
         self.withdrawn: str | None = None

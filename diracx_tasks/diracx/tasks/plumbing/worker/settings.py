@@ -21,7 +21,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     size: Size
     """The worker takes tasks of this size only."""
     max_concurrent_tasks: int
-    """Slots: how many messages are in flight at once."""
+    """Slots: how many tasks execute at once. A task that has ended leaves its slot before its message is settled, if
+    its result or its completion in a group is to be written; up to 100 messages do so."""
     burst: bool = False
     """End when no task is left that is due; tasks that wait for a retry are left in their queues."""
     grace: timedelta = timedelta(seconds=30)

@@ -117,10 +117,10 @@ class Worker:
         self._settlement = self._settling(namespace, groups)
         self._leases = LeaseKeeper(DEFAULT_ACK_WAIT, last_resort=last_resort)
         self._slots = Slots(settings.max_concurrent_tasks)
-        self._gate = gate = IsolationGate(
-            lambda: len(self._leases), settings.isolation_timeout, settings.isolation_window
-        )
+        timeout, window = settings.isolation_timeout, settings.isolation_window
+        self._gate = gate = IsolationGate(lambda: len(self._leases), timeout, window)
         self._in_flight = InFlight(self._leases, self._slots, gate, self._processor(namespace, registry, on_outcome))
+        self._settlement.on_writing = self._in_flight.free_slot
         if last_resort is not None:
             last_resort.on_retire, last_resort.give_back = self.stop, self.abandon
         self._relief = relief = Relief(connection, namespace, self._leases, self._locks, last_resort)

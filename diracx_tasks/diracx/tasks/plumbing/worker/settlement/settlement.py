@@ -103,6 +103,9 @@ class Settlement:
         self._hold_backoff = LockBackoff(lock_retry_delay)
         self.ack_replay = AckReplay(connection)
         """To be resent after each reconnect."""
+        self.on_writing: Callable[[Lease], object] = lambda lease: None
+        """Called when the task of a message has ended, before its result and its completion are written: the next task
+        need not wait for that, and more ends go together into one write."""
         self.naks = NakBatcher(connection)
         """To be closed when the worker ends."""
 
@@ -233,6 +236,7 @@ class Settlement:
     async def _write_ending(self, lease: Lease, attempts: Attempts, outcome: Outcome) -> None:
         """Write the result of the task, and its completion in its group, as far as it has either."""
         if self._endings.concern(lease.delivery):
+            self.on_writing(lease)
             await self._endings.write(lease.delivery, outcome, attempts.record)
             lease.ensure_held()
 
