@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 
+from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.cancellations.follower import CancellationFollower
 from diracx.tasks.plumbing.cancellations.note import Kind
+from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, dead_tasks
+from diracx.tasks.plumbing.dead_letters.replay import Replayer
+from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.groups.records import PartRecord
 from diracx.tasks.plumbing.jetstream.assets import assets
@@ -16,18 +21,89 @@ from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.topology import ensure
-from diracx.tasks.plumbing.operations.cancellation import MAX_KEYS, Canceller, Target
+from diracx.tasks.plumbing.operations.accounts import accounts_conf
+from diracx.tasks.plumbing.operations.cancellation import MAX_KEYS, MAX_PARALLEL_REQUESTS, Canceller, Target
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
 from support.cancelling import cancel, cancel_all, cancel_one, counts, following, serving_worker
 from support.mesh import TaskMesh
-from support.recording_tasks import Record, Wait
+from support.recording_tasks import Record, Wait, ran
 from support.secured import connected, secured_server
 
 NAME = "test:Record"
 OPERATION = "diracx.tasks.plumbing.operations.cancellation"
+
+
+@dataclasses.dataclass
+class Dies(BaseTask):
+    size = Size.SMALL
+    dlq_eligible = True
+
+    async def execute(self) -> None:
+        ran.append("died")
+        raise ValueError("no")
+
+
+@pytest.fixture(autouse=True)
+async def _fresh() -> None:
+    recording_tasks.reset()
+
+
+async def test_a_task_for_later_is_withdrawn(mesh: TaskMesh) -> None:
+    mesh.register(Record, Wait)
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    ids = [await Record(n).schedule(at_time=soon) for n in range(MAX_PARALLEL_REQUESTS + 2)]
+    other = await Wait(0).schedule(at_time=soon)
+    assert counts(await cancel_one(mesh, ids[0])) == {"withdrawn": 1}
+    answer = await cancel_all(mesh, "test:Record")
+    assert (counts(answer), answer.done) == ({"withdrawn": MAX_PARALLEL_REQUESTS + 1}, True)
+    (left,) = await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.delayed.")
+    assert left.headers["Task-Id"] == other
+    again = await cancel_one(mesh, ids[0])
+    assert (counts(again), again.done) == ({}, False), "nothing is left of it"
+
+
+async def test_a_task_for_later_whose_end_is_awaited_falls_due_at_once(mesh: TaskMesh) -> None:
+    """A worker writes its end; without a worker it waits in its queue, cancelled."""
+    mesh.register(Record)
+    mesh.allows_residue = True
+    identity = await Record(1).schedule(at_time=datetime.now(UTC) + timedelta(hours=1))
+    (stored,) = await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.delayed.")
+    headers = dict(stored.headers) | {"Task-Keep-Result": "60", "Nats-Rollup": "sub", "Nats-Msg-Id": "another"}
+    await publish(mesh.connection, stored.subject, stored.body, headers)
+    answer = await cancel_one(mesh, identity)
+    assert (counts(answer), answer.done) == ({"withdrawn": 1}, True)
+
+    async def is_due() -> bool:
+        return await mesh.waiting() == 1
+
+    await wait_until(is_due, description="it fell due")
+    assert (await mesh.stored(mesh.namespace.tasks_stream))[0].headers["Task-Id"] == identity
+
+
+async def dead_ones(mesh: TaskMesh) -> list[DeadTask]:
+    return [each async for each in dead_tasks(mesh.connection, mesh.namespace, lambda _: True)]
+
+
+async def test_a_dead_letter_stays_and_its_replay_runs(mesh: TaskMesh) -> None:
+    mesh.register(Dies)
+    identity = await Dies().schedule()
+    await Dies().schedule()
+    async with serving_worker(mesh):
+
+        async def both_died() -> bool:
+            return len(await mesh.dead_letters()) == len(await dead_ones(mesh)) == 2
+
+        await wait_until(both_died, description="they died")
+        answer = await cancel_one(mesh, identity)
+        letter = next(each for each in await mesh.dead_letters() if each.headers["Task-Id"] == identity)
+        dead = next(each for each in await dead_ones(mesh) if each.seq == letter.sequence)
+        await Replayer(mesh.connection, mesh.namespace).replay(dead)
+        await wait_until(lambda: len(ran) == 3, description="it ran again")
+        await wait_until(both_died, description="and died again")
+    assert (counts(answer), answer.dead_letters, answer.done) == ({"dead": 1}, [letter.sequence], False)
 
 
 async def test_the_children_of_a_group_count_wherever_they_are(mesh: TaskMesh) -> None:
@@ -63,10 +139,11 @@ async def test_a_task_that_fell_due_while_its_queue_was_full_counts_as_waiting(m
     mesh.allows_residue = True
     await Record(1).schedule()
     await mesh.edit_stream(mesh.namespace.tasks_stream, max_msgs=1)
-    identity = await Record(2).schedule(at_time=datetime.now(UTC) + timedelta(seconds=0.3))
+    soon = datetime.now(UTC) + timedelta(seconds=0.3)
+    _, identity = [await Record(n).schedule(at_time=soon) for n in (2, 3)]
 
     async def has_fallen_due() -> bool:
-        return bool(await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.due."))
+        return len(await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.due.")) == 2
 
     await wait_until(has_fallen_due, description="it fell due")
     answer = await cancel_one(mesh, identity)
@@ -75,7 +152,6 @@ async def test_a_task_that_fell_due_while_its_queue_was_full_counts_as_waiting(m
 
 async def test_more_ids_than_one_question_takes_are_cancelled_in_one_command(mesh: TaskMesh) -> None:
     mesh.register(Wait)
-    recording_tasks.reset()
     async with serving_worker(mesh, slots=MAX_KEYS + 20):
         ids = await mesh.broker.submit_many(Wait(n) for n in range(MAX_KEYS + 10))
         await wait_until(lambda: len(recording_tasks.running) == len(ids), description="all run")
@@ -150,6 +226,30 @@ async def test_a_schedule_that_fires_while_it_is_released_counts_where_it_is_fou
     assert counts(await cancel_one(mesh, "late")) == {"waiting": 1}
 
 
+async def test_a_release_that_the_server_refuses_is_an_error_and_the_note_stands(mesh: TaskMesh) -> None:
+    subject = mesh.namespace.delayed_subject("late")
+    headers = {
+        "Nats-Schedule": "@at 2099-01-01T00:00:00Z",
+        "Nats-Schedule-Target": f"{mesh.namespace.name}.due.normal.small",
+    }
+    await publish(mesh.connection, subject, b"x" * 4_000, headers | {"Task-Id": "late", "Task-Keep-Result": "60"})
+    await mesh.edit_stream(mesh.namespace.later_stream, max_msg_size=2_000)
+    with pytest.raises(ServerError, match="message size exceeds maximum"):
+        await cancel_one(mesh, "late")
+    assert len(await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.cancelled.")) == 1
+
+
+async def test_a_note_that_somebody_removes_at_once_is_an_error(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr(f"{OPERATION}.read_message", nothing)
+    with pytest.raises(ServerError, match="the cancellation of id a was removed at once; try again"):
+        await cancel_one(mesh, "a")
+
+
 async def test_the_users_of_the_shipped_accounts_cancel_or_follow_as_their_role_says() -> None:
     names = Namespace("diracx")
     with secured_server("diracx") as server:
@@ -171,13 +271,12 @@ async def test_the_users_of_the_shipped_accounts_cancel_or_follow_as_their_role_
             assert not answer.found
 
 
-async def test_a_worker_that_may_not_subscribe_hears_by_its_poll() -> None:
+async def test_a_worker_that_may_not_subscribe_hears_by_its_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with accounts of an earlier version."""
-    names = Namespace("diracx")
+    names, granted = Namespace("diracx"), '"diracx.cancelled.*.*"'
+    assert accounts_conf(names).count(granted) == 1
+    monkeypatch.setattr("support.secured.accounts_conf", lambda names: accounts_conf(names).replace(granted, ""))
     with secured_server("diracx") as server:
-        assert server.extra_config.count('"diracx.cancelled.*.*"') == 1
-        server.extra_config = server.extra_config.replace('"diracx.cancelled.*.*"', "")
-        server.reload()
         async with connected(server, "diracx", "operator") as operator:
             await ensure(operator, assets(names), tolerant=False)
             async with connected(server, "diracx", "worker") as worker, following(worker, names) as follower:

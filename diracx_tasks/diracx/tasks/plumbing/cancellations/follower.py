@@ -125,7 +125,7 @@ class CancellationFollower:
                     failing.failed(str(error))
                 else:
                     failing.succeeded()
-                if await wait_for_event(self._heard, self._poll_seconds):
-                    await asyncio.sleep(WAKE_SECONDS)
+                await wait_for_event(self._heard, self._poll_seconds)
+                await asyncio.sleep(WAKE_SECONDS)
         finally:
             await self._connection.client.leave(subscription)

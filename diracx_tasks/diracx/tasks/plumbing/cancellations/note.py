@@ -104,14 +104,11 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
     def concerns(self, message: Identity) -> bool:
         """Whether the message is to be cancelled."""
-        match self.kind:
-            case Kind.TASK:
-                return message.task == self.key and message.since <= self.at
-            case Kind.ID:
-                named = message.id == self.key
-            case Kind.GROUP:
-                named = message.group == self.key
-        return named and not (message.replayed and message.since > self.at)
+        before = message.since <= self.at
+        if self.kind is Kind.TASK:
+            return message.task == self.key and before
+        named = message.id if self.kind is Kind.ID else message.group
+        return named == self.key and (before or not message.replayed)
 
 
 _decoder = msgspec.json.Decoder(Note)
