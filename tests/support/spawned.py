@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+
 import msgspec
 
 from diracx.tasks.plumbing.base_task import BaseTask
