@@ -170,27 +170,27 @@ def test_a_running_task_that_was_cancelled_and_blocks_says_where() -> None:
 
 
 @pytest.mark.parametrize(
-    ("note", "gone", "said"),
+    ("note", "then", "said"),
     [
         (
             CancellationNote(kind="id", key="7", at=AT, by="alice"),
-            False,
+            task_reasons.DROPPED,
             "alice has cancelled it at 2026-12-01T06:00:00Z; it is dropped when its turn comes",
         ),
         (
             CancellationNote(kind="task", key=NAME, at=AT, by=None),
-            True,
+            "",
             f"an operator has cancelled all {NAME} submitted until 2026-12-01T06:00:00Z",
         ),
         (
             CancellationNote(kind="group", key="7-0", at=AT, by=None),
-            True,
+            "",
             "an operator has cancelled its group 7-0 at 2026-12-01T06:00:00Z",
         ),
     ],
 )
-def test_a_cancellation_says_what_was_cancelled(note: CancellationNote, gone: bool, said: str) -> None:
-    assert task_reasons.of_cancelled(note, gone=gone) == said
+def test_a_cancellation_says_what_was_cancelled(note: CancellationNote, then: str, said: str) -> None:
+    assert task_reasons.of_cancelled(note, then) == said
 
 
 FAILURE = Failure("ValueError", "no such\nowner", "", "host-1-small", AT)

@@ -161,14 +161,15 @@ class TaskLookup:
             fields["group"] = envelope.group
         return _Found(message, envelope, fields, [])
 
-    async def _with_note(self, found: _Found, why: list[str]) -> dict[str, Any]:
+    async def _with_note(self, found: _Found, why: list[str], then: str = task_reasons.DROPPED) -> dict[str, Any]:
         """The fields that all tasks that have not ended share.
 
         Args:
             why: What else is to be said of the task.
+            then: What follows if it was cancelled.
         """
         note = await self._records.note_on(found.message)
-        said = [] if note is None else [task_reasons.of_cancelled(note, gone=False)]
+        said = [] if note is None else [task_reasons.of_cancelled(note, then)]
         return {**found.fields, "cancelled": note, "why": [*said, *found.malformed, *why]}
 
     async def _of_delayed(self, wanted: str, found: _Found) -> TaskDocument:
@@ -186,7 +187,7 @@ class TaskLookup:
         first = next(task for worker in mesh.workers or () for task in worker.tasks)
         fields: dict[str, Any] = {"task": first.task, "why": task_reasons.of_running(running)}
         if (message := await self._records.queued(first.sequence)) is not None:  # else it has just been settled
-            fields = await self._with_note(self._read(message), fields["why"])
+            fields = await self._with_note(self._read(message), fields["why"], task_reasons.ENDS)
             fields |= _tried(await self._records.attempts(message))
         groups = await self._groups.spawned_by(wanted)
         return TaskDocument(id=wanted, state=State.RUNNING, running=running, groups=groups, **fields)
@@ -244,7 +245,7 @@ class TaskLookup:
         if result is not None:
             state, why = State.DONE, task_reasons.of_result(result)
         elif note is not None:
-            state, why = State.CANCELLED, task_reasons.of_cancelled(note, gone=True)
+            state, why = State.CANCELLED, task_reasons.of_cancelled(note)
         elif spawned:
             state, why = State.DONE, task_reasons.SPAWNED_MEANS
         task = None if result is None else result.task
@@ -256,7 +257,7 @@ class TaskLookup:
         group, note = await asyncio.gather(self._groups.state(wanted), self._records.note(Kind.GROUP, wanted))
         if group is None:
             return None
-        said = [] if note is None else [task_reasons.of_cancelled(note, gone=True)]
+        said = [] if note is None else [task_reasons.of_cancelled(note)]
         why = [*said, task_reasons.of_group(group)]
         return TaskDocument(id=wanted, state=State.GROUP, why=why, parent=group.parent, groups=[group], cancelled=note)
 

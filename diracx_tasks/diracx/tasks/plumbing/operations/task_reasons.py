@@ -23,6 +23,8 @@ UNKNOWN_MEANS = (
     "submitted here"
 )
 SPAWNED_MEANS = "it is done and kept no result; its groups are remembered"
+DROPPED = "it is dropped when its turn comes"
+ENDS = "it ends at its next await"
 MAX_HOLDERS_NAMED = 3
 
 
@@ -65,13 +67,12 @@ def of_running(running: Sequence[Running]) -> list[str]:
     return said
 
 
-def of_cancelled(note: CancellationNote, *, gone: bool) -> str:
-    """What an operator has done to it, and what follows."""
+def of_cancelled(note: CancellationNote, then: str = "") -> str:
+    """What an operator has done to it, and what follows from that."""
     when = readable_time(note.at)
     what = {"id": f"it at {when}", "group": f"its group {note.key} at {when}"}
     by = f"{shown(note.by)} has" if note.by else "an operator has"
-    ends = "" if gone else "; it is dropped when its turn comes"
-    return f"{by} cancelled {what.get(note.kind, f'all {note.key} submitted until {when}')}{ends}"
+    return f"{by} cancelled {what.get(note.kind, f'all {note.key} submitted until {when}')}{then and f'; {then}'}"
 
 
 def of_queue(queue: QueueStatus, name: str, vo: object, status: Status | None) -> list[str]:
