@@ -114,6 +114,7 @@ async def test_the_children_of_a_group_count_wherever_they_are(mesh: TaskMesh) -
     to_store = PartRecord(tasks=(NAME,), queues=("normal.small",), children=(0,) * 5, bodies=(msgspec.Raw(b"{}"),) * 5)
     for number, record in enumerate((stored, to_store)):
         await publish(mesh.connection, mesh.namespace.group_part_subject("g", number), msgspec.json.encode(record), {})
+    await publish(mesh.connection, mesh.namespace.group_part_subject("g", 2), b"by hand", {})
     answer, missing = (await cancel(mesh, group="g")) + (await cancel(mesh, group="h"))
     assert (counts(answer), answer.done) == ({"waiting": 8}, True)
     assert (counts(missing), missing.done) == ({}, False)

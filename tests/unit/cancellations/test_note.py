@@ -34,6 +34,7 @@ def note(kind: Kind, key: str) -> Note:
     [
         (True, message(task_id="a")),
         (False, message(task_id="b")),
+        (False, message(task_id="a", task_part="g:0")),
         (True, message(task_id="a", stored=AFTER)),  # fell due later, or is a child that was stored later
         (True, message(task_id="a", task_submitted=AFTER, stored=AFTER)),
         (True, message(task_id="a", nats_msg_id="replay-3-17")),
@@ -57,6 +58,7 @@ def test_a_message_without_an_id_is_known_by_its_sequence() -> None:
         (True, message(stored=AT)),
         (False, message(stored=AFTER)),
         (False, message(task_name="lollygag:Other")),
+        (False, message(task_part="g:0")),
         (True, message(task_submitted=BEFORE, stored=AFTER, task_id="a", task_due=AFTER)),  # was delayed
         (False, message(task_submitted=AFTER, stored=AFTER)),
         (True, message(task_submitted=AFTER, stored=BEFORE)),  # the clock of its submitter is ahead

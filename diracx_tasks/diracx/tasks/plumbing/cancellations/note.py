@@ -24,7 +24,15 @@ import msgspec
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.groups.records import split_place
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage
-from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_DUE, TASK_GROUP, TASK_ID, TASK_NAME, TASK_SUBMITTED
+from diracx.tasks.plumbing.wire.envelope import (
+    MSG_ID,
+    TASK_DUE,
+    TASK_GROUP,
+    TASK_ID,
+    TASK_NAME,
+    TASK_PART,
+    TASK_SUBMITTED,
+)
 from diracx.tasks.plumbing.wire.times import from_rfc3339, readable_time
 
 _REPLAYED = "replay-"
@@ -46,6 +54,9 @@ class Identity:
     id: str
     task: str
     group: str | None
+    part: bool
+    """Whether it is a part of a group. That is no task: a worker stores its children, and drops those that are
+    cancelled."""
     since: datetime
     """When it was submitted, or replayed, or for an occurrence when it was due."""
     replayed: bool
@@ -69,7 +80,7 @@ class Identity:
         if not replayed:
             with suppress(KeyError, ValueError):
                 since = min(stored, from_rfc3339(headers[TASK_DUE if occurrence else TASK_SUBMITTED]))
-        return cls(id_, task, group, since, replayed)
+        return cls(id_, task, group, TASK_PART in headers, since, replayed)
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +116,8 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     def concerns(self, message: Identity) -> bool:
         """Whether the message is to be cancelled."""
         before = message.since <= self.at
+        if message.part:
+            return False
         if self.kind is Kind.TASK:
             return message.task == self.key and before
         named = message.id if self.kind is Kind.ID else message.group

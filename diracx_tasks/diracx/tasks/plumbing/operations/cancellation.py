@@ -48,7 +48,7 @@ from diracx.tasks.plumbing.jetstream.stream_messages import (
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.worker_service import CANCELLED, NoteEffect, worker_service
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
-from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_KEEP_RESULT, TASK_PART
+from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_KEEP_RESULT
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.plumbing.worker.snapshot import InFlightTask
@@ -130,6 +130,11 @@ class _Standing:
     def key(self) -> tuple[Kind, str]:
         return self.note.kind, self.note.key
 
+    @property
+    def is_lost_id(self) -> bool:
+        """Whether it names one task, and nothing of it was found."""
+        return self.note.kind is Kind.ID and not self.answer.found
+
 
 class Canceller:
     """Cancels tasks of one mesh.
@@ -160,6 +165,7 @@ class Canceller:
             _sort(each, workers)
         if lost := [each for each in standing if not each.answer.found]:
             await self._count(lost)  # it may have been settled between the two looks
+            await self._look_elsewhere({each.note.key: each for each in lost if each.is_lost_id})
         for each in standing:
             await self._complete(each)
         await self._remove_old_notes()
@@ -178,7 +184,6 @@ class Canceller:
 
     async def _withdraw(self, note: Note) -> int:
         """Withdraw the schedules of the tasks for later that a note concerns. Returns how many there were."""
-
         withdrawn, page = 0, list[StoredMessage]()
         async for message in self._delayed(note):
             page.append(message)
@@ -198,8 +203,7 @@ class Canceller:
             case Kind.ID:
                 subject = self._namespace.delayed_subject(note.key)
                 found = await read_message(self._connection, self._later, last_by_subj=subject)
-                # A part of a group is no task: a worker stores its children, and drops those that are cancelled.
-                if found is not None and TASK_PART not in found.headers:
+                if found is not None and note.concerns(_identity(found)):
                     yield found
             case Kind.TASK:
                 async for message in read_batches(self._connection, self._later, f"{self._namespace.name}.delayed.*"):
@@ -281,26 +285,26 @@ class Canceller:
                 return
 
     async def _complete(self, each: _Standing) -> None:
-        """Look where else it may be, and decide whether it is done."""
+        """Add what its messages do not tell, and decide whether it is done."""
         answer = each.answer
-        if each.note.kind is Kind.ID:
-            if not answer.found:
-                await self._look_elsewhere(each)
-            elif answer.waiting and each.queued:
-                answer.until = await self._parked_until(min(each.queued))
+        if each.note.kind is Kind.ID and answer.waiting and each.queued:
+            answer.until = await self._parked_until(min(each.queued))
         elif each.note.kind is Kind.GROUP:
             answer.waiting += await self._children_to_store(each.note.key)
         answer.done = answer.found and not (answer.finished or answer.running or answer.silent)
 
-    async def _look_elsewhere(self, each: _Standing) -> None:
-        async for message in read_batches(self._connection, self._later, f"{self._namespace.name}.due.>"):
-            if each.note.concerns(_identity(message)):
-                each.answer.waiting = 1  # it has just fallen due, or its queue is full
-                return
-        letters = read_batches(self._connection, self._namespace.dead_letters_stream, f"{self._namespace.name}.dlq.>")
-        async for message in letters:
-            if DeadLetter.from_message(message).id == each.note.key:
-                each.answer.dead_letters.append(message.sequence)
+    async def _look_elsewhere(self, ids: dict[str, _Standing]) -> None:
+        """Look for tasks, by their ids, among those that have just fallen due, and among the dead letters."""
+        name = self._namespace.name
+        if ids:
+            async for message in read_batches(self._connection, self._later, f"{name}.due.>"):
+                identity = _identity(message)
+                if (each := ids.get(identity.id)) is not None and each.note.concerns(identity):
+                    each.answer.waiting = 1  # it is on its way, or its queue is full
+        if ids := {key: each for key, each in ids.items() if each.is_lost_id}:
+            async for message in read_batches(self._connection, self._namespace.dead_letters_stream, f"{name}.dlq.>"):
+                if (each := ids.get(DeadLetter.from_message(message).id or "")) is not None:
+                    each.answer.dead_letters.append(message.sequence)
 
     async def _parked_until(self, sequence: int) -> datetime | None:
         entry = await Bucket(self._connection, self._namespace.attempts_bucket).read(str(sequence))
@@ -315,9 +319,12 @@ class Canceller:
     async def _children_to_store(self, group: str) -> int:
         """How many children of a group are not stored in their queues yet."""
         subject = self._namespace.group_subject(group)
-        parts = [part async for part in read_messages(self._connection, self._later, f"{subject}.part.*")]
-        records = [msgspec.json.decode(part.body, type=PartRecord) for part in parts]
-        return sum(record.waiting for record in records if not record.stored)
+        waiting = 0
+        async for part in read_messages(self._connection, self._later, f"{subject}.part.*"):
+            with suppress(msgspec.MsgspecError):  # written by hand; no worker stores children from it
+                record = msgspec.json.decode(part.body, type=PartRecord)
+                waiting += 0 if record.stored else record.waiting
+        return waiting
 
     async def _remove_old_notes(self) -> None:
         """Remove the notes that can concern nothing any more: older by an hour than now, and than each message."""
