@@ -13,9 +13,12 @@ from diracx.tasks.plumbing.exceptions import (
     ResultIsMissingError,
     TaskFailedError,
 )
+from diracx.tasks.plumbing.jetstream.errors import MESSAGE_TOO_LARGE, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
+from diracx.tasks.plumbing.results.store import ResultStore
 from diracx.tasks.plumbing.results.waiting import ResultReader
 from diracx.tasks.plumbing.schedules import IntervalSeconds
+from diracx.tasks.plumbing.wire.ending import Ending, Status
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.wire.names import escape
 from diracx.tasks.testing import wait_until
@@ -112,6 +115,24 @@ async def test_a_bucket_that_takes_no_large_value_takes_the_rest(mesh: TaskMesh)
     assert await mesh.broker.result(small, 0) == "x" * 10
     with pytest.raises(ResultIsMissingError, match="over the largest value of the bucket"):
         await mesh.broker.result(large, 0)
+
+
+async def test_a_bucket_that_takes_no_traceback_takes_the_error(mesh: TaskMesh) -> None:
+    mesh.register(Fails)
+    await mesh.edit_stream(f"KV_{mesh.namespace.results_bucket}", max_msg_size=4_000)
+    task_id = await Fails("x" * 2_000).schedule(keep_result=60)
+    await mesh.burst()
+    with pytest.raises(TaskFailedError) as raised:
+        await mesh.broker.result(task_id, 0)
+    assert (raised.value.message, raised.value.traceback) == ("x" * 2_000, "")
+
+
+async def test_a_bucket_that_takes_nothing_is_an_error_of_the_server(mesh: TaskMesh) -> None:
+    await mesh.edit_stream(f"KV_{mesh.namespace.results_bucket}", max_msg_size=10)
+    store = ResultStore(mesh.connection, mesh.namespace, "here")
+    with pytest.raises(ApiError) as raised:
+        await store.keep(Ending("1", "test:Returns", Status.SUCCEEDED, 1), 60)
+    assert raised.value.err_code == MESSAGE_TOO_LARGE
 
 
 async def test_a_full_bucket_leaves_the_message_unsettled_and_says_so(

@@ -18,9 +18,13 @@ from diracx.tasks.plumbing.exceptions import (
 from diracx.tasks.plumbing.execution.thread import ExecutionThreads
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.resources import Resources
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from diracx.tasks.plumbing.results import waiting
+from diracx.tasks.plumbing.results.waiting import ResultReader
 from diracx.tasks.plumbing.submitter import current_submitter
+from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.testing import wait_until
 from support.mesh import TaskMesh, running
@@ -51,8 +55,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return seen
 
 
-async def waits(mesh: TaskMesh, task_id: str, looks: list[bool], timeout: float | None = LONG) -> asyncio.Task[Any]:
-    """A wait that has begun: its first look has found nothing."""
+async def waits(mesh: TaskMesh, task_id: str, looks: list[bool], timeout: float | None = None) -> asyncio.Task[Any]:
+    """A wait that has begun: its first look has found nothing. Without a limit there is no last look."""
     before = len(looks)
     begun = asyncio.create_task(mesh.broker.result(task_id, timeout))
     await wait_until(lambda: len(looks) > before, description="the wait has looked")
@@ -64,7 +68,7 @@ async def waits(mesh: TaskMesh, task_id: str, looks: list[bool], timeout: float 
 async def test_all_who_wait_are_woken_at_once(mesh: TaskMesh, looks: list[bool]) -> None:
     mesh.register(Returns)
     task_id = await Returns([1]).schedule(keep_result=60)
-    waiters = [await waits(mesh, task_id, looks), await waits(mesh, task_id, looks, None)]
+    waiters = [await waits(mesh, task_id, looks), await waits(mesh, task_id, looks, 10 * LONG)]
     await mesh.burst()
     async with asyncio.timeout(LONG):
         assert await asyncio.gather(*waiters) == [[1], [1]]
@@ -79,7 +83,36 @@ async def test_a_dead_subscription_costs_no_more_than_a_poll(mesh: TaskMesh, loo
     (number,) = (number for number, each in client._subs.items() if each.subject == subject)
     await client._send_unsubscribe(number)  # the server forgets it, and nobody here notices
     await mesh.burst()
-    assert await waiter == 1
+    assert await asyncio.wait_for(waiter, LONG) == 1
+
+
+async def test_only_what_the_bucket_has_stored_is_a_result(mesh: TaskMesh, looks: list[bool]) -> None:
+    waiter = await waits(mesh, "1", looks, timeout=2)
+    forged = b'{"id":"1","status":"succeeded","value":"forged"}'
+    await mesh.connection.publish(mesh.namespace.kept_subject("1"), forged)
+    await mesh.connection.publish(mesh.namespace.kept_subject("1"), forged, headers={"Nats-Stream": "KV_other"})
+    with pytest.raises(ResultIsMissingError, match="nothing is there within 2 s"):
+        await waiter
+
+
+async def test_a_key_that_is_removed_by_hand_wakes_nobody(mesh: TaskMesh, looks: list[bool]) -> None:
+    mesh.register(Returns)
+    task_id = await Returns().schedule(keep_result=True)
+    waiter = await waits(mesh, task_id, looks)
+    subject = f"$KV.{mesh.namespace.results_bucket}.{task_id}"
+    await mesh.connection.request(subject, headers={"KV-Operation": "DEL"})
+    with pytest.raises(ResultIsMissingError):
+        await mesh.broker.result(task_id, 0)
+    await mesh.burst()
+    assert await asyncio.wait_for(waiter, LONG) == 1
+
+
+async def test_a_connection_that_was_closed_is_an_error_in_time(server: EmbeddedServer, namespace: str) -> None:
+    settings = ConnectionSettings(servers=(server.url,))
+    async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as closed:
+        pass
+    with pytest.raises(ServerUnavailableError):
+        await ResultReader(closed, Namespace(namespace)).wait("1", 0.01)
 
 
 async def test_who_may_not_listen_polls_and_the_log_says_nothing_of_it(
@@ -95,7 +128,7 @@ async def test_who_may_not_listen_polls_and_the_log_says_nothing_of_it(
         task_id = await Returns().schedule(keep_result=True)
         waiter = await waits(mesh, task_id, looks)
         await mesh.burst()
-        assert await waiter == 1
+        assert await asyncio.wait_for(waiter, LONG) == 1
         assert "ermission" not in caplog.text
         await mesh.connection.client.subscribe("diracx.kept.something")
         await mesh.connection.client.flush()
@@ -119,7 +152,7 @@ async def test_a_wait_goes_on_over_a_restart_of_the_server(own_server: EmbeddedS
         await asyncio.to_thread(own_server.start)
         assert await mesh.connection.wait_connected(LONG)
         await mesh.burst()
-        assert await waiter == 1
+        assert await asyncio.wait_for(waiter, LONG) == 1
         assert await mesh.broker.result(task_id, 0) == 1
 
 
@@ -129,7 +162,7 @@ async def test_only_the_end_of_a_task_counts(mesh: TaskMesh, looks: list[bool]) 
     task_id = await Recovers().schedule(keep_result=True)
     waiter = await waits(mesh, task_id, looks)
     async with mesh.working():
-        assert await waiter == 3
+        assert await asyncio.wait_for(waiter, LONG) == 3
     assert len(tries) == 3
 
 

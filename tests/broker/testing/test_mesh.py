@@ -16,6 +16,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import Depends
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import ResultIsMissingError, TaskFailedError
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock, RateLimiter
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
@@ -350,3 +351,16 @@ def outcome_of(mesh: Mesh) -> BaseException | None:
     except RuntimeError as error:
         return error
     return None
+
+
+async def test_a_kept_result_is_there_after_the_work(our_mesh: Mesh) -> None:
+    kept = await our_mesh.submit(Greets("bob"), keep_result=True)
+    dead = await our_mesh.submit(Dies(), keep_result=60)
+    (many,) = await our_mesh.broker.submit_many([Greets("carol")], keep_result=60)
+    with pytest.raises(ResultIsMissingError, match="nothing is there now"):
+        await our_mesh.result(kept)
+    await our_mesh.work()
+    assert await our_mesh.result(kept) == "hello bob"
+    assert await our_mesh.result(many) == "hello carol"
+    with pytest.raises(TaskFailedError, match="ValueError: no such owner"):
+        await our_mesh.result(dead)

@@ -19,6 +19,9 @@ from diracx.tasks.plumbing.results.record import ResultRecord
 from diracx.tasks.plumbing.wire.names import Namespace, escape
 
 POLL_SECONDS: Final = 1.0
+FIRST_LOOK_SECONDS: Final = 0.002
+"""The first look comes after this time. The result of a brief task is heard before, and the look is saved; one that was
+there already is found this much later."""
 ANSWER_SECONDS: Final = 5.0
 """How long one read waits for its answer."""
 
@@ -83,6 +86,8 @@ class ResultReader:
     async def _wait(self, task_id: str, timeout: float, heard: Heard) -> ResultRecord | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
+        if (record := self._parse(task_id, await heard.next(min(FIRST_LOOK_SECONDS, timeout)))) is not None:
+            return record
         while True:
             remaining = deadline - loop.time()
             try:
