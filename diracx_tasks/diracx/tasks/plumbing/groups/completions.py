@@ -184,6 +184,8 @@ class GroupCompletions:
         try:
             while taken := writer.take():
                 await self._write(group, writer, taken)
+                # One turn of the loop, in which children that are about to end catch the next write.
+                await asyncio.sleep(0)
         finally:
             del self._writers[group]
             _end([*taken, *writer.waiting], asyncio.CancelledError())  # there are none, unless the event loop ends
@@ -287,8 +289,8 @@ class GroupCompletions:
                 new.setdefault(each.index, each)
         if not new:
             return record
-        outcomes = [(index, new[index].outcome) for index in sorted(new)]
-        change.outcomes += outcomes_records(number, outcomes, self._store.largest)
+        if outcomes := sorted((each.index, each.outcome) for each in new.values() if each.outcome is not None):
+            change.outcomes += outcomes_records(number, outcomes, self._store.largest)
         # A child that has ended was stored, and so was the whole part.
         stored = msgspec.structs.replace(record, stored=True, bodies=())
         return with_statuses(stored, first, [(each.index, each.status) for each in new.values()])

@@ -49,14 +49,12 @@ def outcome_of(index: int, ending: Ending, largest: int) -> bytes | None:
     return None
 
 
-def outcomes_records(
-    number: int, outcomes: Iterable[tuple[int, bytes | None]], largest: int
-) -> list[tuple[int, int, bytes]]:
+def outcomes_records(number: int, outcomes: Iterable[tuple[int, bytes]], largest: int) -> list[tuple[int, int, bytes]]:
     """`OutcomesRecord`s that fit into messages.
 
     Args:
         number: Of the part.
-        outcomes: By index, ascending; None for a child whose letter tells all.
+        outcomes: By index, ascending.
         largest: How many bytes fit into a message.
 
     Returns:
@@ -65,8 +63,6 @@ def outcomes_records(
     records: list[tuple[int, list[bytes]]] = []
     size = 0
     for index, outcome in outcomes:
-        if outcome is None:
-            continue
         size += len(outcome) + 1
         if not records or size + len(_NO_OUTCOMES) > largest:
             records.append((index, []))
