@@ -13,11 +13,12 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerUnavailableError
 from diracx.tasks.plumbing.execution.execution import Execution
+from diracx.tasks.plumbing.groups import enqueuer
+from diracx.tasks.plumbing.groups.enqueuer import GroupEnqueuer
 from diracx.tasks.plumbing.groups.records import callback_id, part_id
 from diracx.tasks.plumbing.groups.spawning import Spawner
-from diracx.tasks.plumbing.jetstream import JetStreamBroker, group_store
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.errors import NotConnectedError, RequestTimeoutError
-from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message, purge_subject
 from diracx.tasks.plumbing.submitter import current_parent, current_task_id
@@ -91,13 +92,13 @@ async def test_a_part_that_others_keep_writing_is_left_to_a_worker(ours: DyingCo
     await spawn(ours, mesh)
     assert not (await part_of(mesh, GROUP)).stored
     assert await later(mesh, mesh.namespace.delayed_subject(part_id(GROUP, 0))) is not None
-    assert await GroupStore(mesh.connection, mesh.namespace).store_part(GROUP, 0)
+    assert await GroupEnqueuer(mesh.connection, mesh.namespace).store_part(GROUP, 0)
     assert (await part_of(mesh, GROUP)).stored
     assert await in_queues(mesh) == ids(GROUP, 2)
 
 
 async def test_a_part_that_a_worker_marks_first_is_left_so(ours: DyingConnection, mesh: TaskMesh) -> None:
-    worker = GroupStore(mesh.connection, mesh.namespace)
+    worker = GroupEnqueuer(mesh.connection, mesh.namespace)
     ours.before = Nth(part_subject(mesh), 2, 2, lambda: worker.store_part(GROUP, 0))
     await spawn(ours, mesh)
     assert (await part_of(mesh, GROUP)).stored
@@ -127,7 +128,7 @@ async def test_children_that_end_while_an_old_part_is_searched_are_not_stored_ag
             await delete_message(mesh.connection, mesh.namespace.tasks_stream, message.sequence)
 
     async with dying(server.url) as connection:
-        worker = GroupStore(connection, mesh.namespace, search_after=OLD)
+        worker = GroupEnqueuer(connection, mesh.namespace, search_after=OLD)
         connection.before = Nth(f"$JS.API.DIRECT.GET.{mesh.namespace.tasks_stream}", 1, 1, end_all)
         assert await worker.store_part(GROUP, 0)
     part = await part_of(mesh, GROUP)
@@ -140,10 +141,10 @@ async def test_a_connection_that_is_lost_while_a_part_is_stored_is_waited_for(
 ) -> None:
     await spawn(ours, mesh)
     ours.before = Nth(f"$JS.API.STREAM.MSG.GET.{mesh.namespace.later_stream}", 1, 2, NotConnectedError("lost"))
-    assert await GroupStore(ours, mesh.namespace).store_part(GROUP, 0)
+    assert await GroupEnqueuer(ours, mesh.namespace).store_part(GROUP, 0)
     ours.before = Nth(f"$JS.API.STREAM.MSG.GET.{mesh.namespace.later_stream}", 1, 99, NotConnectedError("lost"))
     with pytest.raises(ServerUnavailableError, match=r"^lost$"):
-        await GroupStore(ours, mesh.namespace).store_part(GROUP, 0)
+        await GroupEnqueuer(ours, mesh.namespace).store_part(GROUP, 0)
 
 
 async def test_a_connection_that_is_lost_before_the_group_is_stored_is_waited_for(
@@ -191,7 +192,7 @@ async def test_a_message_of_a_part_that_cannot_be_deleted_stays_until_it_is_due(
 async def test_a_server_that_does_not_answer_leaves_the_children_to_a_worker(
     ours: DyingConnection, mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(group_store, "_AT_ONCE_SECONDS", 0.1)
+    monkeypatch.setattr(enqueuer, "_AT_ONCE_SECONDS", 0.1)
     ours.before = Nth(part_subject(mesh), 2, 2, asyncio.Event().wait)
     assert await spawn(ours, mesh) == GROUP
     assert "are left to a worker, which stores them in their queues: no answer within 0.1 s" in caplog.text
@@ -212,7 +213,7 @@ async def test_a_write_that_the_server_refuses_leaves_the_part_to_a_worker(
     assert "are left to a worker, which stores them in their queues: JetStream says: " in caplog.text
     assert await in_queues(mesh) == stored
     await mesh.edit_stream(stream, max_msg_size=-1)
-    assert await GroupStore(mesh.connection, names).store_part(GROUP, 0)
+    assert await GroupEnqueuer(mesh.connection, names).store_part(GROUP, 0)
     assert await in_queues(mesh) == ids(GROUP, 2)
 
 
@@ -220,7 +221,7 @@ async def test_an_answer_that_was_lost_is_no_second_group(ours: DyingConnection,
     current_task_id.set(None)
     spawner = Spawner(mesh.registry, ours.max_payload, datetime.now(UTC))
     group = await spawner.new_group(children(2), After(), 60, None, None)
-    store = GroupStore(ours, mesh.namespace)
+    store = GroupEnqueuer(ours, mesh.namespace)
     for _ in range(2):  # as the broker repeats it
         await store.spawn(group, 10)
     assert await in_queues(mesh) == ids(group.id, 2)

@@ -10,11 +10,11 @@ import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import SendTaskError
+from diracx.tasks.plumbing.groups.enqueuer import GroupEnqueuer
 from diracx.tasks.plumbing.groups.records import part_id
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.dying import dying
@@ -90,14 +90,14 @@ async def test_a_producer_leaves_a_part_that_has_changed_to_a_worker(
     assert await later(mesh, mesh.namespace.delayed_subject(part_id(group, 0))) is not None
     assert not caplog.messages
     async with connected(secured, NAMES.name, "worker") as worker:
-        assert await GroupStore(worker, NAMES).store_part(group, 0)
+        assert await GroupEnqueuer(worker, NAMES).store_part(group, 0)
     assert (await part_of(mesh, group)).stored
 
 
 async def test_a_worker_may_look_for_the_children_of_an_old_part(secured: EmbeddedServer, mesh: TaskMesh) -> None:
     group = await mesh.broker.spawn(children(1_001), After())
     async with connected(secured, NAMES.name, "worker") as connection:
-        worker = GroupStore(connection, NAMES, search_after=timedelta(-1))
+        worker = GroupEnqueuer(connection, NAMES, search_after=timedelta(-1))
         assert await worker.store_part(group, 1)
         assert await worker.store_part(group, 0)
     stored = [each for each in await in_queues(mesh) if "-part-" not in each]  # whose messages are due as well

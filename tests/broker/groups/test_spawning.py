@@ -14,9 +14,9 @@ from diracx.tasks.plumbing.callbacks import spawn_with_callback
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, SendTaskError, TaskDefinitionError
 from diracx.tasks.plumbing.execution.execution import Execution
+from diracx.tasks.plumbing.groups.enqueuer import GroupEnqueuer
 from diracx.tasks.plumbing.groups.records import Ended, callback_id
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
 from diracx.tasks.plumbing.submitter import current_parent, current_task_id
@@ -190,13 +190,13 @@ async def test_a_worker_killed_at_any_point_leaves_the_rest_of_a_part_to_the_nex
         for each in await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.group.")
     }
     async with dying(server.url, lives) as connection:
-        worker = GroupStore(connection, mesh.namespace)
+        worker = GroupEnqueuer(connection, mesh.namespace)
         if lives == 5:
             assert await worker.store_part(group, 0)
         else:
             with pytest.raises(Died):
                 await worker.store_part(group, 0)
-    assert await GroupStore(mesh.connection, mesh.namespace).store_part(group, 0)
+    assert await GroupEnqueuer(mesh.connection, mesh.namespace).store_part(group, 0)
     assert await in_queues(mesh) == ids(group, 2)
     assert (await part_of(mesh, group)).stored
 
@@ -211,9 +211,9 @@ async def unmarked(server: EmbeddedServer, mesh: TaskMesh) -> str:
     return "0192-0"
 
 
-def old(mesh: TaskMesh) -> GroupStore:
+def old(mesh: TaskMesh) -> GroupEnqueuer:
     """A store for which every part is older than the queues tell duplicates."""
-    return GroupStore(mesh.connection, mesh.namespace, search_after=timedelta(-1))
+    return GroupEnqueuer(mesh.connection, mesh.namespace, search_after=timedelta(-1))
 
 
 async def end(mesh: TaskMesh, group: str, statuses: str) -> None:
@@ -306,9 +306,9 @@ async def test_a_full_queue_delays_the_children_and_nothing_is_lost(
     assert "are left to a worker" in caplog.text
     assert await in_queues(mesh) == []
     with pytest.raises(SendTaskError, match=f"the stream {stream} is full"):
-        await GroupStore(mesh.connection, mesh.namespace).store_part(group, 0)
+        await GroupEnqueuer(mesh.connection, mesh.namespace).store_part(group, 0)
     await mesh.edit_stream(stream, max_bytes=-1)
-    assert await GroupStore(mesh.connection, mesh.namespace).store_part(group, 0)
+    assert await GroupEnqueuer(mesh.connection, mesh.namespace).store_part(group, 0)
     assert await in_queues(mesh) == ids(group, 2)
 
 
@@ -353,7 +353,7 @@ async def test_a_group_is_spawned_from_the_event_loop_of_another_thread(mesh: Ta
 
 
 async def test_groups_whose_records_are_gone_leave_nothing_to_store(mesh: TaskMesh) -> None:
-    store = GroupStore(mesh.connection, mesh.namespace)
+    store = GroupEnqueuer(mesh.connection, mesh.namespace)
     group = await spawn_with_callback([Child(0)], After())
     assert not await store.store_part(group, 1)
     for subject in (mesh.namespace.group_part_subject(group, 0), mesh.namespace.group_subject(group)):
@@ -364,7 +364,7 @@ async def test_groups_whose_records_are_gone_leave_nothing_to_store(mesh: TaskMe
 
 
 async def test_a_part_written_by_hand_is_refused_in_one_line(mesh: TaskMesh) -> None:
-    store = GroupStore(mesh.connection, mesh.namespace)
+    store = GroupEnqueuer(mesh.connection, mesh.namespace)
     group = await spawn_with_callback([Child(0)], After())
     subject, part = mesh.namespace.group_part_subject(group, 0), await part_of(mesh, group)
     odd: list[tuple[Any, str]] = [

@@ -13,9 +13,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.execution.thread import executing
+from diracx.tasks.plumbing.groups.enqueuer import GroupEnqueuer
 from diracx.tasks.plumbing.groups.records import callback_id
 from diracx.tasks.plumbing.injection.resources import Resources
-from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.observability.telemetry import current_traceparent
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.testing import wait_until
@@ -138,7 +138,7 @@ async def test_children_and_callback_of_a_group_continue_the_trace_of_their_pare
     assert [span.name for span in spawns] == [f"publish {mesh.namespace.name}.group.*"] * 2
     assert [parent_of(span) for span in spawns] == [context_of(process)] * 2
     # Those of the second group are stored by workers.
-    await GroupStore(mesh.connection, mesh.namespace).store_part(f"{parent}-1", 1)
+    await GroupEnqueuer(mesh.connection, mesh.namespace).store_part(f"{parent}-1", 1)
     for number, span in enumerate(spawns):
         group = f"{parent}-{number}"
         trace_id, span_id = context_of(span)

@@ -18,10 +18,10 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.execution.job import Outcome, Retry
 from diracx.tasks.plumbing.groups.records import Ended, callback_id
+from diracx.tasks.plumbing.groups.store import JetStreamGroupStore
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.assets import assets
-from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
@@ -155,15 +155,15 @@ class Mesh:
     async def _groups_move(self) -> bool:
         """Whether a callback of a group, or the storing of its children, falls due in a moment."""
         delivered = {each.id for each in self.outcomes}
-        groups = GroupStore(self.broker.connection, self.broker.namespace)
+        groups = JetStreamGroupStore(self.broker.connection, self.broker.namespace)
         for group in self._broker.groups:
-            record = None if callback_id(group) in delivered else await groups.read_group(group)
-            if record is None:
+            known = None if callback_id(group) in delivered else await groups.read_group(group)
+            if known is None:
                 continue
-            if record.ended is Ended.COMPLETE:
+            if known.record.ended is Ended.COMPLETE:
                 return True
-            parts = [await groups.read_part(group, number) for number in range(len(record.starts))]
-            if record.ended is None and any(part is not None and not part.stored for part in parts):
+            parts = [await groups.read_part(group, number) for number in range(len(known.record.starts))]
+            if known.record.ended is None and any(part is not None and not part.record.stored for part in parts):
                 return True
         return False
 

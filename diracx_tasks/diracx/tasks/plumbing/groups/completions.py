@@ -292,8 +292,7 @@ class GroupCompletions:
         if outcomes := sorted((each.index, each.outcome) for each in new.values() if each.outcome is not None):
             change.outcomes += outcomes_records(number, outcomes, self._store.largest)
         # A child that has ended was stored, and so was the whole part.
-        stored = msgspec.structs.replace(record, stored=True, bodies=())
-        return with_statuses(stored, first, [(each.index, each.status) for each in new.values()])
+        return with_statuses(record.as_stored(), first, [(each.index, each.status) for each in new.values()])
 
     async def _close(self, change: Change, known: Stored[GroupRecord], complete: set[int]) -> None:
         """Note the parts that have ended in the record of the group. If they are the last, release the callback."""

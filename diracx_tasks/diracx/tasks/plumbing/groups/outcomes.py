@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from diracx.tasks.plumbing.callbacks.outcomes import MISSING, ChildOutcome, GroupOutcomes, OutcomeCounts, counted
 from diracx.tasks.plumbing.exceptions import UnretryableError, shown
 from diracx.tasks.plumbing.groups.records import STATUSES, WAITING, GroupRecord, PartRecord, StoredOutcome, child_id
-from diracx.tasks.plumbing.groups.store import GroupStore, UnreadableRecordError
+from diracx.tasks.plumbing.groups.store import PARALLEL_READS, GroupStore, UnreadableRecordError
 
 T = TypeVar("T")
-
-PARALLEL_READS: Final = 64
 
 
 class StoredOutcomes:

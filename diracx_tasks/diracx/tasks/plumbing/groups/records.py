@@ -102,6 +102,10 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
         """How many children have not ended."""
         return self.statuses.count(WAITING) if self.statuses else len(self.children)
 
+    def as_stored(self) -> PartRecord:
+        """The same once its children are stored in their queues."""
+        return msgspec.structs.replace(self, stored=True, bodies=())
+
 
 class StoredOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the letter in `PartRecord.statuses` does not tell of a child."""

@@ -1,7 +1,7 @@
 """What is spawned: the tasks of a group as they are checked, encoded and divided into parts, before anything is stored.
 
 Ids come from the parent and from how many groups it has spawned before, so a parent that runs again makes the same
-group. `jetstream.group_store` stores it.
+group. `enqueuer` stores it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The records of groups as the completions of children read and write them, in the stream `later`.
+"""The records of groups, read from the stream `later` and written there.
 
 Reads go to the leader of the stream, so each one sees every write that was acknowledged before it. What changes
 together is stored in one atomic batch, each record by compare-and-set on its sequence: all of it, or nothing.
@@ -14,6 +14,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, shown
 from diracx.tasks.plumbing.groups.records import (
     KEEP_GROUP,
     KEEP_OUTCOMES,
@@ -44,6 +45,7 @@ from diracx.tasks.plumbing.wire.times import to_rfc3339
 T = TypeVar("T")
 
 PARALLEL_READS: Final = 64
+"""How many records are read at a time."""
 
 HEADROOM_BYTES: Final = 8_192
 """What a message leaves free of the server's `max_payload`, for its headers."""
@@ -53,7 +55,7 @@ _part = msgspec.json.Decoder(PartRecord)
 _outcomes = msgspec.json.Decoder(OutcomesRecord)
 
 
-class UnreadableRecordError(Exception):
+class UnreadableRecordError(MalformedTaskError):
     """A record cannot be decoded, or contradicts itself. The text has its subject and what is wrong."""
 
 
@@ -155,7 +157,7 @@ class JetStreamGroupStore:
         subject = self._namespace.group_subject(group)
         stored = await self._read(_group, subject)
         if stored is not None and not _fits(stored.record):
-            raise UnreadableRecordError(f"{subject} cannot be read: its parts do not fit its children")
+            raise _unreadable(subject, "its parts do not fit its children")
         return stored
 
     async def read_part(self, group: str, number: int) -> Stored[PartRecord] | None:
@@ -163,7 +165,7 @@ class JetStreamGroupStore:
         subject = self._namespace.group_part_subject(group, number)
         stored = await self._read(_part, subject)
         if stored is not None and len(stored.record.statuses) not in (0, len(stored.record.children)):
-            raise UnreadableRecordError(f"{subject} cannot be read: it has not one status for each of its children")
+            raise _unreadable(subject, "it has not one status for each of its children")
         return stored
 
     async def _read(self, decoder: msgspec.json.Decoder[T], subject: str) -> Stored[T] | None:
@@ -173,7 +175,7 @@ class JetStreamGroupStore:
         try:
             return Stored(decoder.decode(message.body), message.sequence)
         except msgspec.MsgspecError as error:
-            raise UnreadableRecordError(f"{subject} cannot be read: {error}") from error
+            raise _unreadable(subject, error) from error
 
     async def read_callback(self, group: str) -> HeldCallback | None:
         """See `GroupStore`."""
@@ -193,13 +195,23 @@ class JetStreamGroupStore:
                 for outcome in () if stored is None else stored.record.outcomes:
                     yield outcome
 
+    def group_message(self, group: str, stored: Stored[GroupRecord]) -> BatchMessage:
+        """Replaces the record of a group, which is at that sequence now; at 0: there is none."""
+        ttl = remaining_ttl(stored.record, KEEP_GROUP, self._connection.clock.now())
+        return _replacing(self._namespace.group_subject(group), stored, ttl)
+
+    def part_message(self, group: str, record: GroupRecord, number: int, stored: Stored[PartRecord]) -> BatchMessage:
+        """Replaces the record of one part, as `group_message`."""
+        ttl = remaining_ttl(record, KEEP_OUTCOMES, self._connection.clock.now())
+        return _replacing(self._namespace.group_part_subject(group, number), stored, ttl)
+
     async def write(self, change: Change) -> tuple[dict[int, int], int]:
         """See `GroupStore`."""
-        messages = [self._part_message(change, number, stored) for number, stored in change.parts.items()]
+        messages = [self.part_message(change.id, change.group, *part) for part in change.parts.items()]
         messages += [self._outcomes_message(change, *outcomes) for outcomes in change.outcomes]
         closing_at = len(messages)
         if change.closing is not None:
-            messages.append(self._group_message(change.id, change.closing))
+            messages.append(self.group_message(change.id, change.closing))
         if change.released is not None:
             messages.append(self._callback_message(change.id, change.released))
         first = await self._publish(messages) - len(messages) + 1
@@ -218,18 +230,9 @@ class JetStreamGroupStore:
                 raise RevisionConflictError(messages[0].subject) from None
             raise
 
-    def _part_message(self, change: Change, number: int, stored: Stored[PartRecord]) -> BatchMessage:
-        ttl = remaining_ttl(change.group, KEEP_OUTCOMES, self._connection.clock.now())
-        subject = self._namespace.group_part_subject(change.id, number)
-        return _replacing(subject, stored, ttl)
-
     def _outcomes_message(self, change: Change, number: int, first: int, body: bytes) -> BatchMessage:
         ttl = remaining_ttl(change.group, KEEP_OUTCOMES, self._connection.clock.now())
         return BatchMessage(self._namespace.group_outcomes_subject(change.id, number, first), body, {TTL: ttl})
-
-    def _group_message(self, group: str, stored: Stored[GroupRecord]) -> BatchMessage:
-        ttl = remaining_ttl(stored.record, KEEP_GROUP, self._connection.clock.now())
-        return _replacing(self._namespace.group_subject(group), stored, ttl)
 
     def _callback_message(self, group: str, held: HeldCallback) -> BatchMessage:
         now = self._connection.clock.now()
@@ -239,6 +242,10 @@ class JetStreamGroupStore:
         # Never 0: after it has run nothing is stored there, and a 0 would let it run again.
         headers[EXPECTED_LAST_SUBJECT_SEQUENCE] = str(held.sequence)
         return BatchMessage(self._namespace.delayed_subject(callback_id(group)), held.body, headers)
+
+
+def _unreadable(subject: str, why: object) -> UnreadableRecordError:
+    return UnreadableRecordError(f"the record {shown(subject)} cannot be read: {why}")
 
 
 def _fits(record: GroupRecord) -> bool:

@@ -13,11 +13,11 @@ from uuid import uuid4
 from diracx.tasks.installation import report_mixed_installation
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, SendTaskError
+from diracx.tasks.plumbing.groups.enqueuer import GroupEnqueuer
 from diracx.tasks.plumbing.groups.spawning import Spawner
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.headers import schedule_headers
 from diracx.tasks.plumbing.jetstream.publish import publish, until_answered
 from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject
@@ -66,7 +66,7 @@ class JetStreamBroker:
         self._results = ResultReader(connection, namespace)
         self._loop = asyncio.get_running_loop()
         self._telemetry = current()
-        self._groups = GroupStore(connection, namespace)
+        self._groups = GroupEnqueuer(connection, namespace)
 
     @classmethod
     @asynccontextmanager

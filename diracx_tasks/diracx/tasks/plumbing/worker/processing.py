@@ -48,10 +48,11 @@ from diracx.tasks.plumbing.execution.job import (
     Succeeded,
     WrongQueue,
 )
+from diracx.tasks.plumbing.groups.enqueuer import STORE_CHILDREN, GroupEnqueuer
 from diracx.tasks.plumbing.groups.records import split_place
+from diracx.tasks.plumbing.groups.store import UnreadableRecordError
 from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.jetstream.group_store import STORE_CHILDREN, GroupStore
 from diracx.tasks.plumbing.observability import log_context, telemetry
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
@@ -139,7 +140,7 @@ class Processor:
         holds: Holds,
         outages: Outages,
         cancellations: CancellationFollower,
-        groups: GroupStore,
+        groups: GroupEnqueuer,
         clock: ServerClock,
         on_outcome: OnOutcome | None = None,
     ) -> None:
@@ -298,7 +299,7 @@ class Processor:
     async def _store_children(self, part: StoreChildren) -> Outcome:
         try:
             there = await self._groups.store_part(part.group, part.part)
-        except MalformedTaskError as error:
+        except UnreadableRecordError as error:
             return Dead(f"malformed: {error}")
         return Succeeded() if there else Discarded("its group has expired")
 

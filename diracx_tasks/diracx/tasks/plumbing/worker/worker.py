@@ -28,13 +28,13 @@ from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, 
 from diracx.tasks.plumbing.execution.executor import Executor, Invoke
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.groups.completions import GroupCompletions
+from diracx.tasks.plumbing.groups.enqueuer import GroupEnqueuer
 from diracx.tasks.plumbing.groups.outcomes import stored_outcomes
 from diracx.tasks.plumbing.groups.store import JetStreamGroupStore
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.group_store import GroupStore
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.mesh_watch import MeshWatch
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
@@ -159,7 +159,7 @@ class Worker:
             self._holds,
             self._outages,
             self._cancellations,
-            GroupStore(self._connection, namespace),
+            GroupEnqueuer(self._connection, namespace),
             self._connection.clock,
             on_outcome,
         )

@@ -33,23 +33,20 @@ import msgspec
 
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import (
-    MalformedTaskError,
     SendTaskError,
     ServerError,
     ServerUnavailableError,
     shown,
 )
 from diracx.tasks.plumbing.groups.records import (
-    KEEP_GROUP,
-    KEEP_OUTCOMES,
     GroupRecord,
     PartRecord,
     callback_id,
     part_id,
     place,
-    remaining_ttl,
 )
 from diracx.tasks.plumbing.groups.spawning import NewGroup, child_headers
+from diracx.tasks.plumbing.groups.store import Change, JetStreamGroupStore, Stored, UnreadableRecordError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
     DUPLICATE_MESSAGE_ID,
@@ -59,10 +56,11 @@ from diracx.tasks.plumbing.jetstream.errors import (
     PermissionDeniedError,
     stream_full_text,
 )
-from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, ROLLUP, TTL, schedule_headers
+from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, schedule_headers
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
-from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish, publish_batch, until_answered
-from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, delete_message, read_message
+from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish_batch, until_answered
+from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
+from diracx.tasks.plumbing.key_value_store import RevisionConflictError
 from diracx.tasks.plumbing.observability.telemetry import current
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_GROUP, TASK_ID, TASK_NAME, TASK_PART, TRACEPARENT, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -85,8 +83,8 @@ _AT_ONCE_SECONDS: Final = 10.0
 """How long whoever spawns a group waits for its children to be stored; less than `FALLBACK`."""
 
 
-class GroupStore:
-    """Stores groups of one namespace.
+class GroupEnqueuer:
+    """Stores the groups that are spawned in one namespace, and their children in the queues.
 
     Args:
         search_after: See `SEARCH_AFTER`.
@@ -95,6 +93,7 @@ class GroupStore:
     def __init__(self, connection: Connection, namespace: Namespace, *, search_after: timedelta = SEARCH_AFTER) -> None:
         self._connection = connection
         self._namespace = namespace
+        self._records = JetStreamGroupStore(connection, namespace)
         self._search_after = search_after
         self._may_delete = True
         """Whether this user may delete a message of a part; producers may not."""
@@ -148,23 +147,15 @@ class GroupStore:
     def _group_messages(self, group: NewGroup) -> Iterator[BatchMessage]:
         names, record = self._namespace, group.record
         new = {EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
-        kept = {ROLLUP: "sub", TTL: remaining_ttl(record, KEEP_GROUP, record.spawned)}
-        yield BatchMessage(names.group_subject(group.id), msgspec.json.encode(record), new | kept)
+        yield self._records.group_message(group.id, Stored(record, 0))
         at_the_latest = record.spawned + timedelta(seconds=record.ttl_seconds if group.parts else 0)
         let_go = schedule_headers(at_the_latest, names.due_subject(*group.callback.queue))
         held = names.delayed_subject(callback_id(group.id))
         yield BatchMessage(held, group.callback.body, group.callback_headers() | let_go | new)
         due = record.spawned + (FALLBACK if len(group.parts) == 1 else timedelta(0))
         for number, part in enumerate(group.parts):
-            yield self._part_message(group.id, record, number, part, 0)
+            yield self._records.part_message(group.id, record, number, Stored(part, 0))
             yield self._storing_message(group.id, number, part, due)
-
-    def _part_message(
-        self, group: str, record: GroupRecord, number: int, part: PartRecord, replaces: int
-    ) -> BatchMessage:
-        ttl = remaining_ttl(record, KEEP_OUTCOMES, self._connection.clock.now())
-        headers = {ROLLUP: "sub", TTL: ttl, EXPECTED_LAST_SUBJECT_SEQUENCE: str(replaces)}
-        return BatchMessage(self._namespace.group_part_subject(group, number), msgspec.json.encode(part), headers)
 
     def _storing_message(self, group: str, number: int, part: PartRecord, due: datetime) -> BatchMessage:
         """The message that has a worker store the children of a part. The worker is one of the first child's size."""
@@ -180,15 +171,16 @@ class GroupStore:
         if group.record.parent is None:
             return  # an earlier try of this very spawn, whose answer was lost; the message of its part is due soon
         try:
-            stored = await self.read_group(group.id)
+            known = await self._records.read_group(group.id)
         except ServerError as error:
             raise SendTaskError(f"the group {shown(group.id)} is not known to be stored: {error}") from error
-        if stored is None:
+        if known is None:
             callback = self._namespace.delayed_subject(callback_id(group.id))
             raise SendTaskError(
                 f"the group {shown(group.id)} was not stored: something of an earlier group of that id is left, and "
                 f"its record is not; purge {shown(callback)} from {self._namespace.later_stream}"
             )
+        stored = known.record
         if stored.digest != group.record.digest:
             logger.warning(
                 "the group %s of %s stays as it was spawned first, with %d children and %s as its callback: this "
@@ -205,7 +197,7 @@ class GroupStore:
                 return await work
         except TimeoutError:
             error: Exception | str = f"no answer within {_AT_ONCE_SECONDS:g} s"
-        except (ServerError, SendTaskError, MalformedTaskError) as failure:
+        except (ServerError, SendTaskError, UnreadableRecordError) as failure:
             error = failure
         logger.warning("the children of a group are left to a worker, which stores them in their queues: %s", error)
         return None
@@ -227,7 +219,7 @@ class GroupStore:
         """Store the children of a part that nobody else has stored yet. Returns whether the part is marked."""
         await self._store_children(group.id, group.record, 0, part)
         with suppress(PermissionDeniedError):  # a producer may not read what completions have made of the part
-            return await self._mark(group.id, group.record, 0, part, sequence)
+            return await self._mark(group.id, group.record, 0, Stored(part, sequence))
         return False
 
     async def store_part(self, group: str, number: int) -> bool:
@@ -238,7 +230,7 @@ class GroupStore:
 
         Raises:
             ServerError: It is not known whether they are stored.
-            MalformedTaskError: A record cannot be read.
+            UnreadableRecordError: A record cannot be read.
         """
         tries_left = _TRIES
         while True:
@@ -251,21 +243,21 @@ class GroupStore:
                     raise
 
     async def _store_part(self, group: str, number: int) -> bool:
-        record, message = await self.read_group(group), await self._read_part(group, number)
-        if record is None or message is None:
+        known, stored = await self._records.read_group(group), await self._records.read_part(group, number)
+        if known is None or stored is None:
             return False
-        part = _decoded(message, PartRecord)
+        record, part = known.record, stored.record
         if part.stored:
             return True
         # A child that has ended was stored.
         if not part.statuses:
-            old = self._connection.clock.now() - message.stored > self._search_after
+            old = self._connection.clock.now() - record.spawned > self._search_after
             if not (old and await self._in_queues(group, record, number, part)):
-                now = await self._read_part(group, number) if old else message
-                if now is None or now.sequence != message.sequence:
+                now = await self._records.read_part(group, number) if old else stored
+                if now is None or now.sequence != stored.sequence:
                     return await self._store_part(group, number)  # the first have ended during the search
                 await self._store_children(group, record, number, part)
-        await self._mark(group, record, number, part, message.sequence)
+        await self._mark(group, record, number, stored)
         return True
 
     async def _in_queues(self, group: str, record: GroupRecord, number: int, part: PartRecord) -> bool:
@@ -297,53 +289,20 @@ class GroupStore:
                 for task, body, each in zip(part.children, part.bodies, headers, strict=True)
             ]
         except (ValueError, IndexError) as error:
-            raise MalformedTaskError(f"part {number} of the group {shown(group)} is broken: {error}") from error
+            raise UnreadableRecordError(f"part {number} of the group {shown(group)} is broken: {error}") from error
 
-    async def _mark(self, group: str, record: GroupRecord, number: int, part: PartRecord, sequence: int) -> bool:
+    async def _mark(self, group: str, record: GroupRecord, number: int, part: Stored[PartRecord]) -> bool:
         """Mark a part as stored. Completions may write it meanwhile. Returns False if they always were quicker."""
         for _ in range(_TRIES):
-            stored = msgspec.structs.replace(part, stored=True, bodies=())
-            message = self._part_message(group, record, number, stored, sequence)
-            try:
-                await publish(self._connection, message.subject, message.body, message.headers)
+            marked = Stored(part.record.as_stored(), part.sequence)
+            with suppress(RevisionConflictError):
+                await self._records.write(Change(group, record, parts={number: marked}))
                 return True
-            except ApiError as error:
-                if error.err_code != WRONG_LAST_SEQUENCE:
-                    raise
-            written = await self._read_part(group, number)
-            if written is None:
+            written = await self._records.read_part(group, number)
+            if written is None or written.record.stored:
                 return True
-            part, sequence = _decoded(written, PartRecord), written.sequence
-            if part.stored:
-                return True
+            part = written
         return False
-
-    async def read_group(self, group: str) -> GroupRecord | None:
-        """The record of a group; None: there is none any more.
-
-        Raises:
-            ServerError: No answer, or the server refused.
-            MalformedTaskError: It cannot be read.
-        """
-        subject = self._namespace.group_subject(group)
-        message = await read_message(self._connection, self._namespace.later_stream, last_by_subj=subject)
-        return None if message is None else _decoded(message, GroupRecord)
-
-    async def read_part(self, group: str, number: int) -> PartRecord | None:
-        """The record of one part of a group; errors as for `read_group`."""
-        message = await self._read_part(group, number)
-        return None if message is None else _decoded(message, PartRecord)
-
-    async def _read_part(self, group: str, number: int) -> StoredMessage | None:
-        subject = self._namespace.group_part_subject(group, number)
-        return await read_message(self._connection, self._namespace.later_stream, last_by_subj=subject)
-
-
-def _decoded(message: StoredMessage, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(message.body, type=kind)
-    except msgspec.MsgspecError as error:
-        raise MalformedTaskError(f"the record {shown(message.subject)} cannot be read: {error}") from error
 
 
 def _queue(part: PartRecord, task: int) -> tuple[Priority, Size]:
