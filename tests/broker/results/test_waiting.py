@@ -74,6 +74,14 @@ async def test_all_who_wait_are_woken_at_once(mesh: TaskMesh, looks: list[bool])
         assert await asyncio.gather(*waiters) == [[1], [1]]
 
 
+async def test_nothing_is_left_of_who_has_waited(mesh: TaskMesh) -> None:
+    client = mesh.connection.client
+    before = len(client._subs), len(client._listeners)
+    with pytest.raises(ResultIsMissingError):
+        await mesh.broker.result("none", 0.01)
+    assert (len(client._subs), len(client._listeners)) == before
+
+
 async def test_a_dead_subscription_costs_no_more_than_a_poll(mesh: TaskMesh, looks: list[bool]) -> None:
     mesh.register(Returns)
     task_id = await Returns().schedule(keep_result=True)

@@ -89,7 +89,11 @@ OF_CLIENT: dict[str, Relied] = {
         kind="function",
         parameters=("sid", "subject", "reply", "data", "headers"),
     ),
-    "_remove_sub": Relied("called to forget a subscription without a connection", kind="function", parameters=("sid",)),
+    "_remove_sub": Relied(
+        "extended to forget a listener; called to forget a subscription without a connection",
+        kind="function",
+        parameters=("sid", "max_msgs"),
+    ),
     "_send_command": Relied(
         "called to queue a PING; `answer` does the same to a PUB",
         kind="coroutine",

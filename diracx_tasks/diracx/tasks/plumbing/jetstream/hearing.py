@@ -28,7 +28,7 @@ class Heard:
         self._event = asyncio.Event()
         self._body = b""
 
-    async def take(self, message: Msg) -> None:
+    def take(self, message: Msg) -> None:
         """Hear a message."""
         if message.headers and message.headers.get(STREAM) == self._stream:
             self._body = message.data
@@ -58,7 +58,7 @@ async def hearing(connection: Connection, stream: str, subject: str) -> AsyncIte
     try:
         subscription = None
         with suppress(Error):  # the connection is being closed
-            subscription = await connection.client.subscribe(subject, cb=heard.take)
+            subscription = await connection.client.listen(subject, heard.take)
         try:
             yield heard
         finally:

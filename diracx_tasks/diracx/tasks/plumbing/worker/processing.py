@@ -6,7 +6,7 @@
     load_attempts   the attempt record: what has been tried of it
     screen          may the task execute now, here? The answer is a `Job`, or the outcome when it may not
     run             execute the job (execution/executor.py), isolated where it must be; gives the outcome. A message of
-                    a group is no task: its children are stored instead (jetstream/group_store.py)
+                    a group is no task: its children are stored instead (groups/enqueuer.py)
     settle          the outcome becomes writes, then an ack, nak or term (settlement/settlement.py)
     report          `on_outcome` hears of it
 

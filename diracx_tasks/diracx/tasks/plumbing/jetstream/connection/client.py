@@ -89,7 +89,6 @@ class PersistentClient(Client):
         except (Error, TimeoutError):
             pass  # the connection was lost meanwhile, and the subscription with it
         finally:
-            self._listeners.pop(subscription._id, None)
             self._remove_sub(subscription._id)
 
     def answer(self, reply: str, verb: bytes) -> None:
@@ -108,6 +107,10 @@ class PersistentClient(Client):
         self.stats["out_bytes"] += len(verb)
         if self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        self._listeners.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)
 
     def write_now(self) -> None:
         """Write the queued commands now instead of in the next loop turn; for a request whose reply is awaited."""
