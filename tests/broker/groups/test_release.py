@@ -12,9 +12,12 @@ import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.execution.job import Discarded, Outcome, Succeeded
 from diracx.tasks.plumbing.groups.completions import GroupCompletions
 from diracx.tasks.plumbing.groups.records import Ended, callback_id
 from diracx.tasks.plumbing.groups.store import Change, JetStreamGroupStore
+from diracx.tasks.plumbing.jetstream.headers import without_server_headers
+from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.wire.envelope import TASK_DUE
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.testing import wait_until
@@ -74,6 +77,31 @@ async def test_a_released_callback_is_due_when_it_is_released(mesh: TaskMesh) ->
     assert message.stored - from_rfc3339(message.headers[TASK_DUE]) < HOUR / 60
     assert message.headers["Task-Callback"] == group.id
     await mesh.burst()
+
+
+async def test_a_callback_that_the_server_lets_go_twice_runs_once_and_its_replay_runs_again(mesh: TaskMesh) -> None:
+    group = await store_group(mesh, [Child()], After(), queued=False)
+    await completed(group, GroupCompletions(group.store, mesh.connection.clock), 0)
+    await wait_until(mesh.waiting, description="the callback is due")
+    # What a server that is killed while it fires a schedule does after its restart.
+    due = mesh.namespace.due_subject(After.priority, After.size)
+    (fired,) = await mesh.stored(mesh.namespace.later_stream, due)
+    headers = without_server_headers(fired.headers)
+    await publish(mesh.connection, due, fired.body, headers)
+
+    async def both_wait() -> bool:
+        return await mesh.waiting() == 2
+
+    await wait_until(both_wait, description="both are in the queue")
+    ended: list[Outcome] = []
+    await mesh.burst(on_outcome=lambda task, task_id, outcome: ended.append(outcome))
+    assert len(called) == 1
+    assert Counter(map(type, ended)) == {Succeeded: 1, Discarded: 1}
+    (dropped,) = (each for each in ended if isinstance(each, Discarded))
+    assert "the server let this callback go twice" in dropped.reason
+    await publish(mesh.connection, mesh.namespace.task_subject(After.priority, After.size), fired.body, headers)
+    await mesh.burst()
+    assert len(called) == 2, "a replay is meant"
 
 
 class Unlucky(JetStreamGroupStore):

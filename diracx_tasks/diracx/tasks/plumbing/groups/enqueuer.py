@@ -222,6 +222,30 @@ class GroupEnqueuer:
             return await self._mark(group.id, group.record, 0, Stored(part, sequence))
         return False
 
+    async def is_second_firing(self, group: str, fired: int) -> bool:
+        """Whether a callback was let go before, by another message than this one.
+
+        A server that is killed while a schedule fires may fire it again after its restart, as a second message: it
+        stores what falls due, and removes the schedule a moment later.
+
+        Args:
+            fired: The sequence of this message in the stream `later`.
+
+        Raises:
+            ServerError: That is not known.
+        """
+        while True:
+            try:
+                known = await self._records.read_group(group)
+            except UnreadableRecordError:
+                return False  # its outcomes cannot be read either, which the callback hears of
+            if known is None or known.record.fired is not None:
+                return known is not None and known.record.fired != fired
+            first = msgspec.structs.replace(known.record, fired=fired)
+            with suppress(RevisionConflictError):  # a completion, or the other message
+                await self._records.write(Change(group, first, closing=Stored(first, known.sequence)))
+                return False
+
     async def store_part(self, group: str, number: int) -> bool:
         """Store the children of one part in their queues, unless they were stored before.
 

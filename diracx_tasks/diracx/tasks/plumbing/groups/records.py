@@ -71,6 +71,8 @@ class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of parts whose children have all ended, ascending."""
     ended: Ended | None = None
     ended_at: datetime | None = None
+    fired: int | None = None
+    """The sequence, in the stream `later`, of the message that the callback runs for; None: it has not begun."""
 
     def part_of(self, index: int) -> int:
         """The number of the part that has this child."""

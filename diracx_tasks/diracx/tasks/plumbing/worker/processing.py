@@ -261,6 +261,9 @@ class Processor:
             if isinstance(screened, StoreChildren):
                 return await self._store_children(screened)
             return screened
+        group = screened.envelope.callback
+        if group is not None and await self._runs_already(group, lease.delivery):
+            return Discarded("it runs already: the server, killed meanwhile, let this callback go twice")
         logger.debug("begins: %s (message %d)", screened.envelope.name, lease.delivery.sequence)
         on_start = None
         if lease.delivery.delivered > 1 or attempts.revision:
@@ -295,6 +298,10 @@ class Processor:
             return Dead(reason)
         await self._attempts.record_unknown(attempts)
         return Interrupted(f"try {tries} of {self._settings.unknown_tries}: {reason}", self._settings.unknown_delay)
+
+    async def _runs_already(self, group: str, delivery: Delivery) -> bool:
+        """Whether a callback was let go twice. A replay or a copy of it by hand did not fall due, and runs."""
+        return delivery.origin is not None and await self._groups.is_second_firing(group, delivery.origin[1])
 
     async def _store_children(self, part: StoreChildren) -> Outcome:
         try:
