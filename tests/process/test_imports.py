@@ -98,7 +98,7 @@ def test_a_star_import_works_without_the_packages_of_diracx(tmp_path: Path) -> N
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     names, refusal = done.stdout.splitlines()
-    assert len(names.split()) == 43
+    assert len(names.split()) == 45
     assert not {"Config", "AvailableSecurityProperties"} & set(names.split())
     assert refusal == "Config needs diracx-core: pip install 'diracx-tasks[diracx]'"
 

@@ -142,6 +142,7 @@ async def test_a_server_that_is_killed_around_a_write_loses_no_completion_and_do
         completions = GroupCompletions(store, mesh.connection.clock)
         for indexes in ((0,), (1, 2, 3), (4, 5)):
             await completed(group, completions, *indexes)
+        assert await mesh.connection.wait_connected(60), "an answer may have come before the server was killed"
         assert await group.letters() == "ssssss"
         assert (await group.record()).ended is Ended.COMPLETE
         assert len(await after_callback(mesh)) == 6

@@ -18,6 +18,7 @@ from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.groups.records import PartRecord
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.headers import schedule_headers
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.topology import ensure
@@ -180,6 +181,19 @@ async def test_a_worker_that_does_not_answer_is_named(mesh: TaskMesh) -> None:
     async with serving(mesh.connection, service):
         answer = await cancel_all(mesh, NAME)
     assert (counts(answer), answer.silent, answer.done) == ({"waiting": 1}, ["node1-7-small"], False)
+
+
+@pytest.mark.parametrize("more", [{}, {"Task-Keep-Result": "60"}])
+async def test_a_schedule_of_that_name_is_withdrawn_though_its_message_has_no_id(
+    mesh: TaskMesh, more: dict[str, str]
+) -> None:
+    """As one that was stored by hand. When it fell due its sequence would be its id, and it would run."""
+    due = f"{mesh.namespace.name}.due.normal.small"
+    headers = {"Task-Name": NAME, **more, **schedule_headers(datetime.now(UTC) + timedelta(hours=1), due)}
+    await publish(mesh.connection, mesh.namespace.delayed_subject("by-hand"), b"{}", headers)
+    answer = await cancel_one(mesh, "by-hand")
+    assert (counts(answer), answer.done) == ({"withdrawn": 1}, True)
+    assert await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.delayed.") == []
 
 
 async def test_a_note_that_is_older_than_an_hour_and_than_each_message_is_removed(

@@ -82,7 +82,8 @@ def test_a_small_run_loses_nothing_and_explains_every_repeat() -> None:
     assert ledger["worker_kills"] == 3
     assert ledger["server_kills"] == 1
     assert ledger["submitted"] >= 300
-    assert ledger["submitted"] == ledger["executed_once"] + ledger["executed_more_than_once"]
+    executed = ledger["executed_once"] + ledger["executed_more_than_once"]
+    assert 0 <= ledger["submitted"] - executed <= ledger["cancelled"], "only what was cancelled need not be executed"
     assert ledger["dead"] > 0
     assert ledger["lost"] == ledger["unexplained"] == ledger["problems"] == []
 

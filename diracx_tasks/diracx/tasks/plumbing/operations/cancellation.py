@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -188,12 +188,16 @@ class Canceller:
         async for message in self._delayed(note):
             page.append(message)
             if len(page) == MAX_PARALLEL_REQUESTS:
-                withdrawn += sum(await asyncio.gather(*map(self._withdraw_one, page)))
+                withdrawn += await self._withdraw_all(note, page)
                 page.clear()
-        return withdrawn + sum(await asyncio.gather(*map(self._withdraw_one, page)))
+        return withdrawn + await self._withdraw_all(note, page)
 
-    async def _withdraw_one(self, message: StoredMessage) -> int:
-        if TASK_GROUP in message.headers or TASK_KEEP_RESULT in message.headers:
+    async def _withdraw_all(self, note: Note, messages: Sequence[StoredMessage]) -> int:
+        return sum(await asyncio.gather(*(self._withdraw_one(note, each) for each in messages)))
+
+    async def _withdraw_one(self, note: Note, message: StoredMessage) -> int:
+        awaited = TASK_GROUP in message.headers or TASK_KEEP_RESULT in message.headers
+        if awaited and note.concerns(_identity(message)):  # so that a worker drops it
             return await self._release(message)
         return await purge_subject(self._connection, self._later, message.subject, before=message.sequence + 1)
 
@@ -203,7 +207,8 @@ class Canceller:
             case Kind.ID:
                 subject = self._namespace.delayed_subject(note.key)
                 found = await read_message(self._connection, self._later, last_by_subj=subject)
-                if found is not None and note.concerns(_identity(found)):
+                # One that was stored by hand may have no id in its headers.
+                if found is not None and note.concerns(replace(_identity(found), id=note.key)):
                     yield found
             case Kind.TASK:
                 async for message in read_batches(self._connection, self._later, f"{self._namespace.name}.delayed.*"):
