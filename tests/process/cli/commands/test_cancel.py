@@ -17,6 +17,8 @@ from support.processes import worker_process
 from support.queues import set_ack_wait
 
 ACK_WAIT = 1.5
+BLOCKED_ACK_WAIT = 12.0
+"""A worker says that its event loop is held up after a sixth of this."""
 LONG = {Size.SMALL: "Long", Size.MEDIUM: "LongOnThread", Size.LARGE: "LongAndLarge"}
 
 
@@ -67,6 +69,7 @@ async def test_running_tasks_of_each_size_end_and_none_is_retried_or_dead(
 async def test_code_that_does_not_yield_is_named_with_its_place(
     long_tasks: CommandLine, on_the_server: OnTheServer
 ) -> None:
+    await set_ack_wait(on_the_server.connection, on_the_server.names, BLOCKED_ACK_WAIT, [Size.SMALL])
     with worker_process(long_tasks, Size.SMALL) as small, worker_process(long_tasks, Size.MEDIUM) as medium:
         await submit(on_the_server, "BlocksThread", Size.MEDIUM, b'{"seconds":600}', "on-a-thread")
         await long_tasks.wait_for_line(f"begin {medium.pid}")
