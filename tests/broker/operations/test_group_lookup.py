@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from diracx.tasks.plumbing.cancellations.note import Kind, Note
-from diracx.tasks.plumbing.groups.records import GroupRecord, PartRecord
+from diracx.tasks.plumbing.groups.records import Ended, GroupRecord, PartRecord
 from diracx.tasks.plumbing.operations import group_lookup
 from diracx.tasks.plumbing.operations.group_lookup import GroupReader
 from diracx.tasks.plumbing.operations.status import StatusReader
@@ -68,6 +68,27 @@ async def test_a_group_tells_how_many_children_have_ended_and_its_parent_its_chi
     await put(mesh, names.group_subject(group), done, **{"Nats-Rollup": "sub"})
     assert await GroupReader(mesh.connection, names).open_groups() == 0
     assert (await find(mesh, group)).why[1:] == ["all 3 children have ended, and test:Record was let go"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "state", "says"),
+    [
+        ("complete", State.DONE, "all 3 children have ended, and test:Record was let go"),
+        ("expired", State.DONE, "its time was over with 2 of 3 children ended, and test:Record was let go"),
+        ("cancelled", State.CANCELLED, "an operator has withdrawn its callback test:Record"),
+    ],
+)
+async def test_a_callback_that_was_let_go_is_known_by_its_group(
+    mesh: TaskMesh, ended: Ended, state: State, says: str
+) -> None:
+    group, names = "parent-0", mesh.namespace
+    await put(mesh, names.group_subject(group), msgspec.structs.replace(GROUP, ended=ended, ended_at=AT))
+    for number, part in enumerate((FIRST, msgspec.structs.replace(SECOND, statuses="c"))):
+        await put(mesh, names.group_part_subject(group, number), part)
+    found = await find(mesh, f"{group}-callback")
+    assert (found.state, found.task, found.callback_of) == (state, "test:Record", group)
+    assert found.why[0] == f"it follows the group {group}: {says}"
+    assert found.why[1:] == ["it is done and kept no result, or moves at this moment"] * (state is State.DONE)
 
 
 async def test_the_groups_of_a_task_and_odd_records_are_told_as_far_as_they_can_be_read(mesh: TaskMesh) -> None:

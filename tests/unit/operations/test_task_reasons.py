@@ -239,6 +239,10 @@ def test_a_result_says_how_when_and_where_it_has_ended() -> None:
     assert task_reasons.of_result(KeptResult(status="succeeded")) == "it has succeeded"
     failed = KeptResult(status="failed", error=ResultError("ValueError", "no\nowner"), ended=AT, worker="w")
     assert task_reasons.of_result(failed) == "it has failed at 2026-12-01T06:00:00Z on w: ValueError: no owner"
+    cancelled = KeptResult(status="cancelled", ended=AT)
+    assert task_reasons.of_result(cancelled) == "it was cancelled at 2026-12-01T06:00:00Z"
+    assert task_reasons.of_child("7-0", 1, "cancelled") == "it is child 1 of group 7-0, and was cancelled"
+    assert task_reasons.of_child("7-0", 1, "failed") == "it is child 1 of group 7-0, and has failed"
 
 
 def a_group(ended: str | None, **counts: int) -> GroupState:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
-from diracx.tasks.plumbing.groups.records import split_place
+from diracx.tasks.plumbing.groups.records import Ended, split_place
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.headers import SCHEDULE
@@ -32,7 +32,14 @@ from diracx.tasks.plumbing.operations.group_lookup import GroupReader, child_pla
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
-from diracx.tasks.plumbing.operations.task_document import BusyLock, DeadTask, Running, State, TaskDocument
+from diracx.tasks.plumbing.operations.task_document import (
+    BusyLock,
+    DeadTask,
+    GroupState,
+    Running,
+    State,
+    TaskDocument,
+)
 from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -241,6 +248,8 @@ class TaskLookup:
         if result is None and child is not None:
             return child
         note = await self._records.note(Kind.ID, wanted)
+        if result is None and note is None and (callback := await self._of_callback(wanted, spawned)) is not None:
+            return callback
         state, why = State.UNKNOWN, task_reasons.UNKNOWN_MEANS
         if result is not None:
             state, why = State.DONE, task_reasons.of_result(result)
@@ -284,6 +293,17 @@ class TaskLookup:
         if child.status is None:
             return TaskDocument(id=wanted, state=State.DELAYED, why=why, **fields)
         return TaskDocument(id=wanted, state=State.DONE, why=why, status=child.status, **fields)
+
+    async def _of_callback(self, wanted: str, spawned: list[GroupState]) -> TaskDocument | None:
+        """The callback of a group that has ended, of which nothing but the record of the group is there."""
+        group = await self._groups.state(wanted.removesuffix("-callback"))
+        if group is None or group.callback_id != wanted or group.ended is None:
+            return None
+        state, why = State.DONE, [task_reasons.of_callback(group), task_reasons.LET_GO_MEANS]
+        if group.ended == Ended.CANCELLED:
+            state, why = State.CANCELLED, why[:1]
+        fields: dict[str, Any] = {"task": group.callback, "callback_of": group.id, "parent": group.parent}
+        return TaskDocument(id=wanted, state=state, why=why, groups=[group, *spawned], **fields)
 
 
 def _tried(record: AttemptRecord | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from diracx.tasks.plumbing.operations.in_flight import WorkerTasks
 from diracx.tasks.plumbing.operations.status import QueueStatus, Status
 from diracx.tasks.plumbing.operations.task_document import BusyLock, CancellationNote, GroupState, KeptResult, Running
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
+from diracx.tasks.plumbing.wire.ending import Status as Ending
 from diracx.tasks.plumbing.wire.times import readable_time
 from diracx.tasks.plumbing.worker.isolation import ISOLATE_AFTER_CRASHES
 
@@ -23,6 +24,7 @@ UNKNOWN_MEANS = (
     "submitted here"
 )
 SPAWNED_MEANS = "it is done and kept no result; its groups are remembered"
+LET_GO_MEANS = "it is done and kept no result, or moves at this moment"
 DROPPED = "it is dropped when its turn comes"
 ENDS = "it ends at its next await"
 MAX_HOLDERS_NAMED = 3
@@ -51,7 +53,7 @@ def of_child(group: str, index: int, status: str | None) -> str:
     """What its group knows of it."""
     if status is None:
         return f"it is child {index} of group {group}, and is not stored in its queue yet, or moves at this moment"
-    return f"it is child {index} of group {group}, and has {status}"
+    return f"it is child {index} of group {group}, and {_ended_as(status)}"
 
 
 def of_running(running: Sequence[Running]) -> list[str]:
@@ -173,12 +175,21 @@ def of_parked(silent: Sequence[WorkerTasks]) -> str:
     )
 
 
+def _ended_as(status: str) -> str:
+    return "was cancelled" if status == Ending.CANCELLED else f"has {status}"
+
+
 def of_result(result: KeptResult) -> str:
     """How it has ended, by its kept result."""
     when = "" if result.ended is None else f" at {readable_time(result.ended)}"
     where = f" on {result.worker}" if result.worker else ""
     error = "" if result.error is None else f": {result.error.type}: {' '.join(result.error.message.split())}"
-    return f"it has {result.status}{when}{where}{error}"
+    return f"it {_ended_as(result.status)}{when}{where}{error}"
+
+
+def of_callback(group: GroupState) -> str:
+    """What its group knows of a callback."""
+    return f"it follows the group {group.id}: {of_group(group)}"
 
 
 def of_group(group: GroupState) -> str:
