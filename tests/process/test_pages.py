@@ -67,6 +67,11 @@ class Extension:
         assert submitted.returncode == 0, submitted.stderr
         assert re.fullmatch(r"[0-9a-f]{32}\n", submitted.stdout)
         await wait_until(lambda: f"done: {task}" in dev.log, description="the task is done", timeout=30)
+        for words in commands(self.page, "diracx-task-run"):
+            if "--wait" in words:
+                waited = self.command_line(*words, DIRACX_TASKS_NATS_URL=dev.url)
+                assert waited.returncode == 0, waited.stderr
+                assert f"{waited.stdout}```" in self.page.read_text("utf-8")
         dev.process.send_signal(signal.SIGINT)
         assert await dev.ended() == 0
 
