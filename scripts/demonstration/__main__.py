@@ -1,4 +1,5 @@
-"""The demo: a server, a worker process and a scheduler of its own run 1,000 tasks, two that fail, and periodic ones.
+"""The demo: a server, a worker process and a scheduler of its own run 1,000 tasks, two that fail, a group with a
+callback, and periodic ones.
 
 All its processes end with it, and it removes the one temporary folder that it writes to. It exits with 0 only if the
 counts at the end are as expected.
@@ -20,6 +21,7 @@ from counts import Count, read_counts, rows_of
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import TaskError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from group import run_census
 from gubbins.tasks.lollygag import SyncOwnersTask
 from gubbins.tasks.trouble import FailsAlwaysTask, FailsTwiceTask
 from mesh_process import MeshProcess
@@ -41,8 +43,8 @@ NEXT_STEPS = {
     ),
     "run one task here; no server is needed": ("diracx-task-run call lollygag:SyncOwnersTask --args '[\"alice\"]'",),
     "a server and workers, with one log; Ctrl-C ends all": ("diracx-task-run dev",),
-    "meanwhile, in another terminal with the same environment: hand a task to a worker": (
-        "diracx-task-run submit lollygag:SyncOwnersTask --args '[\"bob\"]'",
+    "meanwhile, in another terminal with the same environment: hand a task to a worker, and wait for its result": (
+        "diracx-task-run submit --wait lollygag:SyncOwnersTask --args '[\"bob\"]'",
     ),
     "a task of your own: begin with a copy, or with README.md, A task in one page": (
         "cp -r tests/gubbins ../my-extension",
@@ -105,10 +107,11 @@ async def submit_and_work(broker: JetStreamBroker, owners: list[str], folder: Pa
     async with MeshProcess(WORKER, folder / "worker.log") as worker:
         with tell.progress(submitted) as progress:
             seconds = await wait_until_drained(broker, worker, submitted, progress.show)
+        tell.lines(f"done after {seconds:.1f} s, including the start of the worker and the delays of retries")
+        counted = await run_census(broker, len(owners), tell)
         worker_exit = await worker.stop()
-    tell.lines(f"done after {seconds:.1f} s, including the start of the worker and the delays of retries")
     tell.step("The results, read from the database and from JetStream:")
-    counts = await read_counts(broker, owners, folder, worker_exit)
+    counts = [*await read_counts(broker, owners, folder, worker_exit), counted]
     tell.table([["", "expected", "found"], *rows_of(counts)])
     tell.step("The task whose retries ran out is kept as a dead letter, with its arguments and errors:")
     tell.command(DEAD_LETTERS)

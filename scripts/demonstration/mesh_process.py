@@ -23,11 +23,11 @@ def program(command: str) -> list[str]:
     return [str(Path(sys.executable).with_name(name)), *arguments]
 
 
-def run(command: str, *, shown: bool = False) -> None:
-    """Run a command to its end.
+def run(command: str, *, shown: bool = False) -> str:
+    """Run a command to its end, and return its output.
 
     Args:
-        shown: Whether its output is shown; otherwise only the error of a failed command has it.
+        shown: Whether its output is shown rather than returned.
 
     Raises:
         RuntimeError: It failed.
@@ -39,6 +39,7 @@ def run(command: str, *, shown: bool = False) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"{command} ended with {done.returncode}\n{done.stdout or ''}")
+    return done.stdout or ""
 
 
 class MeshProcess:
