@@ -314,6 +314,11 @@ def test_a_class_that_is_submitted_is_no_task() -> None:
         TaskRegistry().of(PeriodicBaseTask)  # type: ignore[arg-type]
 
 
+def test_what_is_no_task_is_told_so() -> None:
+    with pytest.raises(TaskDefinitionError, match=r"^5 is no task; give an instance of a subclass of BaseTask$"):
+        TaskRegistry().of(5)  # type: ignore[arg-type]
+
+
 def test_a_class_in_the_place_of_the_name_is_told() -> None:
     with pytest.raises(
         TaskDefinitionError, match=r"is no name of a task; write add\('<category>:<ClassName>', TheClass"

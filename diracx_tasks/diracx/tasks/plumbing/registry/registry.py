@@ -136,6 +136,8 @@ class TaskRegistry:
             raise TaskDefinitionError(f"{task.__qualname__} is a class; submit a task, {task.__qualname__}(...)")
         task_class = type(task)
         names = self._names_of.get(task_class)
+        if not names and not isinstance(task, BaseTask):
+            raise TaskDefinitionError(f"{shown(repr(task))} is no task; give an instance of a subclass of BaseTask")
         if not names:
             raise TaskDefinitionError(
                 f"{task_class.__module__}.{task_class.__qualname__} is not registered; list it in pyproject.toml under "
