@@ -40,6 +40,8 @@ STORE_FAILED = 10077
 """The stream did not store a message: `maximum bytes exceeded`, `maximum messages exceeded` or a failing disk."""
 DUPLICATE_MESSAGE_ID = 10201
 """A message of an atomic batch was stored before, within the stream's duplicate window."""
+TOO_MANY_BATCHES = 10210
+"""The stream has 50 atomic batches that were begun and not committed, also by publishers that died in the last 10 s."""
 
 
 def stream_full_text(stream: str, description: str = "") -> str:

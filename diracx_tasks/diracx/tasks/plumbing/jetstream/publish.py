@@ -4,13 +4,15 @@ An atomic batch (ADR-50) stores several messages in one stream, or none of them.
 and its place in `Nats-Batch-Sequence`, the last one `Nats-Batch-Commit`.
 
 * The server stages the messages until the commit, checks every expected sequence, and only then stores them.
-* The server drops a batch whose commit does not come within ten seconds.
+* The server drops a batch whose commit does not come within ten seconds. Until then it counts among the 50 that a
+  stream takes at a time.
 * So a publisher that crashes at any point leaves the stream unchanged, or with the whole batch in it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -23,6 +25,7 @@ from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError, ServerU
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
     STORE_FAILED,
+    TOO_MANY_BATCHES,
     ApiError,
     NoRespondersError,
     NotConnectedError,
@@ -85,6 +88,8 @@ async def publish(
 async def publish_batch(connection: Connection, messages: Sequence[BatchMessage], *, timeout: float = 5.0) -> PubAck:
     """Store all `messages`, in order and with consecutive sequences, or none of them.
 
+    While others have begun as many batches as the stream takes at a time, it is tried again.
+
     Returns:
         The acknowledgement of the commit; its `seq` is the sequence of the last message.
 
@@ -95,11 +100,20 @@ async def publish_batch(connection: Connection, messages: Sequence[BatchMessage]
     """
     if not 0 < len(messages) <= MAX_BATCH_MESSAGES:
         raise ValueError(f"a batch has 1 to {MAX_BATCH_MESSAGES} messages, not {len(messages)}")
+    refused: ApiError | None = None
     try:
         async with asyncio.timeout(timeout):
-            return await _commit(connection, messages, _batch_headers(messages, uuid4().hex))
+            while True:
+                refused = None
+                try:
+                    return await _commit(connection, messages, _batch_headers(messages, uuid4().hex))
+                except ApiError as error:
+                    if error.err_code != TOO_MANY_BATCHES:
+                        raise
+                    refused = error
+                await asyncio.sleep(random.uniform(0, _RETRY_SECONDS))
     except TimeoutError:
-        raise RequestTimeoutError(messages[-1].subject, timeout) from None
+        raise refused or RequestTimeoutError(messages[-1].subject, timeout) from None
 
 
 async def until_answered(
