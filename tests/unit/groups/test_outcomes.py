@@ -14,7 +14,7 @@ from diracx.tasks.plumbing.callbacks import ChildOutcome, GroupOutcomes
 from diracx.tasks.plumbing.callbacks.outcomes import OutcomeCounts
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, UnretryableError
 from diracx.tasks.plumbing.groups.outcomes import stored_outcomes
-from diracx.tasks.plumbing.groups.records import OutcomesRecord, StoredOutcome
+from diracx.tasks.plumbing.groups.records import OutcomesRecord, PartRecord, StoredOutcome
 from diracx.tasks.plumbing.groups.store import Stored
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.wire.ending import OutcomeError
@@ -113,6 +113,13 @@ async def test_outcomes_of_a_part_that_cannot_be_read(store: MemoryGroupStore) -
     store.before = damages
     with pytest.raises(UnretryableError, match="record 0 cannot be read"):
         await outcomes.page()
+
+
+async def test_a_part_with_other_children_than_the_group_says_ends_no_page(store: MemoryGroupStore) -> None:
+    store.parts = dict.fromkeys(store.parts, Stored(PartRecord(tasks=(), queues=(), children=()), 10))
+    for look in (stored_outcomes("g", store).page, stored_outcomes("g", store).counts):
+        with pytest.raises(UnretryableError, match="its part 0 has not the children that it should have"):
+            await look()
 
 
 async def test_a_server_that_does_not_answer_is_a_reason_for_a_retry(store: MemoryGroupStore) -> None:

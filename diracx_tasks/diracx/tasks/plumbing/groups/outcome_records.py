@@ -10,9 +10,8 @@ import msgspec
 
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.groups.records import StoredOutcome
-from diracx.tasks.plumbing.wire.difference import non_finite
+from diracx.tasks.plumbing.results.record import RETURN_LESS, value_json
 from diracx.tasks.plumbing.wire.ending import Ending, OutcomeError
-from diracx.tasks.plumbing.wire.failure import message_of
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -33,17 +32,14 @@ def outcome_of(index: int, ending: Ending, largest: int) -> bytes | None:
         error = OutcomeError(ending.error.type, ending.error.message)
         return msgspec.json.encode(StoredOutcome(index, error=error))
     try:
-        outcome = msgspec.json.encode(StoredOutcome(index, value=msgspec.Raw(msgspec.json.encode(ending.value))))
-        problem = non_finite(ending.value)
-    except Exception as failure:  # what an author's class raises
-        problem = message_of(failure)
-    else:
-        if problem is None and len(outcome) + len(_NO_OUTCOMES) > largest:
-            problem = f"it has {len(outcome)} bytes as JSON, and at most {largest} fit"
-    if problem is None:
-        return outcome
+        outcome = msgspec.json.encode(StoredOutcome(index, value=msgspec.Raw(value_json(ending.value))))
+        if len(outcome) + len(_NO_OUTCOMES) <= largest:
+            return outcome
+        problem = f"it has {len(outcome)} bytes as JSON, and at most {largest} fit; {RETURN_LESS}"
+    except ValueError as error:
+        problem = str(error)
     logger.warning(
-        "%s %s succeeded, but the callback of its group will not see its value: %s; return a smaller or plainer one",
+        "%s %s succeeded, but the callback of its group will not see its value: %s",
         *(ending.task, shown(ending.id), problem),
     )
     return None

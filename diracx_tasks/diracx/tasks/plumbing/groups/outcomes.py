@@ -46,7 +46,7 @@ class StoredOutcomes:
         letters: Counter[str] = Counter()
         for begin in range(0, len(record.starts), PARALLEL_READS):
             numbers = range(begin, min(begin + PARALLEL_READS, len(record.starts)))
-            for part in await asyncio.gather(*map(self._part, numbers)):
+            for part in await asyncio.gather(*(self._part(record, number) for number in numbers)):
                 letters.update(part.statuses)
         return counted(record.children, Counter({STATUSES[each]: letters[each] for each in STATUSES}))
 
@@ -63,7 +63,7 @@ class StoredOutcomes:
         return found
 
     async def _outcomes_of(self, record: GroupRecord, number: int) -> list[ChildOutcome]:
-        begin, part = record.starts[number], await self._part(number)
+        begin, part = record.starts[number], await self._part(record, number)
         details = await self._details(number)
         statuses = part.statuses or WAITING * len(part.children)
         return [
@@ -86,13 +86,15 @@ class StoredOutcomes:
             raise self._unusable("its records are gone, since its time to live was over long ago")
         return stored.record
 
-    async def _part(self, number: int) -> PartRecord:
+    async def _part(self, record: GroupRecord, number: int) -> PartRecord:
         try:
             stored = await self._store.read_part(self._group, number)
         except UnreadableRecordError as error:
             raise self._unusable(str(error)) from None
         if stored is None:
             raise self._unusable("they were kept for a day after its time to live")
+        if len(stored.record.children) != record.children_of(number):
+            raise self._unusable(f"its part {number} has not the children that it should have")
         return stored.record
 
     def _unusable(self, why: str) -> UnretryableError:
