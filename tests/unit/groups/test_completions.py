@@ -8,11 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.groups import completions
 from diracx.tasks.plumbing.groups.completions import GroupCompletions
 from diracx.tasks.plumbing.groups.records import LETTERS, Ended
+from diracx.tasks.plumbing.results.record import value_json
 from diracx.tasks.plumbing.wire.ending import Status
 from diracx.tasks.testing import wait_until
 from support.group_store import (
@@ -67,6 +69,18 @@ async def test_values_that_are_large_together_go_into_several_writes(monkeypatch
     assert sequences_of(store.changes) == [2, 1]
     await record(completions_of(store), 3, value="x" * 2_000)
     assert store.letters == "ssss"
+
+
+async def test_values_that_are_large_together_do_not_join_a_write_that_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(completions, "MAX_MERGED_BYTES", 1_000)
+    store = group_of(6)
+    one = completions_of(store)
+    await record(one, 0)
+    await record(completions_of(store), 1)
+    await record(one, 2, 3, 4, 5, value="x" * 400)
+    assert (store.tries, sequences_of(store.changes)) == (5, [1, 1, 2, 2])
 
 
 async def test_the_records_are_read_once() -> None:
@@ -297,7 +311,8 @@ async def test_a_part_with_other_children_than_the_group_says_is_unreadable(capl
     ("value", "problem"),
     [
         (float("nan"), "$ is nan"),
-        ({1, object()}, "Encoding objects of type object is unsupported"),
+        ({1, object()}, "JSON has no object there"),
+        ({1: 2, "1": 3}, "two of its keys are '1' as JSON"),
         ("x" * 5_000, "as JSON, and at most 4000 fit"),
     ],
 )
@@ -318,6 +333,16 @@ async def test_a_value_is_kept_only_if_it_is_asked_for() -> None:
     await one.record("g:1", ending(value={"a": [1, None]}), keeps_value=True)
     await one.record("g:2", ending(value=None), keeps_value=True)
     assert {index: bytes(each.value) for index, each in store.stored_outcomes.items()} == {1: b'{"a":[1,null]}'}  # type: ignore[arg-type]
+
+
+class Model(BaseModel):
+    x: int = 1
+
+
+async def test_a_callback_sees_the_value_that_a_result_has() -> None:
+    store = group_of(1)
+    await record(completions_of(store), 0, value=Model())
+    assert bytes(store.stored_outcomes[0].value) == value_json(Model())  # type: ignore[arg-type]
 
 
 async def test_outcomes_that_do_not_fit_into_one_record_are_several() -> None:

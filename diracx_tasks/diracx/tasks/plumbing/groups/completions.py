@@ -28,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Generic, TypeVar
@@ -117,12 +117,12 @@ class _Writer:
     waiting: list[_Completion] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
-    def take(self, most: int = MAX_MERGED) -> list[_Completion]:
-        """What goes with the next write."""
-        size, taken = 0, list[_Completion]()
-        for each in self.waiting[:most]:
+    def take(self, beside: Sequence[_Completion] = ()) -> list[_Completion]:
+        """What goes with the next write, beside these."""
+        size, taken = sum(len(each.outcome or b"") for each in beside), list[_Completion]()
+        for each in self.waiting[: MAX_MERGED - len(beside)]:
             size += len(each.outcome or b"")
-            if taken and size > MAX_MERGED_BYTES:
+            if (taken or beside) and size > MAX_MERGED_BYTES:
                 break
             taken.append(each)
         del self.waiting[: len(taken)]
@@ -212,7 +212,7 @@ class GroupCompletions:
                 return
             self._forget(group, taken)
             await asyncio.sleep(random.uniform(0, pause))
-            taken += writer.take(MAX_MERGED - len(taken))
+            taken += writer.take(taken)
 
     async def _store_together(self, group: str, taken: Iterable[_Completion]) -> None:
         try:
