@@ -72,7 +72,7 @@ class Accountant:
         what = f"{kind} {task_id}"
         failed = sum(run.end == "failed" for run in executions)
         gave_up = any(run.end == "failed" and run.retry_at is None for run in executions)
-        if any(run.end == "done" for run in executions):
+        if any(run.end == "done" and not self._came_late(run) for run in executions):
             if task_id in self._dead:
                 self._ledger.unexplained.append(f"{what} was done and has a dead letter")
             elif kind in _ALWAYS_FAIL:
@@ -85,6 +85,10 @@ class Accountant:
             self._ledger.dropped += 1
         elif not self._ledger.queued:
             self._ledger.lost.append(f"{what}: {_describe(executions)}")
+
+    def _came_late(self, run: Execution) -> bool:
+        """Whether a task that always fails had no time to: its worker was stopped, and another one has the message."""
+        return run.kind in _ALWAYS_FAIL and self._disturbances.stop_within(run.pid, run.begun, run.ended)
 
     def _cause(self, before: Execution, after: Execution, due: float | None) -> str:
         counted_on = after.attempt == before.attempt + 1

@@ -48,6 +48,10 @@ class Disturbances:
         kill = self.worker_kills.get(pid)
         return kill is not None and kill.meets(begun, ended)
 
+    def stop_within(self, pid: int, begun: float, ended: float) -> bool:
+        """Whether a worker was stopped between two times."""
+        return any(stop.meets(begun, ended) for stop in self.stops.get(pid, ()))
+
     def cause_of_no_end(self, pid: int, begun: float) -> str | None:
         """The reason why an execution never ended; None if there is none."""
         if self.kill_within(pid, begun, math.inf):
@@ -72,7 +76,7 @@ class Disturbances:
         return None
 
     def _cause_of_lapse(self, pid: int, begun: float, ended: float) -> str | None:
-        if any(stop.meets(begun, ended + FLUSH_SECONDS) for stop in self.stops.get(pid, ())):
+        if self.stop_within(pid, begun, ended + FLUSH_SECONDS):
             return "its lease lapsed while its worker was stopped"
         if any(cut.meets(begun - RECONNECT_SECONDS, ended + FLUSH_SECONDS) for cut in self.cuts.get(pid, ())):
             return "its worker was cut off from the server"

@@ -47,6 +47,7 @@ def _wrong(journal: Journal, group: str, spawned: Group) -> Iterator[str]:
 
 
 def _first_end(executions: list[Execution]) -> float:
-    """When a child had ended for the first time. For one that was cancelled without an end: its latest known step."""
+    """When a child had ended for the first time. For one that was cancelled without an end: its first known step, since
+    a worker that was stopped takes its own long after the group has ended."""
     final = (run.ended for run in executions if run.end == "done" or (run.end == "failed" and run.retry_at is None))
-    return min(final, default=max((run.ended for run in executions if run.end is not None), default=0.0))
+    return min(final, default=min((run.ended for run in executions if run.end is not None), default=0.0))

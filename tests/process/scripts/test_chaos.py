@@ -114,6 +114,15 @@ def test_a_task_that_misbehaves_and_ends_well_is_unexplained(account: Any) -> No
     assert account([line("begin", 100, kind="Blocks"), line("done", 100.1, kind="Blocks")], "Blocks").balanced
 
 
+def test_a_task_that_had_no_time_to_misbehave_since_its_worker_was_stopped_is_explained(account: Any) -> None:
+    again = failures((0, 107, "107.9"), (1, 108, "109"), (2, 109, "110"), (3, 111, "-"))
+    lines = [line("begin", 100, 9), line("done", 115, 9), *again]
+    lines = [each.replace("Quick", "LeavesThread").replace("Dies", "LeavesThread") for each in lines]
+    ledger = account(lines, "LeavesThread", dead=True, stops={1: [(100.1, 114.9)]})
+    assert (ledger.dead, ledger.unexplained) == (1, [])
+    assert account(lines, "LeavesThread", dead=True, stops={2: [(100.1, 114.9)]}).unexplained
+
+
 def test_a_failure_after_a_cancellation_that_nobody_but_the_task_wanted_is_a_failure(account: Any) -> None:
     lines = failures((0, 100, "100.9"), (1, 101, "102"), (2, 102, "103"), (3, 104, "-"))
     both = []
@@ -175,3 +184,25 @@ def test_a_retry_is_no_repeat_unless_it_comes_early(account: Any) -> None:
     assert (in_time.retries, sum(in_time.repeats.values())) == (3, 0)
     early = failures((0, 100, "100.9"), (1, 100.8, "102"), (2, 102, "103"), (3, 104, "-"))
     assert account(early, "Dies", dead=True, worker_kills={1: (100.6, 100.7)}).unexplained
+
+
+def test_a_callback_follows_a_child_that_was_cancelled_and_ran_on_in_a_worker_that_was_stopped(account: Any) -> None:
+    child, callback = f"{TASK}-0-0", f"{TASK}-0-callback"
+
+    def of(task: str, event: str, at: float, execution: int, pid: int, kind: str = "Sleeps", more: str = "") -> str:
+        return line(event, at, execution, pid, kind, more).replace(f" {TASK} ", f" {task} ", 1)
+
+    def found(callback_at: float) -> list[str]:
+        lines = [
+            line("spawned", 100, kind="Spawns", more=f"{TASK}-0 1"),
+            of(child, "begin", 101, 2, 1),
+            of(child, "begin", 107, 1, 2),
+            of(child, "cancelled", 108, 1, 2),
+            of(callback, "begin", callback_at, 3, 2, "Follows"),
+            of(callback, "followed", callback_at, 3, 2, "Follows", f"{TASK}-0 cancelled=1"),
+            of(child, "cancelled", 115, 2, 1),
+        ]
+        return [each for each in account(lines, stops={1: [(101.5, 114.9)]}).unexplained if "its callback" in each]
+
+    assert found(109) == []
+    assert found(107.5) == [f"group {TASK}-0: its callback began at 107.500, before the last child had ended at 108.000"]
