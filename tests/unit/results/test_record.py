@@ -132,6 +132,16 @@ def test_values_arrive_as_json_has_them(value: object, read: Any) -> None:
     assert same(arrived(value), read)
 
 
+class Rude:
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class RudeDict(dict[str, Any]):
+    def items(self) -> Any:
+        raise SystemExit(1)
+
+
 def _nested() -> list[Any]:
     value: list[Any] = []
     for _ in range(100_000):
@@ -162,6 +172,8 @@ def _endless() -> list[Any]:
         ({"x": {1: "a", "1": "b"}}, "two of its keys are '1' as JSON"),
         (msgspec.Raw(b"nothing"), "cannot be written as JSON: JSON is malformed"),
         (Proxy(), r"the value at \$, a Proxy, cannot be written as JSON"),
+        (Rude(), r"the value at \$, a Rude, cannot be written as JSON: JSON has no Rude there"),
+        (RudeDict(a=None), r"the value at \$, a RudeDict, cannot be written as JSON: 1; return text"),
         (_endless(), "nested too deeply or contains itself"),
         (_nested(), "nested too deeply or contains itself"),
     ],

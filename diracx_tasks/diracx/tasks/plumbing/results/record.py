@@ -123,12 +123,13 @@ def value_json(value: object) -> bytes:
     try:
         text = _write(value)
         read = msgspec.json.decode(text)
+        # msgspec writes a number that JSON lacks as null, and two keys with one text, such as 1 and "1", as they come.
+        found = non_finite(value) if b"null" in text else None
     except RecursionError:
         raise ValueError("it is nested too deeply or contains itself (recursion); return it flat") from None
-    except Exception as error:  # whatever the code of an author raises
+    except BaseException as error:  # whatever the code of an author raises; the task has succeeded all the same
         raise ValueError(_why_not(value, error)) from None
-    # msgspec writes a number that JSON lacks as null, and two keys with one text, such as 1 and "1", as they come.
-    if b"null" in text and (found := non_finite(value)) is not None:
+    if found is not None:
         raise ValueError(f"the value at {found}")
     if msgspec.json.encode(read) != text:
         json.loads(text, object_pairs_hook=_refuse_lost_keys, parse_int=float)
@@ -146,10 +147,10 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"JSON has no {type(value).__name__} there")
 
 
-def _why_not(value: object, error: Exception) -> str:
+def _why_not(value: object, error: BaseException) -> str:
     try:
         where = unwritable(value, _write)
-    except Exception:  # a value may refuse even to be looked at
+    except BaseException:  # a value may refuse even to be looked at
         where = f"$, a {type(value).__name__},"
     return f"the value at {where} cannot be written as JSON: {one_line(error)}; return text, numbers, lists or dicts"
 
