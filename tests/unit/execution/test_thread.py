@@ -173,15 +173,7 @@ async def test_a_thread_that_broke_while_it_was_idle_is_replaced(threads: Execut
 
     async def leaves_what_ends_the_thread(task: BaseTask) -> threading.Thread:
         # As a task may that is left on the loop: it ends what serves the thread.
-        # A garbage collection on another thread hides objects for a moment.
-        loop, found = asyncio.get_running_loop(), list[asyncio.Task[Any]]()
-
-        def is_found() -> bool:
-            found.extend(_serving(loop))
-            return bool(found)
-
-        await wait_until(is_found, description="what serves is found")
-        serving = found[0]
+        serving = _serving(asyncio.get_running_loop())
         left.append(lambda: serving.get_loop().call_soon_threadsafe(serving.cancel))
         return threading.current_thread()
 
