@@ -53,8 +53,12 @@ called: list[tuple[str, list[ChildOutcome]]] = []
 
 async def after_callback(mesh: TaskMesh) -> list[ChildOutcome]:
     """Execute the callback that has been released, and return the outcomes that it saw, once."""
-    await wait_until(mesh.waiting, description="the callback is due")
-    await mesh.burst()
+
+    async def ran() -> bool:
+        await mesh.burst()
+        return bool(called)
+
+    await wait_until(ran, description="the callback ran")
     ((_, outcomes),) = called
     return outcomes
 

@@ -32,8 +32,7 @@ from diracx.tasks.plumbing.jetstream.headers import (
     ROLLUP,
     SCHEDULE_TARGET,
     TTL,
-    schedule_headers,
-    without_server_headers,
+    headers_to_fall_due,
 )
 from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish, publish_batch
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message, subjects_of
@@ -75,7 +74,7 @@ class HeldCallback:
     target: str
     """The subject that it is published to when it falls due."""
     headers: Mapping[str, str]
-    """Without those of the server."""
+    """As they are stored."""
     body: bytes
 
 
@@ -183,7 +182,7 @@ class JetStreamGroupStore:
         message = await read_message(self._connection, self._namespace.later_stream, last_by_subj=subject)
         if message is None or not (target := message.headers.get(SCHEDULE_TARGET)):
             return None
-        return HeldCallback(message.sequence, target, without_server_headers(message.headers), message.body)
+        return HeldCallback(message.sequence, target, message.headers, message.body)
 
     async def read_outcomes(self, group: str, number: int) -> AsyncIterator[StoredOutcome]:
         """See `GroupStore`."""
@@ -236,11 +235,9 @@ class JetStreamGroupStore:
 
     def _callback_message(self, group: str, held: HeldCallback) -> BatchMessage:
         now = self._connection.clock.now()
-        headers = {**held.headers, **schedule_headers(now, held.target)}
+        headers = headers_to_fall_due(held.headers, held.sequence, held.target, now)
         if TASK_DUE in headers:
             headers[TASK_DUE] = to_rfc3339(now)
-        # Never 0: after it has run nothing is stored there, and a 0 would let it run again.
-        headers[EXPECTED_LAST_SUBJECT_SEQUENCE] = str(held.sequence)
         return BatchMessage(self._namespace.delayed_subject(callback_id(group)), held.body, headers)
 
 

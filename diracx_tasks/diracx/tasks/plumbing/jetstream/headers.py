@@ -74,6 +74,20 @@ def schedule_headers(due: datetime, target: str) -> dict[str, str]:
     return {SCHEDULE: f"@at {max(text, _EPOCH)}", SCHEDULE_TARGET: target, SCHEDULE_TTL: DUE_TTL}
 
 
+def headers_to_fall_due(headers: Mapping[str, str], sequence: int, target: str, now: datetime) -> dict[str, str]:
+    """The headers with which a schedule is published to its own subject once more, so that it falls due now.
+
+    The server refuses it (`WRONG_LAST_SEQUENCE`) if the schedule has fallen due or was withdrawn meanwhile.
+
+    Args:
+        headers: Of the schedule as it is stored.
+        sequence: At which it is stored, and so never 0: after it has fallen due nothing is stored there, and a 0 would
+            let it fall due again.
+    """
+    expected = {EXPECTED_LAST_SUBJECT_SEQUENCE: str(sequence)}
+    return without_server_headers(headers) | schedule_headers(now, target) | expected
+
+
 def without_server_headers(headers: Mapping[str, str] | None, *more: str) -> dict[str, str]:
     """The headers of a message that can be published again: without those of the server (`Nats-*`).
 

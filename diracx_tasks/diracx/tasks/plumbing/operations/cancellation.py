@@ -27,13 +27,7 @@ from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.groups.records import PartRecord
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
-from diracx.tasks.plumbing.jetstream.headers import (
-    EXPECTED_LAST_SUBJECT_SEQUENCE,
-    ROLLUP,
-    SCHEDULE_TARGET,
-    schedule_headers,
-    without_server_headers,
-)
+from diracx.tasks.plumbing.jetstream.headers import ROLLUP, SCHEDULE_TARGET, headers_to_fall_due
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.micro import ask_all
@@ -217,9 +211,8 @@ class Canceller:
 
     async def _release(self, message: StoredMessage) -> int:
         """Let a task for later fall due now: a worker writes its end. Returns 0 if it has just fallen due by itself."""
-        headers = without_server_headers(message.headers)
-        headers |= schedule_headers(self._connection.clock.now(), message.headers[SCHEDULE_TARGET])
-        headers[EXPECTED_LAST_SUBJECT_SEQUENCE] = str(message.sequence)
+        target, now = message.headers[SCHEDULE_TARGET], self._connection.clock.now()
+        headers = headers_to_fall_due(message.headers, message.sequence, target, now)
         try:
             await publish(self._connection, message.subject, message.body, headers)
         except ApiError as error:
