@@ -248,3 +248,17 @@ async def test_a_child_that_is_cancelled_or_ends_is_no_error() -> None:
     children.cancel()
     await asyncio.wait(ended)
     children.check()
+
+
+async def test_a_cancellation_that_comes_right_before_a_brief_wait_is_not_taken_for_the_end_of_the_time() -> None:
+    """As Ctrl-C does, which cancels the task that runs; it is told at its next `await`."""
+
+    async def waits() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await wait_for_event(asyncio.Event(), 0)
+
+    waiting = asyncio.create_task(waits())
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()

@@ -190,7 +190,11 @@ async def carried_through(coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
     """Sleep for `seconds`, or until `event` is set when that is sooner. Returns whether it is set."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+    if not event.is_set():
+        # A cancellation that this task has not heard of is raised here. A timeout that is over in the same turn of the
+        # event loop would take it for its own.
+        await asyncio.sleep(0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
     return event.is_set()
