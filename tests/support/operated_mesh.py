@@ -129,7 +129,7 @@ def _broker(
 async def _submit(server: EmbeddedServer, registry: TaskRegistry) -> None:
     async with _broker(server, registry, "producer", "diracx-producer/submit/node1/410") as broker:
         for task in (SyncOwnersTask("alice"), FetchTask("example.org"), ImportTask("mice.zip"), ReportTask("2026-05")):
-            await broker.submit(task)
+            await broker.submit(task, keep_result=isinstance(task, ImportTask))
         await broker.submit(ReportTask("2026-06"), at_time=datetime.now(UTC) + timedelta(days=30))
 
 
