@@ -16,6 +16,8 @@ state of its consumers about ten times a second."""
 RECONNECT_SECONDS: Final = 3.0
 """All processes are connected again this long after an outage."""
 
+_LAPSED: Final = "its lease lapsed while its worker was stopped"
+
 
 @dataclass(frozen=True)
 class Span:
@@ -56,6 +58,8 @@ class Disturbances:
         """The reason why an execution never ended; None if there is none."""
         if self.kill_within(pid, begun, math.inf):
             return "killed while it executed"
+        if self.stop_within(pid, begun, math.inf):
+            return _LAPSED
         return None
 
     def cause_of_forgotten_end(self, pid: int, begun: float, ended: float) -> str | None:
@@ -77,7 +81,7 @@ class Disturbances:
 
     def _cause_of_lapse(self, pid: int, begun: float, ended: float) -> str | None:
         if self.stop_within(pid, begun, ended + FLUSH_SECONDS):
-            return "its lease lapsed while its worker was stopped"
+            return _LAPSED
         if any(cut.meets(begun - RECONNECT_SECONDS, ended + FLUSH_SECONDS) for cut in self.cuts.get(pid, ())):
             return "its worker was cut off from the server"
         if any(outage.meets(begun - self.ack_wait, ended + FLUSH_SECONDS) for outage in self.server_outages):

@@ -165,6 +165,16 @@ async def test_children_of_a_group_that_is_over_are_settled(mesh: TaskMesh, capl
     [
         ("", b"no JSON", "cannot be read: JSON is malformed"),
         ("", b'{"spawned":"2026-12-01T06:00:00Z","ttl_seconds":1,"children":3,"starts":[0,9],"callback":"a:B"}', "fit"),
+        (
+            "",
+            b'{"spawned":"2026-12-01T06:00:00Z","ttl_seconds":1e300,"children":3,"starts":[0],"callback":"a:B"}',
+            "ttl",
+        ),
+        (
+            "",
+            b'{"spawned":"2026-12-01T06:00:00","ttl_seconds":1,"children":3,"starts":[0],"callback":"a:B"}',
+            "spawned",
+        ),
         (".part.0", b'{"tasks":[],"queues":[],"children":[0,0,0],"statuses":"s"}', "not one status for each"),
         (".part.0", b'{"tasks":[],"queues":[],"children":[0]}', "has not the children that it should have"),
     ],

@@ -123,6 +123,14 @@ def test_a_task_that_had_no_time_to_misbehave_since_its_worker_was_stopped_is_ex
     assert account(lines, "LeavesThread", dead=True, stops={2: [(100.1, 114.9)]}).unexplained
 
 
+def test_a_task_that_was_cancelled_before_its_end_since_its_worker_was_stopped_is_explained(account: Any) -> None:
+    lines = [line("begin", 100), line("begin", 105, 2, 2), line("done", 105.1, 2, 2)]
+    ledger = account(lines, stops={1: [(100.1, 106)]})
+    assert ledger.repeats == {"its lease lapsed while its worker was stopped": 1}
+    assert ledger.balanced
+    assert account(lines, stops={2: [(100.1, 106)]}).unexplained
+
+
 def test_a_failure_after_a_cancellation_that_nobody_but_the_task_wanted_is_a_failure(account: Any) -> None:
     lines = failures((0, 100, "100.9"), (1, 101, "102"), (2, 102, "103"), (3, 104, "-"))
     both = []

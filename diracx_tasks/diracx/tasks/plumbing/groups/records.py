@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from math import ceil
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from diracx.tasks.plumbing.wire.ending import OutcomeError, Status
 
+MAX_TTL_SECONDS: Final = 365 * 86_400
 KEEP_GROUP: Final = timedelta(days=7)
 """How long after its time to live the record of a group stays, so that a parent that runs again spawns nothing."""
 KEEP_OUTCOMES: Final = timedelta(days=1)
@@ -50,9 +51,9 @@ class Ended(StrEnum):
 class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One group."""
 
-    spawned: datetime
+    spawned: Annotated[datetime, msgspec.Meta(tz=True)]
     """By the server's clock."""
-    ttl_seconds: float
+    ttl_seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_SECONDS)]
     """How long after that the callback runs at the latest."""
     children: int
     """The number of children."""

@@ -22,6 +22,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, SendTaskError, TaskDefinitionError
 from diracx.tasks.plumbing.groups.records import (
+    MAX_TTL_SECONDS,
     Ended,
     GroupRecord,
     PartRecord,
@@ -35,7 +36,6 @@ from diracx.tasks.plumbing.submitter import current_parent, current_task_id
 from diracx.tasks.plumbing.wire.envelope import DEAD_LETTER_BYTES, MSG_ID, TASK_GROUP, TASK_ID, TASK_NAME, Envelope
 
 MAX_CHILDREN: Final = 100_000
-MAX_TTL_SECONDS: Final = 365 * 86_400
 MAX_PART_CHILDREN: Final = 1_000
 """As many as one atomic batch stores in the queues."""
 MAX_PARTS: Final = 499
