@@ -13,6 +13,8 @@ from disturbances import Disturbances, Span
 
 STOP_SECONDS = 45.0
 NO_SERVER = 69
+STUCK = 79
+"""`LeavesThread` leaves more behind than a worker bears, where many of them meet."""
 
 
 class Seat:
@@ -69,7 +71,7 @@ class Seat:
         if self._killing is not None:
             self._disturbances.worker_kills[pid] = Span(self._killing, boottime())
             self._killing = None
-        elif code != (0 if self._closing else NO_SERVER):
+        elif code not in ((0, STUCK) if self._closing else (NO_SERVER, STUCK)):
             self.problems.append(f"worker {pid} ended by itself with {code}")
         self._process = None
 
