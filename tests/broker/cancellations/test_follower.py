@@ -57,8 +57,8 @@ async def test_a_note_is_in_force_within_two_seconds_and_told(connection: Connec
     assert (follower.reason(delivery(connection, id="a")) or "").startswith("cancelled by alice at 20")
     assert follower.reason(delivery(connection, id="b", group="g.1:7")) is not None
     assert follower.reason(delivery(connection, id="b")) is not None, "it was stored in 1970"
-    assert follower.group_reason("g.1") is not None
-    assert follower.group_reason("g.2") is None
+    assert follower.standing(Kind.GROUP, "g.1") is not None
+    assert follower.standing(Kind.GROUP, "g.2") is None
     assert follower.standing(Kind.ID, "b") is None
 
 

@@ -9,13 +9,14 @@ import msgspec
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.callbacks import spawn_with_callback
 from diracx.tasks.plumbing.cancellations.follower import CancellationFollower
 from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, dead_tasks
 from diracx.tasks.plumbing.dead_letters.replay import Replayer
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.groups.records import PartRecord
+from diracx.tasks.plumbing.exceptions import ServerError, TaskFailedError
+from diracx.tasks.plumbing.groups.records import PartRecord, callback_id
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.headers import schedule_headers
@@ -31,6 +32,7 @@ from support import recording_tasks
 from support.cancelling import cancel, cancel_all, cancel_one, counts, following, serving_worker
 from support.mesh import TaskMesh
 from support.recording_tasks import Record, Wait, ran
+from support.result_tasks import LONG, Keeps
 from support.secured import connected, secured_server
 
 NAME = "test:Record"
@@ -66,22 +68,22 @@ async def test_a_task_for_later_is_withdrawn(mesh: TaskMesh) -> None:
     assert (counts(again), again.done) == ({}, False), "nothing is left of it"
 
 
-async def test_a_task_for_later_whose_end_is_awaited_falls_due_at_once(mesh: TaskMesh) -> None:
-    """A worker writes its end; without a worker it waits in its queue, cancelled."""
-    mesh.register(Record)
-    mesh.allows_residue = True
-    identity = await Record(1).schedule(at_time=datetime.now(UTC) + timedelta(hours=1))
-    (stored,) = await mesh.stored(mesh.namespace.later_stream, f"{mesh.namespace.name}.delayed.")
-    headers = dict(stored.headers) | {"Task-Keep-Result": "60", "Nats-Rollup": "sub", "Nats-Msg-Id": "another"}
-    await publish(mesh.connection, stored.subject, stored.body, headers)
-    answer = await cancel_one(mesh, identity)
-    assert (counts(answer), answer.done) == ({"withdrawn": 1}, True)
-
-    async def is_due() -> bool:
-        return await mesh.waiting() == 1
-
-    await wait_until(is_due, description="it fell due")
-    assert (await mesh.stored(mesh.namespace.tasks_stream))[0].headers["Task-Id"] == identity
+async def test_the_end_of_a_cancelled_task_for_later_is_written_where_its_result_is_kept(mesh: TaskMesh) -> None:
+    """By its class, by its submission, and of a callback. It falls due at once, and a worker writes the end."""
+    mesh.register(Record, Keeps, Wait)
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    by_class = await Keeps().schedule(at_time=soon)
+    by_submission = await Record(1).schedule(at_time=soon, keep_result=60)
+    group = await spawn_with_callback([Wait(0)], Keeps())
+    identities = [by_class, by_submission, callback_id(group)]
+    answers = await cancel(mesh, *identities)
+    assert [(counts(each), each.done) for each in answers] == [({"withdrawn": 1}, True)] * 3
+    await cancel(mesh, group=group)
+    async with serving_worker(mesh):
+        for identity in identities:
+            with pytest.raises(TaskFailedError, match="was cancelled: TaskCancelledError: cancelled by alice at"):
+                await mesh.broker.result(identity, LONG)
+    assert ran == []
 
 
 async def dead_ones(mesh: TaskMesh) -> list[DeadTask]:
@@ -119,10 +121,6 @@ async def test_the_children_of_a_group_count_wherever_they_are(mesh: TaskMesh) -
     answer, missing = (await cancel(mesh, group="g")) + (await cancel(mesh, group="h"))
     assert (counts(answer), answer.done) == ({"waiting": 8}, True)
     assert (counts(missing), missing.done) == ({}, False)
-    follower = CancellationFollower(mesh.connection, mesh.namespace)
-    await follower.refresh()
-    assert follower.group_reason("g") is not None
-    assert follower.group_reason("g-1") is None
 
 
 async def test_the_part_of_a_group_that_is_to_be_stored_is_not_withdrawn(mesh: TaskMesh) -> None:

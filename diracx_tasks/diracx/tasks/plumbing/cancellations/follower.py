@@ -24,11 +24,6 @@ class CancellationFollower:
         standing = self._concerning(delivery)
         return None if standing is None else standing.note.reason
 
-    def group_reason(self, group: str) -> str | None:
-        """Why the children of this group must not execute, also those that have yet to be stored; None: they may."""
-        standing = self._notes.get((Kind.GROUP, group))
-        return None if standing is None else standing.note.reason
-
     def count(self, delivery: Delivery, *, cancelled: bool) -> None:
         """Count a task that has ended for good, if a note concerns it.
 

@@ -58,6 +58,8 @@ class EncodedTask:
     name: str
     queue: tuple[Priority, Size]
     body: bytes
+    keep_result: float | None
+    """How long its class keeps its result, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class NewGroup:
             submitted=record.spawned,
             parent=record.parent,
             callback=self.id,
+            keep_result=self.callback.keep_result,
             labels=record.labels,
             traceparent=record.traceparent,
         )
@@ -169,7 +172,7 @@ class Spawner:
                 f"room for headers within the server's max_payload, {self.max_payload}: store the data elsewhere, and "
                 "spawn where it is"
             )
-        return EncodedTask(registered.name, registered.queue, body)
+        return EncodedTask(registered.name, registered.queue, body, registered.task_class.result_ttl_seconds)
 
 
 def child_headers(group: str, record: GroupRecord, number: int, part: PartRecord) -> Iterator[dict[str, str]]:

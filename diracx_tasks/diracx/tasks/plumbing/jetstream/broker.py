@@ -229,7 +229,8 @@ class JetStreamBroker:
             parent=current_task_id.get(),
             traceparent=current_traceparent.get(),
             labels=dict(labels or {}),
-            keep_result=_seconds_to_keep(keep_result),
+            # Also what its class says: whoever cancels it while it is delayed knows no classes.
+            keep_result=_seconds_to_keep(keep_result) or registered.task_class.result_ttl_seconds,
         )
         # A value that its type does not allow is refused here, where the author sees it, and not by a worker.
         body = registered.codec.encode(task)
