@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from diracx.tasks.plumbing.enums import Priority, Size
@@ -167,6 +168,8 @@ def test_a_running_task_that_was_cancelled_and_blocks_says_where() -> None:
         "it was cancelled at 2026-12-01T06:01:00Z: cancelled by an operator",
         "it does not yield: its code is at tasks.py:3 in execute",
     ]
+    yields = msgspec.structs.replace(running, blocked_at=None)
+    assert task_reasons.of_running([yields])[2:] == [task_reasons.CLEANS_UP]
 
 
 @pytest.mark.parametrize(
@@ -187,10 +190,31 @@ def test_a_running_task_that_was_cancelled_and_blocks_says_where() -> None:
             "",
             "an operator has cancelled its group 7-0 at 2026-12-01T06:00:00Z",
         ),
+        (
+            CancellationNote(kind="id", key="7", at=AT, by=None),
+            task_reasons.GONE,
+            f"an operator has cancelled it at 2026-12-01T06:00:00Z; {task_reasons.GONE}",
+        ),
     ],
 )
 def test_a_cancellation_says_what_was_cancelled(note: CancellationNote, then: str, said: str) -> None:
     assert task_reasons.of_cancelled(note, then) == said
+
+
+def test_a_cancelled_group_says_what_becomes_of_the_children_that_are_left() -> None:
+    note = CancellationNote(kind="group", key="7-0", at=AT, by="alice")
+    said = "alice has cancelled its children at 2026-12-01T06:00:00Z"
+    assert task_reasons.of_cancelled_group(note, 0) == said
+    assert task_reasons.of_cancelled_group(note, 2) == (
+        f"{said}; those in their queues are dropped when their turn comes"
+    )
+    by_nobody = CancellationNote(kind="group", key="7-0", at=AT, by=None)
+    assert task_reasons.of_cancelled_group(by_nobody, 0).startswith("an operator has cancelled its children at ")
+
+
+def test_a_child_says_how_it_has_ended() -> None:
+    assert task_reasons.of_child("g", 1, "failed") == "it is child 1 of group g, and has failed"
+    assert task_reasons.of_child("g", 1, "cancelled") == "it is child 1 of group g, and was cancelled"
 
 
 FAILURE = Failure("ValueError", "no such\nowner", "", "host-1-small", AT)
@@ -219,6 +243,11 @@ def test_an_attempt_record_says_what_comes_next(record: AttemptRecord, said: lis
     assert task_reasons.of_record(record, AT) == said
 
 
+def test_the_next_turn_of_a_cancelled_task_is_no_retry() -> None:
+    record = AttemptRecord(1, not_before=AT + timedelta(hours=1))
+    assert task_reasons.of_record(record, AT, cancelled=True) == ["its turn comes at 2026-12-01T07:00:00Z"]
+
+
 def test_a_busy_lock_names_its_holders_and_how_many_it_takes() -> None:
     holders = [LockHolder(NAME, str(number), "w", AT) for number in range(5)]
     lock = BusyLock(key="conc.job.7", kind="conc", holders=holders, limit=5, expires_in=None)
@@ -238,6 +267,7 @@ def test_a_task_of_which_nothing_else_is_known_may_be_where_nobody_answers() -> 
 def test_a_result_says_how_when_and_where_it_has_ended() -> None:
     assert task_reasons.of_result(KeptResult(status="succeeded")) == "it has succeeded"
     failed = KeptResult(status="failed", error=ResultError("ValueError", "no\nowner"), ended=AT, worker="w")
+    assert task_reasons.of_result(KeptResult(status="cancelled")) == "it was cancelled"
     assert task_reasons.of_result(failed) == "it has failed at 2026-12-01T06:00:00Z on w: ValueError: no owner"
     cancelled = KeptResult(status="cancelled", ended=AT)
     assert task_reasons.of_result(cancelled) == "it was cancelled at 2026-12-01T06:00:00Z"

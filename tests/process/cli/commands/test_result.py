@@ -41,7 +41,7 @@ async def test_submit_wait_prints_what_call_prints_and_result_shows_it_again(
     assert (late.returncode, late.stdout) == (1, "")
     waiting = submitted_id(late.stderr)
     said, why = late.stderr.splitlines()[-2:]
-    assert said == f"{waiting} stays submitted; see `diracx-task-run result {waiting}`"
+    assert said == f"{waiting} stays submitted; see `diracx-task-run result {waiting}`, or as operator `task {waiting}`"
     assert why.startswith(f"error: no result of {waiting}: nothing is there within 0.1 s: it has not ended")
     assert unwaited.returncode == 0
     assert early.returncode == 2

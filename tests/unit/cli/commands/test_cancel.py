@@ -66,3 +66,8 @@ def test_many_tasks_are_counted_and_those_that_run_on_are_named() -> None:
 def test_a_group_without_any_task_left_is_told() -> None:
     (line,) = lines(Answer(kind=Kind.GROUP, key="g", at=AT))
     assert line == "group g: nothing waits or runs that was submitted until 2026-12-01T06:00:00Z"
+
+
+def test_an_id_with_a_line_break_has_one_line_too() -> None:
+    (line,) = lines(Answer(kind=Kind.ID, key="a\nb", at=AT, withdrawn=1))
+    assert line == "cancelled a\\nb: it was to run later, and is withdrawn"

@@ -11,6 +11,7 @@ from diracx.tasks.cli.commands.config.proposal import author
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, print_document, say
+from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.operations.cancellation import Answer, Canceller, RunningTask, Target
@@ -75,8 +76,8 @@ async def _cancel(access: Access, targets: list[Target]) -> list[Answer]:
 
 
 def lines(answer: Answer) -> list[str]:
-    """What the operator reads of one target."""
-    return _of_one(answer) if answer.kind is Kind.ID else _of_many(answer)
+    """What the operator reads of one target: ids may contain line breaks."""
+    return [one_line(line) for line in (_of_one(answer) if answer.kind is Kind.ID else _of_many(answer))]
 
 
 def _of_one(answer: Answer) -> list[str]:

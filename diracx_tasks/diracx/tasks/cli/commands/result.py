@@ -11,7 +11,7 @@ from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.results import report
-from diracx.tasks.plumbing.exceptions import ResultIsMissingError
+from diracx.tasks.plumbing.exceptions import ResultIsMissingError, shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.results.record import ResultRecord
 from diracx.tasks.plumbing.results.waiting import ResultReader
@@ -34,7 +34,7 @@ def command(*, id: str, as_json: bool, access: Access) -> int:  # noqa: A002 - t
     try:
         record = asyncio.run(_read(access, id))
     except ResultIsMissingError as error:
-        note(f"error: {error}")
+        note(f"error: {error}; see `diracx-task-run task {shown(id)}`")
         return ExitCode.TASK_FAILED
     if as_json:
         print_document(record)

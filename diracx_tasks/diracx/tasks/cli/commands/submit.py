@@ -61,7 +61,7 @@ def command(
 
     With --wait the id goes to standard error. Then the command waits until the task has ended, and prints its result
     and exits as `call` does: with 1 if the task has failed for good, expired or was cancelled, or if it has not ended
-    within --timeout. Ctrl-C ends the command, not the task: `result ID` shows the result later.
+    within --timeout. Ctrl-C ends the command, not the task: `task ID` shows where it is, and `result ID` its result.
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout belongs to --wait")
@@ -77,7 +77,8 @@ def command(
             return report(asyncio.run(submission.wait(due, timeout)))
         except (KeyboardInterrupt, ResultIsMissingError, ServerError) as error:
             if submission.id is not None:
-                note(f"{submission.id} stays submitted; see `diracx-task-run result {submission.id}`")
+                id_ = submission.id  # a producer may not use `task`, which asks the workers
+                note(f"{id_} stays submitted; see `diracx-task-run result {id_}`, or as operator `task {id_}`")
             if not isinstance(error, ResultIsMissingError):
                 raise
             note(f"error: {error}")

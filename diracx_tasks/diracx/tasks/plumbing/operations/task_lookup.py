@@ -34,8 +34,8 @@ from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
 from diracx.tasks.plumbing.operations.task_document import (
     BusyLock,
+    CancellationNote,
     DeadTask,
-    GroupState,
     Running,
     State,
     TaskDocument,
@@ -175,7 +175,12 @@ class TaskLookup:
             why: What else is to be said of the task.
             then: What follows if it was cancelled.
         """
-        note = await self._records.note_on(found.message)
+        return self._noted(found, await self._records.note_on(found.message), why, then)
+
+    @staticmethod
+    def _noted(
+        found: _Found, note: CancellationNote | None, why: list[str], then: str = task_reasons.DROPPED
+    ) -> dict[str, Any]:
         said = [] if note is None else [task_reasons.of_cancelled(note, then)]
         return {**found.fields, "cancelled": note, "why": [*said, *found.malformed, *why]}
 
@@ -194,7 +199,9 @@ class TaskLookup:
         first = next(task for worker in mesh.workers or () for task in worker.tasks)
         fields: dict[str, Any] = {"task": first.task, "why": task_reasons.of_running(running)}
         if (message := await self._records.queued(first.sequence)) is not None:  # else it has just been settled
-            fields = await self._with_note(self._read(message), fields["why"], task_reasons.ENDS)
+            told = any(each.cancelled_since is not None for each in running)
+            then = "" if told else task_reasons.ENDS
+            fields = await self._with_note(self._read(message), fields["why"], then)
             fields |= _tried(await self._records.attempts(message))
         groups = await self._groups.spawned_by(wanted)
         return TaskDocument(id=wanted, state=State.RUNNING, running=running, groups=groups, **fields)
@@ -207,19 +214,19 @@ class TaskLookup:
 
     async def _of_parked(self, wanted: str, found: _Found, mesh: _Mesh) -> TaskDocument:
         """A worker had it, and none says that it has it now."""
-        record = await self._records.attempts(found.message)
+        record, note = await asyncio.gather(self._records.attempts(found.message), self._records.note_on(found.message))
         locks: list[BusyLock] = []
         problem: str | None = None
         if found.envelope is not None:
             locks, problem = await self._locks.busy(found.envelope, found.message.body)
         why = task_reasons.of_expiry(found.fields.get("expires"), mesh.snapshot.at)
-        why += [] if record is None else task_reasons.of_record(record, mesh.snapshot.at)
+        why += [] if record is None else task_reasons.of_record(record, mesh.snapshot.at, cancelled=note is not None)
         why += [*self._of_queue(found, mesh), *task_reasons.of_locks(locks)]
         if not why:
             size = self._queue(found, mesh).size
             silent = [worker for worker in mesh.workers or () if not worker.answered and worker.size == size]
             why = [task_reasons.of_parked(silent)]
-        fields = await self._with_note(found, why if problem is None else [*why, problem])
+        fields = self._noted(found, note, why if problem is None else [*why, problem])
         fields |= _tried(record) | {"locks": locks, "until": None if record is None else record.not_before}
         groups = await self._groups.spawned_by(wanted)
         return TaskDocument(id=wanted, state=State.PARKED, groups=groups, **fields)
@@ -254,7 +261,7 @@ class TaskLookup:
         if result is not None:
             state, why = State.DONE, task_reasons.of_result(result)
         elif note is not None:
-            state, why = State.CANCELLED, task_reasons.of_cancelled(note)
+            state, why = State.CANCELLED, task_reasons.of_cancelled(note, task_reasons.GONE)
         elif spawned:
             state, why = State.DONE, task_reasons.SPAWNED_MEANS
         task = None if result is None else result.task
@@ -266,7 +273,7 @@ class TaskLookup:
         group, note = await asyncio.gather(self._groups.state(wanted), self._records.note(Kind.GROUP, wanted))
         if group is None:
             return None
-        said = [] if note is None else [task_reasons.of_cancelled(note)]
+        said = [] if note is None else [task_reasons.of_cancelled_group(note, group.counts.get("waiting", 0))]
         why = [*said, task_reasons.of_group(group)]
         return TaskDocument(id=wanted, state=State.GROUP, why=why, parent=group.parent, groups=[group], cancelled=note)
 

@@ -20,13 +20,14 @@ from diracx.tasks.plumbing.wire.times import readable_time
 from diracx.tasks.plumbing.worker.isolation import ISOLATE_AFTER_CRASHES
 
 UNKNOWN_MEANS = (
-    "nothing of this id is stored: it is done and kept no result, its dead letter was purged, or it was never "
-    "submitted here"
+    "nothing of this id is stored: it has ended and kept no result and no dead letter, or it was never submitted here"
 )
-SPAWNED_MEANS = "it is done and kept no result; its groups are remembered"
-LET_GO_MEANS = "it is done and kept no result, or moves at this moment"
+SPAWNED_MEANS = "it has ended and kept no result; its groups are remembered"
 DROPPED = "it is dropped when its turn comes"
+DROPPED_CHILDREN = "those in their queues are dropped when their turn comes"
+GONE = "nothing else of it is stored: it was dropped, had ended before, or was never submitted here"
 ENDS = "it ends at its next await"
+CLEANS_UP = "it was told so and has not ended: it cleans up, or ignores its cancellation"
 MAX_HOLDERS_NAMED = 3
 
 
@@ -53,7 +54,11 @@ def of_child(group: str, index: int, status: str | None) -> str:
     """What its group knows of it."""
     if status is None:
         return f"it is child {index} of group {group}, and is not stored in its queue yet, or moves at this moment"
-    return f"it is child {index} of group {group}, and {_ended_as(status)}"
+    return f"it is child {index} of group {group}, and {_has_ended(status)}"
+
+
+def _has_ended(status: str) -> str:
+    return "was cancelled" if status == "cancelled" else f"has {status}"
 
 
 def of_running(running: Sequence[Running]) -> list[str]:
@@ -64,17 +69,26 @@ def of_running(running: Sequence[Running]) -> list[str]:
         said.append(f"{each.worker} has it since {readable_time(each.since)}{attempt}: {each.state}")
         if each.cancelled_since is not None:
             said.append(f"it was cancelled at {readable_time(each.cancelled_since)}: {each.cancelled_for}")
+            if each.blocked_at is None:
+                said.append(CLEANS_UP)
         if each.blocked_at is not None:
             said.append(f"it does not yield: its code is {each.blocked_at}")
     return said
 
 
 def of_cancelled(note: CancellationNote, then: str = "") -> str:
-    """What an operator has done to it, and what follows from that."""
+    """What an operator has done to a task, and what follows from that."""
     when = readable_time(note.at)
     what = {"id": f"it at {when}", "group": f"its group {note.key} at {when}"}
     by = f"{shown(note.by)} has" if note.by else "an operator has"
     return f"{by} cancelled {what.get(note.kind, f'all {note.key} submitted until {when}')}{then and f'; {then}'}"
+
+
+def of_cancelled_group(note: CancellationNote, waiting: int) -> str:
+    """What an operator has done to a group, and what follows for the children that have not ended."""
+    by = f"{shown(note.by)} has" if note.by else "an operator has"
+    said = f"{by} cancelled its children at {readable_time(note.at)}"
+    return f"{said}; {DROPPED_CHILDREN}" if waiting else said
 
 
 def of_queue(queue: QueueStatus, name: str, vo: object, status: Status | None) -> list[str]:
@@ -128,8 +142,12 @@ def _more_urgent(one: Priority, other: Priority) -> bool:
     return ranks.index(one) < ranks.index(other)
 
 
-def of_record(record: AttemptRecord, now: datetime) -> list[str]:
-    """What its attempts say."""
+def of_record(record: AttemptRecord, now: datetime, *, cancelled: bool = False) -> list[str]:
+    """What its attempts say.
+
+    Args:
+        cancelled: Whether its next turn drops it.
+    """
     said = []
     if record.exhausted is not None:
         ends = "is dropped" if record.dropped else "becomes a dead letter"
@@ -137,7 +155,8 @@ def of_record(record: AttemptRecord, now: datetime) -> list[str]:
     elif record.not_before is not None and record.not_before > now:
         last = record.last_failure
         failed = "" if last is None else f", since it failed with {last.type}: {' '.join(last.message.split())}"
-        said.append(f"it is tried again at {readable_time(record.not_before)}{failed}")
+        turn = "its turn comes at" if cancelled else "it is tried again at"
+        said.append(f"{turn} {readable_time(record.not_before)}{failed}")
     if record.unknown:
         said.append(f"{record.unknown} deliveries went to workers that do not know the task: see their log")
     if record.crashes >= ISOLATE_AFTER_CRASHES:
@@ -184,12 +203,7 @@ def of_result(result: KeptResult) -> str:
     when = "" if result.ended is None else f" at {readable_time(result.ended)}"
     where = f" on {result.worker}" if result.worker else ""
     error = "" if result.error is None else f": {result.error.type}: {' '.join(result.error.message.split())}"
-    return f"it {_ended_as(result.status)}{when}{where}{error}"
-
-
-def of_callback(group: GroupState) -> str:
-    """What its group knows of a callback."""
-    return f"it follows the group {group.id}: {of_group(group)}"
+    return f"it {_has_ended(result.status)}{when}{where}{error}"
 
 
 def of_group(group: GroupState) -> str:
