@@ -15,7 +15,6 @@ from diracx.tasks.plumbing.operations.in_flight import WorkerTasks
 from diracx.tasks.plumbing.operations.status import QueueStatus, Status
 from diracx.tasks.plumbing.operations.task_document import BusyLock, CancellationNote, GroupState, KeptResult, Running
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
-from diracx.tasks.plumbing.wire.ending import Status as Ending
 from diracx.tasks.plumbing.wire.times import readable_time
 from diracx.tasks.plumbing.worker.isolation import ISOLATE_AFTER_CRASHES
 
@@ -194,16 +193,17 @@ def of_parked(silent: Sequence[WorkerTasks]) -> str:
     )
 
 
-def _ended_as(status: str) -> str:
-    return "was cancelled" if status == Ending.CANCELLED else f"has {status}"
-
-
 def of_result(result: KeptResult) -> str:
     """How it has ended, by its kept result."""
     when = "" if result.ended is None else f" at {readable_time(result.ended)}"
     where = f" on {result.worker}" if result.worker else ""
     error = "" if result.error is None else f": {result.error.type}: {' '.join(result.error.message.split())}"
     return f"it {_has_ended(result.status)}{when}{where}{error}"
+
+
+def of_callback(group: GroupState) -> str:
+    """What its group knows of a callback."""
+    return f"it follows the group {group.id}: {of_group(group)}"
 
 
 def of_group(group: GroupState) -> str:
