@@ -23,7 +23,7 @@ from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.last_resort import EXIT_CODE, LastResort
 from diracx.tasks.plumbing.execution.loops import LoopClosedError
-from diracx.tasks.plumbing.execution.thread import ExecutionThreads, executing
+from diracx.tasks.plumbing.execution.thread import ExecutionThreads, executing, run_code
 from diracx.tasks.plumbing.injection.outages import KeptOpen
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.testing import wait_until
@@ -341,3 +341,15 @@ async def test_a_timeout_that_ends_the_wait_for_a_thread_is_not_the_failure_of_t
     assert str(execution.refusal) == "it has not found a thread yet"
     assert (await run(threads, where))[0][0] == "execution 1"
     await threads.close()
+
+
+async def test_code_that_is_cancelled_in_the_turn_of_the_loop_in_which_it_begins_comes_to_its_end() -> None:
+    execution = Execution()
+    execution.begin()
+    code = run_code(asyncio.get_running_loop(), asyncio.Event().wait(), execution)
+    running = asyncio.create_task(execution.run(code, None))
+    await asyncio.sleep(0)  # it is about to begin
+    execution.cancel(STOP)
+    async with asyncio.timeout(60):
+        _, error = await running
+    assert isinstance(error, asyncio.CancelledError)

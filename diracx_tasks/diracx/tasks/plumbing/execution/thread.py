@@ -154,6 +154,7 @@ class _CodeTask:
         self._code = code
         self._execution = execution
         self._task: ExecutionTask | None = None
+        self._begun = False
 
     def begin(self) -> None:
         """Begin; on the loop."""
@@ -169,10 +170,14 @@ class _CodeTask:
 
     def _cancel(self) -> None:
         self._execution.yielded = True
-        if self._task is not None:
+        if self._task is None or not self._begun:
+            # Cancelled before its first step, `_run` would neither await the code nor tell its end.
+            self._loop.call_soon(self._cancel)
+        else:
             asyncio.Task.cancel(self._task)  # whoever's context this is, see `shared_loop`
 
     async def _run(self) -> None:
+        self._begun = True
         # The end goes into `result` as a value: raised here, SystemExit would end the loop.
         value = raised = None
         try:
