@@ -37,7 +37,7 @@ OTHER_NAMES = {
     "diracx.tasks.plumbing.scheduler": "Scheduler SchedulerSettings",
     "diracx.tasks.testing": (
         "Mesh Delivered Submitted LeakError run_task wait_until sqlite_database InMemoryLockStore EmbeddedServer "
-        "EmbeddedServerError Succeeded Retry LockBusy Held Dead Discarded Interrupted WrongQueue"
+        "EmbeddedServerError Succeeded Retry LockBusy Held Dead Discarded Cancelled Interrupted WrongQueue"
     ),
 }
 

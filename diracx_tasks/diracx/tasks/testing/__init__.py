@@ -13,7 +13,7 @@ Functions and classes of this package:
     InMemoryLockStore   keeps locks for `run_task`; calls that share one exclude each other
     EmbeddedServer      the type of `nats_server`
     Mesh, Delivered, Submitted, LeakError    the type of `mesh`, what its methods return, and what its end may raise
-    Succeeded, Retry, LockBusy, Held, Dead, Discarded, Interrupted, WrongQueue    the outcomes of a delivery
+    Succeeded, Retry, LockBusy, Held, Dead, Discarded, Cancelled, Interrupted, WrongQueue    the outcomes of a delivery
 
 pytest loads the plugin, and with it this module, in every run of the environment. So each name comes from its module
 when somebody asks for it, and a run that asks for none imports nothing more of this project: it loses no time, and what
@@ -25,7 +25,7 @@ from typing import Any, Final
 
 _NAMES: Final = {
     "plumbing.embedded.server": "EmbeddedServer EmbeddedServerError",
-    "plumbing.execution.job": "Dead Discarded Held Interrupted LockBusy Retry Succeeded WrongQueue",
+    "plumbing.execution.job": "Cancelled Dead Discarded Held Interrupted LockBusy Retry Succeeded WrongQueue",
     "testing.databases": "sqlite_database",
     "testing.execution": "run_task",
     "testing.lock_store": "InMemoryLockStore",

@@ -2,6 +2,7 @@
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer as EmbeddedServer
 from diracx.tasks.plumbing.embedded.server import EmbeddedServerError as EmbeddedServerError
+from diracx.tasks.plumbing.execution.job import Cancelled as Cancelled
 from diracx.tasks.plumbing.execution.job import Dead as Dead
 from diracx.tasks.plumbing.execution.job import Discarded as Discarded
 from diracx.tasks.plumbing.execution.job import Held as Held

@@ -43,7 +43,10 @@ def running(blocked_at: str | None = None) -> list[RunningTask]:
         ),
         (
             {},
-            "a is not waiting, nor running: it has ended, or was never submitted. If it comes yet, it is dropped",
+            (
+                "a is not waiting, nor running: it has ended, or was never submitted. If it comes yet, it is dropped. "
+                "The children of a group are cancelled by --group"
+            ),
         ),
     ],
 )

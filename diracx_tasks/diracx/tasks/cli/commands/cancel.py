@@ -99,7 +99,8 @@ def _of_one(answer: Answer) -> list[str]:
         )
     if not said:
         said.append(
-            f"{key} is not waiting, nor running: it has ended, or was never submitted. If it comes yet, it is dropped"
+            f"{key} is not waiting, nor running: it has ended, or was never submitted. If it comes yet, it is dropped. "
+            "The children of a group are cancelled by --group"
         )
     return said
 
