@@ -60,6 +60,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     for flag, default, text in (
         ("--tasks", 1000, "how many tasks are submitted"),
+        ("--groups", 8, "how many of them spawn a group with a callback"),
+        ("--children", 20, "how many children each group has"),
+        ("--cancel", 20, "how many children of groups are cancelled"),
         ("--workers", 3, "worker processes at a time"),
         ("--slots", 10, "tasks at once in each worker"),
         ("--kill-workers", 5, "how often a worker is killed with SIGKILL and replaced"),
@@ -94,6 +97,9 @@ def plan_from(options: argparse.Namespace) -> Plan:
     return Plan(
         seed=random.randrange(1_000_000) if options.seed is None else options.seed,
         tasks=options.tasks,
+        groups=options.groups,
+        children=options.children,
+        cancel=options.cancel if options.groups else 0,
         workers=options.workers,
         slots=options.slots,
         size=options.size,
@@ -103,7 +109,8 @@ def plan_from(options: argparse.Namespace) -> Plan:
         stop_workers=options.stop_workers,
         cut=options.cut,
         seconds=options.seconds or 3.0 + busy,
-        deadline=options.deadline or 60 + 12 * options.ack_wait + options.tasks / 50,
+        deadline=options.deadline
+        or 60 + 12 * options.ack_wait + (options.tasks + options.groups * options.children) / 50,
     )
 
 
@@ -140,10 +147,12 @@ def text(plan: Plan, report: Report) -> str:
         f"{'executed more than once':44}{sum(ledger.repeated.values()):8,}",
         f"{'dead letters, as expected':44}{ledger.dead:8,}",
         f"{'given up without a dead letter, as expected':44}{ledger.dropped:8,}",
+        f"{'cancelled':44}{ledger.cancelled:8,}",
         f"{'not settled at the end':44}{ledger.queued:8,}",
         f"{'lost':44}{len(ledger.lost):8,}",
         f"{'unexplained':44}{len(ledger.unexplained):8,}",
         "",
+        f"groups with a callback: {ledger.groups:,}",
         f"retries by policy: {ledger.retries:,}",
         f"submissions without an answer: {report.unanswered:,}; tasks that ran nevertheless: {ledger.unannounced:,}",
         f"repeated executions: {sum(ledger.repeats.values()):,}",

@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from chaos_tasks import KINDS, RETRIES, Child, GivesUp
+from chaos_tasks import KINDS, RETRIES, Child, Follows, GivesUp
+from diracx.tasks.plumbing.groups.records import callback_id
 from disturbances import Disturbances
+from groups import members, problems
 from journal import Execution, Journal
 from ledger import Ledger
 
@@ -30,12 +32,21 @@ class Accountant:
     Args:
         dead: Ids of the tasks that have a dead letter.
         queued: How many tasks are not settled.
+        cancelled: Ids of tasks that were cancelled while they might wait or run.
     """
 
-    def __init__(self, journal: Journal, disturbances: Disturbances, dead: Collection[str], queued: int) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        disturbances: Disturbances,
+        dead: Collection[str],
+        queued: int,
+        cancelled: Collection[str] = (),
+    ) -> None:
         self._journal = journal
         self._disturbances = disturbances
         self._dead = dead
+        self._cancelled = cancelled
         self._ledger = Ledger(queued=queued)
 
     def account(self, submitted: dict[str, Submission]) -> Ledger:
@@ -45,14 +56,26 @@ class Accountant:
             submitted: The submissions of the producer, by task id.
         """
         children = itertools.chain.from_iterable(self._journal.children.values())
-        announced = submitted | dict.fromkeys(children, Submission(Child.__name__))
+        announced = submitted | dict.fromkeys(children, Submission(Child.__name__)) | self._grouped()
         self._ledger.submitted = len(announced)
         self._ledger.unannounced = len(self._journal.executions.keys() - announced.keys())
         for task_id in announced.keys() | self._journal.executions.keys():
             executions = self._journal.executions.get(task_id, [])
             submission = announced.get(task_id) or Submission(executions[0].kind)
             self._account_for(task_id, submission, executions)
+        self._ledger.groups = len(self._journal.groups)
+        self._ledger.unexplained += problems(self._journal)
         return self._ledger
+
+    def _grouped(self) -> dict[str, Submission]:
+        """The children and callbacks of all groups."""
+        found = {}
+        for group, spawned in self._journal.groups.items():
+            for task_id in members(group, spawned.children):
+                runs = self._journal.executions.get(task_id)
+                kind = Follows.__name__ if task_id == callback_id(group) else "a child of a group"
+                found[task_id] = Submission(runs[0].kind if runs else kind)
+        return found
 
     def _account_for(self, task_id: str, submission: Submission, executions: list[Execution]) -> None:
         self._count_end(task_id, submission.kind, executions)
@@ -83,6 +106,8 @@ class Accountant:
                 self._ledger.unexplained.append(f"{what} has a dead letter after {failed} failures")
         elif kind == GivesUp.__name__ and gave_up:
             self._ledger.dropped += 1
+        elif task_id in self._cancelled:
+            self._ledger.cancelled += 1
         elif not self._ledger.queued:
             self._ledger.lost.append(f"{what}: {_describe(executions)}")
 

@@ -3,8 +3,9 @@
 Each process appends to a journal of its own, one `write` a line:
 `<event> <task id> <kind> <number> <pid> <execution> <seconds>`, the execution counted by the process, the seconds by
 CLOCK_BOOTTIME. The events: `begin`; `done`; `cancelled`; `failed <attempt> <retry at>`, written by the retry policy,
-with `-` where it gives no retry; `submitted <child id>`. An execution that was cancelled and then failed has both
-lines: it has failed.
+with `-` where it gives no retry; `submitted <child id>`; `spawned <group id> <children>`;
+`followed <group id> <counts>`, the outcomes that a callback was given. An execution that was cancelled and then failed
+has both lines: it has failed.
 
 Some tasks misbehave, and are expected to fail or succeed by themselves: they exit, cancel themselves, stop their loop,
 or leave a thread behind. None of that excuses a repeated execution of them or of another task.
@@ -17,12 +18,16 @@ import dataclasses
 import functools
 import itertools
 import os
+import random
 import time
+from collections import Counter
+from collections.abc import Coroutine
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
+from diracx.tasks.depends import CallbackSpawner, GroupOutcomes
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.enums import Size
@@ -32,6 +37,8 @@ from diracx.tasks.plumbing.submitter import current_task_id
 FOLDER_VARIABLE: Final = "CHAOS_FOLDER"
 SIZE_VARIABLE: Final = "CHAOS_SIZE"
 RETRIES: Final = 3
+SPAWNS_AGAIN: Final = 0.2
+"""The share of parents that fail once after they have spawned their group."""
 
 _numbers = itertools.count(1)
 _execution: ContextVar[int] = ContextVar("execution")
@@ -51,6 +58,16 @@ def write(event: str, task: Journaled, execution: int, *more: object) -> None:
     who = (current_task_id.get(), type(task).__name__, task.number, pid, execution)
     words = (event, *who, f"{boottime():.6f}", *more)
     os.write(_journal(pid), (" ".join(map(str, words)) + "\n").encode())
+
+
+async def fail_a_few_times(number: int, times: int) -> None:
+    """Raise ValueError so many times. A file counts them, since a process may be killed."""
+    tries = Path(os.environ[FOLDER_VARIABLE]) / f"{number}.tries"
+    before = tries.stat().st_size if tries.exists() else 0
+    if before < times:
+        with tries.open("ab") as file:
+            file.write(b".")
+        raise ValueError(f"failure {before + 1} of {times}")
 
 
 class JournaledBackoff(RetryPolicyBase):
@@ -81,12 +98,16 @@ class Journaled(BaseTask):
 
     async def execute(self) -> None:
         """Run `work` between two lines in the journal."""
+        await self.journaled(self.work())
+
+    async def journaled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run the code of the task between two lines in the journal."""
         execution = next(_numbers)
         _execution.set(execution)
         _latest[current_task_id.get()] = (self, execution)
         write("begin", self, execution)
         try:
-            await self.work()
+            await work
         except asyncio.CancelledError:
             write("cancelled", self, execution)
             raise
@@ -112,17 +133,12 @@ class Sleeps(Journaled):
 
 @dataclasses.dataclass
 class Recovers(Journaled):
-    """Fails a few times. A file counts the failures, since a process may be killed."""
+    """Fails a few times."""
 
     times: int = 1
 
     async def work(self) -> None:
-        tries = Path(os.environ[FOLDER_VARIABLE]) / f"{self.number}.tries"
-        before = tries.stat().st_size if tries.exists() else 0
-        if before < self.times:
-            with tries.open("ab") as file:
-                file.write(b".")
-            raise ValueError(f"failure {before + 1} of {self.times}")
+        await fail_a_few_times(self.number, self.times)
 
 
 class Dies(Journaled):
@@ -280,4 +296,7 @@ UNRULY: Final[tuple[type[Journaled], ...]] = (
 )
 """The tasks that misbehave."""
 
-KINDS: Final[tuple[type[Journaled], ...]] = (Quick, Sleeps, Recovers, Dies, GivesUp, Submits, Child, *UNRULY)
+KINDS: Final[tuple[type[Journaled], ...]] = (
+    *(Quick, Sleeps, Recovers, Dies, GivesUp, Submits, Child, Spawns, Follows),
+    *UNRULY,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,15 @@ class Execution:
 
 
 @dataclass
+class Group:
+    """One group of tasks with a callback."""
+
+    children: int
+    followed: list[str] = field(default_factory=list)
+    """The counts of outcomes that its callback was given, once for each of its executions."""
+
+
+@dataclass
 class Journal:
     """The journals of all processes together."""
 
@@ -34,12 +43,16 @@ class Journal:
     """By task id, in the order of their beginning."""
     children: dict[str, list[str]]
     """The ids of submitted children, by the id of their parent."""
+    groups: dict[str, Group] = field(default_factory=dict)
+    """The groups that were spawned, by their ids."""
 
 
 def read(folder: Path) -> Journal:
     """Read all journals in a folder."""
     executions: defaultdict[str, list[Execution]] = defaultdict(list)
     children: defaultdict[str, list[str]] = defaultdict(list)
+    groups: dict[str, Group] = {}
+    followed: defaultdict[str, list[str]] = defaultdict(list)
     for path in folder.glob("*.journal"):
         by_number: dict[str, Execution] = {}
         for line in path.read_text(encoding="ascii").splitlines():
@@ -49,11 +62,17 @@ def read(folder: Path) -> Journal:
                 executions[task_id].append(by_number[execution])
             elif event == "submitted":
                 children[task_id].append(more[0])
+            elif event == "spawned":
+                groups[more[0]] = Group(int(more[1]))
+            elif event == "followed":
+                followed[more[0]].append(more[1])
             else:
                 _end(by_number[execution], event, float(at), more)
     for runs in executions.values():
         runs.sort(key=lambda run: run.begun)
-    return Journal(dict(executions), dict(children))
+    for group, counts in followed.items():
+        groups.setdefault(group, Group(0)).followed = counts
+    return Journal(dict(executions), dict(children), groups)
 
 
 def _end(execution: Execution, event: str, at: float, more: list[str]) -> None:

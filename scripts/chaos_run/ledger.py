@@ -28,6 +28,10 @@ class Ledger:
     """Dead letters of tasks that always fail."""
     dropped: int = 0
     """Tasks that always fail and become no dead letter."""
+    cancelled: int = 0
+    """Tasks that were cancelled and did not end otherwise."""
+    groups: int = 0
+    """Groups whose callback has been accounted for."""
     queued: int = 0
     """Tasks that were not settled at the end of the run."""
     lost: list[str] = field(default_factory=list)
@@ -50,6 +54,8 @@ class Ledger:
             "retries": self.retries,
             "dead": self.dead,
             "dropped": self.dropped,
+            "cancelled": self.cancelled,
+            "groups": self.groups,
             "queued": self.queued,
             "lost": self.lost,
             "unexplained": self.unexplained,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
 from accounts import Submission
-from chaos_tasks import UNRULY, Dies, GivesUp, Journaled, Quick, Recovers, Sleeps, Submits
+from chaos_tasks import UNRULY, Dies, GivesUp, Journaled, Quick, Recovers, Sleeps, Spawns, Submits
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
@@ -40,13 +40,25 @@ class Producer:
 
     Args:
         tasks: How many.
+        groups: How many of them spawn a group, with how many children.
         seconds: The time over which the submissions are spread.
         log: Gets a line for each submission.
     """
 
-    def __init__(self, broker: JetStreamBroker, tasks: int, seconds: float, choose: random.Random, log: TextIO) -> None:
+    def __init__(
+        self,
+        broker: JetStreamBroker,
+        tasks: int,
+        groups: tuple[int, int],
+        seconds: float,
+        choose: random.Random,
+        log: TextIO,
+    ) -> None:
         self._broker = broker
-        self._tasks = [make(number, choose) for number in range(tasks)]
+        count, children = groups
+        parents = [Spawns(number, children, choose.randrange(1_000_000)) for number in range(tasks - count, tasks)]
+        self._tasks = [*(make(number, choose) for number in range(tasks - count)), *parents]
+        choose.shuffle(self._tasks)
         self._seconds = seconds
         self._choose = choose
         self.submitted: dict[str, Submission] = {}

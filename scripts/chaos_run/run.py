@@ -12,6 +12,7 @@ from pathlib import Path
 import extension
 import journal
 from accounts import Accountant
+from cancelling import Operator
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
@@ -32,6 +33,9 @@ class Plan:
 
     seed: int
     tasks: int
+    groups: int
+    children: int
+    cancel: int
     workers: int
     slots: int
     size: str
@@ -79,10 +83,13 @@ async def carry_out(plan: Plan, folder: Path) -> Report:
         )
         await set_ack_wait(broker.connection, broker.namespace, plan.ack_wait)
         log = stack.enter_context((folder / "submitted.log").open("w"))
-        producer = Producer(broker, plan.tasks, plan.seconds, random.Random(f"{plan.seed} tasks"), log)
+        choose = random.Random(f"{plan.seed} tasks")
+        producer = Producer(broker, plan.tasks, (plan.groups, plan.children), plan.seconds, choose, log)
+        operator = Operator(broker, producer, plan.cancel, plan.children, random.Random(f"{plan.seed} cancelled"))
         crew = await stack.enter_async_context(working(plan, folder, server.url, disturbances))
         async with asyncio.TaskGroup() as group:
             group.create_task(producer.run(), name="producer")
+            group.create_task(operator.run(plan.seconds), name="operator")
             group.create_task(disturb(plan, server, crew, disturbances), name="killers")
         calm = boottime()
         drained = await wait_until_drained(broker, calm + plan.deadline)
@@ -90,7 +97,8 @@ async def carry_out(plan: Plan, folder: Path) -> Report:
         dead = {letter.id for letter in await DeadLetterReader(broker.connection, broker.namespace).all() if letter.id}
         queued = await waiting(broker) or 0
     (folder / "disturbances.log").write_text(f"{disturbances}\n")
-    ledger = Accountant(journal.read(folder / "journals"), disturbances, dead, queued).account(producer.submitted)
+    accountant = Accountant(journal.read(folder / "journals"), disturbances, dead, queued, operator.cancelled)
+    ledger = accountant.account(producer.submitted)
     return Report(ledger, disturbances, producer.unanswered, boottime() - started, drained_after, crew.problems)
 
 

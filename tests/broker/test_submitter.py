@@ -53,6 +53,10 @@ class Recorder:
         self.tasks.append(task)
         return "recorded"
 
+    async def spawn(self, children: Any, callback: Any, **_: Any) -> str:
+        self.tasks += [*children, callback]
+        return "recorded"
+
     async def result(self, task_id: str, timeout: float | None = None) -> Any:
         return None
 

@@ -86,6 +86,6 @@ def settlement_of(mesh: TaskMesh, store: AttemptStore, connection: Connection | 
         connection: For ack, nak and term; None: that of the mesh.
     """
     results = ResultStore(mesh.connection, mesh.namespace, "here")
-    groups = GroupCompletions(mesh.connection, mesh.namespace)
+    groups = GroupCompletions(JetStreamGroupStore(mesh.connection, mesh.namespace), mesh.connection.clock)
     endings = Endings(mesh.registry, results, groups, "here", mesh.connection.clock)
     return Settlement(connection or mesh.connection, store, DeadLetterStore(mesh.connection, mesh.namespace), endings)

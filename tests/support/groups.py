@@ -93,8 +93,7 @@ async def store_group(
         callback_headers: Further headers of the callback.
         traceparent: Of the children and of the callback.
     """
-    await mesh.state(mesh.namespace.later_stream)  # sets the clock
-    now = mesh.connection.clock.now()
+    now = await _now(mesh)
     starts = tuple(range(0, len(children), part_size))
     record = GroupRecord(
         spawned=now,
@@ -114,6 +113,11 @@ async def store_group(
         for begin in range(0, len(messages), MAX_BATCH_MESSAGES):
             await publish_batch(mesh.connection, messages[begin : begin + MAX_BATCH_MESSAGES])
     return StoredGroup(mesh, group, children)
+
+
+async def _now(mesh: TaskMesh) -> datetime:
+    await mesh.state(mesh.namespace.later_stream)  # sets the clock
+    return mesh.connection.clock.now()
 
 
 def _callback_message(

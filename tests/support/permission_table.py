@@ -97,10 +97,7 @@ OPERATIONS = (
     Operation(
         "record an attempt, a lock, a result",
         _roles("worker", "operator"),
-        (
-            *(Request(f"$KV.{{ns}}_{bucket}.x", b"{}") for bucket in ("attempts", "locks", "results")),
-            Request("{ns}.group.x", b"{}"),
-        ),
+        tuple(Request(f"$KV.{{ns}}_{bucket}.x", b"{}") for bucket in ("attempts", "locks", "results")),
     ),
     Operation(
         "read a result",
@@ -184,7 +181,9 @@ OPERATIONS = (
         ),
     ),
     Operation(
-        "read a schedule", _roles("worker", "scheduler", "operator", "observer"), (_get("{NS}_LATER", "{ns}.state.x"),)
+        "read a schedule, the record of a group, or what is cancelled",
+        _roles("worker", "scheduler", "operator", "observer"),
+        (_get("{NS}_LATER", "{ns}.state.x"),),
     ),
     Operation("read a dead letter", _roles("worker", "operator", "observer"), (_get("{NS}_DLQ", "{ns}.dlq.a.b.1"),)),
     Operation("read a lock", LOOKING, (_get("KV_{ns}_locks", "$KV.{ns}_locks.x"),)),

@@ -90,7 +90,7 @@ async def test_a_callback_that_was_let_go_is_known_by_its_group(
     found = await find(mesh, f"{group}-callback")
     assert (found.state, found.task, found.callback_of) == (state, "test:Record", group)
     assert found.why[0] == f"it follows the group {group}: {says}"
-    assert found.why[1:] == ["it is done and kept no result, or moves at this moment"] * (state is State.DONE)
+    assert found.why[1:] == ["it has ended and kept no result, or moves at this moment"] * (state is State.DONE)
 
 
 async def test_the_groups_of_a_task_and_odd_records_are_told_as_far_as_they_can_be_read(mesh: TaskMesh) -> None:

@@ -172,7 +172,7 @@ async def test_a_worker_does_not_wait_for_a_configuration_that_is_refused_nor_fo
 
     mesh.register(Record)
     monkeypatch.setattr(ConfigurationBucket, "read", fails)
-    monkeypatch.setattr(worker_module, "CONFIGURATION_SECONDS", 0.1)
+    monkeypatch.setattr(worker_module, "FIRST_READ_SECONDS", 0.1)
     await Record(1).schedule()
     async with mesh.working():
         await wait_until(lambda: ran == [1], description="it serves")

@@ -213,4 +213,6 @@ def test_a_callback_follows_a_child_that_was_cancelled_and_ran_on_in_a_worker_th
         return [each for each in account(lines, stops={1: [(101.5, 114.9)]}).unexplained if "its callback" in each]
 
     assert found(109) == []
-    assert found(107.5) == [f"group {TASK}-0: its callback began at 107.500, before the last child had ended at 108.000"]
+    assert found(107.5) == [
+        f"group {TASK}-0: its callback began at 107.500, before the last child had ended at 108.000"
+    ]

@@ -27,6 +27,9 @@ class Recorder:
         self.calls.append((*tasks, options))
         return "a-group"
 
+    async def result(self, task_id: str, timeout: float | None = None) -> Any:
+        raise AssertionError("nobody waits here")
+
 
 async def test_an_injected_spawner_gives_the_group_to_the_bound_broker() -> None:
     recorder = Recorder()

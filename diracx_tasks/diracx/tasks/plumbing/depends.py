@@ -22,6 +22,7 @@ Parameters:
 | `Annotated[DB, DBDepends(DB.transaction)]` | a database in a transaction |
 | `NoTransaction[DB]` | a database without a transaction, for long tasks that open their own |
 | `FencingToken` (of `plumbing.locks`) | the token that fences the task's writes |
+| `CallbackSpawner` | spawns a group of tasks, and the task that runs after the last of them |
 | `GroupOutcomes` (of `plumbing.callbacks`) | what became of the group whose callback this is |
 | a bare class on `BaseSQLDB` | a database in a transaction, as with `DBDepends` |
 | a bare class on `BaseOSDB` | an OpenSearch database in a session |

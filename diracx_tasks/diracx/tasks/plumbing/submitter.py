@@ -46,9 +46,49 @@ class Submitter(Protocol):
             TypeError: `at_time` is no datetime, or `keep_result` no number.
         """
 
+    async def spawn(
+        self,
+        children: Iterable[Any],
+        callback: Any,
+        *,
+        ttl_seconds: float = DEFAULT_GROUP_TTL_SECONDS,
+        labels: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Store a group of tasks, and the task that runs after the last of them. All are stored, or nothing is.
+
+        A task that runs again, after a crash or for a retry, gets the group that it spawned before.
+
+        Args:
+            children: `BaseTask`s of registered classes, at most 100,000. Without any, the callback runs at once.
+            callback: The `BaseTask` that runs once all children have ended: succeeded, failed for good, expired or
+                cancelled.
+            ttl_seconds: After this time, at most 365 days, the callback runs although children have not ended.
+            labels: JSON values for people and filters, of the children and of the callback.
+
+        Returns:
+            The id of the group.
+
+        Raises:
+            SendTaskError: The server did not store the group, or a task is too large.
+            TaskDefinitionError: The class of a task is not registered; the text has its index.
+            MalformedTaskError: A field or a label, as for `submit`; the text has the index of the task.
+            ValueError: `ttl_seconds` is out of range, or there are too many children.
+            TypeError: `children` is one task, or none at all.
+        """
+
     async def result(self, task_id: str, timeout: float | None = 60.0) -> Any:
         """Wait for the result of a task; see `JetStreamBroker.result`."""
 
+
+class Parent(Protocol):
+    """The execution of a task that may spawn groups."""
+
+    groups: int
+    """How many it has spawned."""
+
+
+current_parent: ContextVar[Parent | None] = ContextVar("diracx_tasks_current_parent", default=None)
+"""The execution whose code runs in this context."""
 
 current_task_id: ContextVar[str | None] = ContextVar("diracx_tasks_current_task_id", default=None)
 """The id of the task that executes in this context; it is the parent of the tasks that it submits."""

@@ -92,6 +92,31 @@ class RecordingBroker(JetStreamBroker):
 
     schedule_many = submit_many
 
+    async def spawn(
+        self,
+        children: Iterable[BaseTask],
+        callback: BaseTask,
+        *,
+        ttl_seconds: float = DEFAULT_GROUP_TTL_SECONDS,
+        labels: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Spawn a group, see `JetStreamBroker.spawn`. Its children and its callback are recorded, the callback last.
+
+        A parent that runs again gets the group that it has; nothing is recorded again.
+
+        Raises:
+            RuntimeError: As for `submit`.
+        """
+        given = list(children) if isinstance(children, Iterable) else children
+        async with self._answering():
+            group = await super().spawn(given, callback, ttl_seconds=ttl_seconds, labels=labels)
+        if group not in self.groups:
+            self.groups.append(group)
+            for index, child in enumerate(given):
+                self._record(child, child_id(group, index), None, labels)
+            self._record(callback, callback_id(group), None, labels)
+        return group
+
     async def result(self, task_id: str, timeout: float | None = 60.0) -> Any:
         """Wait for the result of a task, see `JetStreamBroker.result`.
 

@@ -51,13 +51,6 @@ class NowhereToRun:
         """
         raise _nowhere(f"the group of {type(callback).__name__} was not spawned", "its tasks")
 
-
-def _nowhere(what: str, who: str) -> SendTaskError:
-    return SendTaskError(
-        f"{what}: the embedded server of this call ends with it, so {who} would run nowhere; start a nats-server with "
-        "JetStream and name it by --nats-url"
-    )
-
     async def result(self, task_id: str, timeout: float | None = 60.0) -> Any:
         """Refuse the question.
 
@@ -65,6 +58,13 @@ def _nowhere(what: str, who: str) -> SendTaskError:
             ResultIsMissingError: Always.
         """
         raise ResultIsMissingError(task_id, "the embedded server of this call keeps none; name a server by --nats-url")
+
+
+def _nowhere(what: str, who: str) -> SendTaskError:
+    return SendTaskError(
+        f"{what}: the embedded server of this call ends with it, so {who} would run nowhere; start a nats-server with "
+        "JetStream and name it by --nats-url"
+    )
 
 
 @asynccontextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
+from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.callbacks.outcomes import ChildOutcome, GroupOutcomes
+from diracx.tasks.plumbing.submitter import DEFAULT_GROUP_TTL_SECONDS, current_submitter
 
 __all__ = ["ChildOutcome", "GroupOutcomes", "fire_callback", "spawn_with_callback"]
-
 
 
 async def spawn_with_callback(

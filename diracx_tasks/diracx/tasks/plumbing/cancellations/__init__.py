@@ -1,1 +1,1 @@
-"""Tasks that operators have cancelled, and how workers hear of it."""
+"""Tasks that operators have cancelled: the notes that say so, and how workers hear of them."""

@@ -1,19 +1,84 @@
-"""Which tasks are cancelled? A follower keeps a worker up to date."""
+"""Which tasks are cancelled? A follower keeps a worker up to date, and counts what became of those it had.
+
+* All notes are read before the first task, and followed from then on, for as long as the worker runs.
+* A subscription wakes the follower, so that a running task hears of it at once. What counts is the poll once a second,
+  through the leader of the stream: a subscription may be dead or forbidden without notice.
+* A poll that fails changes nothing: the notes that are known stay in force.
+* A poll asks for the latest note alone. If that is another one than before, those after the last known one are read;
+  if its sequence is a lower one, all are: notes were removed, or the stream was made anew. All are read again now and
+  then, too, and after a reconnect.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from diracx.tasks.plumbing.background import wait_for_event
+from diracx.tasks.plumbing.cancellations.note import Identity, Kind, Note
+from diracx.tasks.plumbing.clock import Clock, boottime
+from diracx.tasks.plumbing.exceptions import ServerError, shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.wire.envelope import Envelope
+from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message, read_messages
+from diracx.tasks.plumbing.observability.lasting_failure import LastingFailure
 from diracx.tasks.plumbing.wire.names import Namespace
+
+logger = logging.getLogger("diracx.tasks.cancellations")
+
+POLL_INTERVAL: Final = timedelta(seconds=1)
+REREAD_SECONDS: Final = 600.0
+"""So often all notes are read, which forgets those that were removed."""
+MAX_LINES: Final = 5
+"""So many new notes have a line of their own."""
+WAKE_SECONDS: Final = 0.02
+"""After the subscription has heard of a note it is stored within this time, mostly; if not, the next poll has it."""
+
+
+class StandingNote:
+    """A note that is in force, and what this worker has done about it since it knows it."""
+
+    __slots__ = ("cancelled", "finished", "note", "sequence")
+
+    def __init__(self, note: Note, sequence: int) -> None:
+        self.note, self.sequence = note, sequence
+        self.cancelled = 0
+        """How many tasks it has settled as cancelled."""
+        self.finished = 0
+        """How many tasks were running then, and came to their end all the same."""
 
 
 class CancellationFollower:
-    """Follows the cancellations of one mesh while `run` runs."""
+    """Follows the cancellations of one mesh while `run` runs.
 
-    def __init__(self, connection: Connection, namespace: Namespace) -> None:
-        self._connection, self._namespace = connection, namespace
+    Args:
+        poll_interval: The time between two polls.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        namespace: Namespace,
+        *,
+        poll_interval: timedelta = POLL_INTERVAL,
+        clock: Clock = boottime,
+    ) -> None:
+        self._connection, self._clock = connection, clock
+        self._stream, self._subjects = namespace.later_stream, namespace.all_cancelled
+        self._poll_seconds = poll_interval.total_seconds()
         self.any = False
-        """Whether there is any. While there is none, `reason` is not called."""
+        """Whether there is any. While there is none, no other method need be called."""
+        self._notes: dict[tuple[Kind, str], StandingNote] = {}
+        self._latest: tuple[int, datetime] | None = None
+        """The sequence and time of the latest note that was seen."""
+        self._reread_at, self._generation = 0.0, -1
+        self._callbacks: list[Callable[[], None]] = []
+        self._heard = asyncio.Event()
+        self._reading = asyncio.Lock()
+        """Of two that refresh at once, the second finds nothing new: each note is counted and logged once."""
 
     def on_new(self, callback: Callable[[], None]) -> None:
         """Call `callback` after notes were added."""

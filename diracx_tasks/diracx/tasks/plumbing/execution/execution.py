@@ -127,8 +127,7 @@ class Execution:
         """Ends this process, a child that the code has forked, when it leaves the code. See `forks`."""
         self.groups = 0
         """How many groups its code has spawned, see `submitter.Parent`."""
-        self._owner = owner
-        self._last_resort = last_resort
+        self._owner, self._last_resort = owner, last_resort
         self._timeout_seconds = math.inf
         self._due = math.inf
         """When the timeout falls due."""

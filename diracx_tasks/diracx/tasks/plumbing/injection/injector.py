@@ -95,7 +95,7 @@ class Injector:
         overrides: Callable -> the callable to call in its place, anywhere in the graph, like FastAPI's
             `dependency_overrides`.
         providers: Type -> the callable for a parameter without a marker whose annotation is exactly that type.
-            `FencingToken` and `GroupOutcomes` always have one.
+            `FencingToken`, `CallbackSpawner` and `GroupOutcomes` always have one.
         replacement: Returns the callable to call in place of a callable without an override, or None to call it as it
             is. Callables with the same replacement are one dependency.
 
@@ -116,7 +116,12 @@ class Injector:
                     f"the override {wanted!r}: {given!r} replaces nothing; write a callable in place of the one in "
                     "Depends or DBDepends, e.g. {OwnersDB.transaction: fake_transaction}"
                 )
-        self._providers = {FencingToken: fencing_token, GroupOutcomes: group_outcomes, **(providers or {})}
+        self._providers = {
+            FencingToken: fencing_token,
+            CallbackSpawner: callback_spawner,
+            GroupOutcomes: group_outcomes,
+            **(providers or {}),
+        }
         self._invocations: dict[type[BaseTask], Invocation] = {}
         self._preparing = threading.Lock()
         """Held while a class is prepared: guards all that follows."""

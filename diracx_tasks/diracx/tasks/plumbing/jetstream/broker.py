@@ -25,7 +25,7 @@ from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.observability.telemetry import current, current_traceparent
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.results.waiting import ResultReader
-from diracx.tasks.plumbing.submitter import bound_for_process, current_task_id
+from diracx.tasks.plumbing.submitter import DEFAULT_GROUP_TTL_SECONDS, bound_for_process, current_task_id
 from diracx.tasks.plumbing.wire.ending import seconds_to_keep
 from diracx.tasks.plumbing.wire.envelope import DEAD_LETTER_BYTES, MSG_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -170,6 +170,23 @@ class JetStreamBroker:
 
     schedule_many = submit_many
     """The earlier name of `submit_many`."""
+
+    async def spawn(
+        self,
+        children: Iterable[BaseTask],
+        callback: BaseTask,
+        *,
+        ttl_seconds: float = DEFAULT_GROUP_TTL_SECONDS,
+        labels: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Store a group of tasks, and the task that runs after the last of them; see `Submitter.spawn`.
+
+        Outside of a task the id is a new one each time.
+        """
+        spawner = Spawner(self.registry, self.connection.max_payload, self.connection.clock.now())
+        group = await spawner.new_group(children, callback, ttl_seconds, labels, current_traceparent.get())
+        await self._on_own_loop(self._groups.spawn(group, self._timeout))
+        return group.id
 
     async def result(self, task_id: str, timeout: float | None = 60.0) -> Any:
         """Wait until a task has ended, and return what its `execute()` returned, as JSON has it.

@@ -77,8 +77,8 @@ def _worker(names: Namespace) -> Role:
         f"{API}.CONSUMER.MSG.NEXT.{tasks}.*",
         f"$JS.ACK.{tasks}.>",
         f"{API}.STREAM.MSG.GET.{names.dead_letters_stream}",
-        # Removes a delayed task from there once the task is settled, keeps the records of groups there, and reads what
-        # operators have cancelled.
+        # Removes a delayed task from there once the task is settled, keeps and reads the records of groups there, and
+        # reads what operators have cancelled.
         f"{API}.STREAM.MSG.DELETE.{names.later_stream}",
         f"{API}.STREAM.MSG.GET.{names.later_stream}",
         # Looks there for the children of a group that may have been stored before.
@@ -92,8 +92,10 @@ def _worker(names: Namespace) -> Role:
     )
     purpose = "executes tasks, and submits more from within them"
     worker = _serving(names, "worker", purpose, publish, deny=(_leadership(names),))
-    # A task may wait for the result of another.
-    return replace(worker, subscribe=(*worker.subscribe, _call_inbox(names), _hearing_results(names)))
+    # Only operators cancel tasks; a worker reads the notes, and hears of new ones. A task may wait for the result of
+    # another.
+    heard = (_call_inbox(names), names.all_cancelled, _hearing_results(names))
+    return replace(worker, subscribe=(*worker.subscribe, *heard))
 
 
 def _scheduler(names: Namespace) -> Role:

@@ -178,10 +178,8 @@ class StatusReader:
             status=status,
             at=now,
             parked=None if in_flight is None else {queue.subject: parked for queue, parked in queues},
-            per_second={answer["metadata"]["id"]: _endpoint_data(answer)["per_second"] for answer in workers or ()},
-            last_pull={
-                answer["metadata"]["id"]: _endpoint_data(answer)["last_pull_seconds"] for answer in workers or ()
-            },
+            per_second=_by_worker(workers or (), "per_second"),
+            last_pull=_by_worker(workers or (), "last_pull_seconds"),
             next_occurrence=_next_occurrence(schedulers or ()),
         )
 
@@ -264,6 +262,10 @@ def _worker_rank(worker: WorkerStatus) -> tuple[int, str]:
 def _endpoint_data(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     data: Mapping[str, Any] = answer["endpoints"][0]["data"]
     return data
+
+
+def _by_worker(workers: Iterable[dict[str, Any]], fact: str) -> dict[str, Any]:
+    return {answer["metadata"]["id"]: _endpoint_data(answer)[fact] for answer in workers}
 
 
 def _in_flight(workers: Iterable[Mapping[str, Any]]) -> Counter[str]:

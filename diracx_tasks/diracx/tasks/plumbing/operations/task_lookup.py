@@ -36,6 +36,7 @@ from diracx.tasks.plumbing.operations.task_document import (
     BusyLock,
     CancellationNote,
     DeadTask,
+    GroupState,
     Running,
     State,
     TaskDocument,

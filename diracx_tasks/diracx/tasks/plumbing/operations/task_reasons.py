@@ -22,6 +22,7 @@ UNKNOWN_MEANS = (
     "nothing of this id is stored: it has ended and kept no result and no dead letter, or it was never submitted here"
 )
 SPAWNED_MEANS = "it has ended and kept no result; its groups are remembered"
+LET_GO_MEANS = "it has ended and kept no result, or moves at this moment"
 DROPPED = "it is dropped when its turn comes"
 DROPPED_CHILDREN = "those in their queues are dropped when their turn comes"
 GONE = "nothing else of it is stored: it ended then, had ended before, or was never submitted here"

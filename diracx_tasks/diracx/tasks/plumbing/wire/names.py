@@ -237,6 +237,11 @@ class Namespace:
         """
         return f"{self.name}.cancelled.{kind}.{escape(key)}"
 
+    @property
+    def all_cancelled(self) -> str:
+        """The subjects of all such notes."""
+        return f"{self.name}.cancelled.*.*"
+
     def dead_letter_subject(self, task_name: str, sequence: int) -> str:
         """The subject that stores the dead letter of one message, once, by the stream sequence of the message."""
         category, class_name = split_task_name(task_name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -141,6 +142,17 @@ class InFlight:
         """Cancel every task that still executes. Their messages are given back, without a failure in their records."""
         for lease in self._leases.all:
             lease.execution.cancel(Cancellation(Cause.STOP, reason))
+
+    def cancel(self, reason_of: Callable[[Delivery], str | None]) -> None:
+        """Cancel the tasks that an operator has cancelled. One that has not begun is given back, and is settled as
+        cancelled when it comes again.
+
+        Args:
+            reason_of: Why a task is cancelled; None: it is not.
+        """
+        for lease in self._leases.all:
+            if (reason := reason_of(lease.delivery)) is not None:
+                lease.execution.cancel(Cancellation(Cause.CANCELLED, reason))
 
     async def wind_down(self, grace: timedelta, attempts: AttemptStore) -> None:
         """Wait up to `grace` for running tasks to end, then cancel the rest and give their messages back.

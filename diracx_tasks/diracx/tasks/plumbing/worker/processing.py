@@ -178,6 +178,8 @@ class Processor:
                 await self._settlement.settle(lease, name, attempts, outcome)  # awaits nothing that could be broken off
             else:
                 await self._settle(lease, name, attempts, outcome)
+            if self._cancellations.any and isinstance(outcome, Succeeded | Dead | Discarded | Cancelled):
+                self._cancellations.count(delivery, cancelled=isinstance(outcome, Cancelled))
             self._report(delivery, name, outcome)
             return
         except asyncio.CancelledError as error:
@@ -218,14 +220,14 @@ class Processor:
         record = attempts.record
         if record.exhausted is not None:
             return Discarded(record.exhausted, record.last_failure) if record.dropped else Dead(record.exhausted)
+        if self._cancellations.any and (reason := self._cancellations.reason(delivery)) is not None:
+            return Cancelled(reason)
         if record.crashes >= POISON_AFTER_CRASHES:
             return Dead(f"poison: {record.crashes} executions began and never ended")
         if record.not_before is not None and (rest := record.not_before - self._clock.now()) > timedelta(0):
             return Interrupted("its retry is not due yet", rest)
         try:
             envelope = Envelope.from_headers(delivery.headers, delivery.sequence)
-            if self._cancellations.any and (reason := self._cancellations.reason(envelope)) is not None:
-                return Cancelled(reason)
             if envelope.version > FORMAT_VERSION:
                 return NotKnownHere(f"message format {envelope.version} is newer than this worker")
             if envelope.name == STORE_CHILDREN:

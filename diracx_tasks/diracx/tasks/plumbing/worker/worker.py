@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -65,8 +65,8 @@ logger = logging.getLogger("diracx.tasks.worker")
 DEFAULT_ACK_WAIT: Final = timedelta(seconds=30)
 SETTLE_SECONDS: Final = 2.0
 """The time to write down, at the end, which executions were interrupted."""
-CONFIGURATION_SECONDS: Final = 30.0
-"""How long the start waits for an answer about the configuration."""
+FIRST_READ_SECONDS: Final = 30.0
+"""How long the start waits for an answer about the configuration, and about the cancellations."""
 
 
 def _needed(namespace: Namespace) -> list[Asset]:
@@ -142,8 +142,8 @@ class Worker:
 
     def _settling(self, namespace: Namespace, groups: JetStreamGroupStore) -> Settlement:
         connection = self._connection
-        results, groups = ResultStore(connection, namespace, self.id), GroupCompletions(connection, namespace)
-        endings = Endings(self._registry, results, groups, self.id, connection.clock)
+        results, completions = ResultStore(connection, namespace, self.id), GroupCompletions(groups, connection.clock)
+        endings = Endings(self._registry, results, completions, self.id, connection.clock)
         dead_letters = DeadLetterStore(connection, namespace)
         return Settlement(connection, self._attempts, dead_letters, endings, self.settings.lock_retry_delay)
 
@@ -292,15 +292,15 @@ class Worker:
                 self._settlement.naks.close()
                 await self._attempts.settle_debts(SETTLE_SECONDS)
 
-    async def _read_configuration(self) -> None:
-        """Read it before the first task, which may be held or limited. Wait if no answer comes, but not for ever."""
-        waits = f"waits up to {CONFIGURATION_SECONDS:g} s for the configuration, with its holds and limits"
-        waiting = LastingFailure(logger, waits, "the configuration is read")
+    async def _await_first(self, refresh: Callable[[], Awaitable[None]], what: str, without: str) -> None:
+        """Read what holds, limits or cancels tasks before the first one. Wait if no answer comes, but not for ever."""
+        waits, short = f"waits up to {FIRST_READ_SECONDS:g} s for {what}", what.partition(",")[0]
+        waiting = LastingFailure(logger, waits, f"{short} can be read")
         with suppress(TimeoutError):
-            async with asyncio.timeout(CONFIGURATION_SECONDS):
+            async with asyncio.timeout(FIRST_READ_SECONDS):
                 while not self._intake.is_stopping:
                     try:
-                        await self._configuration.refresh()
+                        await refresh()
                     except ServerUnavailableError as error:
                         waiting.failed(str(error))
                     except ServerError:
@@ -310,7 +310,7 @@ class Worker:
                         return
                     await self._intake.pause(RETRY_SECONDS)
                 return
-        logger.warning("begins without the configuration: no task is held or limited by it until it can be read")
+        logger.warning("begins without %s: %s", short, without)
 
     def _background_ended(self, error: BackgroundEndedError) -> None:
         """Give back what is in flight, and end: a worker must not run on without heartbeats."""
@@ -325,6 +325,7 @@ class Worker:
             leases=self._leases.run(),
             orphaned_attempt_records=self._attempts.run(),
             configuration=self._configuration.run(),
+            cancellations=self._cancellations.run(),
             mesh=self._mesh.run(),
         ):
             self._connection.on_reconnect(resend)
