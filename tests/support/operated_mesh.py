@@ -158,8 +158,9 @@ async def _at_work(mesh: TaskMesh) -> None:
         keys = await mesh.locks.keys()
         records = await mesh.attempts.keys()
         letters = (await mesh.state(NAMES.dead_letters_stream))["messages"]
-        later = (await mesh.state(NAMES.later_stream))["num_subjects"]
-        # letters: the dead letter and the advisory. later: a schedule state, its next occurrence, and a delayed task.
-        return (len(keys), len(records), letters, later) == (2, 1, 2, 3)
+        later = {message.subject.split(".")[1] for message in await mesh.stored(NAMES.later_stream)}
+        # letters: the dead letter and the advisory. later: a schedule state, its next occurrence (and the one after it,
+        # shortly before the hour), and a delayed task.
+        return (len(keys), len(records), letters) == (2, 1, 2) and later >= {"state", "periodic", "delayed"}
 
     await wait_until(all_is_there, description="there is a task in every state", timeout=20)

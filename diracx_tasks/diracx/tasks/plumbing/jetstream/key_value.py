@@ -235,7 +235,8 @@ class Bucket:
     def _stored_key(self, message: StoredMessage) -> StoredKey:
         expires_in = None
         if (ttl := _ttl(message)) is not None:
-            expires_in = (message.stored + ttl - self._connection.clock.now()).total_seconds()
+            # What is known of the server's clock may be a moment behind.
+            expires_in = min(message.stored + ttl - self._connection.clock.now(), ttl).total_seconds()
         return StoredKey(
             key=self._key(message),
             value=message.body,
