@@ -31,8 +31,7 @@ from figures import Comparisons, Figures
 from noop import Noop, registry
 
 SUMMARY: Final = "no-op tasks as children of a group, beside plain ones: the worker's CPU"
-SLOTS: Final = (100, 10)
-BOUNDS: Final = {100: 1.5}
+BOUNDS: Final = {100: 1.5, 10: 1.5}
 """Slots -> the CPU of a child, at most, as a multiple of that of a plain task. A worker of small tasks has 100 by
 default. With fewer, fewer children share a write."""
 PART: Final = 1_000
@@ -44,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="pairs for each number of slots (5)")
     parser.add_argument("--tasks", type=positive, default=10_000, metavar="N", help="tasks of each measurement (10000)")
-    parser.add_argument("--slots", type=positive, nargs="+", default=list(SLOTS), metavar="N", help="slots (100 10)")
+    parser.add_argument("--slots", type=positive, nargs="+", default=list(BOUNDS), metavar="N", help="slots (100 10)")
 
 
 @dataclass
