@@ -27,11 +27,21 @@ NO_NATS_COMMAND = (
 TESTS = Path(__file__).parent
 # An extension with tests of its own, which need it installed; see process/test_reference_extension.py.
 collect_ignore = ["gubbins"]
-MARKED_FOLDERS = ("broker", "process")
+MARKED_FOLDERS = ("broker", "process", "cluster")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--cluster`."""
+    parser.addoption("--cluster", action="store_true", help="run tests/cluster too, on clusters of three servers")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave tests/cluster alone without `--cluster`."""
+    return True if collection_path == TESTS / "cluster" and not config.getoption("--cluster") else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests in tests/broker as `broker` and those in tests/process as `process`."""
+    """Mark the tests in tests/broker as `broker`, those in tests/process as `process`, and so on."""
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if folder in MARKED_FOLDERS:

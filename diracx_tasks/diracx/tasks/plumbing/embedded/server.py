@@ -108,6 +108,11 @@ class EmbeddedServer:
         return self._pid
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and neither stopped nor killed since."""
+        return self._pid is not None
+
+    @property
     def supervisor_pid(self) -> int:
         """The process id of the supervisor."""
         if self._supervisor is None:

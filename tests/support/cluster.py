@@ -1,0 +1,56 @@
+"""A mesh on a cluster of three servers, with three replicas of every stream and bucket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+from diracx.tasks.plumbing.embedded.cluster import ClusteredServer, EmbeddedCluster
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.topology import ensure
+from diracx.tasks.plumbing.wire.names import Namespace
+from support.mesh import TaskMesh
+
+REPLICAS = 3
+LEADER_SECONDS = 60.0
+
+
+@asynccontextmanager
+async def replicated(url: str, namespace: str) -> AsyncIterator[Connection]:
+    """Create the streams and buckets of a mesh with three replicas, and yield the connection that did it."""
+    settings = ConnectionSettings(servers=tuple(url.split(",")))
+    opened = Connection.open(settings, name="a test", inbox_prefix="_INBOX_test", connect_timeout=LEADER_SECONDS)
+    async with opened as connection:
+        await ensure(connection, assets(Namespace(namespace), REPLICAS))
+        yield connection
+
+
+class ClusterMesh(TaskMesh):
+    """A mesh whose streams have three replicas, with the leaders of its streams and consumers."""
+
+    cluster: EmbeddedCluster
+
+    @classmethod
+    @asynccontextmanager
+    async def on(cls, cluster: EmbeddedCluster, namespace: str) -> AsyncIterator[Self]:
+        """Create the streams and buckets with three replicas, and connect."""
+        async with replicated(cluster.url, namespace), cls.open(cluster.url, namespace) as mesh:
+            mesh.cluster = cluster
+            yield mesh
+
+    async def leader(self, stream: str, consumer: str | None = None) -> ClusteredServer:
+        """The server that leads a stream, or a consumer of it; waits while there is none."""
+        subject = f"STREAM.INFO.{stream}" if consumer is None else f"CONSUMER.INFO.{stream}.{consumer}"
+        async with asyncio.timeout(LEADER_SECONDS):
+            while True:
+                try:
+                    if name := (await self.connection.api(subject))["cluster"].get("leader"):
+                        return self.cluster.server(name)
+                except ServerError:
+                    pass  # there is no leader that would answer
+                await asyncio.sleep(0.1)
