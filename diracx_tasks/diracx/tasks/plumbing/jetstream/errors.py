@@ -14,15 +14,19 @@
     - NotConnectedError            the connection is down and is being re-established
     - RequestTimeoutError          no reply in time
     - NoRespondersError            nobody subscribes to the subject of a request
+    - NoLeaderError                the cluster, a stream or a consumer has no leader, and got none in time
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError, UnsendableError, shown
 
 # err_code of the JetStream API (server/errors.json of nats-server). The tests compare them with a real server.
+CLUSTER_NOT_AVAILABLE = 10008
+"""The cluster, a stream or a consumer has no leader at the moment; only a cluster says so."""
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
@@ -38,6 +42,10 @@ WRONG_LAST_SEQUENCE = 10071
 JETSTREAM_NOT_ENABLED = 10076
 STORE_FAILED = 10077
 """The stream did not store a message: `maximum bytes exceeded`, `maximum messages exceeded` or a failing disk."""
+ID_IN_PROCESS = 10158
+"""A message with this `Nats-Msg-Id` is being stored by a cluster; its end is not known yet."""
+BATCH_INCOMPLETE = 10176
+"""The leader of a stream does not have the first messages of a batch: it has changed meanwhile. Nothing was stored."""
 DUPLICATE_MESSAGE_ID = 10201
 """A message of an atomic batch was stored before, within the stream's duplicate window."""
 TOO_MANY_BATCHES = 10210
@@ -178,17 +186,23 @@ class NotConnectedError(ServerUnavailableError):
     """The connection is down and is being re-established. The server may have carried out a request in flight."""
 
 
+WHERE_TO_LOOK: Final = "look at `nats stream report` and `nats server report jetstream`"
+"""Who leads what, in words of the nats command."""
+
+
 class RequestTimeoutError(ServerUnavailableError):
     """No reply in time. The server may have carried out the request.
 
     Args:
         subject: The subject of the request.
         timeout: The time waited, in seconds.
+        in_cluster: Whether the server is part of a cluster, where a leader may be missing.
     """
 
-    def __init__(self, subject: str, timeout: float) -> None:
+    def __init__(self, subject: str, timeout: float, *, in_cluster: bool = False) -> None:
         self.subject = subject
-        super().__init__(f"no reply from {subject} within {timeout:g} s")
+        hint = f": there is no leader, or a server hangs; {WHERE_TO_LOOK}" if in_cluster else ""
+        super().__init__(f"no reply from {subject} within {timeout:g} s{hint}")
 
 
 class NoRespondersError(ServerUnavailableError):
@@ -196,8 +210,26 @@ class NoRespondersError(ServerUnavailableError):
 
     Args:
         subject: The subject of the request.
+        waited: For how long a cluster was asked again, in seconds; None: it is no cluster, or was asked once.
     """
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, waited: float | None = None) -> None:
         self.subject = subject
-        super().__init__(f"nobody answers on {subject}: no such stream or consumer, or no JetStream")
+        if waited is None:
+            super().__init__(f"nobody answers on {subject}: no such stream or consumer, or no JetStream")
+        else:
+            why = f"its stream has no leader, or is missing; {WHERE_TO_LOOK}"
+            super().__init__(f"nobody answered on {subject} for {waited:g} s: {why}")
+
+
+class NoLeaderError(ServerUnavailableError):
+    """The cluster, a stream or a consumer had no leader, and got none in time.
+
+    Args:
+        subject: The subject of the request.
+        waited: The time waited, in seconds.
+    """
+
+    def __init__(self, subject: str, waited: float) -> None:
+        self.subject = subject
+        super().__init__(f"no leader for {waited:g} s that answers on {subject}: {WHERE_TO_LOOK}")

@@ -69,7 +69,7 @@ class Bucket:
     Every method raises `ServerUnavailableError` when no answer came, and `ApiError` when the server refused.
 
     Args:
-        timeout: Seconds to wait for one answer.
+        timeout: Seconds for one request. None: as `Connection.api` and `publish` do.
         overdue: A key that the server still has this long after its end counts as gone.
         headers: Further headers of each write, which `history` returns.
     """
@@ -79,7 +79,7 @@ class Bucket:
         connection: Connection,
         name: str,
         *,
-        timeout: float = 5.0,
+        timeout: float | None = None,
         overdue: timedelta = OVERDUE_AFTER,
         headers: Mapping[str, str] | None = None,
     ) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final, TypeVar
 from uuid import uuid4
 
@@ -23,10 +24,16 @@ from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.elections import ANSWER_SECONDS, ELECTION_SECONDS, RETRY_SECONDS
 from diracx.tasks.plumbing.jetstream.errors import (
+    BATCH_INCOMPLETE,
+    ID_IN_PROCESS,
     STORE_FAILED,
+    STREAM_NOT_FOUND,
     TOO_MANY_BATCHES,
+    WHERE_TO_LOOK,
     ApiError,
+    NoLeaderError,
     NoRespondersError,
     NotConnectedError,
     RequestTimeoutError,
@@ -39,9 +46,16 @@ T = TypeVar("T")
 MAX_BATCH_MESSAGES: Final = 1_000
 """The largest batch that the server accepts."""
 
-_RETRY_SECONDS: Final = 0.2
-# For this long, "no responders" may mean that the stream is electing a leader.
-_ELECTION_SECONDS: Final = 2.0
+MISSING_SECONDS: Final = 2.0
+"""How long a stream that does not exist may take to come. A worker or scheduler that starts creates it."""
+_FIRST_TRY_SECONDS: Final = 2.0
+"""In a cluster the first try gets this long, and each further one twice as long as the one before."""
+_LOOK_SECONDS: Final = 1.0
+"""How long a look at a stream takes that nobody answers for."""
+
+
+_PASSING: Final = frozenset({BATCH_INCOMPLETE, ID_IN_PROCESS, TOO_MANY_BATCHES})
+"""Refusals that end by themselves. Nothing was stored."""
 
 
 class _Error(msgspec.Struct):
@@ -73,47 +87,81 @@ class BatchMessage:
 
 
 async def publish(
-    connection: Connection, subject: str, body: bytes, headers: Mapping[str, str], *, timeout: float = 5.0
+    connection: Connection, subject: str, body: bytes, headers: Mapping[str, str], *, timeout: float | None = None
 ) -> PubAck:
     """Publish one message and wait for its acknowledgement.
 
+    In a cluster it is tried again while nobody takes it: nothing was stored, and the stream may be electing a leader.
+
+    Args:
+        timeout: Seconds for all tries. None: 5 for the answer, and in a cluster 10 until somebody takes it.
+
     Raises:
-        ServerUnavailableError: No answer within `timeout` seconds; the message may have been stored.
+        NoRespondersError: Nobody took it in time; it was not stored.
+        ServerUnavailableError: No answer; the message may have been stored.
         ApiError: The server refused the message.
     """
-    answer = await connection.request(subject, body, headers=headers, timeout=timeout)
-    return _read_ack(answer.data, subject)
+
+    async def send(seconds: float) -> PubAck:
+        answer = await connection.request(subject, body, headers=headers, timeout=seconds)
+        return _read_ack(answer.data, subject)
+
+    return await _until_taken(connection, send, timeout)
 
 
-async def publish_batch(connection: Connection, messages: Sequence[BatchMessage], *, timeout: float = 5.0) -> PubAck:
+async def publish_batch(
+    connection: Connection, messages: Sequence[BatchMessage], *, timeout: float | None = None
+) -> PubAck:
     """Store all `messages`, in order and with consecutive sequences, or none of them.
 
-    While others have begun as many batches as the stream takes at a time, it is tried again.
+    While others have begun as many batches as the stream takes at a time, it is tried again; in a cluster also while
+    the stream elects a leader, of which nothing was stored either.
+
+    Args:
+        timeout: As for `publish`.
 
     Returns:
         The acknowledgement of the commit; its `seq` is the sequence of the last message.
 
     Raises:
+        NoRespondersError: Nobody took it in time; nothing was stored.
         ApiError: The server refused the batch, e.g. `WRONG_LAST_SEQUENCE`; nothing was stored.
-        ServerUnavailableError: No answer within `timeout` seconds; all messages were stored, or none.
+        ServerUnavailableError: No answer; all messages were stored, or none.
         ValueError: The batch is empty, or larger than `MAX_BATCH_MESSAGES`.
     """
     if not 0 < len(messages) <= MAX_BATCH_MESSAGES:
         raise ValueError(f"a batch has 1 to {MAX_BATCH_MESSAGES} messages, not {len(messages)}")
-    refused: ApiError | None = None
-    try:
-        async with asyncio.timeout(timeout):
-            while True:
-                refused = None
-                try:
-                    return await _commit(connection, messages, _batch_headers(messages, uuid4().hex))
-                except ApiError as error:
-                    if error.err_code != TOO_MANY_BATCHES:
-                        raise
-                    refused = error
-                await asyncio.sleep(random.uniform(0, _RETRY_SECONDS))
-    except TimeoutError:
-        raise refused or RequestTimeoutError(messages[-1].subject, timeout) from None
+
+    async def send(seconds: float) -> PubAck:
+        try:
+            async with asyncio.timeout(seconds):
+                return await _commit(connection, messages, _batch_headers(messages, uuid4().hex))
+        except TimeoutError:
+            raise RequestTimeoutError(messages[-1].subject, seconds) from None
+
+    return await _until_taken(connection, send, timeout)
+
+
+async def _until_taken(
+    connection: Connection, send: Callable[[float], Awaitable[PubAck]], timeout: float | None
+) -> PubAck:
+    """Send until the stream takes it or refuses it; `send` gets the seconds for the answer to one try."""
+    clock = asyncio.get_running_loop().time
+    seconds = timeout or (ELECTION_SECONDS if connection.in_cluster else ANSWER_SECONDS)
+    deadline = clock() + seconds
+    while True:
+        remaining = deadline - clock()
+        try:
+            return await send(max(remaining if timeout else min(remaining, ANSWER_SECONDS), RETRY_SECONDS))
+        except NoRespondersError as error:
+            if not connection.in_cluster:
+                raise
+            if deadline - clock() <= RETRY_SECONDS:
+                raise NoRespondersError(error.subject, seconds) from None
+        except ApiError as error:
+            if error.err_code not in _PASSING or deadline - clock() <= RETRY_SECONDS:
+                raise
+        await asyncio.sleep(random.uniform(RETRY_SECONDS / 2, RETRY_SECONDS))
 
 
 async def until_answered(
@@ -127,35 +175,91 @@ async def until_answered(
 ) -> T:
     """Publish until the server answers. What is sent must be stored once, however often it is sent.
 
+    An election of a leader is waited out. A stream that is missing is told after `MISSING_SECONDS`.
+
     Args:
-        stream: The stream that takes the subject, for the errors.
+        stream: The stream that takes the subject, for the errors, as is `what`.
         send: Publishes within the seconds that it is given.
         timeout: The limit for all tries, reconnects included, in seconds.
-        what: What is published, for the errors.
 
     Raises:
         SendTaskError: The server did not store it, or did not answer in time.
     """
     clock = asyncio.get_running_loop().time
-    deadline, election_ends = clock() + timeout, clock() + min(_ELECTION_SECONDS, timeout)
+    begun, longest_try = clock(), _FIRST_TRY_SECONDS
     while True:
-        remaining = deadline - clock()
+        remaining = max(begun + timeout - clock(), 0)
         try:
-            return await send(max(remaining, 0.1))
+            # A try that got lost with a leader is not waited for until the end.
+            return await send(max(min(remaining, longest_try) if connection.in_cluster else remaining, 0.1))
         except NotConnectedError as error:
-            if not await connection.wait_connected(max(remaining, 0)):
+            if not await connection.wait_connected(remaining):
                 raise SendTaskError(f"{subject} did not take {what}: {error}") from error
-        except NoRespondersError as error:
-            if clock() >= election_ends:
-                raise SendTaskError(
-                    f"no stream takes {subject}: create {stream} with `diracx-task-run setup`, or start a worker that "
-                    "may"
-                ) from error
-            await asyncio.sleep(_RETRY_SECONDS)
+        except (NoRespondersError, RequestTimeoutError) as error:
+            if (waited := clock() - begun) >= min(MISSING_SECONDS, timeout):
+                over = timeout if waited >= timeout else None
+                if (text := await _why_not_taken(connection, stream, subject, what, error, over)) is not None:
+                    raise SendTaskError(text) from error
+            longest_try *= 2
+            await asyncio.sleep(RETRY_SECONDS)
         except ServerError as error:
-            if isinstance(error, ApiError) and error.err_code == STORE_FAILED:
-                raise SendTaskError(stream_full_text(stream, error.description)) from error
-            raise SendTaskError(f"{subject} did not take {what}: {error}") from error
+            raise SendTaskError(_refusal_text(stream, subject, what, error)) from error
+
+
+def _refusal_text(stream: str, subject: str, what: str, error: ServerError) -> str:
+    if isinstance(error, ApiError) and error.err_code == STORE_FAILED:
+        return stream_full_text(stream, error.description)
+    return f"{subject} did not take {what}: {error}"
+
+
+async def _why_not_taken(
+    connection: Connection, stream: str, subject: str, what: str, error: ServerError, waited: float | None
+) -> str | None:
+    """Why nothing was stored, and what to do; None: the stream may still take it.
+
+    Args:
+        error: What came of the latest try.
+        waited: How long it was tried, in seconds; None: there is time left.
+    """
+    in_cluster, refusal = connection.in_cluster, f"{subject} did not take {what}"
+    unanswered = isinstance(error, RequestTimeoutError)
+    if unanswered and not in_cluster:
+        return f"{refusal}: {error}"
+    create = f"create {stream} with `diracx-task-run setup`, or start a worker that may"
+    standing = await _standing(connection, stream)
+    if standing is _Standing.MISSING or (standing is _Standing.HIDDEN and not in_cluster):
+        return f"no stream takes {subject}: {create}"
+    if waited is None and (in_cluster or standing is _Standing.LEADERLESS):
+        return None
+    if standing is _Standing.LEADERLESS:
+        return f"no leader for {waited:g} s: {stream} did not take {what}; {WHERE_TO_LOOK}"
+    if unanswered:
+        return f"{refusal}: {error}"
+    if standing is _Standing.HIDDEN:
+        return f"no leader for {waited:g} s, or no stream takes {subject}: {WHERE_TO_LOOK}, or {create}"
+    return f"{refusal}: {stream} is there without that subject; run `diracx-task-run setup`"
+
+
+class _Standing(Enum):
+    """What the server says about a stream that takes nothing."""
+
+    MISSING = auto()
+    LEADERLESS = auto()
+    LED = auto()
+    HIDDEN = auto()
+    """This user may not ask, as most producers; or there is no JetStream that would answer."""
+
+
+async def _standing(connection: Connection, stream: str) -> _Standing:
+    try:
+        await connection.api(f"STREAM.INFO.{stream}", timeout=_LOOK_SECONDS)
+    except ApiError as error:
+        return _Standing.MISSING if error.err_code == STREAM_NOT_FOUND else _Standing.HIDDEN
+    except (NoLeaderError, RequestTimeoutError):
+        return _Standing.LEADERLESS
+    except ServerError:
+        return _Standing.HIDDEN
+    return _Standing.LED
 
 
 def _batch_headers(messages: Sequence[BatchMessage], batch_id: str) -> list[dict[str, str]]:

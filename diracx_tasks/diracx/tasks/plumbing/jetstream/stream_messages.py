@@ -6,6 +6,7 @@ answered by a replica that lags.
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -13,16 +14,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.elections import ELECTION_SECONDS
 from diracx.tasks.plumbing.jetstream.errors import (
     MESSAGE_DELETE_FAILED,
     MESSAGE_NOT_FOUND,
     SEQUENCE_NOT_FOUND,
     STREAM_NOT_FOUND,
     ApiError,
+    NoLeaderError,
+    RequestTimeoutError,
 )
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_PURGE_SECONDS: Final = 2.0
+"""How long one try of a purge waits in a cluster."""
 _BEYOND_LAST_PAGE: Final = 1 << 40
 _MAYBE_GONE: Final = frozenset({MESSAGE_DELETE_FAILED, MESSAGE_NOT_FOUND, SEQUENCE_NOT_FOUND, STREAM_NOT_FOUND})
 
@@ -57,12 +63,12 @@ class StoredMessage:
 
 
 async def read_message(
-    connection: Connection, stream: str, *, timeout: float = 5.0, strict: bool = False, **query: object
+    connection: Connection, stream: str, *, timeout: float | None = None, strict: bool = False, **query: object
 ) -> StoredMessage | None:
     """Read one message; None when there is none.
 
     Args:
-        timeout: Seconds to wait for the answer.
+        timeout: Seconds for the answer, as for `Connection.api`.
         strict: Whether a missing stream is an `ApiError`; False: it counts as empty.
         query: `seq=7` for that message; `last_by_subj="a.*"` for the last one on a subject; `seq=7` with
             `next_by_subj="a.*"` for the first one on a subject from that sequence on.
@@ -99,12 +105,12 @@ async def read_messages(
 
 
 async def delete_message(
-    connection: Connection, stream: str, sequence: int, *, timeout: float = 5.0, strict: bool = False
+    connection: Connection, stream: str, sequence: int, *, timeout: float | None = None, strict: bool = False
 ) -> None:
     """Delete one message; nothing happens when it is gone already.
 
     Args:
-        timeout: Seconds to wait for the answer.
+        timeout: Seconds for the answer, as for `Connection.api`.
         strict: Whether a missing stream is an `ApiError`.
 
     Raises:
@@ -126,12 +132,12 @@ async def subjects_of(
     stream: str,
     pattern: str,
     *,
-    timeout: float = 5.0,
+    timeout: float | None = None,
 ) -> list[str]:
     """List the subjects that match `pattern` and have messages, in no order.
 
     Args:
-        timeout: Seconds to wait for each page.
+        timeout: Seconds for each page, as for `Connection.api`.
 
     Raises:
         ServerError: As `Connection.api`.
@@ -154,10 +160,11 @@ def request_to_count(pattern: str) -> dict[str, object]:
     return {"subjects_filter": pattern, "offset": _BEYOND_LAST_PAGE}
 
 
-async def purge_subject(
-    connection: Connection, stream: str, subject: str, *, before: int | None = None, timeout: float = 5.0
-) -> int:
+async def purge_subject(connection: Connection, stream: str, subject: str, *, before: int | None = None) -> int:
     """Remove the messages of a subject, and with them its schedule.
+
+    A request without an answer is repeated only where messages are left: a repeat that finds none cannot tell whether
+    the first one removed them.
 
     Args:
         before: Remove only messages with a lower sequence; None: all.
@@ -166,12 +173,29 @@ async def purge_subject(
         The number of removed messages.
 
     Raises:
+        ServerUnavailableError: No answer; they may be removed.
         ServerError: As `Connection.api`.
     """
     request: dict[str, object] = {"filter": subject}
     if before is not None:
         request["seq"] = before
-    return int((await connection.api(f"STREAM.PURGE.{stream}", request, timeout=timeout))["purged"])
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + ELECTION_SECONDS
+    while True:
+        try:
+            answer = await connection.api(
+                f"STREAM.PURGE.{stream}",
+                request,
+                timeout=_PURGE_SECONDS if connection.in_cluster else None,
+                repeats=False,
+            )
+            return int(answer["purged"])
+        except (NoLeaderError, RequestTimeoutError):
+            if not connection.in_cluster or clock() >= deadline:
+                raise
+            left = await read_message(connection, stream, seq=1, next_by_subj=subject)
+            if left is None or (before is not None and left.sequence >= before):
+                raise
 
 
 def _headers(raw: bytes) -> dict[str, str]:

@@ -72,6 +72,11 @@ class PersistentClient(Client):
         if self._flush_queue is not None:  # None: the connect failed before there was anything to close
             await super().close()
 
+    @property
+    def in_cluster(self) -> bool:
+        """Whether the server said, at the last connect, that it is part of a cluster."""
+        return bool(self._server_info.get("cluster"))
+
     async def listen(self, subject: str, listener: Callable[[Msg], None]) -> Subscription:
         """Subscribe, and call `listener` with each message where it is read; `listener` must not block."""
         subscription = await self.subscribe(subject)

@@ -23,8 +23,8 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, OutboundBufferLimitError
 
 from diracx.tasks.plumbing.clock import ServerClock, boottime
-from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
+from diracx.tasks.plumbing.jetstream.connection.elections import ANSWER_SECONDS, ELECTION_SECONDS, LeaderRequest
 from diracx.tasks.plumbing.jetstream.connection.handshake import (
     API_PREFIX,
     PREFIX_HINT,
@@ -38,14 +38,12 @@ from diracx.tasks.plumbing.jetstream.connection.log import ConnectionLog
 from diracx.tasks.plumbing.jetstream.connection.request_inbox import RequestInbox, parse_denial
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import (
-    ApiError,
     NotConnectedError,
     PayloadTooLargeError,
     PermissionDeniedError,
     RequestTimeoutError,
     SubjectTooLongError,
 )
-from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 _POLL_SECONDS: Final = 0.01
 _HEADER_VERSION: Final = b"NATS/1.0\r\n\r\n"
@@ -77,8 +75,7 @@ class Connection:
         self._twin: Callable[[], AbstractAsyncContextManager[Connection]]
         self._generation = 0
         self._max_line = MAX_LINE_BYTES
-        self._longest_line = 0
-        """The longest line that was sent since the last reconnect."""
+        self._longest_line = 0  # of those that were sent since the last reconnect
         self._reconnect_callbacks: list[ReconnectCallback] = []
         self._denial_callbacks: list[DenialCallback] = []
         self._callback_tasks: set[asyncio.Future[None]] = set()
@@ -97,7 +94,6 @@ class Connection:
         """Connect, check the server, and close at the end of the block.
 
         Args:
-            settings: The servers and the credentials.
             name: The name of the connection in `nats server list connections`, e.g. the worker's id.
             inbox_prefix: The prefix of the role's reply subjects; an `inbox_prefix` of the settings wins over it.
             connect_timeout: Seconds for the first connect, over all servers.
@@ -157,6 +153,11 @@ class Connection:
         return self._generation
 
     @property
+    def in_cluster(self) -> bool:
+        """Whether the connected server is part of a cluster, where leaders are elected."""
+        return self._client.in_cluster
+
+    @property
     def max_payload(self) -> int:
         """The largest message, headers included, that the server accepts, in bytes."""
         return self._client.max_payload
@@ -189,8 +190,7 @@ class Connection:
     def on_permission_denied(self, callback: DenialCallback) -> None:
         """Call `callback` when the server forbids a publish or subscription; its subject is in lower case.
 
-        A request needs no callback: the denial ends it. `remove_on_permission_denied` removes the callback. True as its
-        answer means that the denial was expected, and is not to be logged.
+        A request needs no callback: the denial ends it. An answer of True means that the denial is not to be logged.
         """
         self._denial_callbacks.append(callback)
 
@@ -253,13 +253,12 @@ class Connection:
         payload: bytes = b"",
         *,
         headers: Mapping[str, str] | None = None,
-        timeout: float = 5.0,
+        timeout: float = ANSWER_SECONDS,
     ) -> Msg:
         """Send a request and wait for its reply.
 
         Args:
             headers: Names and values; a value must not hold a line break.
-            timeout: Seconds to wait for the reply.
 
         Raises:
             RequestTimeoutError: No reply in time; the request may have been carried out.
@@ -292,30 +291,27 @@ class Connection:
         body: Mapping[str, object] | None = None,
         *,
         prefix: str | None = None,
-        timeout: float = 5.0,
+        timeout: float | None = None,
+        repeats: bool = True,
     ) -> dict[str, Any]:
         """Send a request to the JetStream API, e.g. `STREAM.INFO.DIRACX_TASKS`; request and reply are JSON.
 
+        A cluster without a leader is asked again, see `elections`.
+
         Args:
             prefix: In place of the prefix of this connection.
+            timeout: Seconds for all tries. None: 5, and 10 where there are elections.
+            repeats: Whether a request without an answer may be repeated: carried out twice, it is as if it were once.
 
         Raises:
             ApiError: JetStream refused the request; `err_code` is the reason.
+            NoLeaderError: There was no leader in time.
             ServerError: As `request`.
         """
         payload = b"" if body is None else msgspec.json.encode(body)
         subject = self.api_subject(subject_suffix) if prefix is None else f"{prefix}.{subject_suffix}"
-        sent = boottime()
-        message = await self.request(subject, payload, timeout=timeout)
-        try:
-            answer = msgspec.json.decode(message.data, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
-            raise ServerError(f"the answer to {subject_suffix} is not a JSON object: {error}") from error
-        if "error" in answer:
-            raise ApiError.from_answer(answer["error"])
-        if (server_time := answer.get("ts")) is not None:
-            self.clock.note(from_rfc3339(server_time), sent)
-        return answer
+        request = LeaderRequest(partial(self.send_request, subject, payload), subject, self.clock)
+        return await request.answer(timeout=timeout, in_cluster=self.in_cluster, repeats=repeats)
 
     async def _enter(self, timeout: float, other_api_prefixes: Sequence[str]) -> None:
         check_version(self._client)
@@ -323,7 +319,8 @@ class Connection:
         await self._inbox.start()
         self._connected.set()
         prefixes = (self._api_prefix, *other_api_prefixes)
-        self._api_prefix, answered = await find_jetstream(self.api, prefixes, self.server, timeout)
+        patience = max(timeout, ELECTION_SECONDS) if self.in_cluster else timeout
+        self._api_prefix, answered = await find_jetstream(self.api, prefixes, self.server, patience)
         if not answered:
             self._inbox.hint = PREFIX_HINT
         self._log.info(f"connected to {self.server}")

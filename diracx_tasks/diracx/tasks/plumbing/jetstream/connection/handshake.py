@@ -22,6 +22,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
     AccessRefusedError,
     ApiError,
     JetStreamUnavailableError,
+    NoLeaderError,
     NoRespondersError,
     PermissionDeniedError,
     RequestTimeoutError,
@@ -198,7 +199,7 @@ async def find_jetstream(api: Api, prefixes: Sequence[str], server: str, timeout
                 raise
         except NoRespondersError:
             found = JetStreamUnavailableError(_nobody_answers(server, prefix))
-        except RequestTimeoutError as error:
+        except (NoLeaderError, RequestTimeoutError) as error:
             found = JetStreamUnavailableError(f"JetStream of {server} does not answer: {error}")
         except ApiError as error:
             found = JetStreamUnavailableError(f"no JetStream on {server} for this user: {error}; or {PREFIX_HINT}")

@@ -1,0 +1,128 @@
+"""Requests to JetStream that wait out elections.
+
+A cluster answers a request through a leader: of the cluster itself, of a stream or of a consumer. When the server of a
+leader ends, the others elect a new one: within a second when it ended in order, within 4 to 9 s when it was killed.
+Until then a request fares in one of these ways (nats-server 2.12 to 2.15):
+
+no answer              the leader has just gone, and the others do not know it yet; or the request was lost with it
+an answer without one  the error `CLUSTER_NOT_AVAILABLE`, a description of a stream or consumer without a leader, or
+                       a list that says which consumers are missing from it
+no responders          for a publish: only the leader of a stream takes it. Nothing was stored
+
+So a request is sent again until one of its tries is answered by a leader. An earlier try is not given up, since its
+answer may only be slow. A server that is no part of a cluster has no elections: there a request is sent once, unless
+an answer says that JetStream, which may be elsewhere, has no leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from nats.aio.msg import Msg
+
+from diracx.tasks.plumbing.clock import ServerClock, boottime
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.errors import CLUSTER_NOT_AVAILABLE, ApiError, NoLeaderError, RequestTimeoutError
+from diracx.tasks.plumbing.wire.times import from_rfc3339
+
+ANSWER_SECONDS: Final = 5.0
+"""How long one answer may take."""
+ELECTION_SECONDS: Final = 10.0
+"""How long a request to a cluster waits for a leader. Nearly every election is shorter."""
+RETRY_SECONDS: Final = 0.2
+"""The pause after an answer that there is no leader."""
+_FIRST_REPEAT_SECONDS: Final = 0.5
+_LAST_REPEAT_SECONDS: Final = 2.0
+"""The time until a request without an answer is sent again doubles, from the first to the last of these."""
+
+
+def without_leader(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer of the JetStream API says that a leader is missing, so that it may be incomplete or old."""
+    if (error := answer.get("error")) is not None:
+        return bool(error.get("err_code") == CLUSTER_NOT_AVAILABLE)
+    cluster = answer.get("cluster")
+    return (cluster is not None and not cluster.get("leader")) or bool(answer.get("missing"))
+
+
+class LeaderRequest:
+    """One request to the JetStream API, and its tries.
+
+    Args:
+        send: Sends the request, and returns the future of its answer.
+        subject: The subject, for the errors.
+        clock: An answer that has the time of the server sets it.
+    """
+
+    def __init__(self, send: Callable[[], Awaitable[asyncio.Future[Msg]]], subject: str, clock: ServerClock) -> None:
+        self._send = send
+        self._subject = subject
+        self._clock = clock
+        self._waiting: dict[asyncio.Future[Msg], float] = {}
+        """The tries without an answer, with the times on `boottime` at which they were sent."""
+        self._leaderless = False
+
+    async def answer(self, *, timeout: float | None, in_cluster: bool, repeats: bool) -> dict[str, Any]:
+        """Send it until a leader answers.
+
+        Args:
+            timeout: Seconds for all tries; None: as long as an election may take where there is one.
+            in_cluster: Whether the server is part of a cluster.
+            repeats: Whether a try that got no answer may be repeated, although it may have been carried out.
+
+        Raises:
+            ApiError: JetStream refused the request.
+            NoLeaderError: There was none in time. No try that was answered was carried out.
+            RequestTimeoutError: No answer in time.
+            ServerError: As `Connection.request`.
+        """
+        begun = asyncio.get_running_loop().time()
+        seconds = timeout or (ELECTION_SECONDS if in_cluster else ANSWER_SECONDS)
+        pause = _FIRST_REPEAT_SECONDS if repeats and in_cluster else None
+        try:
+            async with asyncio.timeout_at(begun + seconds) as limit:
+                while (answer := await self._try(pause)) is None:
+                    if self._leaderless and timeout is None:
+                        seconds = ELECTION_SECONDS
+                        limit.reschedule(begun + seconds)
+                    pause = None if pause is None else min(2 * pause, _LAST_REPEAT_SECONDS)
+                return answer
+        except TimeoutError:
+            if self._leaderless:
+                raise NoLeaderError(self._subject, seconds) from None
+            raise RequestTimeoutError(self._subject, seconds, in_cluster=in_cluster) from None
+        finally:
+            for each in self._waiting:
+                if not each.cancel() and not each.cancelled():
+                    each.exception()  # it is the same as the one that is raised
+
+    async def _try(self, pause: float | None) -> dict[str, Any] | None:
+        """Send it once more, and wait `pause` for an answer to any try; None: no leader has answered."""
+        sent = boottime()
+        self._waiting[await self._send()] = sent
+        done, _ = await asyncio.wait(self._waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            sent, answer = self._waiting.pop(each), _read(each.result(), self._subject)
+            if not without_leader(answer):
+                return _accepted(answer, sent, self._clock)
+            self._leaderless = True
+        if done:
+            await asyncio.sleep(RETRY_SECONDS)
+        return None
+
+
+def _read(message: Msg, subject: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(message.data, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ServerError(f"the answer to {subject} is not a JSON object: {error}") from error
+
+
+def _accepted(answer: dict[str, Any], sent: float, clock: ServerClock) -> dict[str, Any]:
+    if "error" in answer:
+        raise ApiError.from_answer(answer["error"])
+    if (server_time := answer.get("ts")) is not None:
+        clock.note(from_rfc3339(server_time), sent)
+    return answer

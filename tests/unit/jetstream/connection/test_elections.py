@@ -1,0 +1,119 @@
+"""A request is sent again until a leader answers one of its tries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from diracx.tasks.plumbing.clock import ServerClock
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.connection.elections import LeaderRequest, without_leader
+from diracx.tasks.plumbing.jetstream.errors import ApiError, NoLeaderError, NotConnectedError, RequestTimeoutError
+
+NO_LEADER: dict[str, Any] = {"error": {"code": 503, "err_code": 10008, "description": "unavailable"}}
+GONE: dict[str, Any] = {"error": {"code": 404, "err_code": 10059, "description": "stream not found"}}
+
+
+def reply(answer: object) -> Msg:
+    return Msg(_client=Client(), data=answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+
+
+class Tries:
+    """What becomes of each try: an answer, an error, or None for silence. The last one is for all further tries."""
+
+    def __init__(self, *fates: object) -> None:
+        self._fates = list(fates)
+        self.sent: list[asyncio.Future[Msg]] = []
+        self.on_send: Callable[[], object] = lambda: None
+        self.clock = ServerClock()
+
+    async def send(self) -> asyncio.Future[Msg]:
+        fate = self._fates[min(len(self.sent), len(self._fates) - 1)]
+        future = asyncio.get_running_loop().create_future()
+        if isinstance(fate, Exception):
+            future.set_exception(fate)
+        elif fate is not None:
+            future.set_result(reply(fate))
+        self.sent.append(future)
+        self.on_send()
+        return future
+
+    async def ask(self, *, timeout: float | None = None, in_cluster: bool = True, repeats: bool = True) -> Any:
+        request = LeaderRequest(self.send, "the.subject", self.clock)
+        return await request.answer(timeout=timeout, in_cluster=in_cluster, repeats=repeats)
+
+
+async def test_a_leader_that_answers_is_asked_once_and_tells_the_time() -> None:
+    tries = Tries({"ts": "2030-01-01T00:00:00Z"})
+    await tries.ask()
+    assert len(tries.sent) == 1
+    assert datetime(2030, 1, 1, tzinfo=UTC) <= tries.clock.now() < datetime(2030, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("in_cluster", [True, False])
+@pytest.mark.parametrize(
+    "before", [NO_LEADER, {"cluster": {"name": "c"}, "state": {}}, {"consumers": [], "missing": ["normal-small"]}]
+)
+async def test_an_answer_without_a_leader_is_no_answer(before: object, in_cluster: bool) -> None:
+    tries = Tries(before, before, {"cluster": {"leader": "a"}})
+    assert await tries.ask(in_cluster=in_cluster, repeats=False) == {"cluster": {"leader": "a"}}
+    assert len(tries.sent) == 3
+
+
+@pytest.mark.parametrize("answer", [{}, {"cluster": {"leader": "a"}}, {"missing": []}, GONE])
+def test_another_answer_is_one(answer: dict[str, Any]) -> None:
+    assert not without_leader(answer)
+
+
+async def test_an_earlier_try_may_answer_last() -> None:
+    tries = Tries(None)
+
+    def on_send() -> None:
+        if len(tries.sent) == 3:
+            tries.sent[0].set_result(reply({"slow": 1}))
+
+    tries.on_send = on_send
+    assert await tries.ask() == {"slow": 1}
+    assert [each.cancelled() for each in tries.sent] == [False, True, True]
+
+
+@pytest.mark.parametrize(("in_cluster", "repeats"), [(False, True), (True, False)])
+async def test_without_an_answer_it_is_sent_once_where_there_is_no_election_or_a_repeat_could_do_harm(
+    in_cluster: bool, repeats: bool
+) -> None:
+    tries = Tries(None)
+    with pytest.raises(RequestTimeoutError, match=r"^no reply from the\.subject within 0\.7 s") as late:
+        await tries.ask(timeout=0.7, in_cluster=in_cluster, repeats=repeats)
+    assert len(tries.sent) == 1
+    assert ("there is no leader, or a server hangs; look at `nats stream report`" in str(late.value)) is in_cluster
+
+
+async def test_no_leader_in_time_is_told_with_the_time() -> None:
+    with pytest.raises(
+        NoLeaderError, match=r"^no leader for 0\.3 s that answers on the\.subject: look at `nats stream report`"
+    ):
+        await Tries(NO_LEADER).ask(timeout=0.3)
+
+
+async def test_a_refusal_and_an_outage_end_it() -> None:
+    with pytest.raises(ApiError, match="stream not found"):
+        await Tries(NO_LEADER, GONE).ask()
+    with pytest.raises(ServerError, match=r"the answer to the\.subject is not a JSON object"):
+        await Tries(b"hello").ask()
+    tries = Tries(None)
+
+    def on_send() -> None:
+        if len(tries.sent) == 2:
+            for each in tries.sent:
+                each.set_exception(NotConnectedError("lost"))
+
+    tries.on_send = on_send
+    with pytest.raises(NotConnectedError, match="lost"):
+        await tries.ask()
