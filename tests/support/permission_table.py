@@ -95,6 +95,16 @@ OPERATIONS = (
         ),
     ),
     Operation(
+        "have another server lead the queues",
+        _roles("worker", "operator"),
+        (Request("{api}.STREAM.LEADER.STEPDOWN.{NS}_TASKS", {}, refused_by="JetStream clustering support required"),),
+    ),
+    Operation(
+        "hear of a new leader of what is for later",
+        _roles("worker", "operator"),
+        listens=("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{NS}_LATER",),
+    ),
+    Operation(
         "record an attempt, a lock, a result",
         _roles("worker", "operator"),
         tuple(Request(f"$KV.{{ns}}_{bucket}.x", b"{}") for bucket in ("attempts", "locks", "results")),

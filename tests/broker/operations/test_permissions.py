@@ -82,7 +82,9 @@ async def test_each_operation_is_executed_or_refused_as_in_the_table(
             assert wanted or "no permission for publish" in refused
         # A role may subscribe to its own inbox.
         for subject in (each for each in operation.listens if f"_{role}." not in each):
-            refused = await subscription_refusal(connection, subject.replace("{ns}", OURS))
+            refused = await subscription_refusal(
+                connection, subject.replace("{ns}", OURS).replace("{NS}", OURS.upper())
+            )
             assert (not refused) == wanted, f"{subject}: {refused or 'accepted'}"
 
 

@@ -26,6 +26,9 @@ MEBIBYTE: Final = 1 << 20
 MONITOR: Final = "io.nats.monitor"
 """The prefix of the metadata that hold thresholds of `nats server check`."""
 
+START: Final = "opt_start_seq"
+"""Where a source begins that does not know how far it has come."""
+
 CONFIGURATION_REVISIONS: Final = 20
 """How many revisions of the configuration are kept, at the least."""
 
@@ -124,6 +127,9 @@ def _tasks(namespace: Namespace) -> Asset:
         "sources": [
             {
                 "name": namespace.later_stream,
+                # A leader that does not know how far the queue had come begins here, with what is not settled. Without
+                # it, the server begins at the time of the last message in the queue, and loses what fell due before.
+                START: 1,
                 "subject_transforms": [
                     {
                         "src": f"{namespace.name}.due.*.*",

@@ -8,7 +8,7 @@ it to this user, and nothing is heard of what was stored before. So whoever wait
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from nats.aio.msg import Msg
@@ -50,6 +50,13 @@ async def hearing(connection: Connection, stream: str, subject: str) -> AsyncIte
     nothing is logged of it.
     """
     heard = Heard(stream)
+    async with listening(connection, subject, heard.take):
+        yield heard
+
+
+@asynccontextmanager
+async def listening(connection: Connection, subject: str, take: Callable[[Msg], None]) -> AsyncIterator[None]:
+    """Call `take` with each message on `subject` during the block; as `hearing` otherwise."""
 
     def expected(denial: PermissionDeniedError) -> bool:
         return denial.action == "subscription" and denial.subject == subject.lower()
@@ -58,9 +65,9 @@ async def hearing(connection: Connection, stream: str, subject: str) -> AsyncIte
     try:
         subscription = None
         with suppress(Error):  # the connection is being closed
-            subscription = await connection.client.listen(subject, heard.take)
+            subscription = await connection.client.listen(subject, take)
         try:
-            yield heard
+            yield
         finally:
             with suppress(Error):
                 if subscription is not None:

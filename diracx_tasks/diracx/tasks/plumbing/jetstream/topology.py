@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from diracx.tasks.plumbing.exceptions import TopologyDriftError, shown
-from diracx.tasks.plumbing.jetstream.assets import Asset
+from diracx.tasks.plumbing.jetstream.assets import START, Asset
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
     CONSUMER_NOT_FOUND,
@@ -41,6 +41,7 @@ _UNSAFE = {
 
 _MAX_SUBJECTS_SHOWN: Final = 5
 
+_SOURCES: Final = "sources"
 _HISTORY = "max_msgs_per_subject"
 """The number of revisions that a bucket keeps of each key. To keep more removes nothing."""
 
@@ -168,11 +169,19 @@ def differences(asset: Asset, found: Mapping[str, Any]) -> dict[str, Any]:
         has = found.get(field)
         if _satisfies(has, needed) or (field == _HISTORY and _keeps_more(has, needed)):
             continue
-        if field in _UNSAFE[asset.kind] and not (field == _HISTORY and _keeps_fewer(has, needed)):
+        if field in _UNSAFE[asset.kind] and not _is_safe(field, has, needed):
             raise TopologyDriftError(str(asset), field, has, needed)
         # The server keeps metadata of its own.
         changes[field] = {**(has or {}), **needed} if field == "metadata" else needed
     return changes
+
+
+def _is_safe(field: str, has: Any, needed: Any) -> bool:
+    """Whether a field may change in this way that may not in others."""
+    if field == _HISTORY:
+        return _keeps_fewer(has, needed)
+    # A source keeps its place when its beginning changes.
+    return field == _SOURCES and _satisfies(has, [{**source, START: None} for source in needed])
 
 
 def _keeps_more(has: int | None, needed: int) -> bool:

@@ -26,6 +26,7 @@ from typing import Final
 
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection.handshake import API_PREFIX
+from diracx.tasks.plumbing.jetstream.handover import LEADER_ELECTED
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, LeaderLock
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -83,6 +84,8 @@ def _worker(names: Namespace) -> Role:
         f"{API}.STREAM.MSG.GET.{names.later_stream}",
         # Looks there for the children of a group that may have been stored before.
         f"{API}.DIRECT.GET.{tasks}",
+        # Has what falls due go on at once when the stream of later has got another leader.
+        f"{API}.STREAM.LEADER.STEPDOWN.{tasks}",
         *_reading(names.config_bucket),
         *(
             subject
@@ -94,7 +97,8 @@ def _worker(names: Namespace) -> Role:
     worker = _serving(names, "worker", purpose, publish, deny=(_leadership(names),))
     # Only operators cancel tasks; a worker reads the notes, and hears of new ones. A task may wait for the result of
     # another.
-    heard = (_call_inbox(names), names.all_cancelled, _hearing_results(names))
+    elected = f"{LEADER_ELECTED}.{names.later_stream}"
+    heard = (_call_inbox(names), names.all_cancelled, _hearing_results(names), elected)
     return replace(worker, subscribe=(*worker.subscribe, *heard))
 
 

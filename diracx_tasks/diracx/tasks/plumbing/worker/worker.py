@@ -35,6 +35,7 @@ from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.injection.outages import Outages
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.handover import Handover
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.mesh_watch import MeshWatch
 from diracx.tasks.plumbing.locks.keeper import LockKeeper
@@ -109,6 +110,7 @@ class Worker:
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
         self._mesh = MeshWatch(connection, _needed(namespace), logger)
+        self._handover = Handover(connection, namespace)
         self._holds = Holds(self._configuration, registry)
         self._outages = outages or Outages()
         groups = JetStreamGroupStore(connection, namespace)
@@ -327,6 +329,7 @@ class Worker:
             configuration=self._configuration.run(),
             cancellations=self._cancellations.run(),
             mesh=self._mesh.run(),
+            handover=self._handover.run(),
         ):
             self._connection.on_reconnect(resend)
             try:
