@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Self
 
 from diracx.tasks.plumbing.embedded.cluster import ClusteredServer, EmbeddedCluster
@@ -54,3 +54,12 @@ class ClusterMesh(TaskMesh):
                 except ServerError:
                     pass  # there is no leader that would answer
                 await asyncio.sleep(0.1)
+
+    async def hand_over(self, stream: str, server: ClusteredServer) -> None:
+        """Let a server lead a stream."""
+        async with asyncio.timeout(LEADER_SECONDS):
+            while await self.leader(stream) is not server:
+                with suppress(ServerError):  # it has no leader, or its new one has not caught up
+                    preferred = {"placement": {"preferred": server.name}}
+                    await self.connection.api(f"STREAM.LEADER.STEPDOWN.{stream}", preferred)
+                await asyncio.sleep(0.2)

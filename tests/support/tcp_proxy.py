@@ -51,6 +51,11 @@ class TcpProxy:
         self._drop()
         self._unblocked.set()
 
+    def sever(self) -> None:
+        """Drop the connections and refuse new ones, until `unblock`."""
+        self.block()
+        self._drop()
+
     async def cut(self, seconds: float, silently: bool) -> None:
         """Block for a while.
 
@@ -58,9 +63,10 @@ class TcpProxy:
             silently: The ends notice nothing until it is over, as when a router dies. Otherwise their connections are
                 dropped at once, as when a cable is pulled.
         """
-        self.block()
-        if not silently:
-            self._drop()
+        if silently:
+            self.block()
+        else:
+            self.sever()
         try:
             await asyncio.sleep(seconds)
         finally:

@@ -87,7 +87,9 @@ class EmbeddedCluster:
     ) -> None:
         # Routes and monitoring need ports that are known before a server starts.
         routes, monitoring, clients = _free_ports(size), _free_ports(size), _free_ports(size)
-        urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+        self.route_urls = [f"nats://127.0.0.1:{port}" for port in routes]
+        """Where each server listens for the others, in the order of `servers`."""
+        urls = ", ".join(f'"{url}"' for url in self.route_urls)
         self.servers = [
             ClusteredServer(
                 f"server-{place}",

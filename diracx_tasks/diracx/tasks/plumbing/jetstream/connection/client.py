@@ -1,6 +1,6 @@
 """The nats-py client, adapted to a process that runs for months and must never send anything stale.
 
-nats-py has no options for these thirteen behaviours, so this subclass replaces them. It overrides private methods for
+nats-py has no options for these fourteen behaviours, so this subclass replaces them. It overrides private methods for
 that: `tests/unit/jetstream/connection/test_client_contract.py` lists each one, and fails where a release of nats-py
 changes it.
 
@@ -22,6 +22,7 @@ changes it.
 * nats-py validates each subject that it publishes to, also one that the server made. `answer` does not.
 * nats-py passes each message through a queue to a task of its subscription. That costs a turn of the event loop, and a
   worker with few slots waits for it at every refill. `listen` calls the listener where the message is read.
+* nats-py may come back to the server that it is to leave. `leave_server` passes over it for a while.
 * nats-py writes from a task of its own, which costs such a worker one more turn. `write_now` writes at once.
 """
 
@@ -37,10 +38,14 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error, OutboundBufferLimitError, SecureConnWantedError
 
+from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.jetstream.connection.server_urls import UrlCredentials, address
 
 _CANCEL_AGAIN_SECONDS: Final = 0.1
 """A cancellation that has not ended the task by then counts as swallowed."""
+
+PASS_OVER_SECONDS: Final = 10.0
+"""For so long no attempt goes to a server that was left."""
 
 _VERSION_LENGTH: Final = len(b"NATS/1.0")
 _STATUS_FOLLOWS: Final = ord(" ")
@@ -61,6 +66,8 @@ class PersistentClient(Client):
         """The credentials of each server by its address; empty where all servers get the same."""
         self._last_url_credentials = UrlCredentials()
         self._listeners: dict[int, Callable[[Msg], None]] = {}
+        self._left: Srv | None = None
+        self._left_until = 0.0
 
     async def close(self) -> None:
         """Close for good and end every attempt to reconnect."""
@@ -72,10 +79,10 @@ class PersistentClient(Client):
         if self._flush_queue is not None:  # None: the connect failed before there was anything to close
             await super().close()
 
-    @property
-    def in_cluster(self) -> bool:
-        """Whether the server said, at the last connect, that it is part of a cluster."""
-        return bool(self._server_info.get("cluster"))
+    async def leave_server(self) -> None:
+        """Disconnect, and connect to another server."""
+        self._left, self._left_until = self._current_server, boottime() + PASS_OVER_SECONDS
+        await self._process_op_err(Error("the server is left"))
 
     async def listen(self, subject: str, listener: Callable[[Msg], None]) -> Subscription:
         """Subscribe, and call `listener` with each message where it is read; `listener` must not block."""
@@ -156,6 +163,8 @@ class PersistentClient(Client):
         await self._error_cb(self._err)
 
     async def _connect_to_server(self, s: Srv) -> None:
+        if s is self._left and boottime() < self._left_until:
+            raise ConnectionError(f"{s.uri.hostname}:{s.uri.port} is passed over for {PASS_OVER_SECONDS:g} s")
         if self._transport:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)

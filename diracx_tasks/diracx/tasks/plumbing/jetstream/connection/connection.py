@@ -24,7 +24,7 @@ from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, O
 
 from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
-from diracx.tasks.plumbing.jetstream.connection.elections import ANSWER_SECONDS, ELECTION_SECONDS, LeaderRequest
+from diracx.tasks.plumbing.jetstream.connection.cut_off import leaving_cut_off_servers
 from diracx.tasks.plumbing.jetstream.connection.handshake import (
     API_PREFIX,
     PREFIX_HINT,
@@ -109,16 +109,16 @@ class Connection:
         """
         client = PersistentClient()
         connection = cls(client, settings)
-        connection._twin = partial(
-            cls.open, settings, name=name, inbox_prefix=inbox_prefix, other_api_prefixes=other_api_prefixes
-        )
+        reopen = partial(cls.open, name=name, inbox_prefix=inbox_prefix, other_api_prefixes=other_api_prefixes)
+        connection._twin = partial(reopen, settings)
         try:
             callbacks = connection._callbacks()
             await connect_once(
                 client, settings, callbacks, timeout=connect_timeout, name=name, inbox_prefix=inbox_prefix
             )
-            await connection._enter(connect_timeout, () if settings.api_prefix else other_api_prefixes)
-            yield connection
+            inbox = await connection._enter(connect_timeout, () if settings.api_prefix else other_api_prefixes)
+            async with leaving_cut_off_servers(client, inbox, connection._log, settings, connection.api, reopen):
+                yield connection
         finally:
             await connection._close()
 
@@ -313,7 +313,7 @@ class Connection:
         request = LeaderRequest(partial(self.send_request, subject, payload), subject, self.clock)
         return await request.answer(timeout=timeout, in_cluster=self.in_cluster, repeats=repeats)
 
-    async def _enter(self, timeout: float, other_api_prefixes: Sequence[str]) -> None:
+    async def _enter(self, timeout: float, other_api_prefixes: Sequence[str]) -> RequestInbox:
         check_version(self._client)
         self._inbox = RequestInbox(self._client, self._access)
         await self._inbox.start()
@@ -324,6 +324,7 @@ class Connection:
         if not answered:
             self._inbox.hint = PREFIX_HINT
         self._log.info(f"connected to {self.server}")
+        return self._inbox
 
     @property
     def server(self) -> str:

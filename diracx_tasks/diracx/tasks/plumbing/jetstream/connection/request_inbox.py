@@ -8,8 +8,8 @@ the wait.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
+from functools import partial
 from typing import Final
 
 from nats.aio.client import Client
@@ -49,7 +49,10 @@ class RequestInbox:
         self.hint = ""
         """What may help against a denial of a request, besides the permission."""
         self._prefix = f"{client.new_inbox()}."
-        self._tokens = itertools.count()
+        self.next_token = 0
+        """The number of requests so far."""
+        self.failures = 0
+        """How many requests were given up without a reply, or had nobody to answer them."""
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
         self._denied: PermissionDeniedError | None = None
 
@@ -72,11 +75,16 @@ class RequestInbox:
         """
         if self._denied is not None:
             raise self._denied
-        token = str(next(self._tokens))
+        token, self.next_token = str(self.next_token), self.next_token + 1
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda _: self._waiting.pop(token, None))
+        future.add_done_callback(partial(self._ended, token))
         self._waiting[token] = (subject, future)
         return self._prefix + token, future
+
+    def has_waited_since(self, token: int) -> bool:
+        """Whether a request before this `next_token` still waits for its reply."""
+        oldest = next(iter(self._waiting), None)
+        return oldest is not None and int(oldest) < token
 
     def deny(self, denial: PermissionDeniedError) -> bool:
         """Fail the requests that a denial of the server concerns; False when it concerns none."""
@@ -109,6 +117,11 @@ class RequestInbox:
         if future is None or future.done():
             return
         if is_no_responders(message):
+            self.failures += 1
             future.set_exception(NoRespondersError(subject))
         else:
             future.set_result(message)
+
+    def _ended(self, token: str, future: asyncio.Future[Msg]) -> None:
+        self._waiting.pop(token, None)
+        self.failures += future.cancelled()
