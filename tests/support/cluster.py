@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
@@ -14,6 +14,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.testing import wait_until
 from support.mesh import TaskMesh
 
 REPLICAS = 3
@@ -63,3 +64,15 @@ class ClusterMesh(TaskMesh):
                     preferred = {"placement": {"preferred": server.name}}
                     await self.connection.api(f"STREAM.LEADER.STEPDOWN.{stream}", preferred)
                 await asyncio.sleep(0.2)
+
+    async def end_leader(
+        self, stream: str, consumer: str | None = None, *, end: Callable[[ClusteredServer], None] = ClusteredServer.kill
+    ) -> None:
+        """End the server that leads a stream or a consumer, and wait until another one leads."""
+        leader = await self.leader(stream, consumer)
+        end(leader)
+
+        async def another_leads() -> bool:
+            return await self.leader(stream, consumer) is not leader
+
+        await wait_until(another_leads, description=f"{stream} has another leader", timeout=LEADER_SECONDS)

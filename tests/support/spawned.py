@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.depends import CallbackSpawner
 from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.groups.records import GroupRecord, PartRecord
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from diracx.tasks.plumbing.submitter import current_parent, current_task_id
 from support.mesh import TaskMesh
+
+T = TypeVar("T")
 
 groups: list[str] = []
 """The groups that `Parent` and its kin got, in order; a test clears it."""
@@ -73,6 +80,17 @@ ALL = (Child, UrgentChild, After, Parent, MediumParent, LargeParent)
 def children(number: int, text: str = "") -> list[Child]:
     """So many children, numbered from 0."""
     return [Child(n, text) for n in range(number)]
+
+
+async def as_parent(spawn: Callable[[], Awaitable[T]], task_id: str = "0192") -> T:
+    """Spawn as an execution of a task does, with nothing remembered of earlier ones."""
+
+    async def execute() -> T:
+        current_task_id.set(task_id)
+        current_parent.set(Execution())
+        return await spawn()
+
+    return await asyncio.create_task(execute())
 
 
 def registry() -> TaskRegistry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -13,20 +13,31 @@ import pytest
 from diracx.tasks.plumbing.callbacks import spawn_with_callback
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, SendTaskError, TaskDefinitionError
-from diracx.tasks.plumbing.execution.execution import Execution
+from diracx.tasks.plumbing.groups import enqueuer
 from diracx.tasks.plumbing.groups.enqueuer import GroupEnqueuer
 from diracx.tasks.plumbing.groups.records import Ended, callback_id
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.publish import publish
-from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
-from diracx.tasks.plumbing.submitter import current_parent, current_task_id
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, delete_message
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.testing import wait_until
 from support.dying import Died, dying
 from support.mesh import TaskMesh
 from support.queues import edit_stream
 from support.sample_tasks import Greet
-from support.spawned import ALL, After, Child, UrgentChild, children, ids, in_queues, later, part_of, record_of
+from support.spawned import (
+    ALL,
+    After,
+    Child,
+    UrgentChild,
+    as_parent,
+    children,
+    ids,
+    in_queues,
+    later,
+    part_of,
+    record_of,
+)
 
 T = TypeVar("T")
 
@@ -40,17 +51,6 @@ async def mesh(mesh: TaskMesh) -> TaskMesh:
     mesh.register(*ALL)
     mesh.allows_residue = True
     return mesh
-
-
-async def as_parent(spawn: Callable[[], Awaitable[T]], task_id: str = "0192") -> T:
-    """Spawn as an execution of a task does, with nothing remembered of earlier ones."""
-
-    async def execute() -> T:
-        current_task_id.set(task_id)
-        current_parent.set(Execution())
-        return await spawn()
-
-    return await asyncio.create_task(execute())
 
 
 async def spawned_later(mesh: TaskMesh) -> int:
@@ -242,6 +242,22 @@ async def test_after_the_window_for_duplicates_children_that_wait_or_have_ended_
     assert await in_queues(mesh) == [f"{group}-{index}" for index in left]
     part = await part_of(mesh, group)
     assert (part.stored, part.bodies, part.statuses) == (True, (), statuses)
+
+
+async def test_after_the_window_children_that_a_replica_does_not_have_yet_are_not_stored_again(
+    server: EmbeddedServer, mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lagging(*args: object) -> AsyncIterator[StoredMessage]:
+        none: list[StoredMessage] = []
+        for message in none:
+            yield message
+
+    monkeypatch.setattr(enqueuer, "read_batches", lagging)
+    await shorten_window(mesh)
+    group = await unmarked(server, mesh)
+    await forget_duplicates(mesh)
+    assert await old(mesh).store_part(group, 0)
+    assert await in_queues(mesh) == ids(group, 2)
 
 
 async def test_after_the_window_children_that_were_never_stored_are_stored(

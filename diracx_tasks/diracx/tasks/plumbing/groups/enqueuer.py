@@ -59,7 +59,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
 from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, schedule_headers
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.publish import BatchMessage, publish_batch, until_answered
-from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
+from diracx.tasks.plumbing.jetstream.stream_messages import delete_message, read_messages
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
 from diracx.tasks.plumbing.observability.telemetry import current
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_GROUP, TASK_ID, TASK_NAME, TASK_PART, TRACEPARENT, Envelope
@@ -288,9 +288,12 @@ class GroupEnqueuer:
         """Whether a child of the part is in a queue. They were stored together, and none has ended."""
         first = record.starts[number]
         places = {place(group, index) for index in range(first, first + len(part.children))}
-        async for message in read_batches(self._connection, self._namespace.tasks_stream):
-            if message.headers.get(TASK_GROUP) in places:
-                return True
+        # A replica that lags may not have them yet, and nothing else keeps them from being stored twice. So where the
+        # fast search finds none, the leader is asked.
+        for read in (read_batches, read_messages):
+            async for message in read(self._connection, self._namespace.tasks_stream, ">"):
+                if message.headers.get(TASK_GROUP) in places:
+                    return True
         return False
 
     async def _store_children(self, group: str, record: GroupRecord, number: int, part: PartRecord) -> None:
