@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from diracx.tasks.plumbing.exceptions import TaskError
 from run import Plan, Report, carry_out
@@ -64,13 +65,34 @@ def parse_arguments() -> argparse.Namespace:
         ("--children", 20, "how many children each group has"),
         ("--cancel", 20, "how many children of groups are cancelled"),
         ("--workers", 3, "worker processes at a time"),
+        ("--schedulers", None, "schedulers, for a task that runs each second; 2 with --cluster, or else 0"),
         ("--slots", 10, "tasks at once in each worker"),
         ("--kill-workers", 5, "how often a worker is killed with SIGKILL and replaced"),
-        ("--kill-server", 1, "how often the server is killed with SIGKILL and started again"),
+        ("--kill-server", 1, "how often a server is killed with SIGKILL and started again"),
+        ("--restart-server", 0, "how often the servers are restarted in turn with SIGTERM"),
         ("--stop-workers", 0, "how often a worker is stopped (SIGSTOP) past its leases and continued"),
         ("--cut", 0, "how often a worker is cut off from the server for a while"),
     ):
-        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text}; {default}")
+        words = text if default is None else f"{text}; {default}"
+        parser.add_argument(flag, type=int, default=default, metavar="N", help=words)
+    parser.add_argument(
+        "--cluster",
+        action="store_true",
+        help="three servers and three replicas; each kill takes the leader of the next one of: LATER, TASKS, a "
+        "consumer, two buckets, the cluster; a submission with an error fails the run",
+    )
+    parser.add_argument(
+        "--every",
+        type=float,
+        metavar="SECONDS",
+        help="kill the servers at this interval; at random moments if not given",
+    )
+    parser.add_argument(
+        "--max-late",
+        type=float,
+        metavar="SECONDS",
+        help="how late a task may begin that is due at a time, without the time of elections",
+    )
     parser.add_argument("--size", choices=["small", "medium", "large"], default="small", help="of the tasks; small")
     parser.add_argument("--seed", type=int, help="of the random generator; drawn if not given, and printed")
     parser.add_argument(
@@ -88,33 +110,44 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument("--keep", action="store_true", help="keep journals and logs")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.cluster and options.cut:
+        parser.error("--cut cuts off one server, and the clients of a cluster go to another: leave it out")
+    return options
 
 
 def plan_from(options: argparse.Namespace) -> Plan:
     """Make a plan of the options, with defaults for those that were not given."""
-    busy = max(2 * options.kill_workers, 4 * options.kill_server, 8 * options.stop_workers, 8 * options.cut)
+    # A cluster needs longer for its elections, and three servers for three restarts.
+    kills = options.kill_server * (options.every or (12 if options.cluster else 4))
+    restarts = options.restart_server * (30 if options.cluster else 4)
+    busy = max(2 * options.kill_workers, kills, restarts, 8 * options.stop_workers, 8 * options.cut)
     return Plan(
         seed=random.randrange(1_000_000) if options.seed is None else options.seed,
         tasks=options.tasks,
         groups=options.groups,
         children=options.children,
         cancel=options.cancel if options.groups else 0,
+        cluster=options.cluster,
         workers=options.workers,
+        schedulers=(2 if options.cluster else 0) if options.schedulers is None else options.schedulers,
         slots=options.slots,
         size=options.size,
         ack_wait=options.ack_wait,
         kill_workers=options.kill_workers,
         kill_server=options.kill_server,
+        restart_server=options.restart_server,
+        every=options.every,
         stop_workers=options.stop_workers,
         cut=options.cut,
         seconds=options.seconds or 3.0 + busy,
         deadline=options.deadline
         or 60 + 12 * options.ack_wait + (options.tasks + options.groups * options.children) / 50,
+        max_late=options.max_late,
     )
 
 
-def document(plan: Plan, report: Report) -> dict[str, object]:
+def document(plan: Plan, report: Report) -> dict[str, Any]:
     """For `--json`."""
     disturbances = report.disturbances
     return {
@@ -122,7 +155,18 @@ def document(plan: Plan, report: Report) -> dict[str, object]:
         "seconds": round(report.seconds, 1),
         "drained_after": report.drained_after and round(report.drained_after, 1),
         "worker_kills": len(disturbances.worker_kills),
-        "server_kills": len(disturbances.server_outages),
+        "server_kills": plan.kill_server,
+        "rolling_restarts": plan.restart_server,
+        "outages": [
+            {
+                "server": outage.server,
+                "why": outage.why,
+                "at": round(outage.begun - report.started, 1),
+                "leaders_after": round(outage.led_again - outage.begun, 1),
+            }
+            for outage in disturbances.server_outages
+            if outage.led is not None
+        ],
         "stops": sum(map(len, disturbances.stops.values())),
         "cuts": plan.cut,
         "unanswered_submissions": report.unanswered,
@@ -136,7 +180,7 @@ def text(plan: Plan, report: Report) -> str:
     ledger, found = report.ledger, document(plan, report)
     done = f"drained {found['drained_after']} s later" if report.drained_after is not None else "NOT DRAINED"
     head = (
-        f"seed {plan.seed}: {found['worker_kills']} workers and {found['server_kills']} times the server killed, "
+        f"seed {plan.seed}: {found['worker_kills']} workers and {found['server_kills']} times a server killed, "
         f"{found['stops']} stops, {found['cuts']} cuts; {found['seconds']} s in all, {done}"
     )
     lines = [
@@ -153,6 +197,7 @@ def text(plan: Plan, report: Report) -> str:
         f"{'unexplained':44}{len(ledger.unexplained):8,}",
         "",
         f"groups with a callback: {ledger.groups:,}",
+        *lines_of_a_cluster(found),
         f"retries by policy: {ledger.retries:,}",
         f"submissions without an answer: {report.unanswered:,}; tasks that ran nevertheless: {ledger.unannounced:,}",
         f"repeated executions: {sum(ledger.repeats.values()):,}",
@@ -163,6 +208,25 @@ def text(plan: Plan, report: Report) -> str:
         *(f"problem: {line}" for line in report.problems),
     ]
     return "\n".join(lines)
+
+
+def lines_of_a_cluster(found: dict[str, Any]) -> list[str]:
+    """The outages, and what is measured beside them."""
+    late, spread = found["lateness"], "p50 {p50}, p99 {p99}, at most {max} s"
+    beside = late["beside_elections"]
+    return [
+        *(
+            f"{each['at']:7.1f} s  {each['server']} ended ({each['why']}), all leaders {each['leaders_after']} s later"
+            for each in found["outages"]
+        ),
+        f"executions under a lock: {found['holders_of_locks']:,}",
+        f"occurrences of the schedule: {found['occurrences']:,}",
+        f"occurrences that expired beside a disturbance: {found['occurrences_missed']:,}",
+        f"tasks that were due at a time: {late['count']:,}, late by {spread.format(**late)}",
+        f"  of these, beside an election: {beside['count']:,}, {spread.format(**beside)}",
+        f"  without the time of elections: {spread.format(**late['with_leaders'])}",
+        f"failures of tasks by no fault of their own: {len(found['failures']):,}",
+    ]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from chaos_tasks import KINDS, RETRIES, Child, Follows, GivesUp
+import exclusion
+import lateness
+import occurrences
+from chaos_tasks import KINDS, LOCK_SECONDS, RETRIES, Child, Follows, GivesUp, Locked, Recovers, Spawns, Ticks
 from diracx.tasks.plumbing.groups.records import callback_id
 from disturbances import Disturbances
 from groups import members, problems
@@ -14,6 +17,7 @@ from journal import Execution, Journal
 from ledger import Ledger
 
 _ALWAYS_FAIL = {kind.__name__ for kind in KINDS if kind.always_fails}
+_MAY_FAIL = _ALWAYS_FAIL | {Recovers.__name__, Spawns.__name__}
 _RETRY = "a retry by its policy"
 
 
@@ -33,6 +37,7 @@ class Accountant:
         dead: Ids of the tasks that have a dead letter.
         queued: How many tasks are not settled.
         cancelled: Ids of tasks that were cancelled while they might wait or run.
+        scheduled_until: When the schedulers were stopped; None if there were none.
     """
 
     def __init__(
@@ -42,11 +47,13 @@ class Accountant:
         dead: Collection[str],
         queued: int,
         cancelled: Collection[str] = (),
+        scheduled_until: float | None = None,
     ) -> None:
         self._journal = journal
         self._disturbances = disturbances
         self._dead = dead
         self._cancelled = cancelled
+        self._scheduled_until = scheduled_until
         self._ledger = Ledger(queued=queued)
 
     def account(self, submitted: dict[str, Submission]) -> Ledger:
@@ -57,6 +64,7 @@ class Accountant:
         """
         children = itertools.chain.from_iterable(self._journal.children.values())
         announced = submitted | dict.fromkeys(children, Submission(Child.__name__)) | self._grouped()
+        announced |= self._occurrences()
         self._ledger.submitted = len(announced)
         self._ledger.unannounced = len(self._journal.executions.keys() - announced.keys())
         for task_id in announced.keys() | self._journal.executions.keys():
@@ -65,7 +73,18 @@ class Accountant:
             self._account_for(task_id, submission, executions)
         self._ledger.groups = len(self._journal.groups)
         self._ledger.unexplained += problems(self._journal)
+        self._ledger.holders = sum(map(len, exclusion.held(self._journal).values()))
+        self._ledger.unexplained += exclusion.problems(self._journal, self._disturbances)
+        dues = {task_id: each.due for task_id, each in announced.items() if each.due is not None}
+        self._ledger.late = lateness.measure(self._journal, dues, self._disturbances.server_outages)
         return self._ledger
+
+    def _occurrences(self) -> dict[str, Submission]:
+        """The occurrences of the schedule that ran."""
+        found = occurrences.account(self._journal, self._disturbances, self._scheduled_until)
+        self._ledger.occurrences, self._ledger.missed = len(found.due), len(found.missed)
+        self._ledger.unexplained += found.unexplained
+        return {task_id: Submission(Ticks.__name__, due) for task_id, due in found.due.items()}
 
     def _grouped(self) -> dict[str, Submission]:
         """The children and callbacks of all groups."""
@@ -94,6 +113,8 @@ class Accountant:
     def _count_end(self, task_id: str, kind: str, executions: list[Execution]) -> None:
         what = f"{kind} {task_id}"
         failed = sum(run.end == "failed" for run in executions)
+        if failed and kind not in _MAY_FAIL:
+            self._ledger.failures.append(f"{what}: {_describe(executions)}")
         gave_up = any(run.end == "failed" and run.retry_at is None for run in executions)
         if any(run.end == "done" and not self._came_late(run) for run in executions):
             if task_id in self._dead:
@@ -126,6 +147,8 @@ class Accountant:
             cause = self._disturbances.cause_of_no_end(before.pid, before.begun)
         # If its failure was recorded and the time of the retry was not, no disturbance excuses that.
         recorded = before.end == "failed" and counted_on
+        if before.end == "cancelled" and before.kind == Locked.__name__:
+            cause = self._disturbances.cause_of_lost_lock(before.pid, before.ended, LOCK_SECONDS)
         if cause is None and before.end is not None and not recorded:
             cause = self._disturbances.cause_of_forgotten_end(before.pid, before.begun, before.ended)
         if cause is None and due is not None:

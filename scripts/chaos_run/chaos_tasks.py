@@ -3,9 +3,9 @@
 Each process appends to a journal of its own, one `write` a line:
 `<event> <task id> <kind> <number> <pid> <execution> <seconds>`, the execution counted by the process, the seconds by
 CLOCK_BOOTTIME. The events: `begin`; `done`; `cancelled`; `failed <attempt> <retry at>`, written by the retry policy,
-with `-` where it gives no retry; `submitted <child id>`; `spawned <group id> <children>`;
-`followed <group id> <counts>`, the outcomes that a callback was given. An execution that was cancelled and then failed
-has both lines: it has failed.
+with `-` where it gives no retry; `locked <key> <token>`, after `begin`; `submitted <child id>`;
+`spawned <group id> <children>`; `followed <group id> <counts>`, the outcomes that a callback was given. An execution
+that was cancelled and then failed has both lines: it has failed.
 
 Some tasks misbehave, and are expected to fail or succeed by themselves: they exit, cancel themselves, stop their loop,
 or leave a thread behind. None of that excuses a repeated execution of them or of another task.
@@ -23,20 +23,25 @@ import time
 from collections import Counter
 from collections.abc import Coroutine
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from diracx.tasks.depends import CallbackSpawner, GroupOutcomes
-from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, FencingToken, MutexLock
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
+from diracx.tasks.plumbing.schedules import IntervalSeconds, TaskScheduleBase
 from diracx.tasks.plumbing.submitter import current_task_id
 
 FOLDER_VARIABLE: Final = "CHAOS_FOLDER"
 SIZE_VARIABLE: Final = "CHAOS_SIZE"
 RETRIES: Final = 3
+LOCK_SECONDS: Final = 8.0
+"""The life of a lock after its owner died; long elections outlast it."""
 SPAWNS_AGAIN: Final = 0.2
 """The share of parents that fail once after they have spawned their group."""
 
@@ -169,6 +174,43 @@ class Child(Journaled):
 
 
 @dataclasses.dataclass
+class Locked(Journaled):
+    """Holds a mutex while it executes."""
+
+    key: int = 0
+    seconds: float = 0.0
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [MutexLock(JOB, self.key, ttl_ms=round(LOCK_SECONDS * 1000))]
+
+    def lock_retry_delay(self, refusals: int) -> timedelta | None:
+        return timedelta(seconds=0.5)
+
+    async def execute(self, fencing_token: FencingToken) -> None:  # type: ignore[override]
+        """Record the token, and stay for a while."""
+        await self.journaled(self._stay(fencing_token))
+
+    async def _stay(self, token: FencingToken) -> None:
+        write("locked", self, _execution.get(), self.key, int(token))
+        await asyncio.sleep(self.seconds)
+
+
+@dataclasses.dataclass
+class Ticks(Journaled, PeriodicBaseTask):
+    """Runs each second, where there is a scheduler."""
+
+    number: int = 0
+
+    default_schedule: ClassVar[TaskScheduleBase] = IntervalSeconds(1)
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        # Without the mutex of the class: an owner that was killed would let its successors expire.
+        return []
+
+
+@dataclasses.dataclass
 class Spawns(Journaled):
     """Spawns a group whose children end in every way, and sometimes fails after that, so that it spawns it again."""
 
@@ -297,6 +339,6 @@ UNRULY: Final[tuple[type[Journaled], ...]] = (
 """The tasks that misbehave."""
 
 KINDS: Final[tuple[type[Journaled], ...]] = (
-    *(Quick, Sleeps, Recovers, Dies, GivesUp, Submits, Child, Spawns, Follows),
+    *(Quick, Sleeps, Recovers, Dies, GivesUp, Submits, Child, Locked, Ticks, Spawns, Follows),
     *UNRULY,
 )

@@ -24,6 +24,10 @@ class Execution:
     """Of a failed execution: the `attempt` that its policy was given."""
     retry_at: float | None = None
     """Of a failed execution: the time of the retry; None if there is none."""
+    lock: str | None = None
+    """The key of its mutex; None: it holds none, or had not begun its work."""
+    token: int = 0
+    """The fencing token of its mutex."""
 
 
 @dataclass
@@ -60,6 +64,8 @@ def read(folder: Path) -> Journal:
             if event == "begin":
                 by_number[execution] = Execution(task_id, kind, int(number), int(pid), float(at))
                 executions[task_id].append(by_number[execution])
+            elif event == "locked":
+                by_number[execution].lock, by_number[execution].token = more[0], int(more[1])
             elif event == "submitted":
                 children[task_id].append(more[0])
             elif event == "spawned":

@@ -7,9 +7,9 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from diracx.tasks.plumbing.clock import boottime
-from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from disturbances import Disturbances, Span
 from seat import Seat
+from servers import AWAY_SECONDS, READY_SECONDS, Servers
 from support.tcp_proxy import TcpProxy
 
 
@@ -19,29 +19,34 @@ class Killers:
     Args:
         proxies: One for each seat, or none.
         seconds: The time within which every disturbance begins.
+        every: The servers are killed at this interval, in seconds, ready again or not; None: at random moments.
     """
 
     def __init__(
         self,
-        server: EmbeddedServer,
+        servers: Servers,
         seats: Sequence[Seat],
         proxies: Sequence[TcpProxy],
         disturbances: Disturbances,
         seconds: float,
         choose: random.Random,
+        every: float | None = None,
     ) -> None:
-        self._server = server
+        self._servers = servers
         self._seats = seats
         self._proxies = proxies
         self._disturbances = disturbances
         self._seconds = seconds
         self._choose = choose
+        self._every = every
 
-    async def run(self, *, workers: int, server: int, stops: int, cuts: int) -> None:
+    async def run(self, *, workers: int, server: int, restarts: int, stops: int, cuts: int) -> None:
         """Carry out each disturbance the given number of times."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._times(workers, self._kill_a_worker), name="worker kills")
-            group.create_task(self._times(server, self._kill_the_server), name="server kills")
+            kills = self._times(server, self._kill_a_server) if self._every is None else self._kill_steadily(server)
+            group.create_task(kills, name="server kills")
+            group.create_task(self._times(restarts, self._servers.restart), name="restarts of servers")
             group.create_task(self._times(stops, self._stop_a_worker), name="stops")
             group.create_task(self._times(cuts, self._cut_a_connection), name="cuts")
 
@@ -55,12 +60,17 @@ class Killers:
         while not self._choose.choice(self._seats).kill():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
 
-    async def _kill_the_server(self) -> None:
-        begun = boottime()
-        await asyncio.to_thread(self._server.kill)
-        await asyncio.sleep(self._choose.uniform(0, 1.5))
-        await asyncio.to_thread(self._server.start)
-        self._disturbances.server_outages.append(Span(begun, boottime()))
+    async def _kill_a_server(self, ready_seconds: float = READY_SECONDS) -> None:
+        await self._servers.kill(self._choose, ready_seconds)
+
+    async def _kill_steadily(self, count: int) -> None:
+        assert self._every is not None
+        started = boottime()
+        for number in range(1, count + 1):
+            moment = started + number * self._every
+            await asyncio.sleep(max(0.0, moment - boottime()))
+            # A server that has not caught up in time must not delay the next kill.
+            await self._kill_a_server(max(0.0, moment + self._every - boottime() - AWAY_SECONDS))
 
     async def _stop_a_worker(self) -> None:
         past_the_lease = self._disturbances.ack_wait + self._choose.uniform(0.5, 2)

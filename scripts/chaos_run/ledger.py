@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from lateness import Lateness
+
 
 @dataclass
 class Ledger:
@@ -30,6 +32,15 @@ class Ledger:
     """Tasks that always fail and become no dead letter."""
     cancelled: int = 0
     """Tasks that were cancelled and did not end otherwise."""
+    failures: list[str] = field(default_factory=list)
+    """Failures of tasks that fail by no fault of their own: what they asked of the mesh was refused."""
+    holders: int = 0
+    """Executions that held a mutex."""
+    occurrences: int = 0
+    """Occurrences of the schedule that ran."""
+    missed: int = 0
+    """Occurrences that expired beside a disturbance: a later one ran in their place."""
+    late: Lateness = field(default_factory=Lateness)
     groups: int = 0
     """Groups whose callback has been accounted for."""
     queued: int = 0
@@ -55,6 +66,11 @@ class Ledger:
             "dead": self.dead,
             "dropped": self.dropped,
             "cancelled": self.cancelled,
+            "failures": self.failures,
+            "holders_of_locks": self.holders,
+            "occurrences": self.occurrences,
+            "occurrences_missed": self.missed,
+            "lateness": self.late.document(),
             "groups": self.groups,
             "queued": self.queued,
             "lost": self.lost,

@@ -8,13 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
 from accounts import Submission
-from chaos_tasks import UNRULY, Dies, GivesUp, Journaled, Quick, Recovers, Sleeps, Spawns, Submits
+from chaos_tasks import UNRULY, Dies, GivesUp, Journaled, Locked, Quick, Recovers, Sleeps, Spawns, Submits
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 
 BATCH_SECONDS = 0.5
-_DELAYED_SHARE = 0.05
+DELAYED_SHARE = 0.05
+LOCKS = 5
+"""How many mutexes tasks contend for."""
 
 
 def make(number: int, choose: random.Random) -> Journaled:
@@ -24,6 +26,8 @@ def make(number: int, choose: random.Random) -> Journaled:
         return Quick(number)
     if share < 0.55:
         return choose.choice(UNRULY)(number)
+    if share < 0.59:
+        return Locked(number, choose.randrange(LOCKS), round(choose.uniform(0.01, 0.3), 3))
     if share < 0.8:
         return Sleeps(number, round(choose.uniform(0.01, 1.0), 3))
     if share < 0.88:
@@ -64,8 +68,8 @@ class Producer:
         self.submitted: dict[str, Submission] = {}
         """The submissions that the server has acknowledged, by task id."""
         self._log = log
-        self.unanswered = 0
-        """How many submissions ended in an error; each was repeated, so the server may have the task twice."""
+        self.errors: list[str] = []
+        """The errors of submissions; each was repeated, so the server may have the task twice."""
 
     async def run(self) -> None:
         """Submit all tasks."""
@@ -78,14 +82,14 @@ class Producer:
                 group.create_task(asyncio.sleep(BATCH_SECONDS))
 
     async def _submit(self, task: Journaled) -> None:
-        delay = self._choose.uniform(0.5, 3) if self._choose.random() < _DELAYED_SHARE else None
+        delay = self._choose.uniform(0.5, 3) if self._choose.random() < DELAYED_SHARE else None
         while True:
             at = None if delay is None else datetime.now(UTC) + timedelta(seconds=delay)
             due = None if delay is None else boottime() + delay
             try:
                 task_id = await self._broker.submit(task, at_time=at)
             except SendTaskError as error:
-                self.unanswered += 1
+                self.errors.append(str(error))
                 self._log.write(f"{boottime():.3f} {task}: {error}\n")
             else:
                 self.submitted[task_id] = Submission(type(task).__name__, due)

@@ -11,18 +11,20 @@ from pathlib import Path
 
 import extension
 import journal
+import servers
 from accounts import Accountant
 from cancelling import Operator
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
-from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.wire.names import Namespace
 from disturbances import Disturbances
 from killers import Killers
 from ledger import Ledger
 from producer import Producer
 from seat import Seat
+from servers import Servers
 from support.queues import set_ack_wait
 from support.tcp_proxy import TcpProxy
 
@@ -36,19 +38,28 @@ class Plan:
     groups: int
     children: int
     cancel: int
+    cluster: bool
+    """Whether the mesh stands on three servers, and every stream has three replicas."""
     workers: int
+    schedulers: int
+    """With any, a task runs each second."""
     slots: int
     size: str
     ack_wait: float
     """How long a lease lasts without a heartbeat, in seconds."""
     kill_workers: int
     kill_server: int
+    restart_server: int
+    every: float | None
+    """A server is killed at this interval, in seconds; None: at random moments."""
     stop_workers: int
     cut: int
     seconds: float
     """The time within which all tasks are submitted and every disturbance begins."""
     deadline: float
     """How long the mesh may take to drain after the last disturbance, in seconds."""
+    max_late: float | None
+    """How late a task may begin that is due at a time, in seconds without those of elections; None: no limit."""
 
 
 @dataclass
@@ -58,6 +69,8 @@ class Report:
     ledger: Ledger
     disturbances: Disturbances
     unanswered: int
+    started: float
+    """In seconds of CLOCK_BOOTTIME."""
     seconds: float
     drained_after: float | None
     """Seconds after the last disturbance; None if it was not drained by the deadline."""
@@ -77,29 +90,55 @@ async def carry_out(plan: Plan, folder: Path) -> Report:
     extension.install(folder)
     disturbances = Disturbances(plan.ack_wait)
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(EmbeddedServer(sync_interval="always"))
+        names = Namespace(extension.NAMESPACE)
+        mesh = await stack.enter_async_context(servers.started(plan.cluster, names, plan.size, disturbances))
         broker = await stack.enter_async_context(
-            JetStreamBroker.connect(server.url, name="diracx-chaos", registry=extension.registry(plan.size))
+            JetStreamBroker.connect(mesh.url, name="diracx-chaos", registry=extension.registry(plan.size))
         )
         await set_ack_wait(broker.connection, broker.namespace, plan.ack_wait)
         log = stack.enter_context((folder / "submitted.log").open("w"))
         choose = random.Random(f"{plan.seed} tasks")
         producer = Producer(broker, plan.tasks, (plan.groups, plan.children), plan.seconds, choose, log)
         operator = Operator(broker, producer, plan.cancel, plan.children, random.Random(f"{plan.seed} cancelled"))
-        crew = await stack.enter_async_context(working(plan, folder, server.url, disturbances))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(producer.run(), name="producer")
-            group.create_task(operator.run(plan.seconds), name="operator")
-            group.create_task(disturb(plan, server, crew, disturbances), name="killers")
-        calm = boottime()
+        crew = await stack.enter_async_context(working(plan, folder, mesh.url, disturbances))
+        async with scheduling(plan, folder, mesh.url, disturbances, crew.problems):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(producer.run(), name="producer")
+                group.create_task(operator.run(plan.seconds), name="operator")
+                group.create_task(disturb(plan, mesh, crew, disturbances), name="killers")
+            await mesh.settle()
+            calm = boottime()
         drained = await wait_until_drained(broker, calm + plan.deadline)
         drained_after = boottime() - calm if drained else None
         dead = {letter.id for letter in await DeadLetterReader(broker.connection, broker.namespace).all() if letter.id}
         queued = await waiting(broker) or 0
     (folder / "disturbances.log").write_text(f"{disturbances}\n")
-    accountant = Accountant(journal.read(folder / "journals"), disturbances, dead, queued, operator.cancelled)
+    accountant = Accountant(
+        journal.read(folder / "journals"),
+        disturbances,
+        dead,
+        queued,
+        operator.cancelled,
+        calm if plan.schedulers else None,
+    )
     ledger = accountant.account(producer.submitted)
-    return Report(ledger, disturbances, producer.unanswered, boottime() - started, drained_after, crew.problems)
+    problems = crew.problems + complaints(plan, ledger, producer)
+    return Report(ledger, disturbances, len(producer.errors), started, boottime() - started, drained_after, problems)
+
+
+def complaints(plan: Plan, ledger: Ledger, producer: Producer) -> list[str]:
+    """What a cluster promises besides, and was not so."""
+    found = []
+    if plan.cluster:
+        found += [f"submission with an error: {line}" for line in producer.errors]
+        found += [f"failed for no fault of its own: {line}" for line in ledger.failures]
+    worst = ledger.late.worst
+    if plan.max_late is not None and worst is not None and worst.with_leaders > plan.max_late:
+        found.append(
+            f"{worst.task_id} began {worst.seconds:.1f} s late, {worst.with_leaders:.1f} s of them with all leaders; "
+            f"{plan.max_late:g} s are allowed"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -115,7 +154,7 @@ class Crew:
 @asynccontextmanager
 async def working(plan: Plan, folder: Path, url: str, disturbances: Disturbances) -> AsyncIterator[Crew]:
     """Keep all workers running during the block; they stop gracefully at its end."""
-    arguments = ["--worker-size", plan.size, "--max-concurrent-tasks", str(plan.slots), "--grace", "20"]
+    arguments = ["worker", "--worker-size", plan.size, "--max-concurrent-tasks", str(plan.slots), "--grace", "20"]
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(TcpProxy(url)) for _ in range(plan.workers if plan.cut else 0)]
         urls = [proxy.url for proxy in proxies] or [url] * plan.workers
@@ -128,20 +167,44 @@ async def working(plan: Plan, folder: Path, url: str, disturbances: Disturbances
             )
             for place, own_url in enumerate(urls)
         ]
-        keeping = [asyncio.create_task(seat.keep(), name="seat") for seat in seats]
         crew = Crew(seats, proxies, [])
-        try:
+        async with kept(seats, crew.problems):
             yield crew
-        finally:
-            await asyncio.gather(*(seat.close(kept) for seat, kept in zip(seats, keeping, strict=True)))
-            crew.problems.extend(problem for seat in seats for problem in seat.problems)
 
 
-async def disturb(plan: Plan, server: EmbeddedServer, crew: Crew, disturbances: Disturbances) -> None:
+@asynccontextmanager
+async def scheduling(
+    plan: Plan, folder: Path, url: str, disturbances: Disturbances, problems: list[str]
+) -> AsyncIterator[None]:
+    """Keep the schedulers running during the block."""
+    environment = extension.environment(folder, url, plan.size)
+    logs = (folder / f"scheduler-{place}.log" for place in range(plan.schedulers))
+    async with kept([Seat(["scheduler"], environment, log, disturbances) for log in logs], problems):
+        yield
+
+
+@asynccontextmanager
+async def kept(seats: list[Seat], problems: list[str]) -> AsyncIterator[None]:
+    """Keep the processes of all seats running during the block; they stop gracefully at its end."""
+    keeping = [asyncio.create_task(seat.keep(), name="seat") for seat in seats]
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(seat.close(task) for seat, task in zip(seats, keeping, strict=True)))
+        problems.extend(problem for seat in seats for problem in seat.problems)
+
+
+async def disturb(plan: Plan, mesh: Servers, crew: Crew, disturbances: Disturbances) -> None:
     """Carry out all disturbances."""
     choose = random.Random(f"{plan.seed} killers")
-    killers = Killers(server, crew.seats, crew.proxies, disturbances, plan.seconds, choose)
-    await killers.run(workers=plan.kill_workers, server=plan.kill_server, stops=plan.stop_workers, cuts=plan.cut)
+    killers = Killers(mesh, crew.seats, crew.proxies, disturbances, plan.seconds, choose, plan.every)
+    await killers.run(
+        workers=plan.kill_workers,
+        server=plan.kill_server,
+        restarts=plan.restart_server,
+        stops=plan.stop_workers,
+        cuts=plan.cut,
+    )
 
 
 async def wait_until_drained(broker: JetStreamBroker, deadline: float) -> bool:

@@ -1,4 +1,4 @@
-"""One worker process of a run, replaced when it is killed."""
+"""One process of the mesh, a worker or a scheduler, replaced when it is killed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ STUCK = 79
 
 
 class Seat:
-    """Keeps one worker running.
+    """Keeps one worker or scheduler running.
 
     Args:
-        arguments: Of `diracx-task-run worker`.
+        arguments: Of `diracx-task-run`; the first one is the command.
         environment: Of the process.
         log: The output of the workers of this seat.
         disturbances: Each kill and stop is recorded there.
@@ -30,7 +30,8 @@ class Seat:
     def __init__(
         self, arguments: list[str], environment: Mapping[str, str], log: Path, disturbances: Disturbances
     ) -> None:
-        self._command = [str(Path(sys.executable).with_name("diracx-task-run")), "worker", *arguments]
+        self._command = [str(Path(sys.executable).with_name("diracx-task-run")), *arguments]
+        self._kind = arguments[0]
         self._environment = dict(environment)
         self._log = log
         self._disturbances = disturbances
@@ -72,7 +73,7 @@ class Seat:
             self._disturbances.worker_kills[pid] = Span(self._killing, boottime())
             self._killing = None
         elif code not in ((0, STUCK) if self._closing else (NO_SERVER, STUCK)):
-            self.problems.append(f"worker {pid} ended by itself with {code}")
+            self.problems.append(f"{self._kind} {pid} ended by itself with {code}")
         self._process = None
 
     def kill(self) -> bool:
@@ -106,6 +107,6 @@ class Seat:
             self._process.send_signal(signal.SIGTERM)
         _, running = await asyncio.wait([keeping], timeout=STOP_SECONDS)
         if running:
-            self.problems.append(f"worker {self.pid} did not end within {STOP_SECONDS:.0f} s and was killed")
+            self.problems.append(f"{self._kind} {self.pid} did not end within {STOP_SECONDS:.0f} s and was killed")
             keeping.cancel()
             await asyncio.wait([keeping])

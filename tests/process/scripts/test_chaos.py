@@ -26,7 +26,8 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def account(lines: list[str], kind: str = "Quick", dead: bool = False, **happened: Any) -> Any:
         (tmp_path / "1.journal").write_text("".join(f"{line}\n" for line in lines))
-        spans = {name: _spans(disturbances.Span, value) for name, value in happened.items()}
+        kinds = {"server_outages": disturbances.Outage}
+        spans = {name: _spans(kinds.get(name, disturbances.Span), value) for name, value in happened.items()}
         known = disturbances.Disturbances(ACK_WAIT, **spans)
         accountant = accounts.Accountant(journal.read(tmp_path), known, {TASK} if dead else (), 0)
         return accountant.account({TASK: accounts.Submission(kind)})
