@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from diracx.tasks.plumbing.embedded.cluster import ClusteredServer, EmbeddedCluster
+from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
+from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
+from diracx.tasks.plumbing.jetstream.stream_messages import subjects_of
+from diracx.tasks.plumbing.operations.status import StatusReader
 from diracx.tasks.testing import wait_until
 from support.cluster import LEADER_SECONDS, ClusterMesh
+from support.command_line import CommandLine, isolated_environment
 from support.sample_tasks import Greet
 
 SUBMITTERS = 8
@@ -98,3 +106,93 @@ async def test_no_submission_fails_when_a_leader_is_killed_and_each_is_stored_on
     assert stored.keys() >= set(submitter.ids)
     assert set(stored.values()) == {1}
     mesh.allows_residue = True
+
+
+@asynccontextmanager
+async def beside(mesh: ClusterMesh, leader: ClusteredServer) -> AsyncIterator[JetStreamBroker]:
+    """A broker that is connected to another server than the one that ends."""
+    url = next(server.url for server in mesh.cluster.servers if server is not leader)
+    async with JetStreamBroker.connect(url, namespace=mesh.namespace.name, registry=mesh.registry) as broker:
+        yield broker
+
+
+@pytest.mark.parametrize("which", ["tasks", "cluster"])
+async def test_requests_wait_until_there_is_a_leader(cluster_mesh: ClusterMesh, tmp_path: Path, which: str) -> None:
+    mesh, names = cluster_mesh, cluster_mesh.namespace
+    mesh.register(Greet)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    withdrawn, _ = await Greet("alice").schedule(at_time=later), await Greet("bob").schedule(at_time=later)
+    leader = await (leading(mesh.cluster) if which == "cluster" else mesh.leader(names.tasks_stream))
+    command_line = CommandLine(isolated_environment(tmp_path, mesh.cluster.url, names.name), tmp_path)
+    async with beside(mesh, leader) as broker:
+        locks = Bucket(broker.connection, names.locks_bucket)
+        await asyncio.to_thread(leader.kill)
+        status, command, stored, revision, is_withdrawn = await asyncio.gather(
+            StatusReader(broker.connection, names).read(),
+            asyncio.to_thread(command_line, "status", "--json"),
+            subjects_of(broker.connection, names.later_stream, f"{names.name}.delayed.*"),
+            locks.create("mutex.job.7", b"{}", timedelta(seconds=30)),
+            broker.cancel(withdrawn),
+        )
+        await locks.delete("mutex.job.7", revision)
+    assert not any(queue.missing for queue in status.status.queues)
+    assert is_withdrawn
+    assert status.status.delayed in {1, 2}
+    assert len(stored) in {1, 2}
+    assert command.returncode == 0, command.stderr
+
+
+async def test_a_worker_goes_on_after_an_election_and_logs_no_error(
+    cluster_mesh: ClusterMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh, names = cluster_mesh, cluster_mesh.namespace
+    mesh.register(Greet)
+    leader = await mesh.leader(names.tasks_stream)
+    async with beside(mesh, leader) as broker:
+        ended: list[object] = []
+        elsewhere = ClusterMesh(broker)
+        async with elsewhere.working(on_outcome=lambda *outcome: ended.append(outcome)), submitting() as submitter:
+            await wait_until(lambda: len(ended) > 20, description="tasks are run")
+            caplog.clear()
+            await asyncio.to_thread(leader.kill)
+            assert await mesh.leader(names.tasks_stream) is not leader
+            after = len(ended)
+            await wait_until(lambda: len(ended) > after + 20, description="tasks are run again", timeout=60)
+    assert submitter.errors == []
+    ours = [each for each in caplog.records if each.name.startswith("diracx.tasks.") and each.levelname == "ERROR"]
+    # The broker of the fixture may have been connected to the server that ended.
+    assert [each.getMessage() for each in ours if each.name != "diracx.tasks.jetstream"] == []
+
+
+@pytest.mark.long
+async def test_without_a_majority_every_request_says_that_there_is_no_leader(
+    own_cluster: EmbeddedCluster, namespace: str, tmp_path: Path
+) -> None:
+    async with ClusterMesh.on(own_cluster, namespace) as mesh:
+        mesh.register(Greet)
+        command_line = CommandLine(isolated_environment(tmp_path, own_cluster.url, namespace), tmp_path)
+        last, *others = own_cluster.servers
+        for server in others:
+            await asyncio.to_thread(server.kill)
+        await mesh.connection.wait_connected(LEADER_SECONDS)
+
+        async def is_lost() -> bool:
+            # The last server leads on for a while, until it misses the others.
+            with suppress(ServerError):
+                await mesh.connection.api(f"STREAM.INFO.{mesh.namespace.tasks_stream}", timeout=1)
+                return False
+            return own_cluster.meta_leader() is None
+
+        await wait_until(is_lost, description="there is no leader", timeout=LEADER_SECONDS)
+        submitted, status, setup = await asyncio.gather(
+            Greet("alice").schedule(),
+            asyncio.to_thread(command_line, "status"),
+            asyncio.to_thread(command_line, "setup"),
+            return_exceptions=True,
+        )
+        assert isinstance(submitted, SendTaskError)
+        assert str(submitted).startswith("no leader for 10 s: ")
+        for command in (status, setup):
+            assert isinstance(command, subprocess.CompletedProcess)
+            assert (command.returncode, "no leader for 10 s" in command.stderr) == (69, True), command.stderr
+        assert last.is_running
