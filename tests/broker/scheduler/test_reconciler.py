@@ -33,7 +33,7 @@ class DyingConnection:
     def __init__(self, connection: Connection, at: int) -> None:
         self._connection = connection
         self._left = at
-        self.clock = connection.clock
+        self.clock, self.in_cluster = connection.clock, connection.in_cluster
         self.asked: list[str] = []
 
     def _point(self) -> None:

@@ -24,7 +24,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -69,7 +69,6 @@ class Bucket:
     Every method raises `ServerUnavailableError` when no answer came, and `ApiError` when the server refused.
 
     Args:
-        timeout: Seconds for one request. None: as `Connection.api` and `publish` do.
         overdue: A key that the server still has this long after its end counts as gone.
         headers: Further headers of each write, which `history` returns.
     """
@@ -79,14 +78,12 @@ class Bucket:
         connection: Connection,
         name: str,
         *,
-        timeout: float | None = None,
         overdue: timedelta = OVERDUE_AFTER,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self._connection = connection
         self._stream = f"KV_{name}"
-        self._timeout = timeout
         self._overdue = overdue
         self._headers = dict(headers or {})
 
@@ -135,7 +132,7 @@ class Bucket:
         if ttl is not None:
             headers[TTL] = f"{math.ceil(ttl.total_seconds())}s"
         subject = self._connection.bucket_subject(self._subject(key))
-        return (await publish(self._connection, subject, value, headers, timeout=self._timeout)).seq
+        return (await publish(self._connection, subject, value, headers)).seq
 
     async def put(self, key: str, value: bytes, ttl: timedelta) -> int:
         """Store a key, whatever its revision is, and return the new one.
@@ -172,7 +169,7 @@ class Bucket:
 
     async def delete(self, key: str, revision: int) -> None:
         """Delete exactly this revision; nothing happens when it is gone already."""
-        await delete_message(self._connection, self._stream, revision, timeout=self._timeout, strict=True)
+        await delete_message(self._connection, self._stream, revision, strict=True)
 
     async def keys(self, below: str | None = None) -> list[str]:
         """List all keys, markers included, in no order.
@@ -184,7 +181,6 @@ class Bucket:
             self._connection,
             self._stream,
             self._subject(">" if below is None else f"{below}.*"),
-            timeout=self._timeout,
         )
         prefix = self._subject("")
         return [subject.removeprefix(prefix) for subject in subjects]
@@ -246,14 +242,14 @@ class Bucket:
 
     async def _ask_clock(self) -> datetime:
         """The present time by the server's clock."""
-        info = await self._connection.api(f"STREAM.INFO.{self._stream}", {}, timeout=self._timeout)
+        info = await self._connection.api(f"STREAM.INFO.{self._stream}", {})
         return from_rfc3339(info["ts"])
 
     async def _last(self, key: str) -> StoredMessage | None:
         return await self._read(last_by_subj=self._subject(key))
 
-    async def _read(self, **query: object) -> StoredMessage | None:
-        return await read_message(self._connection, self._stream, timeout=self._timeout, strict=True, **query)
+    async def _read(self, **query: Any) -> StoredMessage | None:
+        return await read_message(self._connection, self._stream, strict=True, **query)
 
     async def _revision_if_gone(self, key: str) -> int | None:
         """The revision to replace where a key is gone, 0 for none; None: the key exists."""

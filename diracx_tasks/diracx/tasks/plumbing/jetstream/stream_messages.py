@@ -104,13 +104,10 @@ async def read_messages(
         sequence = message.sequence + 1
 
 
-async def delete_message(
-    connection: Connection, stream: str, sequence: int, *, timeout: float | None = None, strict: bool = False
-) -> None:
+async def delete_message(connection: Connection, stream: str, sequence: int, *, strict: bool = False) -> None:
     """Delete one message; nothing happens when it is gone already.
 
     Args:
-        timeout: Seconds for the answer, as for `Connection.api`.
         strict: Whether a missing stream is an `ApiError`.
 
     Raises:
@@ -118,12 +115,12 @@ async def delete_message(
         ApiError: The server refused.
     """
     try:
-        await connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}, timeout=timeout)
+        await connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
     except ApiError as error:
         if error.err_code not in _MAYBE_GONE:
             raise
         # MESSAGE_DELETE_FAILED also stands for a store that failed.
-        if await read_message(connection, stream, timeout=timeout, strict=strict, seq=sequence) is not None:
+        if await read_message(connection, stream, strict=strict, seq=sequence) is not None:
             raise
 
 
@@ -131,13 +128,8 @@ async def subjects_of(
     connection: Connection,
     stream: str,
     pattern: str,
-    *,
-    timeout: float | None = None,
 ) -> list[str]:
     """List the subjects that match `pattern` and have messages, in no order.
-
-    Args:
-        timeout: Seconds for each page, as for `Connection.api`.
 
     Raises:
         ServerError: As `Connection.api`.
@@ -145,7 +137,7 @@ async def subjects_of(
     found: list[str] = []
     while True:
         request = {"subjects_filter": pattern, "offset": len(found)}
-        info = await connection.api(f"STREAM.INFO.{stream}", request, timeout=timeout)
+        info = await connection.api(f"STREAM.INFO.{stream}", request)
         page = info["state"].get("subjects") or {}
         found += page
         if not page or len(found) >= info.get("total", 0):
