@@ -32,6 +32,8 @@ BATCH_BYTES: Final = 2 * 1024 * 1024
 
 ANSWER_SECONDS: Final = 10.0
 """How long a batch may take."""
+REPLICA_SECONDS: Final = 3.0
+"""As `ANSWER_SECONDS`, in a cluster. The request may have gone to a server that has ended; then the leader is asked."""
 
 
 async def read_batches(
@@ -77,7 +79,7 @@ class _Batch:
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def read(self, subject: str, first: int) -> list[StoredMessage] | None:
-        """The messages of this batch; empty at the end of the stream. None: nobody answers this user directly."""
+        """The messages of this batch; empty at the end of the stream. None: nobody answers directly."""
         inbox = self._connection.client.new_inbox()
         subscription = await self._connection.client.listen(inbox, self._receive)
         self._connection.on_permission_denied(self._deny)
@@ -91,10 +93,13 @@ class _Batch:
         return None if status == NO_RESPONDERS else self._messages
 
     async def _until_ended(self) -> str:
+        in_cluster = self._connection.in_cluster
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(REPLICA_SECONDS if in_cluster else ANSWER_SECONDS):
                 return await self._ended
         except TimeoutError:
+            if in_cluster:
+                return NO_RESPONDERS
             raise RequestTimeoutError(self._subject, ANSWER_SECONDS) from None
 
     def _receive(self, message: Msg) -> None:
