@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import pytest
@@ -194,25 +193,6 @@ async def test_an_unsafe_difference_is_an_error_that_names_asset_and_field(
     assert caught.value.asset in str(caught.value)
     assert "\n" not in str(caught.value)
     assert {str(asset): await config_of(connection, asset) for asset in wanted} == before
-
-
-async def test_the_beginning_of_the_source_is_updated_and_the_source_keeps_its_place(
-    connection: Connection, names: Namespace
-) -> None:
-    """A leader that does not know how far the queue had come would begin with the last message of the queue."""
-    wanted = assets(names)
-    (queue,) = (asset for asset in wanted if "sources" in asset.config)
-    transforms = queue.config["sources"][0]["subject_transforms"]
-    old = changed(queue, sources=[{"name": names.later_stream, "subject_transforms": transforms}])
-    await ensure(connection, [old if asset is queue else asset for asset in wanted])
-    assert await ensure(connection, wanted) == [f"updated stream {names.tasks_stream}: sources"]
-    for count in (1, 2):
-        await connection.request(names.due_subject(Priority.NORMAL, Size.SMALL), b"{}")
-        await wait_until(partial(_holds, connection, names.tasks_stream, count), description=f"{count} arrived")
-
-
-async def _holds(connection: Connection, stream: str, count: int) -> bool:
-    return bool((await connection.api(f"STREAM.INFO.{stream}"))["state"]["messages"] == count)
 
 
 async def test_a_queue_with_another_filter_is_an_error_that_names_it(

@@ -40,6 +40,7 @@ Crash points:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
@@ -47,7 +48,7 @@ from typing import Any, Final
 
 from diracx.tasks.plumbing.background import carried_through
 from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
-from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.execution.job import (
     Cancelled,
     Dead,
@@ -74,6 +75,9 @@ from diracx.tasks.plumbing.worker.settlement.lock_backoff import LockBackoff
 from diracx.tasks.plumbing.worker.settlement.nak_batcher import NakBatcher
 
 logger = logging.getLogger("diracx.tasks.worker")
+
+RETRY_SECONDS: Final = 0.5
+"""The time between two tries to delete what a finished message left."""
 
 _FINISHING: Final = (Succeeded, Discarded, Cancelled, Dead, WrongQueue)
 """Outcomes that end with an ack or a term."""
@@ -318,17 +322,22 @@ class Settlement:
         """
         await self._delete(lease, name, "attempt record", lambda: self._attempts.forget(attempts))
         if (origin := lease.delivery.origin) is not None:
+            self.on_writing(lease)
             await self._delete(lease, name, f"copy in {origin[0]}", lambda: delete_message(self._connection, *origin))
 
     async def _delete(self, lease: Lease, name: str, what: str, delete: Callable[[], Awaitable[object]]) -> None:
-        """Delete a remnant of a finished message. An error is only logged: the message is settled, which counts."""
+        """Delete a remnant of a finished message. It is tried for as long as the lease held, since the leader of its
+        stream may be away. An error is only logged: the message is settled, which counts."""
         try:
-            try:
-                await delete()
-            except ServerError:
-                if self._connection.is_connected or not await self._connection.wait_connected(max(0, lease.remaining)):
-                    raise
-                await delete()
+            while True:
+                try:
+                    await delete()
+                    return
+                except ServerUnavailableError:
+                    if lease.remaining <= 0:
+                        raise
+                await self._connection.wait_connected(max(0, lease.remaining))
+                await asyncio.sleep(RETRY_SECONDS)
         except Exception as error:
             sequence = lease.delivery.sequence
             logger.warning("%s (message %d) is settled, but its %s was not deleted: %s", name, sequence, what, error)
