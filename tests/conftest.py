@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from diracx.tasks.plumbing.embedded.cluster import EmbeddedCluster
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError, find_nats_server
 from diracx.tasks.testing import wait_until
+from support.cluster import three_replicas
 from support.nats_command import find_nats
 
 # The time of an example is no criterion on a busy machine.
@@ -24,6 +26,10 @@ NO_NATS_COMMAND = (
     "the commands of nats/README.md were not run"
 )
 
+ONE_SERVER = "one server only"
+"""How the reason of a test begins that is not tried on a cluster."""
+OWN_SERVER = f"{ONE_SERVER}: the test has a server of its own or none, so the cluster changes nothing"
+
 TESTS = Path(__file__).parent
 # An extension with tests of its own, which need it installed; see process/test_reference_extension.py.
 collect_ignore = ["gubbins"]
@@ -32,7 +38,11 @@ MARKED_FOLDERS = ("broker", "process", "cluster")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--cluster`."""
-    parser.addoption("--cluster", action="store_true", help="run tests/cluster too, on clusters of three servers")
+    parser.addoption(
+        "--cluster",
+        action="store_true",
+        help="run tests/cluster too; the shared server is one of a cluster of three, and meshes have three replicas",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -49,13 +59,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests of the nats command without it. Without a server fail at once, in one line, those that need one."""
+    """Skip tests of the nats command without it, and with `--cluster` those that are no tests of a cluster.
+
+    Without a server fail at once, in one line, those that need one.
+    """
     if item.get_closest_marker("nats_command") and find_nats() is None:
         pytest.skip(NO_NATS_COMMAND)
+    if item.config.getoption("--cluster"):
+        _skip_what_needs_one_server(item)
     if any(item.get_closest_marker(marker) for marker in MARKED_FOLDERS):
         missing = _missing_server()
         if missing:
             pytest.fail(missing, pytrace=False)
+
+
+def _skip_what_needs_one_server(item: pytest.Item) -> None:
+    if marker := item.get_closest_marker("one_server"):
+        (reason,) = marker.args
+        pytest.skip(f"{ONE_SERVER}: {reason}")
+    if item.get_closest_marker("cluster") is None and "server" not in getattr(item, "fixturenames", ()):
+        pytest.skip(OWN_SERVER)
 
 
 def _missing_server() -> str:
@@ -66,12 +89,22 @@ def _missing_server() -> str:
     return ""
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Report in the last line how many tests were skipped for want of the nats command."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    count = sum(NO_NATS_COMMAND in str(report.longrepr) for report in skipped)
-    if count:
-        terminalreporter.write_line(f"NOT TRIED: {count} tests, since {NO_NATS_COMMAND}", yellow=True, bold=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Report in the last lines what was not tried: for want of the nats command, on the cluster, of a cluster."""
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    lines = []
+    if count := sum(NO_NATS_COMMAND in reason for reason in reasons):
+        lines.append(f"NOT TRIED: {count} tests, since {NO_NATS_COMMAND}")
+    if count := sum(ONE_SERVER in reason for reason in reasons):
+        own = sum(OWN_SERVER in reason for reason in reasons)
+        lines.append(
+            f"NOT TRIED on the cluster: {count} tests, of which {own} have a server of their own or none, and "
+            f"{count - own} are marked `one_server`; scripts/test runs them"
+        )
+    if not config.getoption("--cluster") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        lines.append("NOT TRIED: tests/cluster, what three servers change; scripts/test --cluster runs it")
+    for line in lines:
+        terminalreporter.write_line(line, yellow=True, bold=True)
 
 
 @pytest.fixture(autouse=True)
@@ -96,10 +129,34 @@ async def loop_that_ends_empty() -> AsyncIterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedServer]:
-    """The server that all tests of this process share; each test has its own `namespace` on it."""
-    with EmbeddedServer() as shared:
+def cluster() -> Iterator[EmbeddedCluster]:
+    """The cluster that all tests of this process share. A test that ends a server starts it again."""
+    with EmbeddedCluster() as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    """The server that all tests of this process share; each test has its own `namespace` on it.
+
+    With `--cluster` it is one of three: most leaders are elsewhere.
+    """
+    if request.config.getoption("--cluster"):
+        shared: EmbeddedCluster = request.getfixturevalue("cluster")
+        yield shared.servers[0]
+        return
+    with EmbeddedServer() as single:
+        yield single
+
+
+@pytest.fixture(autouse=True)
+def replicas(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--cluster`, a mesh on the shared server has three replicas."""
+    if request.config.getoption("--cluster") and "server" in request.fixturenames:
+        with three_replicas():
+            yield
+    else:
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Clusters of three servers, and a mesh with three replicas on them."""
+"""A cluster for one test, and a mesh with three replicas on the shared one, which is the fixture `cluster`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import pytest
 
 from diracx.tasks.plumbing.embedded.cluster import EmbeddedCluster
 from support.cluster import ClusterMesh
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[EmbeddedCluster]:
-    """The cluster that all tests of this process share. A test that ends a server starts it again."""
-    with EmbeddedCluster() as shared:
-        yield shared
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Self
+from unittest import mock
 
 from diracx.tasks.plumbing.embedded.cluster import ClusteredServer, EmbeddedCluster
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -19,6 +20,16 @@ from support.mesh import TaskMesh
 
 REPLICAS = 3
 LEADER_SECONDS = 60.0
+
+
+@contextmanager
+def three_replicas() -> Iterator[None]:
+    """Let `assets(namespace)` define three replicas in this process, whoever creates the mesh.
+
+    What another process creates has the replicas of its definition, one.
+    """
+    with mock.patch.object(assets, "__defaults__", (REPLICAS,)):
+        yield
 
 
 @asynccontextmanager
