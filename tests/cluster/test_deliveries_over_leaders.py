@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -45,6 +46,11 @@ def _records() -> Iterator[None]:
     failed_at.clear()
 
 
+async def waits(mesh: ClusterMesh, number: int) -> bool:
+    """Whether so many tasks are not settled."""
+    return await mesh.waiting() == number
+
+
 async def ends(mesh: ClusterMesh, in_flight_seconds: float) -> int:
     """Kill the leader of the consumer with a task in flight, one that waits for its retry, and some that have ended.
 
@@ -55,10 +61,6 @@ async def ends(mesh: ClusterMesh, in_flight_seconds: float) -> int:
         How many deliveries the worker carried to an end.
     """
     mesh.register(Record, Wait, FailsOnce)
-
-    async def only_two_wait() -> bool:
-        return await mesh.waiting() == 2
-
     async with mesh.working() as worker:
         for task in (Wait(n=0), FailsOnce(), *(Record(n=number) for number in range(1, 21))):
             await task.schedule()
@@ -67,7 +69,7 @@ async def ends(mesh: ClusterMesh, in_flight_seconds: float) -> int:
             description="one is in flight, and one waits",
             timeout=PATIENCE,
         )
-        await wait_until(only_two_wait, description="the others are settled", timeout=PATIENCE)
+        await wait_until(partial(waits, mesh, 2), description="the others are settled", timeout=PATIENCE)
         await mesh.end_leader(mesh.namespace.tasks_stream, "normal-small")
         goes_on_until = time.monotonic() + in_flight_seconds
         await wait_until(
@@ -76,11 +78,7 @@ async def ends(mesh: ClusterMesh, in_flight_seconds: float) -> int:
             timeout=PATIENCE + in_flight_seconds,
         )
         recording_tasks.go.set()
-
-        async def all_settled() -> bool:
-            return await mesh.waiting() == 0
-
-        await wait_until(all_settled, description="all are settled", timeout=PATIENCE)
+        await wait_until(partial(waits, mesh, 0), description="all are settled", timeout=PATIENCE)
     assert sorted(recording_tasks.ran) == list(range(21))
     assert recording_tasks.most_at_once == [1]
     first, second = failed_at

@@ -103,8 +103,10 @@ def with_replicas(asset: Asset, replicas: int) -> Asset:
 
 
 def _replicas_watched(replicas: int) -> dict[str, str]:
-    # `nats server check` refuses to count the peers of a stream without copies.
-    return {f"{MONITOR}.peer-expect": str(replicas)} if replicas > 1 else {}
+    # `nats server check` refuses to count the peers of a stream without copies. A follower that is full stops copying
+    # and tells no client.
+    watched = {"peer-expect": str(replicas), "peer-lag-critical": "1000", "peer-seen-critical": "10s"}
+    return {f"{MONITOR}.{name}": at for name, at in watched.items()} if replicas > 1 else {}
 
 
 def _tasks(namespace: Namespace) -> Asset:
