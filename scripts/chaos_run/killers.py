@@ -65,12 +65,11 @@ class Killers:
 
     async def _kill_steadily(self, count: int) -> None:
         assert self._every is not None
-        started = boottime()
-        for number in range(1, count + 1):
-            moment = started + number * self._every
-            await asyncio.sleep(max(0.0, moment - boottime()))
+        for _ in range(count):
+            begun = boottime()
             # A server that has not caught up in time must not delay the next kill.
-            await self._kill_a_server(max(0.0, moment + self._every - boottime() - AWAY_SECONDS))
+            await self._kill_a_server(max(0.0, self._every - AWAY_SECONDS))
+            await asyncio.sleep(max(0.0, begun + self._every - boottime()))
 
     async def _stop_a_worker(self) -> None:
         past_the_lease = self._disturbances.ack_wait + self._choose.uniform(0.5, 2)

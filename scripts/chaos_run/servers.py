@@ -102,15 +102,16 @@ class ThreeServers(Servers):
             locks=(locks,),
         )
         self._roles = itertools.cycle([names.later_stream, names.tasks_stream, consumer, locks, attempts, META])
+        self._leading: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        """Ends when the elections after the latest outage are over."""
+        self._leading.set_result(0.0)
         self._watching: list[asyncio.Task[None]] = []
 
     async def kill(self, choose: random.Random, ready_seconds: float = READY_SECONDS) -> None:
-        """Kill the leader of the next role that has one; wait until the cluster is ready, or the time is over."""
-        roles = await asyncio.to_thread(self._leaders)
-        role = next(role for role in self._roles if role in roles or not roles)
-        server = roles.get(role) or choose.choice(self._cluster.servers)
-        why = role if role in roles else "no leader was there to kill"
-        await self._away(server, server.kill, why, choose.uniform(0, AWAY_SECONDS))
+        """Kill the leader of the next role, once it has one; wait until the cluster is ready, or the time is over."""
+        role = next(self._roles)
+        server = await self._leader(role)
+        await self._away(server, server.kill, role, choose.uniform(0, AWAY_SECONDS))
         await self._wait_ready(ready_seconds, required=ready_seconds >= READY_SECONDS)
 
     async def restart(self) -> None:
@@ -122,7 +123,7 @@ class ThreeServers(Servers):
     async def settle(self) -> None:
         """Wait until all servers are ready, and every outage has ended."""
         await self._wait_ready(READY_SECONDS)
-        await asyncio.gather(*self._watching)
+        await asyncio.wait_for(asyncio.gather(*self._watching), READY_SECONDS)
 
     async def _away(self, server: ClusteredServer, end: Callable[[], None], why: str, seconds: float) -> None:
         led, pids = await asyncio.to_thread(self._led_by, server)
@@ -134,27 +135,34 @@ class ThreeServers(Servers):
         await asyncio.to_thread(server.start)
         outage = Outage(begun, boottime(), server.name, led, pids, why=why)
         self._watching.append(asyncio.create_task(self._record(outage, leading), name=f"outage of {server.name}"))
+        self._leading = leading
 
     async def _record(self, outage: Outage, leading: asyncio.Task[float]) -> None:
         led_again = await leading
         ended = max(outage.ended, led_again)
         self._disturbances.server_outages.append(replace(outage, ended=ended, led_again=led_again))
 
+    async def _leader(self, role: str) -> ClusteredServer:
+        """Wait for the leader of a stream, a consumer or the cluster."""
+        while (leader := (await asyncio.to_thread(self._leaders)).get(role)) is None:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(_POLL_SECONDS)
+        return leader
+
     async def _until_led(self, groups: frozenset[str]) -> float:
         """Wait until these streams and consumers have leaders, and return when that was seen."""
-        deadline = boottime() + READY_SECONDS
-        while missing := groups - (await asyncio.to_thread(self._leaders)).keys():
-            if boottime() > deadline:
-                raise EmbeddedServerError(f"no leader for {READY_SECONDS:g} s: {', '.join(sorted(missing))}")
+        while not groups <= (await asyncio.to_thread(self._leaders)).keys():  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(_POLL_SECONDS)
         return boottime()
 
     async def _wait_ready(self, seconds: float, required: bool = True) -> None:
+        """Wait until all servers are ready, and the elections after the latest outage are over."""
         try:
-            await asyncio.to_thread(self._cluster.wait_ready, seconds)
-        except EmbeddedServerError:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._leading)
+                await asyncio.to_thread(self._cluster.wait_ready, seconds)
+        except (TimeoutError, EmbeddedServerError) as error:
             if required:
-                raise
+                raise EmbeddedServerError(f"{seconds:g} s after one was started: {error or 'no leaders'}") from None
 
     def _leaders(self) -> dict[str, ClusteredServer]:
         """Who leads each stream and consumer by its own account, and the cluster."""

@@ -44,6 +44,9 @@ STORE_FAILED = 10077
 """The stream did not store a message: `maximum bytes exceeded`, `maximum messages exceeded` or a failing disk."""
 ID_IN_PROCESS = 10158
 """A message with this `Nats-Msg-Id` is being stored by a cluster; its end is not known yet."""
+WRITE_IN_PROCESS = 10164
+"""Another message on this subject is being stored by a cluster, so its last sequence is not known yet. Its words are
+those of `WRONG_LAST_SEQUENCE`."""
 BATCH_INCOMPLETE = 10176
 """The leader of a stream does not have the first messages of a batch: it has changed meanwhile. Nothing was stored."""
 DUPLICATE_MESSAGE_ID = 10201

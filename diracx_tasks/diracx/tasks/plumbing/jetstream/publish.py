@@ -32,6 +32,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
     STREAM_NOT_FOUND,
     TOO_MANY_BATCHES,
     WHERE_TO_LOOK,
+    WRITE_IN_PROCESS,
     ApiError,
     NoLeaderError,
     NoRespondersError,
@@ -54,7 +55,7 @@ _LOOK_SECONDS: Final = 1.0
 """How long a look at a stream takes that nobody answers for."""
 
 
-_PASSING: Final = frozenset({BATCH_INCOMPLETE, ID_IN_PROCESS, TOO_MANY_BATCHES})
+_PASSING: Final = frozenset({BATCH_INCOMPLETE, ID_IN_PROCESS, TOO_MANY_BATCHES, WRITE_IN_PROCESS})
 """Refusals that end by themselves. Nothing was stored."""
 
 
