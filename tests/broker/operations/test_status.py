@@ -89,6 +89,7 @@ async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh:
         "held",
         "groups",
         "cancelled",
+        "catching_up",
     ]
     assert document["namespace"] == mesh.namespace.name
     assert document["server"].startswith("nats://127.0.0.1:")
@@ -113,7 +114,7 @@ async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh:
     assert document["scheduler"] == {"leader": None, "standbys": [], "clock_ahead_seconds": {}}
     assert document["workers"] == []
     assert document["held"] == []
-    assert (document["groups"], document["cancelled"]) == (0, 0)
+    assert (document["groups"], document["cancelled"], document["catching_up"]) == (0, 0, [])
 
 
 async def test_waiting_tasks_are_counted_by_queue_with_the_age_of_the_oldest(mesh: TaskMesh) -> None:

@@ -324,3 +324,11 @@ def test_open_groups_and_notes_of_cancellation_have_a_line_only_where_there_are_
         text = plain(a_snapshot(status=status))
         lines += [line.split() for line in text.splitlines() if line.startswith(("groups", "cancelled"))]
     assert lines == [["groups", "3"], ["cancelled", "1", "note"], ["groups", "many"], ["cancelled", "2", "notes"]]
+
+
+def test_replicas_that_are_catching_up_have_a_line_only_where_there_are_any() -> None:
+    snapshot = a_snapshot()
+    assert "catching up" not in plain(snapshot)
+    behind = ["stream DIRACX_LATER: server-2 is offline", "bucket diracx_locks: has no leader"]
+    text = plain(a_snapshot(status=msgspec.structs.replace(snapshot.status, catching_up=behind)))
+    assert re.search(f"^catching up +{behind[0]}; {behind[1]}$", text, re.MULTILINE)

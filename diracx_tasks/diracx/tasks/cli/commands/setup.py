@@ -11,7 +11,10 @@ import rich_click as click
 from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.options import Access, Number, log_option, server_options
 from diracx.tasks.cli.terminal.output import say
+from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets, with_replicas
+from diracx.tasks.plumbing.jetstream.errors import NO_SUITABLE_PEERS, NOT_CLUSTERED, ApiError
+from diracx.tasks.plumbing.jetstream.replicas import Replicas, catching_up, read_replicas
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.operations.accounts import accounts_conf
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -34,15 +37,20 @@ def command(*, replicas: int | None, folder: Path | None, access: Access) -> Non
 
     A worker does the same at its start if its user has the permission. The command leaves equal assets alone, updates
     safe differences, and reports an unsafe difference as an error. It does not change the limits of an existing stream,
-    nor its replicas unless --replicas is given: these belong to the operator.
+    nor its replicas unless --replicas is given: these belong to the operator. On a cluster it says which replicas are
+    behind.
     """
     namespace = namespace_of(access)
     if folder is not None:
         for path in export(namespace, replicas or 1, folder):
             say(f"wrote {path}")
         return
-    done = asyncio.run(_ensure(access, wanted(namespace, replicas)))
-    say("\n".join(done) or f"namespace {namespace.name} is up to date")
+    done, waits = asyncio.run(_ensure(access, wanted(namespace, replicas), replicas))
+    lines = done if done or waits else [f"namespace {namespace.name} is up to date"]
+    if waits:
+        lines += [f"catching up: {each}" for each in waits]
+        lines.append("run `diracx-task-run setup` again to see whether all is there")
+    say("\n".join(lines))
 
 
 def wanted(namespace: Namespace, replicas: int | None) -> list[Asset]:
@@ -70,6 +78,37 @@ def export(namespace: Namespace, replicas: int, folder: Path) -> list[Path]:
     return written
 
 
-async def _ensure(access: Access, wanted: list[Asset]) -> list[str]:
+async def _ensure(access: Access, wanted: list[Asset], replicas: int | None) -> tuple[list[str], list[str]]:
+    """Create and update the assets.
+
+    Returns:
+        What was done, and which replicas are still behind.
+
+    Raises:
+        ServerError: There are too few servers, or the last change of replicas is not done; or as `ensure`.
+    """
     async with operator_connection(access, "setup") as connection:
-        return await ensure(connection, wanted, tolerant=False)
+        if replicas is not None:
+            refuse_haste(await read_replicas(connection, wanted), replicas)
+        try:
+            done = await ensure(connection, wanted, tolerant=False)
+        except ApiError as error:
+            if replicas is None or error.err_code not in (NOT_CLUSTERED, NO_SUITABLE_PEERS):
+                raise
+            raise ServerError(
+                f"{replicas} replicas need a cluster of {replicas} nats-servers or more: {error}"
+            ) from None
+        return done, catching_up(await read_replicas(connection, wanted))
+
+
+def refuse_haste(found: list[Replicas], replicas: int) -> None:
+    """Refuse to change the number of replicas while the last change is under way: the server would not answer.
+
+    Raises:
+        ServerError: An asset is still moving to another number.
+    """
+    if moving := [each for each in found if each.is_moving and each.wanted != replicas]:
+        raise ServerError(
+            f"the last change of replicas is not done: {'; '.join(catching_up(moving))}. "
+            f"Run `diracx-task-run setup` until nothing is catching up, then `setup --replicas {replicas}` again"
+        )

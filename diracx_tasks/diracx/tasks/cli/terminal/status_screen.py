@@ -29,6 +29,8 @@ NOT_SERVED: Final = "not served"
 """The line of tasks that workers give back, since a service is down; it is there only if there are any."""
 MISSING: Final = "missing"
 """The line of queues that the server does not have, and the mark of such a queue; it is there only if there are any."""
+CATCHING_UP: Final = "catching up"
+"""The line of replicas that are behind or away; it is there only if there are any."""
 CLOCKS: Final = "wrong clock"
 """The line of processes whose machine is far off the server's time; it is there only if there are any."""
 _TEXTS: Final = ("size", ISOLATED)
@@ -128,6 +130,8 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
         rows.append((CANCELLED, f"{status.cancelled} note{'s' if status.cancelled > 1 else ''}"))
     if gone := [f"{queue.priority}-{queue.size}" for queue in status.queues if queue.missing]:
         rows.append((MISSING, f"{', '.join(gone)}: run `diracx-task-run setup`"))
+    if status.catching_up:
+        rows.append((CATCHING_UP, one_line("; ".join(status.catching_up))))
     if wrong := _wrong_clocks(status):
         rows.append((CLOCKS, one_line(", ".join(wrong))))
     if status.held:
@@ -267,7 +271,7 @@ def _summary_table(snapshot: StatusSnapshot) -> RenderableType:
     table.add_column(overflow="ellipsis", no_wrap=True)
     for name, value in _summary(snapshot):
         alarming = (
-            name in (HELD, NOT_SERVED, MISSING, CLOCKS)
+            name in (HELD, NOT_SERVED, MISSING, CATCHING_UP, CLOCKS)
             or (name == "dead letters" and value != "0")
             or value.startswith("nobody")
         )

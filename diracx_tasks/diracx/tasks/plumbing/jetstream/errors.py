@@ -25,8 +25,8 @@ from typing import Final
 from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError, UnsendableError, shown
 
 # err_code of the JetStream API (server/errors.json of nats-server). The tests compare them with a real server.
-CLUSTER_NOT_AVAILABLE = 10008
-"""The cluster, a stream or a consumer has no leader at the moment; only a cluster says so."""
+NO_SUITABLE_PEERS = 10005
+"""The cluster has fewer servers than a stream is to have replicas, or too few of them are there."""
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
@@ -39,6 +39,8 @@ MESSAGE_DELETE_FAILED = 10057
 STREAM_NAME_IN_USE = 10058
 STREAM_NOT_FOUND = 10059
 WRONG_LAST_SEQUENCE = 10071
+NOT_CLUSTERED = 10074
+"""A server that stands alone keeps one replica."""
 JETSTREAM_NOT_ENABLED = 10076
 STORE_FAILED = 10077
 """The stream did not store a message: `maximum bytes exceeded`, `maximum messages exceeded` or a failing disk."""

@@ -27,6 +27,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.micro import ask_all
+from diracx.tasks.plumbing.jetstream.replicas import catching_up, read_replicas
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message, request_to_count
 from diracx.tasks.plumbing.jetstream.topology import missing
 from diracx.tasks.plumbing.operations.group_lookup import GroupReader
@@ -108,6 +109,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Groups that wait for their children; None: more records of groups are stored than are worth a count."""
     cancelled: int = 0
     """The notes by which operators have cancelled tasks."""
+    catching_up: list[str] = []
+    """On a cluster: a line for each stream, bucket and group of consumers that has no leader, or of which a replica is
+    behind, away or still to be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +154,16 @@ class StatusReader:
 
     async def _read(self) -> StatusSnapshot:
         names = self._namespace
-        (workers, schedulers), (info, consumers), (delayed, dead, locks, groups, cancelled) = await asyncio.gather(
+        (workers, schedulers), (info, consumers), counts, replicas = await asyncio.gather(
             self._ask_services(),
             asyncio.gather(
                 self._connection.api(f"STREAM.INFO.{names.tasks_stream}"),
                 self._connection.api(f"CONSUMER.LIST.{names.tasks_stream}"),
             ),
             self._counts(),
+            read_replicas(self._connection, assets(names)),
         )
+        delayed, dead, locks, groups, cancelled = counts
         now = from_rfc3339(info["ts"])
         in_flight = None if workers is None else _in_flight(workers)
         queues = await self._queues(consumers["consumers"], in_flight, now)
@@ -173,6 +179,7 @@ class StatusReader:
             held=_held(workers or ()),
             groups=groups,
             cancelled=cancelled,
+            catching_up=catching_up(replicas),
         )
         return StatusSnapshot(
             status=status,
