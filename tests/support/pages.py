@@ -14,6 +14,7 @@ DOCS = TOP / "diracx_tasks" / "docs"
 README, AUTHORS, OPERATORS = TOP / "README.md", DOCS / "authors.md", DOCS / "operators.md"
 NATS = TOP / "nats" / "README.md"
 BESIDE = DOCS / "beside-diracx.md"
+BACKUP = DOCS / "backup.md"
 PAGES = [
     README,
     NATS,

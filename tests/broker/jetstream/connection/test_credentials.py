@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import msgspec
+import nkeys  # type: ignore[import-untyped]
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
@@ -215,3 +218,42 @@ async def test_a_bucket_of_another_account_is_written_under_the_prefix_of_its_ap
             found = await Bucket(mesh, "b").read("k")
             assert found is not None
             assert found.value == b"2"
+
+
+def an_nkey() -> tuple[str, str]:
+    """A new user: its seed and its public key."""
+    pair = nkeys.from_seed(nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER))
+    return pair.seed.decode(), pair.public_key.decode()
+
+
+async def test_an_nkey_is_exchanged_without_a_restart_of_server_or_client(tmp_path: Path) -> None:
+    """First both users, then the new file, then the old user goes: the client is back as the new one."""
+    (seed, old), (new_seed, new) = an_nkey(), an_nkey()
+    file, replacement = tmp_path / "nkey", tmp_path / "nkey.new"
+    file.write_text(seed)
+    replacement.write_text(new_seed)
+    for path in (file, replacement):
+        path.chmod(0o600)
+    users = "authorization {{ users: [{}] }}".format
+    with EmbeddedServer(extra_config=users(f"{{ nkey: {old} }}")) as server:
+        async with connect(server, nkey=str(file)) as connection, connect(server, nkey=str(file)) as other:
+            server.extra_config = users(f"{{ nkey: {old} }}, {{ nkey: {new} }}")
+            server.reload()
+            replacement.rename(file)
+            # The reload has taken effect once the new user is let in; it disturbs nobody.
+            await wait_until(lambda: enters(server, file), description="the new user is let in")
+            assert (connection.generation, other.generation) == (0, 0)
+            assert connection.is_connected
+            server.extra_config = users(f"{{ nkey: {new} }}")
+            server.reload()
+            await wait_until(lambda: connection.generation and other.generation, description="both are back")
+            assert await connection.wait_connected(NEVER)
+            await connection.api("INFO")
+
+
+async def enters(server: EmbeddedServer, nkey: Path) -> bool:
+    try:
+        async with connect(server, nkey=str(nkey)):
+            return True
+    except errors.AccessRefusedError:
+        return False

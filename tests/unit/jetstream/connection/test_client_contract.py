@@ -74,6 +74,8 @@ OF_CLIENT: dict[str, Relied] = {
     "_connect_command": Relied(
         "called by ours with the credentials of this server, unless TLS is wanted and not offered", kind="function"
     ),
+    "_nkeys_seed": Relied("the file of the nkey, which is read at each connect"),
+    "_setup_nkeys_seed_connect": Relied("called at each connect: it reads the public key", kind="function"),
     "_auth_configured": Relied("tells whether CONNECT has credentials; set for each server of its own"),
     "_parse_header_lines": Relied(
         "replaced by a faster one", kind="static", parameters=("raw",), digest="049cf69148e0"

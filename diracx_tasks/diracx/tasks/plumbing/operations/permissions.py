@@ -130,7 +130,8 @@ def _operator(names: Namespace) -> Role:
     return Role(
         "operator",
         "creates, repairs and replays: everything within the mesh",
-        (*subjects, f"{API}.>", "$JS.ACK.>", _SERVICES),
+        # A restore sends its chunks to the last one, and a backup acknowledges them there.
+        (*subjects, f"{API}.>", "$JS.ACK.>", _SERVICES, "$JS.SNAPSHOT.>"),
         (*inboxes, *subjects, "$JS.EVENT.ADVISORY.>"),
     )
 

@@ -18,6 +18,8 @@ changes it.
 * nats-py sends its credentials in the clear when TLS was asked for and the server offers none.
 * nats-py sends user and password of a URL as they are written there. Here they are decoded, as in any URL.
 * nats-py sends none to a server of the cluster that another one has named. Here it gets those of that other one.
+* nats-py reads the public key of an nkey file once, and the seed at each connect. So a new seed would be refused. Here
+  both are read at each connect, as nats-py does with a `.creds` file.
 * nats-py parses headers a character at a time, a third of the time that a received task costs.
 * nats-py validates each subject that it publishes to, also one that the server made. `answer` does not.
 * nats-py passes each message through a queue to a task of its subscription. That costs a turn of the event loop, and a
@@ -185,6 +187,8 @@ class PersistentClient(Client):
             raise SecureConnWantedError
         if self.url_credentials and server is not None:
             self._use_url_credentials(server)
+        if self._nkeys_seed is not None:
+            self._setup_nkeys_seed_connect()
         return super()._connect_command()
 
     def _use_url_credentials(self, server: Srv) -> None:
