@@ -54,7 +54,13 @@ async def used_meanwhile(mesh: ClusterMesh, end: Callable[[ClusteredServer], Non
     return names
 
 
-@pytest.mark.parametrize("end", [ClusteredServer.stop, ClusteredServer.kill], ids=["stopped", "killed"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(ClusteredServer.stop, id="stopped"),
+        pytest.param(ClusteredServer.kill, id="killed", marks=pytest.mark.long),
+    ],
+)
 async def test_a_publish_in_doubt_that_is_repeated_is_stored_once_also_at_the_next_leader(
     cluster_mesh: ClusterMesh, end: Callable[[ClusteredServer], None]
 ) -> None:
@@ -70,6 +76,7 @@ async def test_a_publish_in_doubt_that_is_repeated_is_stored_once_also_at_the_ne
     assert stored == Counter(names)
 
 
+@pytest.mark.long
 async def test_a_batch_in_doubt_is_stored_whole_or_not_at_all(cluster_mesh: ClusterMesh) -> None:
     mesh, subject = cluster_mesh, f"{cluster_mesh.namespace.name}.tasks.normal.small"
     tries = Counter[str]()

@@ -13,6 +13,7 @@ from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.jetstream.errors import ApiError
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
@@ -20,6 +21,7 @@ from support.mesh import TaskMesh
 
 REPLICAS = 3
 LEADER_SECONDS = 60.0
+NO_SUITABLE_PEERS = 10005
 
 
 @contextmanager
@@ -38,7 +40,16 @@ async def replicated(url: str, namespace: str) -> AsyncIterator[Connection]:
     settings = ConnectionSettings(servers=tuple(url.split(",")))
     opened = Connection.open(settings, name="a test", inbox_prefix="_INBOX_test", connect_timeout=LEADER_SECONDS)
     async with opened as connection:
-        await ensure(connection, assets(Namespace(namespace), REPLICAS))
+        async with asyncio.timeout(LEADER_SECONDS):
+            while True:
+                try:
+                    await ensure(connection, assets(Namespace(namespace), REPLICAS))
+                    break
+                except ApiError as error:
+                    # The leader of the cluster has not yet heard of a server that has just started again.
+                    if error.err_code != NO_SUITABLE_PEERS:
+                        raise
+                await asyncio.sleep(0.1)
         yield connection
 
 
