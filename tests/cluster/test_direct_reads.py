@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from diracx.tasks.plumbing.embedded.cluster import ClusteredServer
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
@@ -22,6 +23,25 @@ LIMIT_SECONDS = 90.0
 
 async def count(connection: Connection, stream: str) -> int:
     return len([message async for message in read_batches(connection, stream)])
+
+
+async def replace_elsewhere(
+    mesh: ClusterMesh, config: ConfigurationBucket, first: int, lagging: ClusteredServer
+) -> None:
+    """Write the second revision of the configuration, from a client that is at another server."""
+
+    async def written() -> bool:
+        if mesh.connection.server == lagging.url:
+            await mesh.connection.client.leave_server()
+            await mesh.connection.wait_connected(LIMIT_SECONDS)
+        try:
+            return bool(await config.write("{}\n", replacing=first))
+        except RevisionConflictError:
+            return True  # an earlier try has written it
+        except ServerError:
+            return False  # a leader was elected meanwhile
+
+    await wait_until(written, description="the others have the second revision", timeout=LIMIT_SECONDS)
 
 
 async def test_a_replica_that_lags_shows_old_lists_and_decides_nothing(namespace: str) -> None:
@@ -42,19 +62,7 @@ async def test_a_replica_that_lags_shows_old_lists_and_decides_nothing(namespace
             await wait_until(has_it, description="the replica has the first revision", timeout=LIMIT_SECONDS)
             cluster.cut_off(lagging)
 
-            async def written() -> bool:
-                """Whether the others take a new revision, from a client that is at one of them."""
-                if mesh.connection.server == lagging.url:
-                    await mesh.connection.client.leave_server()
-                    await mesh.connection.wait_connected(LIMIT_SECONDS)
-                try:
-                    return bool(await config.write("{}\n", replacing=first))
-                except RevisionConflictError:
-                    return True  # an earlier try has written it
-                except ServerError:
-                    return False  # a leader was elected meanwhile
-
-            await wait_until(written, description="the others have the second revision", timeout=LIMIT_SECONDS)
+            await replace_elsewhere(mesh, config, first, lagging)
 
             async def listed() -> bool:
                 return await count(mesh.connection, stream) == 2
