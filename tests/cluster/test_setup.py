@@ -1,4 +1,4 @@
-"""`setup --replicas` moves a mesh from one replica to three and back, and tells what is not there yet."""
+"""`setup --replicas` moves a mesh from one replica to three and back. It and `status` tell what is behind."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from diracx.tasks.plumbing.embedded.cluster import EmbeddedCluster
+from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import NotConnectedError
+from diracx.tasks.plumbing.jetstream.replicas import catching_up, read_replicas
+from diracx.tasks.plumbing.operations.status import StatusReader
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.testing import wait_until
 from support.cluster import ClusterMesh
 from support.command_line import CommandLine, isolated_environment
 from support.sample_tasks import Greet
@@ -71,3 +76,47 @@ async def test_setup_moves_a_mesh_to_three_replicas_and_back_and_says_what_is_ca
         assert done.stderr.startswith("error: 5 replicas need a cluster of 5 nats-servers or more: ")
         assert (await mesh.burst()).processed == TASKS
         await mesh.remove()
+
+
+async def test_status_names_a_server_that_is_away_and_that_it_is_back(cluster_mesh: ClusterMesh) -> None:
+    status = StatusReader(cluster_mesh.connection, cluster_mesh.namespace)
+    leader = await cluster_mesh.leader(cluster_mesh.namespace.tasks_stream)
+    away = next(server for server in cluster_mesh.cluster.servers if server is not leader)
+    line = f"stream {cluster_mesh.namespace.tasks_stream}: {away.name} is offline"
+
+    async def told() -> bool:
+        try:
+            return line in (await status.read()).status.catching_up
+        except ServerError:
+            return False  # another stream, or the cluster, elects a leader
+
+    async def nothing_told() -> bool:
+        try:
+            return (await status.read()).status.catching_up == []
+        except ServerError:
+            return False
+
+    away.stop()
+    await wait_until(told, description="status names it", timeout=MOVED_SECONDS)
+    away.start()
+    await wait_until(nothing_told, description="status has nothing to tell", timeout=MOVED_SECONDS)
+
+
+async def test_without_a_majority_each_stream_is_said_to_have_no_leader(
+    own_cluster: EmbeddedCluster, namespace: str
+) -> None:
+    async with ClusterMesh.on(own_cluster, namespace) as mesh:
+        for server in own_cluster.servers[1:]:
+            server.kill()
+
+        async def lines() -> list[str]:
+            try:
+                return catching_up(await read_replicas(mesh.connection, assets(mesh.namespace)))
+            except NotConnectedError:
+                return []  # the client moves to the server that is left
+
+        async def told() -> bool:
+            found = await lines()
+            return f"stream {mesh.namespace.tasks_stream}: has no leader" in found
+
+        await wait_until(told, description="it is told", timeout=MOVED_SECONDS)

@@ -75,7 +75,7 @@ async def read_replicas(connection: Connection, assets: Iterable[Asset]) -> list
     wanted = {
         asset.stream: info["config"].get("num_replicas", 1)
         for asset, info in zip(listed, infos, strict=True)
-        if info and asset.kind != "consumer"
+        if info and "config" in info and asset.kind != "consumer"
     }
     return [
         _replicas(asset, info, info.get("config", {}).get("num_replicas") or wanted.get(asset.stream, 1))
