@@ -112,8 +112,7 @@ async def test_an_empty_mesh_has_nine_empty_queues_in_order_and_no_process(mesh:
         assert (each["oldest_seconds"], each["paused_until"]) == (None, None)
     assert (document["delayed"], document["dead_letters"], document["locks"]) == (0, 0, 0)
     assert document["scheduler"] == {"leader": None, "standbys": [], "clock_ahead_seconds": {}}
-    assert document["workers"] == []
-    assert document["held"] == []
+    assert (document["workers"], document["held"]) == ([], [])
     assert (document["groups"], document["cancelled"], document["catching_up"]) == (0, 0, [])
 
 

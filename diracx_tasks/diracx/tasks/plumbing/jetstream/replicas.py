@@ -61,7 +61,7 @@ class Replicas:
 
 
 async def read_replicas(connection: Connection, assets: Iterable[Asset]) -> list[Replicas]:
-    """Read the replicas of the assets; empty on a server that stands alone.
+    """Read the replicas of the assets. A server that stands alone leads each, with no follower.
 
     An asset that is missing, or that this user may not look at, is left out.
 
