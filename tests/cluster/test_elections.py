@@ -84,7 +84,7 @@ async def leading(cluster: EmbeddedCluster) -> ClusteredServer:
     return leader
 
 
-@pytest.mark.parametrize("which", ["tasks", "later", "cluster"])
+@pytest.mark.parametrize("which", ["tasks", pytest.param("later", marks=pytest.mark.long), "cluster"])
 async def test_no_submission_fails_when_a_leader_is_killed_and_each_is_stored_once(
     cluster_mesh: ClusterMesh, which: str
 ) -> None:
@@ -116,7 +116,7 @@ async def beside(mesh: ClusterMesh, leader: ClusteredServer) -> AsyncIterator[Je
         yield broker
 
 
-@pytest.mark.parametrize("which", ["tasks", "cluster"])
+@pytest.mark.parametrize("which", ["tasks", pytest.param("cluster", marks=pytest.mark.long)])
 async def test_requests_wait_until_there_is_a_leader(cluster_mesh: ClusterMesh, tmp_path: Path, which: str) -> None:
     mesh, names = cluster_mesh, cluster_mesh.namespace
     mesh.register(Greet)
