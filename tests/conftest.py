@@ -151,8 +151,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture(autouse=True)
 def replicas(request: pytest.FixtureRequest) -> Iterator[None]:
-    """With `--cluster`, a mesh on the shared server has three replicas."""
-    if request.config.getoption("--cluster") and "server" in request.fixturenames:
+    """With `--cluster`, a mesh on the shared server has three replicas; on a server of the test's own it has one."""
+    names = set(request.fixturenames)
+    if request.config.getoption("--cluster") and "server" in names and "own_server" not in names:
         with three_replicas():
             yield
     else:

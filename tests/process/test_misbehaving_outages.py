@@ -29,6 +29,7 @@ async def unruly(bare: CommandLine, server: EmbeddedServer, on_the_server: OnThe
     return bare
 
 
+@pytest.mark.one_server("a client whose connection is cut goes to another server")
 @pytest.mark.parametrize("size", Size)
 async def test_outages_longer_than_a_lease_under_healthy_tasks_are_no_crashes(
     unruly: CommandLine, on_the_server: OnTheServer, server: EmbeddedServer, size: Size

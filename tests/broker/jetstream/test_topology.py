@@ -244,6 +244,7 @@ async def test_two_namespaces_on_one_server_do_not_meet(
     assert (await waiting(one), await waiting(other)) == (2, 1)
 
 
+@pytest.mark.one_server("a cluster has what is refused here")
 async def test_one_server_refuses_replicas_in_its_own_words(connection: Connection, names: Namespace) -> None:
     with pytest.raises(ApiError, match="replicas > 1"):
         await ensure(connection, assets(names, replicas=3))

@@ -318,6 +318,7 @@ async def test_a_namespace_without_a_mesh_is_an_error(connection: Connection, na
         await TaskLookup(connection, Namespace(namespace), TaskRegistry()).find("1")
 
 
+@pytest.mark.one_server("it makes a mesh on a server of its own")
 async def test_whoever_may_not_ask_the_workers_is_told_so(mesh: TaskMesh) -> None:
     users = '{ user: blind, password: x, permissions: { publish: { deny: "$SRV.>" } } }'
     with EmbeddedServer(

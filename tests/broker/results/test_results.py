@@ -95,7 +95,8 @@ async def test_a_value_that_cannot_be_kept_leaves_the_task_succeeded_and_says_wh
     mesh.register(Large, NoJson)
     most = mesh.connection.max_payload
     large, odd = await mesh.broker.submit_many([Large(most), NoJson()], keep_result=60)
-    await mesh.burst()
+    async with mesh.working() as worker:
+        await wait_until(lambda: worker.processed == 2, description="both have run", timeout=20)
     with pytest.raises(
         ResultIsMissingError, match=rf"not kept: its record has \d+ bytes, over the {most - 512} that fit"
     ):

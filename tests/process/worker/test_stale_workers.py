@@ -60,6 +60,7 @@ async def test_a_worker_that_was_stopped_past_its_lease_settles_nothing_when_it_
             assert await on_the_server.attempts() == 0
 
 
+@pytest.mark.one_server("a client whose connection is cut goes to another server")
 @pytest.mark.parametrize("size", CLASSES)
 @pytest.mark.parametrize("silently", [False, True], ids=["closed", "silent"])
 async def test_a_worker_that_was_cut_off_for_longer_than_its_lease_ends_its_task_and_settles_nothing(

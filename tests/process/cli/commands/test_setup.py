@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.command_line import CommandLine, OnTheServer
 
 
@@ -29,6 +31,7 @@ async def test_a_difference_that_cannot_be_updated_is_exit_69_and_names_the_fiel
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.one_server("a cluster has what is refused here")
 def test_more_replicas_than_servers_are_refused_in_the_servers_words(with_server: CommandLine) -> None:
     assert with_server("setup").returncode == 0
     done = with_server("setup", "--replicas", "3")
