@@ -26,6 +26,7 @@ from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.testing import wait_until
 from support.cluster import ClusterMesh
 from support.recording_tasks import Record
+from support.scheduling import SchedulingMesh, Ticks, more_than_once
 
 PATIENCE = 120.0
 """Seconds for elections, and what follows them, on a busy machine."""
@@ -174,3 +175,27 @@ async def restart_killed(mesh: ClusterMesh, server: ClusteredServer) -> None:
         assert await mesh.leader(stream) is not server
     await asyncio.to_thread(server.start)
     await asyncio.to_thread(mesh.cluster.wait_ready)
+
+
+class ScheduledMesh(ClusterMesh, SchedulingMesh):
+    """Schedulers on a cluster."""
+
+
+@pytest.mark.long
+async def test_no_occurrence_of_each_second_runs_twice_while_leaders_end(
+    own_cluster: EmbeddedCluster, namespace: str
+) -> None:
+    async with ScheduledMesh.on(own_cluster, namespace) as mesh:
+        mesh.register(Ticks)
+        async with handing_over(mesh), mesh.scheduling(name="one"), mesh.scheduling(name="two"):
+            for stream in (mesh.namespace.later_stream, f"KV_{mesh.namespace.locks_bucket}"):
+                await restart_killed(mesh, await mesh.leader(stream))
+            since = datetime.now(UTC)
+
+            async def goes_on() -> bool:
+                return any(each.due > since for each in await mesh.arrived())
+
+            await wait_until(goes_on, description="occurrences go on", timeout=PATIENCE)
+            occurrences = await mesh.arrived()
+    assert not more_than_once(occurrences)
+    assert len({each.due for each in occurrences}) == len(occurrences)
