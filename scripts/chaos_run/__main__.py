@@ -91,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
         "--max-late",
         type=float,
         metavar="SECONDS",
-        help="how late a task may begin that is due at a time, without the time of elections",
+        help="how late an urgent task may begin that is due at a time, without the time of elections",
     )
     parser.add_argument("--size", choices=["small", "medium", "large"], default="small", help="of the tasks; small")
     parser.add_argument("--seed", type=int, help="of the random generator; drawn if not given, and printed")
@@ -164,7 +164,7 @@ def document(plan: Plan, report: Report) -> dict[str, Any]:
                 "at": round(outage.begun - report.started, 1),
                 "leaders_after": round(outage.led_again - outage.begun, 1),
             }
-            for outage in disturbances.server_outages
+            for outage in sorted(disturbances.server_outages, key=lambda outage: outage.begun)
             if outage.led is not None
         ],
         "stops": sum(map(len, disturbances.stops.values())),
@@ -212,8 +212,7 @@ def text(plan: Plan, report: Report) -> str:
 
 def lines_of_a_cluster(found: dict[str, Any]) -> list[str]:
     """The outages, and what is measured beside them."""
-    late, spread = found["lateness"], "p50 {p50}, p99 {p99}, at most {max} s"
-    beside = late["beside_elections"]
+    spread = "p50 {p50}, p99 {p99}, at most {max} s"
     return [
         *(
             f"{each['at']:7.1f} s  {each['server']} ended ({each['why']}), all leaders {each['leaders_after']} s later"
@@ -222,9 +221,16 @@ def lines_of_a_cluster(found: dict[str, Any]) -> list[str]:
         f"executions under a lock: {found['holders_of_locks']:,}",
         f"occurrences of the schedule: {found['occurrences']:,}",
         f"occurrences that expired beside a disturbance: {found['occurrences_missed']:,}",
-        f"tasks that were due at a time: {late['count']:,}, late by {spread.format(**late)}",
-        f"  of these, beside an election: {beside['count']:,}, {spread.format(**beside)}",
-        f"  without the time of elections: {spread.format(**late['with_leaders'])}",
+        *(
+            line
+            for what, late in (("urgent", found["lateness_of_urgent"]), ("other", found["lateness"]))
+            for line in (
+                f"{what} tasks that were due at a time: {late['count']:,}, late by {spread.format(**late)}",
+                f"  of these, beside an election: {late['beside_elections']['count']:,}",
+                f"    late by {spread.format(**late['beside_elections'])}",
+                f"  without the time of elections: {spread.format(**late['with_leaders'])}",
+            )
+        ),
         f"failures of tasks by no fault of their own: {len(found['failures']):,}",
     ]
 

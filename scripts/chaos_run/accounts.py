@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import exclusion
 import lateness
 import occurrences
-from chaos_tasks import KINDS, LOCK_SECONDS, RETRIES, Child, Follows, GivesUp, Locked, Recovers, Spawns, Ticks
+from chaos_tasks import KINDS, LOCK_SECONDS, RETRIES, Child, Follows, GivesUp, Locked, Recovers, Spawns, Ticks, Urgent
 from diracx.tasks.plumbing.groups.records import callback_id
 from disturbances import Disturbances
 from groups import members, problems
@@ -18,6 +18,7 @@ from ledger import Ledger
 
 _ALWAYS_FAIL = {kind.__name__ for kind in KINDS if kind.always_fails}
 _MAY_FAIL = _ALWAYS_FAIL | {Recovers.__name__, Spawns.__name__}
+URGENT = {Ticks.__name__, Urgent.__name__}
 _RETRY = "a retry by its policy"
 
 
@@ -75,9 +76,18 @@ class Accountant:
         self._ledger.unexplained += problems(self._journal)
         self._ledger.holders = sum(map(len, exclusion.held(self._journal).values()))
         self._ledger.unexplained += exclusion.problems(self._journal, self._disturbances)
-        dues = {task_id: each.due for task_id, each in announced.items() if each.due is not None}
-        self._ledger.late = lateness.measure(self._journal, dues, self._disturbances.server_outages)
+        self._ledger.late = self._lateness(announced, urgent=False)
+        self._ledger.late_urgent = self._lateness(announced, urgent=True)
         return self._ledger
+
+    def _lateness(self, announced: dict[str, Submission], *, urgent: bool) -> lateness.Lateness:
+        """How late those tasks began that were due at a time."""
+        dues = {
+            task_id: each.due
+            for task_id, each in announced.items()
+            if each.due is not None and (each.kind in URGENT) is urgent
+        }
+        return lateness.measure(self._journal, dues, self._disturbances.server_outages)
 
     def _occurrences(self) -> dict[str, Submission]:
         """The occurrences of the schedule that ran."""
@@ -150,7 +160,9 @@ class Accountant:
         if before.end == "cancelled" and before.kind == Locked.__name__:
             cause = self._disturbances.cause_of_lost_lock(before.pid, before.ended, LOCK_SECONDS)
         if cause is None and before.end is not None and not recorded:
-            cause = self._disturbances.cause_of_forgotten_end(before.pid, before.begun, before.ended)
+            cause = self._disturbances.cause_of_forgotten_end(
+                before.pid, before.begun, before.ended, before.kind in URGENT
+            )
         if cause is None and due is not None:
             cause = self._disturbances.cause_of_second_firing(due)
         if cause is None:

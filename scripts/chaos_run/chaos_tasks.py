@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Final
 from diracx.tasks.depends import CallbackSpawner, GroupOutcomes
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask
 from diracx.tasks.plumbing.clock import boottime
-from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, FencingToken, MutexLock
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff, RetryPolicyBase
@@ -196,12 +196,19 @@ class Locked(Journaled):
         await asyncio.sleep(self.seconds)
 
 
+class Urgent(Journaled):
+    """Is due at a time, and does not wait behind the others then: how late it begins is the server's doing."""
+
+    priority = Priority.REALTIME
+
+
 @dataclasses.dataclass
 class Ticks(Journaled, PeriodicBaseTask):
     """Runs each second, where there is a scheduler."""
 
     number: int = 0
 
+    priority = Priority.REALTIME
     default_schedule: ClassVar[TaskScheduleBase] = IntervalSeconds(1)
 
     @property
@@ -339,6 +346,6 @@ UNRULY: Final[tuple[type[Journaled], ...]] = (
 """The tasks that misbehave."""
 
 KINDS: Final[tuple[type[Journaled], ...]] = (
-    *(Quick, Sleeps, Recovers, Dies, GivesUp, Submits, Child, Locked, Ticks, Spawns, Follows),
+    *(Quick, Sleeps, Recovers, Dies, GivesUp, Submits, Child, Locked, Urgent, Ticks, Spawns, Follows),
     *UNRULY,
 )

@@ -59,8 +59,10 @@ class Outage(Span):
 class Needs:
     """The streams and consumers of a cluster that a task depends on; none of them matter on a single server."""
 
-    delivery: tuple[str, ...] = ()
-    """Deliveries, leases and acks."""
+    normal: tuple[str, ...] = ()
+    """Deliveries, leases and acks of most tasks."""
+    urgent: tuple[str, ...] = ()
+    """The same of urgent ones."""
     end: tuple[str, ...] = ()
     """What is written before the ack."""
     locks: tuple[str, ...] = ()
@@ -98,20 +100,21 @@ class Disturbances:
             return _LAPSED
         return None
 
-    def cause_of_forgotten_end(self, pid: int, begun: float, ended: float) -> str | None:
+    def cause_of_forgotten_end(self, pid: int, begun: float, ended: float, urgent: bool = False) -> str | None:
         """The reason why the server does not know the end of an execution; None if there is none."""
+        delivery = self.needs.urgent if urgent else self.needs.normal
         if self.kill_within(pid, ended, ended + FLUSH_SECONDS):
             return "ended, and its worker was killed before the ack was out"
         for outage in self.server_outages:
             if outage.meets(ended - RECONNECT_SECONDS, ended + FLUSH_SECONDS) and (
-                concern := outage.concern(pid, (*self.needs.delivery, *self.needs.end))
+                concern := outage.concern(pid, (*delivery, *self.needs.end))
             ):
                 return f"ended, and {concern} before the ack was kept"
             if outage.begun - FLUSH_SECONDS <= begun <= outage.ended + RECONNECT_SECONDS and (
-                concern := outage.concern(pid, self.needs.delivery)
+                concern := outage.concern(pid, delivery)
             ):
                 return f"delivered, and {concern} before the delivery was kept"
-        return self._cause_of_lapse(pid, begun, ended)
+        return self._cause_of_lapse(pid, begun, ended, delivery)
 
     def cause_of_second_firing(self, due: float) -> str | None:
         """The reason why one schedule fired twice: the server stores the task, then removes the schedule.
@@ -123,14 +126,14 @@ class Disturbances:
             return "its schedule fired, and the server was killed before that was kept"
         return None
 
-    def _cause_of_lapse(self, pid: int, begun: float, ended: float) -> str | None:
+    def _cause_of_lapse(self, pid: int, begun: float, ended: float, delivery: tuple[str, ...]) -> str | None:
         if self.stop_within(pid, begun, ended + FLUSH_SECONDS):
             return _LAPSED
         if any(cut.meets(begun - RECONNECT_SECONDS, ended + FLUSH_SECONDS) for cut in self.cuts.get(pid, ())):
             return "its worker was cut off from the server"
         for outage in self.server_outages:
             if outage.meets(begun - self.ack_wait, ended + FLUSH_SECONDS) and (
-                concern := outage.concern(pid, self.needs.delivery)
+                concern := outage.concern(pid, delivery)
             ):
                 return f"its lease lapsed, since {concern}"
         return None

@@ -41,6 +41,9 @@ class Ledger:
     missed: int = 0
     """Occurrences that expired beside a disturbance: a later one ran in their place."""
     late: Lateness = field(default_factory=Lateness)
+    """Of delayed tasks that wait in the queue behind others when they are due."""
+    late_urgent: Lateness = field(default_factory=Lateness)
+    """Of delayed tasks and occurrences that do not."""
     groups: int = 0
     """Groups whose callback has been accounted for."""
     queued: int = 0
@@ -71,6 +74,7 @@ class Ledger:
             "occurrences": self.occurrences,
             "occurrences_missed": self.missed,
             "lateness": self.late.document(),
+            "lateness_of_urgent": self.late_urgent.document(),
             "groups": self.groups,
             "queued": self.queued,
             "lost": self.lost,

@@ -8,13 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
 from accounts import Submission
-from chaos_tasks import UNRULY, Dies, GivesUp, Journaled, Locked, Quick, Recovers, Sleeps, Spawns, Submits
+from chaos_tasks import UNRULY, Dies, GivesUp, Journaled, Locked, Quick, Recovers, Sleeps, Spawns, Submits, Urgent
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 
 BATCH_SECONDS = 0.5
 DELAYED_SHARE = 0.05
+URGENT_SHARE = 0.5
+"""Of the delayed tasks."""
 LOCKS = 5
 """How many mutexes tasks contend for."""
 
@@ -83,6 +85,8 @@ class Producer:
 
     async def _submit(self, task: Journaled) -> None:
         delay = self._choose.uniform(0.5, 3) if self._choose.random() < DELAYED_SHARE else None
+        if delay is not None and self._choose.random() < URGENT_SHARE:
+            task = Urgent(task.number)
         while True:
             at = None if delay is None else datetime.now(UTC) + timedelta(seconds=delay)
             due = None if delay is None else boottime() + delay

@@ -14,6 +14,7 @@ import journal
 import servers
 from accounts import Accountant
 from cancelling import Operator
+from chaos_tasks import Ticks
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -27,6 +28,9 @@ from seat import Seat
 from servers import Servers
 from support.queues import set_ack_wait
 from support.tcp_proxy import TcpProxy
+
+BEGIN_SECONDS = 60.0
+"""The schedule has run for the first time this long after workers and schedulers were started."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Plan:
     deadline: float
     """How long the mesh may take to drain after the last disturbance, in seconds."""
     max_late: float | None
-    """How late a task may begin that is due at a time, in seconds without those of elections; None: no limit."""
+    """How late an urgent task may begin, in seconds without those of elections; None: no limit."""
 
 
 @dataclass
@@ -102,6 +106,8 @@ async def carry_out(plan: Plan, folder: Path) -> Report:
         operator = Operator(broker, producer, plan.cancel, plan.children, random.Random(f"{plan.seed} cancelled"))
         crew = await stack.enter_async_context(working(plan, folder, mesh.url, disturbances))
         async with scheduling(plan, folder, mesh.url, disturbances, crew.problems):
+            if plan.schedulers:
+                await first_occurrence(folder / "journals")
             async with asyncio.TaskGroup() as group:
                 group.create_task(producer.run(), name="producer")
                 group.create_task(operator.run(plan.seconds), name="operator")
@@ -132,7 +138,7 @@ def complaints(plan: Plan, ledger: Ledger, producer: Producer) -> list[str]:
     if plan.cluster:
         found += [f"submission with an error: {line}" for line in producer.errors]
         found += [f"failed for no fault of its own: {line}" for line in ledger.failures]
-    worst = ledger.late.worst
+    worst = ledger.late_urgent.worst
     if plan.max_late is not None and worst is not None and worst.with_leaders > plan.max_late:
         found.append(
             f"{worst.task_id} began {worst.seconds:.1f} s late, {worst.with_leaders:.1f} s of them with all leaders; "
@@ -181,6 +187,24 @@ async def scheduling(
     logs = (folder / f"scheduler-{place}.log" for place in range(plan.schedulers))
     async with kept([Seat(["scheduler"], environment, log, disturbances) for log in logs], problems):
         yield
+
+
+def has_run(kind: str, journals: Path) -> bool:
+    """Whether a task of this kind has begun in any process."""
+    return any(f" {kind} " in path.read_text("ascii") for path in journals.glob("*.journal"))
+
+
+async def first_occurrence(journals: Path) -> None:
+    """Wait until the schedule runs, so that each of its occurrences from then on is accounted for.
+
+    Raises:
+        RuntimeError: It did not begin in time.
+    """
+    deadline = boottime() + BEGIN_SECONDS
+    while not await asyncio.to_thread(has_run, Ticks.__name__, journals):
+        if boottime() > deadline:
+            raise RuntimeError(f"the schedule has not begun after {BEGIN_SECONDS:g} s; see the logs with --keep")
+        await asyncio.sleep(0.1)
 
 
 @asynccontextmanager

@@ -97,7 +97,8 @@ class ThreeServers(Servers):
         names, consumer = namespace, f"{namespace.tasks_stream}/normal-{size}"
         locks, attempts = f"KV_{names.locks_bucket}", f"KV_{names.attempts_bucket}"
         disturbances.needs = Needs(
-            delivery=(consumer, names.tasks_stream),
+            normal=(consumer, names.tasks_stream),
+            urgent=(f"{names.tasks_stream}/realtime-{size}", names.tasks_stream),
             end=(attempts, f"KV_{names.results_bucket}", names.later_stream, names.dead_letters_stream),
             locks=(locks,),
         )

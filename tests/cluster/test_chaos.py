@@ -24,6 +24,6 @@ def test_a_small_run_in_which_a_leader_is_killed_loses_nothing_and_no_submission
     assert done.returncode == 0, done.stdout + done.stderr
     ledger = json.loads(done.stdout)
     assert [each["why"] for each in ledger["outages"]] == ["DIRACX_LATER"]
-    assert ledger["lateness"]["count"] > 0
+    assert ledger["lateness_of_urgent"]["count"] > 0
     assert ledger["holders_of_locks"] > 0
     assert ledger["lost"] == ledger["unexplained"] == ledger["problems"] == []

@@ -14,6 +14,7 @@ from support.paths import CHAOS
 ACK_WAIT = 5.0
 TASK = "4711"
 QUEUE = "DIRACX_TASKS/normal-small"
+URGENT = "DIRACX_TASKS/realtime-small"
 Account = Callable[..., Any]
 
 
@@ -37,7 +38,9 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Account:
         (tmp_path / "1.journal").write_text("".join(f"{line}\n" for line in lines))
         known = disturbances.Disturbances(
             ACK_WAIT,
-            disturbances.Needs((QUEUE, "DIRACX_TASKS"), ("KV_diracx_attempts",), ("KV_diracx_locks",)),
+            disturbances.Needs(
+                (QUEUE, "DIRACX_TASKS"), (URGENT, "DIRACX_TASKS"), ("KV_diracx_attempts",), ("KV_diracx_locks",)
+            ),
             {pid: disturbances.Span(at, at) for pid, at in kills.items()},
             [outage(*each) for each in outages],
             {pid: [disturbances.Span(*span)] for pid, span in stops.items()},
@@ -82,13 +85,21 @@ def test_a_repeat_is_explained_by_the_end_of_a_server_that_its_delivery_needed(
     assert dict(account(TWICE, [outage]).repeats) == {cause: 1}
 
 
-@pytest.mark.parametrize("outage", [(100.2, 106, "KV_diracx_config"), (100.2, 106, "", (9,)), (104, 105, QUEUE)])
+@pytest.mark.parametrize(
+    "outage", [(100.2, 106, "KV_diracx_config"), (100.2, 106, "", (9,)), (104, 105, QUEUE), (100.2, 106, URGENT)]
+)
 def test_the_end_of_another_server_or_at_another_time_explains_nothing(account: Account, outage: Any) -> None:
     assert account(TWICE, [outage]).unexplained
 
 
 def test_on_a_cluster_nothing_excuses_a_schedule_that_fires_twice(account: Account) -> None:
     assert account(TWICE, [(99, 103, "DIRACX_LATER")], due=100).unexplained
+
+
+def test_an_urgent_task_needs_the_consumer_of_its_own_queue(account: Account) -> None:
+    twice = [each.replace("Quick", "Urgent") for each in TWICE]
+    assert account(twice, [(100.2, 106, URGENT)]).unexplained == []
+    assert account(twice, [(100.2, 106, QUEUE)]).unexplained
 
 
 def test_a_failure_of_a_task_that_does_not_fail_by_itself_is_told(account: Account) -> None:
@@ -178,8 +189,8 @@ def test_a_schedule_that_has_stopped_is_told(account: Account) -> None:
 
 
 def test_lateness_is_measured_from_the_time_of_a_task_with_and_without_elections(account: Account) -> None:
-    lines = [line("begin", 110), line("done", 110.1)]
-    late = account(lines, [(101, 107, QUEUE), (106, 109, QUEUE)], due=100).late
+    lines = [line("begin", 110, kind="Urgent"), line("done", 110.1, kind="Urgent")]
+    late = account(lines, [(101, 107, QUEUE), (106, 109, QUEUE)], due=100).late_urgent
     assert late.worst.seconds == 10
     assert late.worst.with_leaders == 2
     found = late.document()
