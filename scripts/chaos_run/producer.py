@@ -85,7 +85,7 @@ class Producer:
 
     async def _submit(self, task: Journaled) -> None:
         delay = self._choose.uniform(0.5, 3) if self._choose.random() < DELAYED_SHARE else None
-        if delay is not None and self._choose.random() < URGENT_SHARE:
+        if delay is not None and not isinstance(task, Spawns) and self._choose.random() < URGENT_SHARE:
             task = Urgent(task.number)
         while True:
             at = None if delay is None else datetime.now(UTC) + timedelta(seconds=delay)
