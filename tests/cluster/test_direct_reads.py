@@ -74,7 +74,7 @@ async def test_a_replica_that_lags_shows_old_lists_and_decides_nothing(namespace
             # What decides is answered by the leader, or not at all.
             with pytest.raises(ServerError):
                 await ConfigurationBucket(there, names).read()
-            locks = Bucket(there, names.locks_bucket, timeout=1)
+            locks = Bucket(there, names.locks_bucket)
             with pytest.raises(ServerError):
                 await locks.create("mutex.job.1", b"{}")
             with pytest.raises(ServerError):
