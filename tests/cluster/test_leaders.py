@@ -15,3 +15,10 @@ async def test_a_task_is_submitted_and_run_while_the_leader_of_the_task_stream_i
     assert await cluster_mesh.leader(cluster_mesh.namespace.tasks_stream) is not leader
     await Greet(name="alice").schedule()
     assert (await cluster_mesh.burst()).processed == 1
+
+
+async def test_a_burst_runs_what_was_acknowledged_a_moment_before(cluster_mesh: ClusterMesh) -> None:
+    cluster_mesh.register(Greet)
+    for _ in range(10):
+        await Greet(name="alice").schedule()
+        assert (await cluster_mesh.burst()).processed == 1

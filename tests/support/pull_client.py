@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -88,6 +90,50 @@ async def pulling(connection: Connection, names: Namespace, clock: Clock = boott
         yield puller
     finally:
         await puller.pull.stop()
+
+
+class Settled:
+    """Acks whatever comes, and counts it."""
+
+    def __init__(self, puller: PullClient) -> None:
+        self.seen: Counter[str] = Counter()
+        self.again = 0
+        puller.on_delivery = self._settle
+
+    def _settle(self, delivery: Delivery) -> None:
+        self.seen[delivery.body.decode()] += 1
+        self.again += delivery.delivered != 1
+        delivery.ack()
+
+
+async def pull_beside_a_trickle(puller: PullClient, producer: Connection, count: int, limit: float) -> Settled:
+    """Probe and wait in turns until `count` messages, that `producer` publishes meanwhile, have come.
+
+    Args:
+        limit: Seconds until it fails, less than `ack_wait`: a message that nobody reads comes back only then.
+    """
+    settled = Settled(puller)
+    # Seeded by the test run; the gaps are what is tested: shorter and longer than a round trip.
+    gaps = random.Random(random.random())
+
+    async def produce() -> None:
+        for number in range(count):
+            await puller.put(gaps.choice(list(Priority)), str(number), connection=producer)
+            await asyncio.sleep(gaps.choice((0, 0.0002, 0.001, 0.003)))
+
+    producing = asyncio.create_task(produce())
+    waits = 0
+    async with asyncio.timeout(limit):
+        while len(settled.seen) < count:
+            found, problem = await puller.pull.probe(1 + waits % 4)
+            assert problem is None
+            if not found:
+                waits += 1
+                assert await puller.pull.wait(1 + waits % 4) == ""
+    await producing
+    assert waits > count / 10
+    assert settled.seen == Counter(str(number) for number in range(count))
+    return settled
 
 
 def labels(prefix: str, count: int) -> list[str]:

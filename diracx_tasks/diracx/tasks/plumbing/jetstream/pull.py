@@ -32,6 +32,15 @@ slots (at least one each).
   the server has answered a ping.
 * A message that the server was about to send returns to its queue at once; its count of deliveries has risen.
 
+**Wait on a cluster.** There a message may be on its way from the server that leads the consumer to the one that the
+client is connected to. If the inbox is gone when it comes, nobody takes it, and it returns after `ack_wait` only. So
+each long poll is for one message, and it is left standing when another one ends the wait:
+
+* The next wait takes up the polls that still stand.
+* A message that arrives between two waits is delivered like any other. So a worker that was idle may get one message of
+  each less urgent consumer out of turn.
+* A poll is withdrawn only at the end of the pull, and when its heartbeats are missed.
+
 A message counts as delivered no earlier than its request was sent. That is a lower bound for the start of its lease.
 """
 
@@ -179,7 +188,10 @@ class _LongPoll:
         self._ended = ended
         self._clock = clock
         self._sent = 0.0
+        self._missing = 0
         self._subscription: Any = None
+        self.is_open = True
+        """Whether the server may still answer it."""
         self.last_contact = 0.0
         """The time of the latest message or heartbeat."""
 
@@ -188,6 +200,7 @@ class _LongPoll:
         inbox = client.new_inbox()
         self._subscription = await client.listen(inbox, self._on_message)
         self._sent = self.last_contact = self._clock()
+        self._missing = batch
         request = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
             batch,
             int(_POLL_SECONDS * NANOSECONDS),
@@ -202,9 +215,12 @@ class _LongPoll:
     def _on_message(self, message: Msg) -> None:
         self.last_contact = self._clock()
         if message.reply:
+            self._missing -= 1
+            self.is_open = self._missing > 0
             self._deliver(Delivery(self._connection, message, self._sent))
             self._ended("")
         elif status_of(message) != HEARTBEAT:
+            self.is_open = False
             self._ended(_describe(message))
 
 
@@ -232,6 +248,8 @@ class StrictPriorityPull:
         self._names = dict(zip(self._probes, consumers, strict=True))
         self.problems: dict[str, str] = {}
         """By consumer: the status of its latest answer, if that was neither messages nor "empty"."""
+        self._polls: dict[str, _LongPoll] = {}
+        """The long polls that wait on the server, by subject."""
         self._wake = asyncio.Event()
         self._why = ""
         self.last_answer: float | None = None
@@ -250,7 +268,7 @@ class StrictPriorityPull:
         """Unsubscribe. Returns once every message that the server sent has been delivered."""
         self._connection.remove_on_reconnect(self._on_reconnect)
         self._connection.remove_on_permission_denied(self._on_denial)
-        await asyncio.gather(*(probe.stop() for probe in self._probes))
+        await asyncio.gather(self._close_polls(lambda _: True), *(probe.stop() for probe in self._probes))
 
     def wake(self, why: str = "") -> None:
         """End a `wait` in progress; `wait` returns `why`."""
@@ -314,22 +332,36 @@ class StrictPriorityPull:
         """
         self._wake.clear()
         self._why = ""
-        polls = [_LongPoll(self._connection, self._deliver, self.wake, self._clock) for _ in self._subjects]
-        share, rest = divmod(max(slots, len(polls)), len(polls))
         try:
-            for index, (poll, subject) in enumerate(zip(polls, self._subjects, strict=True)):
-                await poll.open(subject, share + rest if index == 0 else share)
+            await self._open_polls(slots)
             while not await wait_for_event(self._wake, _HEARTBEAT_SECONDS):
-                if self._clock() - min(poll.last_contact for poll in polls) > 2 * _HEARTBEAT_SECONDS:
-                    self.wake("missed heartbeats")
+                for poll in self._polls.values():
+                    if self._clock() - poll.last_contact > 2 * _HEARTBEAT_SECONDS:
+                        poll.is_open = False
+                        self.wake("missed heartbeats")
         finally:
-            await asyncio.gather(*(poll.close() for poll in polls))
+            await self._close_polls(lambda poll: not (poll.is_open and self._connection.in_cluster))
         if _is_empty(self._why) or not self._why:
             self.last_answer = self.last_word = self._clock()
             return ""
         return self._why
 
+    async def _open_polls(self, slots: int) -> None:
+        count = len(self._subjects)
+        share, rest = (1, 0) if self._connection.in_cluster else divmod(max(slots, count), count)
+        await self._close_polls(lambda poll: not poll.is_open)
+        for index, subject in enumerate(self._subjects):
+            if subject not in self._polls:
+                poll = self._polls[subject] = _LongPoll(self._connection, self._deliver, self.wake, self._clock)
+                await poll.open(subject, share + rest if index == 0 else share)
+
+    async def _close_polls(self, closes: Callable[[_LongPoll], bool]) -> None:
+        closed = [subject for subject, poll in self._polls.items() if closes(poll)]
+        await asyncio.gather(*(self._polls.pop(subject).close() for subject in closed))
+
     def _on_reconnect(self) -> None:
+        for poll in self._polls.values():
+            poll.is_open = False  # the server has dropped it with the connection
         for probe in self._probes:
             probe.abandon(RECONNECTED)
         self.wake(RECONNECTED)

@@ -45,6 +45,8 @@ logger = logging.getLogger("diracx.tasks.worker")
 RETRY_SECONDS: Final = 1.0
 DIAGNOSE_EVERY: Final = 10
 """Of so many tries in a row that fail in the same way, one asks the server for the reason."""
+LAG_SECONDS: Final = 0.5
+"""How long the leader of a queue may lag behind that of its stream."""
 STILL_EXECUTING_DELAY: Final = timedelta(seconds=5)
 
 
@@ -77,6 +79,7 @@ class Intake:
         self._doubted = False
         """Whether a wait has ended with a problem: the next probe tells what it is."""
         self._burst = settings.burst
+        self._may_be_behind = True
         self._attempts = attempts
         self._leases = leases
         self._slots = slots
@@ -193,13 +196,14 @@ class Intake:
             return True  # a task requested isolation during the waits
         idle = not len(self._leases)
         count, problem = await self._pull.probe(self._slots.free)
+        self._may_be_behind |= count > 0
         if problem is None and not count:
             if self._burst:
                 # A burst ends only if nothing was in flight before the probe: a task that ended during the probe may
                 # have submitted another behind it.
                 if not idle:
                     await self._wait_for_running()
-                return not idle
+                return not idle or await self._may_lag()
             if self._slots.free and not self._stopping.is_set():
                 self._note_success()  # the wait may last for half a minute
                 problem = await self._pull.wait(self._slots.free)
@@ -208,6 +212,14 @@ class Intake:
                     return True
         await self._judge(problem, count)
         return True
+
+    async def _may_lag(self) -> bool:
+        """In a burst with empty queues, whether to look once more: in a cluster, the leader of a queue may hear of a
+        message a moment after it was acknowledged."""
+        lagging, self._may_be_behind = self._may_be_behind and self._connection.in_cluster, False
+        if lagging:
+            await self.pause(LAG_SECONDS)
+        return lagging
 
     async def _judge(self, problem: str | None, count: int) -> None:
         """Note whether a pull that brought `count` messages failed. Without messages, pause before the next try."""
