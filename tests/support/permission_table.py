@@ -179,7 +179,7 @@ OPERATIONS = (
     ),
     Operation(
         "read a task that waits",
-        _roles("operator", "observer"),
+        _roles("worker", "operator", "observer"),
         (_get("{NS}_TASKS", "{ns}.tasks.normal.small"),),
     ),
     Operation(

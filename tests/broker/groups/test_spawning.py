@@ -17,6 +17,7 @@ from diracx.tasks.plumbing.groups import enqueuer
 from diracx.tasks.plumbing.groups.enqueuer import GroupEnqueuer
 from diracx.tasks.plumbing.groups.records import Ended, callback_id
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, delete_message
 from diracx.tasks.plumbing.wire.times import from_rfc3339
@@ -253,6 +254,7 @@ async def test_after_the_window_children_that_a_replica_does_not_have_yet_are_no
             yield message
 
     monkeypatch.setattr(enqueuer, "read_batches", lagging)
+    monkeypatch.setattr(Connection, "in_cluster", True)
     await shorten_window(mesh)
     group = await unmarked(server, mesh)
     await forget_duplicates(mesh)

@@ -84,6 +84,8 @@ def _worker(names: Namespace) -> Role:
         f"{API}.STREAM.MSG.GET.{names.later_stream}",
         # Looks there for the children of a group that may have been stored before.
         f"{API}.DIRECT.GET.{tasks}",
+        # On a cluster, where that finds none: the leader knows better.
+        f"{API}.STREAM.MSG.GET.{tasks}",
         # Has what falls due go on at once when the stream of later has got another leader.
         f"{API}.STREAM.LEADER.STEPDOWN.{tasks}",
         *_reading(names.config_bucket),
