@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -57,16 +58,18 @@ def up(folder: Path, nats: Path, port: int | None) -> None:
 
 def status(cluster: Cluster) -> None:
     leader = next((name for each in cluster.state.servers if (name := _meta_leader(each))), None)
+    lines = []
     for server in cluster.state.servers:
         state = "ready" if server.is_ready else "not ready" if cluster.runs(server) else "ended"
         leads = ", meta leader" if server.name == leader and state != "ended" else ""
-        print(f"{server.name}  pid {server.pid}  {server.url}  {state}{leads}")
+        lines.append(f"{server.name}  pid {server.pid}  {server.url}  {state}{leads}")
     streams: dict[str, str] = {}
     for server in cluster.state.servers:
         # Only the leader of a stream knows how far the others are.
         streams |= {name: line for name, line in _streams(server).items() if line or name not in streams}
-    for name, line in sorted(streams.items()):
-        print(f"{name}  {line or 'no leader'}")
+    lines += [f"{name}  {line or 'no leader'}" for name, line in sorted(streams.items())]
+    # At once, since a reader such as `grep -q` may leave after the first line.
+    print("\n".join(lines))
 
 
 def _meta_leader(server: Server) -> str | None:
@@ -77,7 +80,8 @@ def _meta_leader(server: Server) -> str | None:
 def _streams(server: Server) -> dict[str, str]:
     """The streams on this server: who leads each, and how far the followers are; empty: another one leads, or none."""
     accounts = server.monitor("jsz?streams=true").get("account_details", [])
-    streams = [(stream["name"], stream["cluster"]) for account in accounts for stream in account["stream_detail"]]
+    # An account without a stream has no list of them.
+    streams = [(stream["name"], stream["cluster"]) for each in accounts for stream in each.get("stream_detail", ())]
     return {name: _shown(server, cluster) if cluster.get("leader") == server.name else "" for name, cluster in streams}
 
 
@@ -108,4 +112,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted; what was started goes on until scripts/cluster down", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -77,7 +77,7 @@ class Cluster:
     """The servers of one folder.
 
     Raises:
-        SystemExit: From `load`: `up` has not been called, or `down` has.
+        SystemExit: From `load`: `up` has not been called, or `down` has; or the state is damaged.
     """
 
     def __init__(self, folder: Path, state: State) -> None:
@@ -125,10 +125,17 @@ class Cluster:
             return cls(folder, msgspec.json.decode((folder / "cluster.json").read_bytes(), type=State))
         except FileNotFoundError:
             raise SystemExit(f"error: no cluster in {folder}; start one with scripts/cluster up") from None
+        except msgspec.MsgspecError as error:
+            raise SystemExit(
+                f"error: {folder}/cluster.json cannot be read ({error}): end each nats-server whose command line names "
+                f"{folder}, and remove this file"
+            ) from None
 
     def save(self) -> None:
-        (path := self.folder / "cluster.json").touch(0o600)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self.state), indent=2))
+        (draft := self.folder / "cluster.json.draft").touch(0o600)
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(self.state), indent=2))
+        # Whoever is interrupted leaves the old state or the new one.
+        draft.replace(self.folder / "cluster.json")
 
     def write_roles(self) -> list[str]:
         """Write a file a role that a shell sources for the URL, user and password of its clients; return the roles."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 
 from diracx.tasks.plumbing.embedded.server import find_nats_server
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.testing import wait_until
 from support.certificates import Authority
 from support.command_line import CommandLine, isolated_environment
 from support.distributions import install_extension
@@ -155,6 +158,46 @@ def test_a_server_that_cannot_start_is_told_with_the_end_of_its_log(script: Scri
     assert re.match(
         rf"error: nats-1 ended; {script.folder}/nats-1.log ends with: nats-server: .*routes.conf", done.stderr
     )
+
+
+async def test_an_interrupted_start_can_be_looked_at_and_ended(script: Script) -> None:
+    arguments = [str(SCRIPTS / "cluster_run"), "up", "--folder", str(script.folder)]
+    starting = await asyncio.create_subprocess_exec(sys.executable, *arguments, stderr=subprocess.PIPE)
+    started = script.folder / "nats-3.log"
+    await wait_until(started.exists, description="the last server is started", timeout=60)
+    starting.send_signal(signal.SIGINT)
+    _, errors = await starting.communicate()
+    assert (starting.returncode, errors.count(b"\n")) == (130, 1), errors
+    assert errors.startswith(b"interrupted; ")
+    # There is no stream yet.
+    assert set(script.status()) == {"nats-1", "nats-2", "nats-3"}
+    script("down")
+    listing = await asyncio.create_subprocess_exec("ps", "-axww", "-o", "args=", stdout=subprocess.PIPE)
+    running, _ = await listing.communicate()
+    assert f"{script.folder}/nats-".encode() not in running
+
+
+def test_a_process_that_got_the_id_of_a_server_is_left_alone(script: Script) -> None:
+    script("up")
+    script("kill", "1")
+    state = json.loads((script.folder / "cluster.json").read_bytes())
+    with subprocess.Popen(["sleep", "600"]) as other:
+        state["servers"][0]["pid"] = other.pid
+        (script.folder / "cluster.json").write_text(json.dumps(state))
+        assert script.status()["nats-1"].endswith("  ended")
+        assert script("kill", "1") == script("down") == ""
+        assert other.poll() is None
+        other.kill()
+
+
+def test_a_damaged_state_is_told_with_what_to_do(script: Script) -> None:
+    script.folder.mkdir()
+    (state := script.folder / "cluster.json").write_text("{")
+    for command in ("status", "down"):
+        done = script.run(command)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert done.stderr.startswith(f"error: {state} cannot be read (")
+    state.unlink()
 
 
 def test_the_commands_of_the_page_make_a_configuration_that_the_server_takes(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
-from diracx.tasks.plumbing.jetstream.replicas import Replicas, catching_up
+from diracx.tasks.plumbing.jetstream.replicas import Replicas, catching_up, replicas_of
 from diracx.tasks.plumbing.wire.names import Namespace
 
 ASSETS = {each.name: each for each in assets(Namespace("diracx"))}
@@ -53,3 +53,10 @@ def test_consumers_of_which_the_same_is_to_be_said_share_a_line() -> None:
         "consumers realtime-small, normal-small: 2 of 3 replicas still to be made",
         "consumer normal-large: b is catching up",
     ]
+
+
+def test_nobody_is_told_to_remove_replicas_of_a_consumer_whose_stream_has_no_leader() -> None:
+    followed = {"config": {}, "cluster": {"leader": "server-2", "replicas": CURRENT}}
+    found = replicas_of([(ASSETS["DIRACX_TASKS"], {"cluster": {}}), (ASSETS["normal-small"], followed)])
+    assert catching_up(found) == ["stream DIRACX_TASKS: has no leader"]
+    assert not any(each.is_moving for each in found)

@@ -11,6 +11,7 @@ from diracx.tasks.plumbing.jetstream.connection.handshake import find_jetstream
 from diracx.tasks.plumbing.jetstream.errors import (
     ApiError,
     JetStreamUnavailableError,
+    NoLeaderError,
     NoRespondersError,
     PermissionDeniedError,
     RequestTimeoutError,
@@ -41,6 +42,13 @@ async def test_the_first_prefix_that_answers_is_taken(refusal: Exception) -> Non
 
 async def test_a_user_who_may_not_ask_keeps_the_usual_prefix() -> None:
     assert await found({"$JS.API": DENIED, "A.API": NoRespondersError("s")}) == ("$JS.API", False)
+
+
+@pytest.mark.parametrize("failure", [NoLeaderError("s", 10), RequestTimeoutError("s", 10)])
+async def test_a_user_who_may_ask_under_another_prefix_is_told_that_no_leader_answers_there(failure: Exception) -> None:
+    with pytest.raises(JetStreamUnavailableError) as caught:
+        await found({"$JS.API": DENIED, "A.API": failure})
+    assert str(caught.value).startswith("JetStream of nats://host does not answer: no ")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
     CONSUMER_NOT_FOUND,
     STREAM_NOT_FOUND,
     ApiError,
+    NoLeaderError,
     NoRespondersError,
     PermissionDeniedError,
     RequestTimeoutError,
@@ -35,7 +36,7 @@ class Replicas:
 
     asset: Asset
     wanted: int
-    """How many its configuration asks for; without a leader nobody tells, and it counts as 1."""
+    """How many its configuration asks for. Nobody tells it without a leader: then it counts as how many there are."""
     leader: str | None
     """The server that leads it; None: none does."""
     followers: tuple[Mapping[str, Any], ...]
@@ -70,17 +71,21 @@ async def read_replicas(connection: Connection, assets: Iterable[Asset]) -> list
         ApiError: The server refused to tell.
     """
     listed = list(assets)
-    infos = await asyncio.gather(*(_info(connection, asset) for asset in listed))
+    return replicas_of(zip(listed, await asyncio.gather(*(_info(connection, asset) for asset in listed)), strict=True))
+
+
+def replicas_of(found: Iterable[tuple[Asset, Mapping[str, Any] | None]]) -> list[Replicas]:
+    """The replicas of assets as the server describes them; None: it does not tell."""
+    told = [(asset, info) for asset, info in found if info is not None and "cluster" in info]
     # A consumer without a number of its own has that of its stream.
     wanted = {
         asset.stream: info["config"].get("num_replicas", 1)
-        for asset, info in zip(listed, infos, strict=True)
-        if info and "config" in info and asset.kind != "consumer"
+        for asset, info in told
+        if "config" in info and asset.kind != "consumer"
     }
     return [
-        _replicas(asset, info, info.get("config", {}).get("num_replicas") or wanted.get(asset.stream, 1))
-        for asset, info in zip(listed, infos, strict=True)
-        if info is not None and "cluster" in info
+        _replicas(asset, info, info.get("config", {}).get("num_replicas") or wanted.get(asset.stream))
+        for asset, info in told
     ]
 
 
@@ -113,9 +118,10 @@ def _lag(follower: Mapping[str, Any]) -> str:
     return f"{name} is {lag:,} {'write' if lag == 1 else 'writes'} behind" if lag else f"{name} is catching up"
 
 
-def _replicas(asset: Asset, info: Mapping[str, Any], wanted: int) -> Replicas:
+def _replicas(asset: Asset, info: Mapping[str, Any], wanted: int | None) -> Replicas:
     cluster = info["cluster"]
-    return Replicas(asset, wanted, cluster.get("leader") or None, tuple(cluster.get("replicas") or ()))
+    followers = tuple(cluster.get("replicas") or ())
+    return Replicas(asset, wanted or len(followers) + 1, cluster.get("leader") or None, followers)
 
 
 async def _info(connection: Connection, asset: Asset) -> dict[str, Any] | None:
@@ -123,7 +129,7 @@ async def _info(connection: Connection, asset: Asset) -> dict[str, Any] | None:
     names = f"{asset.stream}.{asset.name}" if asset.kind == "consumer" else asset.stream
     try:
         return await connection.api(f"{kind}.INFO.{names}", timeout=_ANSWER_SECONDS)
-    except (RequestTimeoutError, NoRespondersError):
+    except (NoLeaderError, NoRespondersError, RequestTimeoutError):
         return {"cluster": {}}  # nobody leads it
     except PermissionDeniedError:
         return None

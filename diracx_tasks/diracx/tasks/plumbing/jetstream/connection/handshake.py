@@ -191,22 +191,23 @@ async def find_jetstream(api: Api, prefixes: Sequence[str], server: str, timeout
     """
     problem: JetStreamUnavailableError | None = None
     for prefix in prefixes:
-        found: JetStreamUnavailableError | None = None
         try:
             await api("INFO", prefix=prefix, timeout=timeout)
         except PermissionDeniedError as error:
             if error.action == "subscription":
                 raise
-        except NoRespondersError:
-            found = JetStreamUnavailableError(_nobody_answers(server, prefix))
         except (NoLeaderError, RequestTimeoutError) as error:
-            found = JetStreamUnavailableError(f"JetStream of {server} does not answer: {error}")
+            # JetStream is there, also if it is not the first of the prefixes: elsewhere nobody would listen.
+            problem = problem or JetStreamUnavailableError(f"JetStream of {server} does not answer: {error}")
+        except NoRespondersError:
+            if prefix == prefixes[0]:
+                problem = JetStreamUnavailableError(_nobody_answers(server, prefix))
         except ApiError as error:
-            found = JetStreamUnavailableError(f"no JetStream on {server} for this user: {error}; or {PREFIX_HINT}")
+            if prefix == prefixes[0]:
+                text = f"no JetStream on {server} for this user: {error}; or {PREFIX_HINT}"
+                problem = JetStreamUnavailableError(text)
         else:
             return prefix, True
-        if prefix == prefixes[0]:
-            problem = found
     if problem is not None:
         raise problem
     return prefixes[0], False
