@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from diracx.tasks.plumbing.exceptions import TopologyDriftError, shown
-from diracx.tasks.plumbing.jetstream.assets import START, Asset
+from diracx.tasks.plumbing.jetstream.assets import START, Asset, without_empty
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
     CONSUMER_NOT_FOUND,
@@ -26,7 +26,9 @@ from diracx.tasks.plumbing.jetstream.errors import (
     STREAM_NAME_IN_USE,
     STREAM_NOT_FOUND,
     ApiError,
+    NoLeaderError,
     PermissionDeniedError,
+    RequestTimeoutError,
 )
 from diracx.tasks.plumbing.jetstream.stream_messages import subjects_of
 
@@ -53,7 +55,8 @@ async def ensure(
 
     Args:
         update: Whether existing assets are compared and updated; False: only missing ones are created.
-        tolerant: Whether a missing permission ends the work without an error; False: it is an error.
+        tolerant: Whether a missing permission, or a cluster without a leader, ends the work without an error; False:
+            it is an error.
 
     Returns:
         One line for each asset that was created or updated; empty when there was nothing to do.
@@ -78,6 +81,11 @@ async def ensure(
             if not tolerant:
                 raise
             _log_refusal(refusal)
+            return done
+        except (NoLeaderError, RequestTimeoutError) as error:
+            if not (tolerant and connection.in_cluster):
+                raise
+            logger.warning("not looking at streams, consumers and buckets: %s", error)
             return done
     return done
 
@@ -172,7 +180,7 @@ def differences(asset: Asset, found: Mapping[str, Any]) -> dict[str, Any]:
         if field in _UNSAFE[asset.kind] and not _is_safe(field, has, needed):
             raise TopologyDriftError(str(asset), field, has, needed)
         # The server keeps metadata of its own.
-        changes[field] = {**(has or {}), **needed} if field == "metadata" else needed
+        changes[field] = without_empty({**(has or {}), **needed}) if field == "metadata" else needed
     return changes
 
 
