@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import pytest
 
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
-from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.exceptions import ServerError, UnsupportedServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.cut_off import Open, leaving_cut_off_servers
 from diracx.tasks.plumbing.jetstream.connection.log import ConnectionLog
@@ -48,14 +48,16 @@ class Asked:
 
 
 @asynccontextmanager
-async def watched(servers: list[EmbeddedServer], ask: Asked) -> AsyncIterator[tuple[Connection, RequestInbox]]:
+async def watched(
+    servers: list[EmbeddedServer], ask: Asked, open_: Open = reopen
+) -> AsyncIterator[tuple[Connection, RequestInbox]]:
     """A connection to one of the servers that is watched, and the inbox of its requests."""
     settings = ConnectionSettings(servers=tuple(server.url for server in servers))
     async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as connection:
         inbox = RequestInbox(connection.client)
         await inbox.start()
         log = ConnectionLog(settings.redact, boottime)
-        async with leaving_cut_off_servers(connection.client, inbox, log, settings, ask, reopen):
+        async with leaving_cut_off_servers(connection.client, inbox, log, settings, ask, open_):
             yield connection, inbox
 
 
@@ -102,6 +104,31 @@ async def test_it_stays_while_one_of_two_others_does_not_answer_and_until_an_ans
         for times in (3, 4):
             give_up(inbox)
             await wait_until(lambda times=times: asked.times >= times, description="asked")  # type: ignore[misc]
+        assert connection.generation == 0
+
+
+async def test_it_stays_if_an_election_of_the_whole_cluster_ends_while_the_others_are_asked(
+    servers: list[EmbeddedServer],
+) -> None:
+    asked = Asked(NO_ANSWER, None)
+    async with watched(servers, asked) as (connection, inbox):
+        for times in (2, 3):
+            give_up(inbox)
+            await wait_until(lambda times=times: asked.times >= times, description="asked")  # type: ignore[misc]
+        assert connection.generation == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("TLS cannot be set up"), UnsupportedServerError("2.11", "2.12")])
+async def test_it_goes_on_watching_where_the_others_cannot_be_asked(
+    servers: list[EmbeddedServer], error: Exception
+) -> None:
+    def cannot(settings: ConnectionSettings, *, connect_timeout: float) -> AbstractAsyncContextManager[object]:
+        raise error
+
+    asked = Asked(NO_ANSWER)
+    async with watched(servers, asked, cannot) as (connection, inbox):
+        give_up(inbox)
+        await wait_until(lambda: asked.times > 2, description="it is asked again")
         assert connection.generation == 0
 
 

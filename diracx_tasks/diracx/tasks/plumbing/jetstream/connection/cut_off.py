@@ -7,7 +7,7 @@ The watch begins with a request that gets no answer. Then it asks:
 
     does JetStream answer here?            yes: an election of one stream, or a slow request; wait for the next one
     does it answer on most other servers?  no: an election of the whole cluster, or this side has the majority; ask anew
-    both                                   leave this server
+    does it answer here by now?            yes: that election ended while the others were asked. no: leave this server
 
 Most of all servers must answer elsewhere, so the settings must name three or more; with fewer there is no watch.
 
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
+from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
 from diracx.tasks.plumbing.jetstream.connection.log import ConnectionLog
 from diracx.tasks.plumbing.jetstream.connection.request_inbox import RequestInbox
@@ -113,7 +113,7 @@ class _Watch:
             await asyncio.sleep(LOOK_SECONDS)
             if self._inbox.failures > failures or self._inbox.has_waited_since(last_token):
                 while not await self._answers():
-                    if await self._most_others_answer():
+                    if await self._most_others_answer() and not await self._answers():
                         await self._leave()
                         break
                     await asyncio.sleep(LOOK_SECONDS)
@@ -144,7 +144,7 @@ class _Watch:
                 msgspec.structs.replace(self._settings, servers=(url,)), connect_timeout=ANSWER_SECONDS
             ):
                 return True
-        except ServerUnavailableError:
+        except (ServerError, ValueError):  # also files that are being exchanged; it is asked again
             return False
 
     async def _leave(self) -> None:
