@@ -18,6 +18,7 @@ from diracx.tasks.plumbing.jetstream.connection.elections import LeaderRequest, 
 from diracx.tasks.plumbing.jetstream.errors import ApiError, NoLeaderError, NotConnectedError, RequestTimeoutError
 
 NO_LEADER: dict[str, Any] = {"error": {"code": 503, "err_code": 10008, "description": "unavailable"}}
+OFFLINE: dict[str, Any] = {"error": {"code": 500, "err_code": 10118, "description": "stream is offline"}}
 GONE: dict[str, Any] = {"error": {"code": 404, "err_code": 10059, "description": "stream not found"}}
 
 
@@ -59,7 +60,8 @@ async def test_a_leader_that_answers_is_asked_once_and_tells_the_time() -> None:
 
 @pytest.mark.parametrize("in_cluster", [True, False])
 @pytest.mark.parametrize(
-    "before", [NO_LEADER, {"cluster": {"name": "c"}, "state": {}}, {"consumers": [], "missing": ["normal-small"]}]
+    "before",
+    [NO_LEADER, OFFLINE, {"cluster": {"name": "c"}, "state": {}}, {"consumers": [], "missing": ["normal-small"]}],
 )
 async def test_an_answer_without_a_leader_is_no_answer(before: object, in_cluster: bool) -> None:
     tries = Tries(before, before, {"cluster": {"leader": "a"}})

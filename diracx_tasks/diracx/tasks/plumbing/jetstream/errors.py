@@ -44,6 +44,9 @@ NOT_CLUSTERED = 10074
 JETSTREAM_NOT_ENABLED = 10076
 STORE_FAILED = 10077
 """The stream did not store a message: `maximum bytes exceeded`, `maximum messages exceeded` or a failing disk."""
+STREAM_OFFLINE = 10118
+"""Every server that has a replica of the stream is away; only a cluster says so."""
+CONSUMER_OFFLINE = 10119
 ID_IN_PROCESS = 10158
 """A message with this `Nats-Msg-Id` is being stored by a cluster; its end is not known yet."""
 WRITE_IN_PROCESS = 10164

@@ -209,7 +209,9 @@ class Handover:
     async def _ask(self, state: SourceState) -> None:
         successor = self._detector.successor(state)
         body = {} if successor is None else {"placement": {"preferred": successor}}
-        await self._connection.api(f"STREAM.LEADER.STEPDOWN.{self._stream}", body, timeout=ANSWER_SECONDS)
+        # Not repeated: the leader that answers the first try late is gone, and the next look decides anew.
+        subject = f"STREAM.LEADER.STEPDOWN.{self._stream}"
+        await self._connection.api(subject, body, timeout=ANSWER_SECONDS, repeats=False)
         self._refusal.succeeded()
         silent = "not heard yet" if math.isinf(state.silent) else f"silent for {state.silent:.1f} s"
         logger.info(

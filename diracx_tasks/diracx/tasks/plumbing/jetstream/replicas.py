@@ -27,7 +27,7 @@ from diracx.tasks.plumbing.jetstream.errors import (
 )
 
 _ANSWER_SECONDS: Final = 2.0
-"""A stream without a leader does not answer."""
+"""A stream without a leader does not answer, or says that it has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,8 @@ async def purge_subject(connection: Connection, stream: str, subject: str, *, be
         except (NoLeaderError, RequestTimeoutError):
             if not connection.in_cluster or clock() >= deadline:
                 raise
-            left = await read_message(connection, stream, seq=1, next_by_subj=subject)
+            seconds = max(deadline - clock(), _PURGE_SECONDS)
+            left = await read_message(connection, stream, timeout=seconds, seq=1, next_by_subj=subject)
             if left is None or (before is not None and left.sequence >= before):
                 raise
 

@@ -1,7 +1,7 @@
 """May this message come in? The pull loop, and the check that each message passes when it arrives.
 
 The loop repeats four steps until it is stopped. `stop` ends the waits of 1, 2 and 4 at once; a request to the server
-that is under way ends within 5 s:
+that is under way ends within 5 s, on a cluster without a leader within 10 s:
 
 1. wait until the isolation gate is open; it is looked at again right before 4, because it may close during 2 and 3;
 2. wait until enough slots are free;
@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from diracx.tasks.plumbing.background import wait_for_event
 from diracx.tasks.plumbing.enums import Priority
-from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text, paused_until
@@ -153,16 +152,39 @@ class Intake:
             ServerError: No queue can be used, or one is missing.
         """
         self._inspected_generation = self._connection.generation
-        infos = []
-        for consumer in self._consumers:
-            with suppress(ApiError):  # `missing` tells
-                infos.append(await self._connection.api(f"CONSUMER.INFO.{self._stream}.{consumer}"))
+        infos = [info for info in await asyncio.gather(*map(self._read_queue, self._consumers)) if info is not None]
         if not infos or (all_there and len(infos) < len(self._consumers)):
             raise ServerError(await missing(self._connection, self._needed) or f"{self._stream} was just created")
         for info in infos:
             if (until := paused_until(info)) is not None:
                 logger.info("the queue %s is paused until %s", info["name"], pause_end_text(until))
         return timedelta(seconds=min(info["config"]["ack_wait"] for info in infos) / NANOSECONDS)
+
+    async def _read_queue(self, consumer: str) -> dict[str, Any] | None:
+        try:
+            return await self._connection.api(f"CONSUMER.INFO.{self._stream}.{consumer}")
+        except ApiError:
+            return None  # `missing` tells
+
+    async def await_queues(self) -> timedelta | None:
+        """Read the queues at the start of a worker, and wait while nobody answers, as an outage later is waited out.
+
+        Returns:
+            As `inspect_queues`; None: stopped meanwhile.
+
+        Raises:
+            ServerError: As `inspect_queues(all_there=True)`.
+        """
+        while not self._stopping.is_set():
+            try:
+                ack_wait = await self.inspect_queues(all_there=True)
+            except ServerUnavailableError as error:
+                self._outage.failed(str(error))
+                await self.pause(RETRY_SECONDS)
+            else:
+                self._outage.succeeded()
+                return ack_wait
+        return None
 
     async def run(self) -> None:
         """Pull until stopped, or in a burst until nothing is left that is due."""

@@ -2,7 +2,8 @@
 
 Life of a worker:
 
-1. Start: read the settings of the queues, start the heartbeats, the lock renewal and the configuration follower.
+1. Start: read the settings of the queues, once somebody answers; start the heartbeats, the lock renewal and the
+   configuration follower.
 2. Run: take messages (`Intake`) and process them (`InFlight`) until `stop`, or in a burst until nothing is left.
 3. Stop: take nothing more, let running tasks end within the grace period, cancel the rest and give it back uncounted.
    Cancelled tasks get 7 s to clean up, and 2 s more go into writing down what was interrupted. What still runs then is
@@ -279,7 +280,9 @@ class Worker:
         if not self._has_tasks:
             idle = self._why_no_task or f"no {self.settings.size} task is installed"
             logger.warning("this worker has nothing to do: %s", idle)
-        self._leases.set_ack_wait(await self._intake.inspect_queues(all_there=True))
+        if (ack_wait := await self._intake.await_queues()) is None:
+            return
+        self._leases.set_ack_wait(ack_wait)
         without = "no task is held or limited by it until it can be read"
         await self._await_first(self._configuration.refresh, "the configuration, with its holds and limits", without)
         without = "tasks that were cancelled may begin until they can be read"

@@ -5,8 +5,8 @@ leader ends, the others elect a new one: within a second when it ended in order,
 Until then a request fares in one of these ways (nats-server 2.12 to 2.15):
 
 no answer              the leader has just gone, and the others do not know it yet; or the request was lost with it
-an answer without one  the error `CLUSTER_NOT_AVAILABLE`, a description of a stream or consumer without a leader, or
-                       a list that says which consumers are missing from it
+an answer without one  the error `CLUSTER_NOT_AVAILABLE`, `STREAM_OFFLINE` or `CONSUMER_OFFLINE`; a description of a
+                       stream or consumer without a leader; a list that says which consumers are missing from it
 no responders          for a publish: only the leader of a stream takes it. Nothing was stored
 
 So a request is sent again until one of its tries is answered by a leader. An earlier try is not given up, since its
@@ -25,7 +25,14 @@ from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.jetstream.errors import CLUSTER_NOT_AVAILABLE, ApiError, NoLeaderError, RequestTimeoutError
+from diracx.tasks.plumbing.jetstream.errors import (
+    CLUSTER_NOT_AVAILABLE,
+    CONSUMER_OFFLINE,
+    STREAM_OFFLINE,
+    ApiError,
+    NoLeaderError,
+    RequestTimeoutError,
+)
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 ANSWER_SECONDS: Final = 5.0
@@ -38,11 +45,13 @@ _FIRST_REPEAT_SECONDS: Final = 0.5
 _LAST_REPEAT_SECONDS: Final = 2.0
 """The time until a request without an answer is sent again doubles, from the first to the last of these."""
 
+_LEADERLESS: Final = frozenset({CLUSTER_NOT_AVAILABLE, CONSUMER_OFFLINE, STREAM_OFFLINE})
+
 
 def without_leader(answer: Mapping[str, Any]) -> bool:
     """Whether an answer of the JetStream API says that a leader is missing, so that it may be incomplete or old."""
     if (error := answer.get("error")) is not None:
-        return bool(error.get("err_code") == CLUSTER_NOT_AVAILABLE)
+        return bool(error.get("err_code") in _LEADERLESS)
     cluster = answer.get("cluster")
     return (cluster is not None and not cluster.get("leader")) or bool(answer.get("missing"))
 
