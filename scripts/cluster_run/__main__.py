@@ -81,7 +81,8 @@ def _streams(server: Server) -> dict[str, str]:
     """The streams on this server: who leads each, and how far the followers are; empty: another one leads, or none."""
     accounts = server.monitor("jsz?streams=true").get("account_details", [])
     # An account without a stream has no list of them.
-    streams = [(stream["name"], stream["cluster"]) for each in accounts for stream in each.get("stream_detail", ())]
+    details = [stream for account in accounts for stream in account.get("stream_detail", ())]
+    streams = [(stream["name"], stream["cluster"]) for stream in details]
     return {name: _shown(server, cluster) if cluster.get("leader") == server.name else "" for name, cluster in streams}
 
 

@@ -91,6 +91,7 @@ async def test_the_roles_work_on_the_shipped_servers_while_one_is_killed_and_one
     url = script.role("operator")["DIRACX_TASKS_NATS_URL"]
     assert said.splitlines()[0] == f"export DIRACX_TASKS_NATS_URL={url}"
     assert script.run("up").stderr.startswith(f"error: there is a cluster in {script.folder} already")
+    assert list(script.status()) == ["nats-1", "nats-2", "nats-3"]  # no stream yet
     setup = command_line("setup", "--replicas", "3", **script.role("operator"))
     assert setup.returncode == 0, setup.stderr
     command_line.environment |= script.role("worker")

@@ -129,7 +129,7 @@ async def _info(connection: Connection, asset: Asset) -> dict[str, Any] | None:
     names = f"{asset.stream}.{asset.name}" if asset.kind == "consumer" else asset.stream
     try:
         return await connection.api(f"{kind}.INFO.{names}", timeout=_ANSWER_SECONDS)
-    except (NoLeaderError, NoRespondersError, RequestTimeoutError):
+    except (RequestTimeoutError, NoRespondersError, NoLeaderError):
         return {"cluster": {}}  # nobody leads it
     except PermissionDeniedError:
         return None

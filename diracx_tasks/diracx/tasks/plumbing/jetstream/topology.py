@@ -42,6 +42,8 @@ _UNSAFE = {
 }
 
 _MAX_SUBJECTS_SHOWN: Final = 5
+_UPDATE_SECONDS: Final = 2.0
+"""How long the answer to an update may take before the stream is asked whether it is updated."""
 
 _SOURCES: Final = "sources"
 _HISTORY = "max_msgs_per_subject"
@@ -243,7 +245,22 @@ async def _update(connection: Connection, asset: Asset, config: dict[str, Any]) 
     if asset.kind == "consumer":
         await _write_consumer(connection, asset, config)
     else:
-        await connection.api(f"STREAM.UPDATE.{asset.stream}", config)
+        await _update_stream(connection, asset, config)
+
+
+async def _update_stream(connection: Connection, asset: Asset, config: dict[str, Any]) -> None:
+    """Update a stream. nats-server 2.15 often makes more replicas of `DIRACX_TASKS` without an answer."""
+    for seconds in (_UPDATE_SECONDS, None):
+        try:
+            await connection.api(f"STREAM.UPDATE.{asset.stream}", config, timeout=seconds)
+        except (RequestTimeoutError, NoLeaderError):
+            found = await _info(connection, asset)
+            if found is not None and not differences(asset, found):
+                return
+            if seconds is None:
+                raise
+        else:
+            return
 
 
 async def _write_consumer(connection: Connection, asset: Asset, config: dict[str, Any]) -> None:
