@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,13 @@ from nats.aio.msg import Msg
 from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection.elections import LeaderRequest, without_leader
-from diracx.tasks.plumbing.jetstream.errors import ApiError, NoLeaderError, NotConnectedError, RequestTimeoutError
+from diracx.tasks.plumbing.jetstream.errors import (
+    ApiError,
+    ClosedError,
+    NoLeaderError,
+    NotConnectedError,
+    RequestTimeoutError,
+)
 
 NO_LEADER: dict[str, Any] = {"error": {"code": 503, "err_code": 10008, "description": "unavailable"}}
 OFFLINE: dict[str, Any] = {"error": {"code": 500, "err_code": 10118, "description": "stream is offline"}}
@@ -104,12 +111,35 @@ async def test_no_leader_in_time_is_told_with_the_time() -> None:
         await Tries(NO_LEADER).ask(timeout=0.3)
 
 
-async def test_a_refusal_and_an_outage_end_it() -> None:
+async def test_a_refusal_ends_it() -> None:
     with pytest.raises(ApiError, match="stream not found"):
         await Tries(NO_LEADER, GONE).ask()
     with pytest.raises(ServerError, match=r"the answer to the\.subject is not a JSON object"):
         await Tries(b"hello").ask()
-    tries = Tries(None)
+
+
+class Connection(Tries):
+    """Loses its connection with the first try; the next `absent` tries find none."""
+
+    def __init__(self, absent: float, lost: NotConnectedError | None = None) -> None:
+        super().__init__(lost or NotConnectedError("lost before the reply"), {"back": 1})
+        self._absent = absent
+
+    async def send(self) -> asyncio.Future[Msg]:
+        if self.sent and self._absent > 0:
+            self._absent -= 1
+            raise NotConnectedError("nothing was sent")
+        return await super().send()
+
+
+async def test_a_request_that_may_be_repeated_is_sent_again_after_the_reconnect() -> None:
+    connection = Connection(absent=2)
+    assert await connection.ask() == {"back": 1}
+    assert len(connection.sent) == 2
+
+
+async def test_all_tries_of_a_request_may_be_lost_together() -> None:
+    tries = Tries(None, None, {"back": 1})
 
     def on_send() -> None:
         if len(tries.sent) == 2:
@@ -117,5 +147,34 @@ async def test_a_refusal_and_an_outage_end_it() -> None:
                 each.set_exception(NotConnectedError("lost"))
 
     tries.on_send = on_send
-    with pytest.raises(NotConnectedError, match="lost"):
-        await tries.ask()
+    assert await tries.ask() == {"back": 1}
+    assert len(tries.sent) == 3
+
+
+async def test_a_connection_that_does_not_come_back_in_time_is_told() -> None:
+    with pytest.raises(NotConnectedError, match="nothing was sent"):
+        await Connection(absent=math.inf).ask(timeout=0.5)
+
+
+@pytest.mark.parametrize(("in_cluster", "repeats"), [(False, True), (True, False)])
+async def test_a_lost_connection_ends_a_request_where_there_is_no_election_or_a_repeat_could_do_harm(
+    in_cluster: bool, repeats: bool
+) -> None:
+    connection = Connection(absent=0)
+    with pytest.raises(NotConnectedError, match="lost before the reply"):
+        await connection.ask(in_cluster=in_cluster, repeats=repeats)
+    assert len(connection.sent) == 1
+
+
+async def test_a_connection_that_is_closed_ends_a_request() -> None:
+    with pytest.raises(ClosedError):
+        await Connection(absent=0, lost=ClosedError("closed")).ask()
+
+
+async def test_a_request_without_a_connection_is_not_sent_later() -> None:
+    async def send() -> asyncio.Future[Msg]:
+        raise NotConnectedError("nothing was sent")
+
+    request = LeaderRequest(send, "the.subject", ServerClock())
+    with pytest.raises(NotConnectedError, match="nothing was sent"):
+        await request.answer(timeout=None, in_cluster=True, repeats=True)

@@ -12,6 +12,7 @@
     - AccessRefusedError           a server refused the credentials or TLS
     - JetStreamUnavailableError    the server has no JetStream for this account, or none at the moment
     - NotConnectedError            the connection is down and is being re-established
+      . ClosedError                the connection was closed for good
     - RequestTimeoutError          no reply in time
     - NoRespondersError            nobody subscribes to the subject of a request
     - NoLeaderError                the cluster, a stream or a consumer has no leader, and got none in time
@@ -192,6 +193,10 @@ class JetStreamUnavailableError(ServerUnavailableError):
 
 class NotConnectedError(ServerUnavailableError):
     """The connection is down and is being re-established. The server may have carried out a request in flight."""
+
+
+class ClosedError(NotConnectedError):
+    """The connection was closed for good. The server may have carried out a request in flight."""
 
 
 WHERE_TO_LOOK: Final = "look at `nats stream report` and `nats server report jetstream`"

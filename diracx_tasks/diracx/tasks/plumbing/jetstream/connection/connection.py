@@ -4,7 +4,8 @@
 * From then on the connection is re-established for as long as the process lives.
 * While it is down nothing is buffered. A publish or a request fails at once with `NotConnectedError`, because an
   acknowledgement or a lock renewal that waits out an outage is stale when it arrives.
-* A request whose reply is cut off by an outage fails at once, too. The server may have carried it out.
+* A request whose reply is cut off by an outage fails at once, too. The server may have carried it out. In a cluster,
+  one to the JetStream API that may be repeated is sent again instead, see `elections`.
 * A reconnect does not restore the state that the server kept for the old connection, such as pull requests. The owner
   of such state registers with `on_reconnect`, or compares `generation`, which rises by one at each reconnect.
 """
@@ -38,6 +39,7 @@ from diracx.tasks.plumbing.jetstream.connection.log import ConnectionLog
 from diracx.tasks.plumbing.jetstream.connection.request_inbox import RequestInbox, parse_denial
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import (
+    ClosedError,
     NotConnectedError,
     PayloadTooLargeError,
     PermissionDeniedError,
@@ -222,7 +224,9 @@ class Connection:
             raise PayloadTooLargeError(size, self._client.max_payload)
         try:
             await self._client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
-        except (OutboundBufferLimitError, ConnectionClosedError, ConnectionDrainingError) as error:
+        except ConnectionClosedError as error:
+            raise ClosedError(f"the connection was closed: nothing was sent to {subject}") from error
+        except (OutboundBufferLimitError, ConnectionDrainingError) as error:
             raise NotConnectedError(f"not connected: nothing was sent to {subject}") from error
 
     async def send_request(
@@ -336,7 +340,7 @@ class Connection:
         self._closing = True
         self._connected.clear()
         if self._inbox is not None:
-            self._inbox.fail_all(NotConnectedError("the connection was closed"))
+            self._inbox.fail_all(ClosedError("the connection was closed"))
         for task in self._callback_tasks:
             task.cancel()
         await asyncio.gather(*self._callback_tasks, return_exceptions=True)

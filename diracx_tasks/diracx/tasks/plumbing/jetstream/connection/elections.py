@@ -8,10 +8,11 @@ no answer              the leader has just gone, and the others do not know it y
 an answer without one  the error `CLUSTER_NOT_AVAILABLE`, `STREAM_OFFLINE` or `CONSUMER_OFFLINE`; a description of a
                        stream or consumer without a leader; a list that says which consumers are missing from it
 no responders          for a publish: only the leader of a stream takes it. Nothing was stored
+a lost connection      the server that ended was the one of this client, which goes to another one
 
 So a request is sent again until one of its tries is answered by a leader. An earlier try is not given up, since its
-answer may only be slow. A server that is no part of a cluster has no elections: there a request is sent once, unless
-an answer says that JetStream, which may be elsewhere, has no leader.
+answer may only be slow. One that begins without a connection fails at once. A server that is no part of a cluster has
+no elections: there a request is sent once, unless an answer says that JetStream, which may be elsewhere, has no leader.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.errors import (
     CLUSTER_NOT_AVAILABLE,
-    CONSUMER_OFFLINE,
-    STREAM_OFFLINE,
     ApiError,
+    ClosedError,
     NoLeaderError,
+    NotConnectedError,
     RequestTimeoutError,
 )
 from diracx.tasks.plumbing.wire.times import from_rfc3339
@@ -72,6 +73,9 @@ class LeaderRequest:
         self._waiting: dict[asyncio.Future[Msg], float] = {}
         """The tries without an answer, with the times on `boottime` at which they were sent."""
         self._leaderless = False
+        self._sent = False
+        self._lost: NotConnectedError | None = None
+        """How the connection was lost; None: it is up, as far as is known."""
 
     async def answer(self, *, timeout: float | None, in_cluster: bool, repeats: bool) -> dict[str, Any]:
         """Send it until a leader answers.
@@ -85,6 +89,7 @@ class LeaderRequest:
             ApiError: JetStream refused the request.
             NoLeaderError: There was none in time. No try that was answered was carried out.
             RequestTimeoutError: No answer in time.
+            NotConnectedError: There was no connection, or one was lost that did not come back in time.
             ServerError: As `Connection.request`.
         """
         begun = asyncio.get_running_loop().time()
@@ -99,18 +104,36 @@ class LeaderRequest:
                     pause = None if pause is None else min(2 * pause, _LAST_REPEAT_SECONDS)
                 return answer
         except TimeoutError:
+            if self._lost is not None:
+                raise self._lost from None
             if self._leaderless:
                 raise NoLeaderError(self._subject, seconds) from None
             raise RequestTimeoutError(self._subject, seconds, in_cluster=in_cluster) from None
         finally:
-            for each in self._waiting:
-                if not each.cancel() and not each.cancelled():
-                    each.exception()  # it is the same as the one that is raised
+            self._give_up()
+
+    def _give_up(self) -> None:
+        for each in self._waiting:
+            if not each.cancel() and not each.cancelled():
+                each.exception()  # it is the same as the one that is raised
+        self._waiting.clear()
 
     async def _try(self, pause: float | None) -> dict[str, Any] | None:
         """Send it once more, and wait `pause` for an answer to any try; None: no leader has answered."""
-        sent = boottime()
-        self._waiting[await self._send()] = sent
+        try:
+            sent = boottime()
+            self._waiting[await self._send()] = sent
+            self._sent, self._lost = True, None
+            return await self._answer_of_leader(pause)
+        except NotConnectedError as error:
+            if pause is None or not self._sent or isinstance(error, ClosedError):
+                raise
+            self._lost = error
+        self._give_up()
+        await asyncio.sleep(RETRY_SECONDS)
+        return None
+
+    async def _answer_of_leader(self, pause: float | None) -> dict[str, Any] | None:
         done, _ = await asyncio.wait(self._waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
             sent, answer = self._waiting.pop(each), _read(each.result(), self._subject)
