@@ -15,6 +15,8 @@ import pytest
 from diracx.tasks.plumbing.embedded.cluster import ClusteredServer, EmbeddedCluster
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
+from diracx.tasks.plumbing.jetstream.connection.elections import RETRY_SECONDS
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, resume
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.stream_messages import subjects_of
@@ -26,6 +28,8 @@ from support.sample_tasks import Greet
 
 SUBMITTERS = 8
 PAUSE_SECONDS = 0.02
+SUBMIT_SECONDS = 10.0
+"""How long a submission is tried."""
 
 
 class Submitting:
@@ -165,16 +169,32 @@ async def test_a_worker_goes_on_after_an_election_and_logs_no_error(
 
 
 @pytest.mark.long
+async def test_a_queue_is_paused_while_its_consumer_elects_a_leader(cluster_mesh: ClusterMesh) -> None:
+    mesh, stream, consumer = cluster_mesh, cluster_mesh.namespace.tasks_stream, "normal-small"
+    leader = await mesh.leader(stream, consumer)
+    async with beside(mesh, leader) as broker:
+        await asyncio.to_thread(leader.kill)
+        await pause(broker.connection, stream, consumer, UNTIL_RESUMED)
+        await resume(broker.connection, stream, consumer)
+
+
+@pytest.mark.long
 async def test_without_a_majority_every_request_says_that_there_is_no_leader(
     own_cluster: EmbeddedCluster, namespace: str, tmp_path: Path
 ) -> None:
     async with ClusterMesh.on(own_cluster, namespace) as mesh:
         mesh.register(Greet)
         command_line = CommandLine(isolated_environment(tmp_path, own_cluster.url, namespace), tmp_path)
-        last, *others = own_cluster.servers
+        last = await mesh.leader(mesh.namespace.tasks_stream)
+        others = [server for server in own_cluster.servers if server is not last]
         for server in others:
             await asyncio.to_thread(server.kill)
         await mesh.connection.wait_connected(LEADER_SECONDS)
+        # Its leader, if it runs, takes this and cannot store it: the others do not answer.
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(SendTaskError, match=r"no leader for 10 s: |: no reply from "):
+            await Greet("bob").schedule()
+        assert asyncio.get_running_loop().time() - begun >= SUBMIT_SECONDS - 2 * RETRY_SECONDS
 
         async def is_lost() -> bool:
             # The last server leads on for a while, until it misses the others.

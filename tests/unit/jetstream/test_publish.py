@@ -22,6 +22,8 @@ NOBODY = NoRespondersError("s")
 SILENCE = RequestTimeoutError("s", 1)
 MISSING = ApiError(404, 10059, "stream not found")
 DENIED = PermissionDeniedError("publish", "$JS.API.STREAM.INFO.T")
+IN_PROCESS = ApiError(409, 10158, "duplicate message id is in process")
+BUSY = ApiError(429, 10210, "batch publish too many inflight")
 LEADERLESS = NoLeaderError("$JS.API.STREAM.INFO.T", 1)
 
 
@@ -74,12 +76,22 @@ async def submit(standing: Standing, timeout: float) -> str:
         (True, SILENCE, DENIED, "s did not take the task: no reply from s within 1 s"),
         (True, SILENCE, LEADERLESS, "no leader for 0.5 s: T did not take the task"),
         (True, SILENCE, MISSING, "no stream takes s: create T with"),
+        (True, IN_PROCESS, None, "s did not take the task: no reply from s within "),
+        (True, IN_PROCESS, LEADERLESS, "no leader for 0.5 s: T did not take the task"),
+        (True, BUSY, None, "s did not take the task: JetStream says: batch publish too many inflight"),
     ],
 )
 async def test_the_text_says_why_and_what_to_do(
     in_cluster: bool, error: Exception, look: Exception | None, text: str
 ) -> None:
     assert (await submit(Standing(error, look, in_cluster=in_cluster), 0.5)).startswith(text)
+
+
+@pytest.mark.parametrize("error", [IN_PROCESS, BUSY])
+async def test_a_refusal_that_ends_by_itself_is_tried_again_until_the_time_is_over(error: Exception) -> None:
+    begun = time.monotonic()
+    await submit(Standing(error, None, in_cluster=True), 4)  # the first try has 2 s
+    assert time.monotonic() - begun > 3.5
 
 
 async def test_a_missing_stream_is_told_long_before_the_time_is_over() -> None:

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.elections import ELECTION_SECONDS
 from diracx.tasks.plumbing.wire.times import from_rfc3339, readable_time, to_rfc3339
 
 _TIMEOUT_SECONDS: Final = 5.0
@@ -49,7 +50,8 @@ async def pause(connection: Connection, stream: str, consumer: str, until: datet
     """Pause a consumer, or change the end of its pause; a time in the past resumes it. It holds on return.
 
     Raises:
-        ServerError: As `Connection.api`; or the pause does not hold after 5 s, e.g. since another operator changed it.
+        ServerError: As `Connection.api`; or the pause does not hold after 5 s (in a cluster 15), e.g. since another
+            operator changed it.
     """
     await _change(connection, stream, consumer, until)
 
@@ -66,15 +68,17 @@ async def resume(connection: Connection, stream: str, consumer: str) -> None:
 async def _change(connection: Connection, stream: str, consumer: str, until: datetime | None) -> None:
     request = {} if until is None else {"pause_until": to_rfc3339(until)}
     await connection.api(f"CONSUMER.PAUSE.{stream}.{consumer}", request)
+    # The consumer may be electing a leader.
+    seconds = _TIMEOUT_SECONDS + (ELECTION_SECONDS if connection.in_cluster else 0)
     try:
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
+        async with asyncio.timeout(seconds):
             while True:
                 # A cluster answers before the leader of the consumer has the change; the leader answers this request.
                 if _pause_until(await connection.api(f"CONSUMER.INFO.{stream}.{consumer}")) == until:
                     return
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
-        text = f"{consumer}: the change does not hold {_TIMEOUT_SECONDS:g} s after the server accepted it"
+        text = f"{consumer}: the change does not hold {seconds:g} s after the server accepted it"
         raise ServerError(text) from None
 
 

@@ -107,7 +107,7 @@ async def publish(
         answer = await connection.request(subject, body, headers=headers, timeout=seconds)
         return _read_ack(answer.data, subject)
 
-    return await _until_taken(connection, send, timeout)
+    return await _until_taken(connection, subject, send, timeout)
 
 
 async def publish_batch(
@@ -140,11 +140,11 @@ async def publish_batch(
         except TimeoutError:
             raise RequestTimeoutError(messages[-1].subject, seconds) from None
 
-    return await _until_taken(connection, send, timeout)
+    return await _until_taken(connection, messages[-1].subject, send, timeout)
 
 
 async def _until_taken(
-    connection: Connection, send: Callable[[float], Awaitable[PubAck]], timeout: float | None
+    connection: Connection, subject: str, send: Callable[[float], Awaitable[PubAck]], timeout: float | None
 ) -> PubAck:
     """Send until the stream takes it or refuses it; `send` gets the seconds for the answer to one try."""
     clock = asyncio.get_running_loop().time
@@ -160,7 +160,11 @@ async def _until_taken(
             if deadline - clock() <= RETRY_SECONDS:
                 raise NoRespondersError(error.subject, seconds) from None
         except ApiError as error:
-            if error.err_code not in _PASSING or deadline - clock() <= RETRY_SECONDS:
+            if not _ends_by_itself(error):
+                raise
+            if deadline - clock() <= RETRY_SECONDS:
+                if error.err_code == ID_IN_PROCESS:  # of an earlier try, for which the replicas have not answered
+                    raise RequestTimeoutError(subject, seconds, in_cluster=True) from None
                 raise
         await asyncio.sleep(random.uniform(RETRY_SECONDS / 2, RETRY_SECONDS))
 
@@ -204,7 +208,14 @@ async def until_answered(
             longest_try *= 2
             await asyncio.sleep(RETRY_SECONDS)
         except ServerError as error:
-            raise SendTaskError(_refusal_text(stream, subject, what, error)) from error
+            if not _ends_by_itself(error) or clock() - begun >= timeout:
+                raise SendTaskError(_refusal_text(stream, subject, what, error)) from error
+            longest_try *= 2
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+def _ends_by_itself(error: ServerError) -> bool:
+    return isinstance(error, ApiError) and error.err_code in _PASSING
 
 
 def _refusal_text(stream: str, subject: str, what: str, error: ServerError) -> str:
