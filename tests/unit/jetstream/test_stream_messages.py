@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.elections import ELECTION_SECONDS
 from diracx.tasks.plumbing.jetstream.errors import ApiError, NoLeaderError, RequestTimeoutError
 from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject
 
@@ -30,7 +31,9 @@ class Answers:
         self.asked: list[str] = []
 
     async def api(self, suffix: str, *_: Any, **options: Any) -> dict[str, Any]:
-        assert options.get("repeats", True) is not suffix.startswith("STREAM.PURGE")
+        purges = suffix.startswith("STREAM.PURGE")
+        assert options.get("repeats", True) is not purges
+        assert purges or 0 < options["timeout"] <= ELECTION_SECONDS
         self.asked.append(suffix)
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):

@@ -119,22 +119,15 @@ class LeaderRequest:
         self._waiting.clear()
 
     async def _try(self, pause: float | None) -> dict[str, Any] | None:
-        """Send it once more, and wait `pause` for an answer to any try; None: no leader has answered."""
-        try:
-            sent = boottime()
-            self._waiting[await self._send()] = sent
-            self._sent, self._lost = True, None
-            return await self._answer_of_leader(pause)
-        except NotConnectedError as error:
-            if pause is None or not self._sent or isinstance(error, ClosedError):
-                raise
-            self._lost = error
-        self._give_up()
-        await asyncio.sleep(RETRY_SECONDS)
-        return None
-
-    async def _answer_of_leader(self, pause: float | None) -> dict[str, Any] | None:
-        done, _ = await asyncio.wait(self._waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        """Send it once more, and wait `pause` for an answer to any try (None: until it comes). None: no leader has
+        answered."""
+        sent = boottime()
+        self._waiting[latest := await self._send()] = sent
+        if pause is None:
+            await latest  # the only one; `asyncio.wait` would add a twentieth to what a request to one server costs
+            done = {latest}
+        else:
+            done, _ = await asyncio.wait(self._waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
             sent, answer = self._waiting.pop(each), _read(each.result(), self._subject)
             if not without_leader(answer):
