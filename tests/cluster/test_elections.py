@@ -15,8 +15,7 @@ import pytest
 from diracx.tasks.plumbing.embedded.cluster import ClusteredServer, EmbeddedCluster
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.jetstream.connection.elections import RETRY_SECONDS
-from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, resume
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, paused_until
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.stream_messages import subjects_of
@@ -144,6 +143,17 @@ async def test_requests_wait_until_there_is_a_leader(cluster_mesh: ClusterMesh, 
     assert status.status.delayed in {1, 2}
     assert len(stored) in {1, 2}
     assert command.returncode == 0, command.stderr
+
+
+@pytest.mark.long
+async def test_a_queue_whose_leader_has_just_ended_can_be_paused(cluster_mesh: ClusterMesh) -> None:
+    mesh, stream, queue = cluster_mesh, cluster_mesh.namespace.tasks_stream, "normal-small"
+    leader = await mesh.leader(stream, queue)
+    async with beside(mesh, leader) as broker:
+        await asyncio.to_thread(leader.kill)
+        await pause(broker.connection, stream, queue, UNTIL_RESUMED)
+        info = await broker.connection.api(f"CONSUMER.INFO.{stream}.{queue}")
+    assert paused_until(info) == UNTIL_RESUMED
 
 
 async def test_a_worker_goes_on_after_an_election_and_logs_no_error(

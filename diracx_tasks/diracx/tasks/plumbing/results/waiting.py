@@ -23,7 +23,7 @@ FIRST_LOOK_SECONDS: Final = 0.002
 """The first look comes after this time. The result of a brief task is heard before, and the look is saved; one that was
 there already is found this much later."""
 ANSWER_SECONDS: Final = 5.0
-"""How long one read waits for its answer."""
+"""How long one of several reads waits for its answer."""
 
 
 class ResultReader:
@@ -35,8 +35,11 @@ class ResultReader:
         self._stream = f"KV_{self._bucket}"
         self._namespace = namespace
 
-    async def read(self, task_id: str, *, timeout: float = ANSWER_SECONDS) -> ResultRecord | None:
+    async def read(self, task_id: str, *, timeout: float | None = None) -> ResultRecord | None:
         """The result of a task; None if none is there.
+
+        Args:
+            timeout: Seconds for the answer, as for `Connection.api`.
 
         Raises:
             ResultIsMissingError: What is there is no result.
