@@ -73,7 +73,7 @@ async def test_setup_moves_a_mesh_to_three_replicas_and_back_and_says_what_is_ca
         await each_has(0)
         # Said a second time, nats-server 2.15 makes the replicas of the tasks and does not answer.
         first = await set_up(command, "--replicas", "3")
-        assert f"updated stream {names.tasks_stream}: num_replicas\n" in first
+        assert f"updated stream {names.tasks_stream}: metadata, num_replicas\n" in first
         await each_has(2)
         done = await asyncio.to_thread(command, "setup", "--replicas", "5")
         assert (done.returncode, done.stdout) == (69, "")

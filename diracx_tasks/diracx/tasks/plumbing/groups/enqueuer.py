@@ -288,8 +288,8 @@ class GroupEnqueuer:
         """Whether a child of the part is in a queue. They were stored together, and none has ended."""
         first = record.starts[number]
         places = {place(group, index) for index in range(first, first + len(part.children))}
-        # On a cluster a replica that lags may not have them yet, and nothing else keeps them from being stored twice. So
-        # where the fast search finds none there, the leader is asked.
+        # On a cluster a replica that lags may not have them yet, and nothing else keeps them from being stored twice.
+        # So where the fast search finds none there, the leader is asked.
         for read in (read_batches, read_messages) if self._connection.in_cluster else (read_batches,):
             async for message in read(self._connection, self._namespace.tasks_stream, ">"):
                 if message.headers.get(TASK_GROUP) in places:
