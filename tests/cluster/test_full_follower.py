@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from diracx.tasks.plumbing.embedded.cluster import EmbeddedCluster
+from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.publish import publish
+from diracx.tasks.plumbing.jetstream.replicas import read_replicas
 from diracx.tasks.testing import wait_until
 from support.cluster import ClusterMesh
 from support.nats_command import find_nats
@@ -51,3 +53,5 @@ async def test_a_full_follower_stops_nobody_and_the_check_of_the_stream_tells_of
 
             await wait_until(is_critical, description="the check says so", timeout=PATIENCE)
             assert not small.is_ready
+            behind = [each for each in await read_replicas(mesh.connection, assets(mesh.namespace)) if each.problem]
+            assert f"{small.name} is " in next(each.problem for each in behind if each.asset.name == stream)

@@ -8,7 +8,7 @@ from typing import Any
 
 from diracx.tasks.plumbing.embedded.cluster import EmbeddedCluster
 from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.jetstream.assets import Asset, assets
+from diracx.tasks.plumbing.jetstream.assets import MONITOR, Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import NotConnectedError
 from diracx.tasks.plumbing.jetstream.replicas import catching_up, read_replicas
@@ -71,6 +71,8 @@ async def test_setup_moves_a_mesh_to_three_replicas_and_back_and_says_what_is_ca
             await each_has(2)
         await set_up(command, "--replicas", "1")
         await each_has(0)
+        tasks = await mesh.connection.api(f"STREAM.INFO.{names.tasks_stream}")
+        assert not [name for name in tasks["config"]["metadata"] if name.startswith(f"{MONITOR}.peer-")]
         # Said a second time, nats-server 2.15 makes the replicas of the tasks and does not answer.
         first = await set_up(command, "--replicas", "3")
         assert f"updated stream {names.tasks_stream}: metadata, num_replicas\n" in first

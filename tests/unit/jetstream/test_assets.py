@@ -6,7 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from diracx.tasks.plumbing.jetstream.assets import assets
+from diracx.tasks.plumbing.jetstream.assets import assets, with_replicas
+from diracx.tasks.plumbing.jetstream.topology import differences
 from diracx.tasks.plumbing.wire.names import Namespace
 
 GOLDEN = Path(__file__).with_name("golden_assets.json")
@@ -28,3 +29,14 @@ def test_replicas_are_asked_for_on_every_stream_and_bucket_but_not_on_queues() -
     wanted = assets(Namespace("diracx"), replicas=3)
     assert {asset.definition.get("num_replicas") for asset in wanted if asset.kind != "consumer"} == {3}
     assert all("num_replicas" not in asset.definition for asset in wanted if asset.kind == "consumer")
+
+
+def test_thresholds_for_replicas_come_and_go_with_the_replicas() -> None:
+    """`nats server check stream` is critical for a stream with one replica that still expects three."""
+    three, one = ([with_replicas(asset, number) for asset in assets(Namespace("diracx"), number)] for number in (3, 1))
+    for more, fewer in zip(three, one, strict=True):
+        assert differences(more, more.definition) == {}
+        assert differences(fewer, fewer.definition) == {}
+        if more.kind != "consumer":
+            kept = differences(fewer, more.definition)["metadata"]
+            assert kept == fewer.definition["metadata"]

@@ -1,7 +1,7 @@
 """Three nats-servers on loopback that form one JetStream cluster, and end with this process.
 
-The tests of what a cluster changes, `scripts/chaos --cluster` and `scripts/cluster` use it. It is no cluster to keep
-data in: all servers share this machine and its disk. `nats/cluster/` has the configuration of three durable servers.
+The tests of what a cluster changes and `scripts/chaos --cluster` use it. It is no cluster to keep data in: all servers
+share this machine and its disk. `nats/cluster/` has the configuration of three durable servers.
 """
 
 from __future__ import annotations

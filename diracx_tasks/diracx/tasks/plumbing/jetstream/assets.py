@@ -58,8 +58,8 @@ class Asset:
     @property
     def definition(self) -> dict[str, Any]:
         """The whole configuration at creation."""
-        metadata = {**self.config.get("metadata", {}), **self.initial.get("metadata", {})}
-        return {**self.config, **self.initial, "metadata": without_empty(metadata)}
+        metadata = merged(self.config.get("metadata", {}), self.initial.get("metadata", {}))
+        return {**self.config, **self.initial, "metadata": metadata}
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -98,14 +98,14 @@ def with_replicas(asset: Asset, replicas: int) -> Asset:
     """The asset with its number of copies in `config`, so that it is compared and updated; a consumer is unchanged."""
     if asset.kind == "consumer":
         return asset
-    unwatched = dict.fromkeys(_replicas_watched(2), "")  # what was set for several is taken back for one
-    metadata = {**asset.config["metadata"], **unwatched, **_replicas_watched(replicas)}
+    watched = _replicas_watched(replicas) or dict.fromkeys(_replicas_watched(2))
+    metadata = {**asset.config["metadata"], **watched}
     return replace(asset, config={**asset.config, "num_replicas": replicas, "metadata": metadata})
 
 
-def without_empty(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata that are to be there: an empty value stands for a key that is not."""
-    return {key: value for key, value in metadata.items() if value}
+def merged(has: Mapping[str, Any], needed: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with what is needed; None: the name is removed."""
+    return {name: value for name, value in {**has, **needed}.items() if value is not None}
 
 
 def _replicas_watched(replicas: int) -> dict[str, str]:

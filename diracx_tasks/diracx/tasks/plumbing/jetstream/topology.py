@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from diracx.tasks.plumbing.exceptions import TopologyDriftError, shown
-from diracx.tasks.plumbing.jetstream.assets import START, Asset, without_empty
+from diracx.tasks.plumbing.jetstream.assets import START, Asset, merged
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
     CONSUMER_NOT_FOUND,
@@ -182,7 +182,7 @@ def differences(asset: Asset, found: Mapping[str, Any]) -> dict[str, Any]:
         if field in _UNSAFE[asset.kind] and not _is_safe(field, has, needed):
             raise TopologyDriftError(str(asset), field, has, needed)
         # The server keeps metadata of its own.
-        changes[field] = without_empty({**(has or {}), **needed}) if field == "metadata" else needed
+        changes[field] = merged(has or {}, needed) if field == "metadata" else needed
     return changes
 
 
