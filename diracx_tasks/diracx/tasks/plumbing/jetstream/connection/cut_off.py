@@ -7,7 +7,8 @@ The watch begins with a request that gets no answer. Then it asks:
 
     does JetStream answer here?            yes: an election of one stream, or a slow request; wait for the next one
     does it answer on most other servers?  no: an election of the whole cluster, or this side has the majority; ask anew
-    does it answer here by now?            yes: that election ended while the others were asked. no: leave this server
+    does it answer here by now?            yes: an election of the whole cluster has ended; wait for the next one
+    no, yes, no                            leave this server
 
 Most of all servers must answer elsewhere, so the settings must name three or more; with fewer there is no watch.
 
@@ -113,6 +114,7 @@ class _Watch:
             await asyncio.sleep(LOOK_SECONDS)
             if self._inbox.failures > failures or self._inbox.has_waited_since(last_token):
                 while not await self._answers():
+                    # The others may have answered at the end of an election, and so would this one by now.
                     if await self._most_others_answer() and not await self._answers():
                         await self._leave()
                         break
