@@ -16,7 +16,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import SendTaskError, TopologyDriftError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.jetstream.assets import Asset, assets, with_replicas
+from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import ApiError, NoRespondersError
@@ -160,27 +160,6 @@ async def test_metadata_of_ours_that_was_lost_comes_back_beside_theirs(
     assert await ensure(connection, assets(topology)) == [f"updated stream {topology.later_stream}: metadata"]
     metadata = (await stream_config(connection, topology.later_stream))["metadata"]
     assert {"team": "ops", "diracx.tasks": "later"}.items() <= metadata.items()
-
-
-async def test_what_watches_replicas_comes_with_several_and_goes_with_one_beside_what_an_operator_set(
-    connection: Connection, topology: Namespace
-) -> None:
-    stream = topology.later_stream
-    before = (await stream_config(connection, stream))["metadata"]
-    (several,) = (with_replicas(asset, 3) for asset in assets(topology) if asset.name == stream)
-    await edit(connection, stream, metadata={**before, **several.config["metadata"], "team": "ops"})
-    wanted = [with_replicas(asset, 1) for asset in assets(topology)]
-    assert await ensure(connection, wanted) == [f"updated stream {stream}: metadata"]
-    assert (await stream_config(connection, stream))["metadata"] == {**before, "team": "ops"}
-    assert await ensure(connection, wanted) == []
-
-
-async def test_a_mesh_that_is_made_with_one_replica_has_nothing_that_watches_replicas(
-    connection: Connection, names: Namespace
-) -> None:
-    await ensure(connection, [with_replicas(asset, 1) for asset in assets(names, 1)])
-    metadata = (await stream_config(connection, names.tasks_stream))["metadata"]
-    assert not [key for key in metadata if "peer" in key]
 
 
 def changed(asset: Asset, **config: Any) -> Asset:

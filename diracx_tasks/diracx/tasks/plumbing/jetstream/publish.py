@@ -200,18 +200,25 @@ async def until_answered(
         except NotConnectedError as error:
             if not await connection.wait_connected(remaining):
                 raise SendTaskError(f"{subject} did not take {what}: {error}") from error
-        except (NoRespondersError, RequestTimeoutError) as error:
-            if (waited := clock() - begun) >= min(MISSING_SECONDS, timeout):
-                over = timeout if waited >= timeout else None
-                if (text := await _why_not_taken(connection, stream, subject, what, error, over)) is not None:
-                    raise SendTaskError(text) from error
-            longest_try *= 2
-            await asyncio.sleep(RETRY_SECONDS)
         except ServerError as error:
-            if not _ends_by_itself(error) or clock() - begun >= timeout:
-                raise SendTaskError(_refusal_text(stream, subject, what, error)) from error
+            if (
+                text := await _why_given_up(connection, stream, subject, what, error, clock() - begun, timeout)
+            ) is not None:
+                raise SendTaskError(text) from error
             longest_try *= 2
             await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _why_given_up(
+    connection: Connection, stream: str, subject: str, what: str, error: ServerError, waited: float, timeout: float
+) -> str | None:
+    """Why it is not tried again after `waited` seconds, and what to do; None: it is."""
+    over = timeout if waited >= timeout else None
+    if isinstance(error, NoRespondersError | RequestTimeoutError):
+        if waited < min(MISSING_SECONDS, timeout):
+            return None
+        return await _why_not_taken(connection, stream, subject, what, error, over)
+    return None if _ends_by_itself(error) and over is None else _refusal_text(stream, subject, what, error)
 
 
 def _ends_by_itself(error: ServerError) -> bool:
