@@ -14,8 +14,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
@@ -63,6 +63,19 @@ class Server(msgspec.Struct):
     def is_ready(self) -> bool:
         """Whether it runs, knows the leader of the cluster, and has caught up with its streams."""
         return self.monitor("healthz").get("status") == "ok"
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold a Ctrl-C back until the end of the block."""
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
 
 
 class State(msgspec.Struct):
@@ -172,7 +185,8 @@ class Cluster:
         """
         for server in servers:
             own = {"NATS_SERVER_NAME": server.name, "NATS_STORE_DIR": str(self.file(server, "store"))}
-            with self.file(server, "log").open("ab") as log:
+            # A server whose process id nobody has noted could not be ended.
+            with uninterrupted(), self.file(server, "log").open("ab") as log:
                 server.pid = subprocess.Popen(
                     [find_nats_server(), "-c", str(self.file(server, "conf"))],
                     env=os.environ | self.state.variables | own,
@@ -182,7 +196,7 @@ class Cluster:
                     # Ctrl-C in this terminal is not for the servers.
                     start_new_session=True,
                 ).pid
-            self.save()
+                self.save()
         for server in [each for each in self.state.servers if each in servers or self.runs(each)]:
             if not self._becomes(lambda server: server.is_ready or not self.runs(server), server, READY_SECONDS):
                 raise SystemExit(
