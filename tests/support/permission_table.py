@@ -105,6 +105,11 @@ OPERATIONS = (
         listens=("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{NS}_LATER",),
     ),
     Operation(
+        "hear of a new leader of a queue",
+        _roles("worker", "operator"),
+        listens=("$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.{NS}_TASKS.normal-small",),
+    ),
+    Operation(
         "record an attempt, a lock, a result",
         _roles("worker", "operator"),
         tuple(Request(f"$KV.{{ns}}_{bucket}.x", b"{}") for bucket in ("attempts", "locks", "results")),

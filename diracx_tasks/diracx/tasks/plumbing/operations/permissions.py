@@ -29,6 +29,7 @@ from diracx.tasks.plumbing.jetstream.connection.handshake import API_PREFIX
 from diracx.tasks.plumbing.jetstream.handover import LEADER_ELECTED
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, LeaderLock
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker.settlement.ack_replay import CONSUMER_LEADER_ELECTED
 
 API: Final = API_PREFIX
 
@@ -99,8 +100,9 @@ def _worker(names: Namespace) -> Role:
     worker = _serving(names, "worker", purpose, publish, deny=(_leadership(names),))
     # Only operators cancel tasks; a worker reads the notes, and hears of new ones. A task may wait for the result of
     # another.
-    elected = f"{LEADER_ELECTED}.{names.later_stream}"
-    heard = (_call_inbox(names), names.all_cancelled, _hearing_results(names), elected)
+    # What it asks of leaders, it asks of new ones at once.
+    elected = (f"{LEADER_ELECTED}.{names.later_stream}", f"{CONSUMER_LEADER_ELECTED}.{tasks}.*")
+    heard = (_call_inbox(names), names.all_cancelled, _hearing_results(names), *elected)
     return replace(worker, subscribe=(*worker.subscribe, *heard))
 
 

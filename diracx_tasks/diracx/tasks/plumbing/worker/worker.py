@@ -107,6 +107,7 @@ class Worker:
         self._broken: BackgroundEndedError | None = None
         self._last_resort = last_resort
         self._connection, self._registry = connection, registry
+        self._stream = namespace.tasks_stream
         self._attempts = AttemptStore(Bucket(connection, namespace.attempts_bucket))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
@@ -332,6 +333,7 @@ class Worker:
             cancellations=self._cancellations.run(),
             mesh=self._mesh.run(),
             handover=self._handover.run(),
+            answers=self._settlement.ack_replay.run(self._stream),
         ):
             self._connection.on_reconnect(resend)
             try:

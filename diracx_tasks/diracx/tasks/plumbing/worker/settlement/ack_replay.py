@@ -1,10 +1,13 @@
-"""The latest answers of a worker, sent again after an outage of the server.
+"""The latest answers of a worker, sent again after an outage of the server, or of the leader of a consumer.
 
 The server writes the state of its consumers to disk about ten times a second, so a kill makes it forget the latest
 answers. A forgotten ack lets a finished task be executed once more. After a forgotten nak the message comes when
 `ack_wait` is over: too late for a short delay; for a long one too early, and `screen` sends it back. So after each
 reconnect the latest answers are sent again. Where the server has forgotten the delivery too, it ignores them and
 delivers the message anew; if that is to this worker, `was_finished` recognises it.
+
+On a cluster nobody takes an answer while its consumer has no leader, 4 to 9 s after a kill, and the worker need not be
+disconnected. So the latest answers are sent again to each new leader.
 
 Answers are not fenced, and another worker may have the message by now. Resending is safe nevertheless:
 
@@ -23,6 +26,7 @@ An entry holds only what resending and recognising need: some 400 bytes for an a
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from datetime import datetime
 from typing import Final
@@ -33,10 +37,16 @@ from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import ReplySubject
+from diracx.tasks.plumbing.jetstream.hearing import listening
 from diracx.tasks.plumbing.worker.leases import Lease
 
 MAX_ANSWERS: Final = 4096
 """More than a worker settles between two writes of the server."""
+
+CONSUMER_LEADER_ELECTED: Final = "$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED"
+"""Followed by the stream and the consumer; only a cluster sends it."""
+TAKES_OVER_SECONDS: Final = 1.0
+"""The time in which a new leader begins to take answers: it tells of its election a moment before."""
 
 
 class _Answer(msgspec.Struct, frozen=True, gc=False):  # thousands live for long, and none is part of a cycle
@@ -78,6 +88,16 @@ class AckReplay:
         """Whether this worker acked or termed the message on an earlier lease."""
         known = self._answers.get(lease.delivery.sequence)
         return known is not None and known.not_before is None and known.stored_ns == lease.delivery.stored_ns
+
+    async def run(self, stream: str) -> None:
+        """Send the answers again when a consumer of the stream has a new leader, until cancelled."""
+        elected = asyncio.Event()
+        async with listening(self._connection, f"{CONSUMER_LEADER_ELECTED}.{stream}.*", lambda _: elected.set()):
+            while True:
+                await elected.wait()
+                await asyncio.sleep(TAKES_OVER_SECONDS)
+                elected.clear()  # before: those that were elected in the last moment have not taken over
+                self.resend()
 
     def resend(self) -> None:
         """Send each answer again whose lease holds. Without a connection it stops; the next reconnect sends all
