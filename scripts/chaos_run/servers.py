@@ -10,10 +10,10 @@ import asyncio
 import itertools
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.embedded.cluster import ClusteredServer, EmbeddedCluster
@@ -181,21 +181,28 @@ class ThreeServers(Servers):
 
 
 def _groups_led(server: ClusteredServer) -> list[str]:
-    """The streams that a server leads by its own account, the consumers as `<stream>/<consumer>`, and the cluster."""
     try:
-        state = server.monitor("jsz?consumers=true")
+        return groups_led(server.name, server.monitor("jsz?consumers=true"))
     except EmbeddedServerError:
         return []
+
+
+def groups_led(name: str, state: Mapping[str, Any]) -> list[str]:
+    """The streams that a server leads by its own account, the consumers as `<stream>/<consumer>`, and the cluster."""
     accounts = state.get("account_details") or []
-    led = [META] if state.get("meta_cluster", {}).get("leader") == server.name else []
+    led = [META] if state.get("meta_cluster", {}).get("leader") == name else []
     for stream in (stream for account in accounts for stream in account.get("stream_detail") or []):
-        name = stream["name"]
-        if stream.get("cluster", {}).get("leader") == server.name:
-            led.append(name)
-        for consumer in stream.get("consumer_detail") or []:
-            if consumer.get("cluster", {}).get("leader") == server.name:
-                led.append(f"{name}/{consumer['name']}")
+        if _leads(name, stream):
+            led.append(stream["name"])
+        consumers = stream.get("consumer_detail") or []
+        led += (f"{stream['name']}/{each['name']}" for each in consumers if _leads(name, each))
     return led
+
+
+def _leads(name: str, detail: Mapping[str, Any]) -> bool:
+    # A server that has just started names itself, without a group, until it takes part in the group.
+    cluster = detail.get("cluster") or {}
+    return cluster.get("leader") == name and "raft_group" in cluster
 
 
 @asynccontextmanager

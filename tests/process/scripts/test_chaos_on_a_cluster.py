@@ -195,3 +195,17 @@ def test_lateness_is_measured_from_the_time_of_a_task_with_and_without_elections
     assert late.worst.with_leaders == 2
     found = late.document()
     assert (found["max"], found["beside_elections"]["count"], found["with_leaders"]["max"]) == (10, 1, 2)
+
+
+def test_a_server_that_has_just_started_leads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHAOS))
+    servers = importlib.import_module("servers")
+
+    def state(**group: str) -> Any:
+        cluster = {"leader": "server-1", **group}
+        stream = {"name": "S", "cluster": cluster, "consumer_detail": [{"name": "c", "cluster": cluster}]}
+        return {"account_details": [{"stream_detail": [stream]}]}
+
+    assert servers.groups_led("server-1", state(raft_group="S-R3F-1")) == ["S", "S/c"]
+    assert servers.groups_led("server-2", state(raft_group="S-R3F-1")) == []
+    assert servers.groups_led("server-1", state()) == []
