@@ -68,13 +68,14 @@ def give_up(inbox: RequestInbox) -> None:
 
 @pytest.mark.parametrize("answer", [NO_ANSWER, NO_LEADER], ids=["no answer", "no leader"])
 async def test_it_leaves_where_jetstream_does_not_answer_and_does_on_all_others(
-    servers: list[EmbeddedServer], answer: ServerError
+    servers: list[EmbeddedServer], answer: ServerError, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with watched(servers, Asked(answer)) as (connection, inbox):
         before = connection.server
         give_up(inbox)
         await wait_until(lambda: connection.generation, description="it is elsewhere")
         assert connection.server != before
+    assert not [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
 
 
 async def test_a_request_that_waits_long_starts_the_question(servers: list[EmbeddedServer]) -> None:

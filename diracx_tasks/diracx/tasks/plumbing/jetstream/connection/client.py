@@ -59,6 +59,10 @@ _known_names: Final[set[str]] = set()
 """Names of headers that are known to be valid."""
 
 
+class PassedOverError(ConnectionError):
+    """An attempt went to the server that was left."""
+
+
 class PersistentClient(Client):
     """A nats-py client that reconnects after every error and drops unsent commands at a disconnect."""
 
@@ -166,7 +170,7 @@ class PersistentClient(Client):
 
     async def _connect_to_server(self, s: Srv) -> None:
         if s is self._left and boottime() < self._left_until:
-            raise ConnectionError(f"{s.uri.hostname}:{s.uri.port} is passed over for {PASS_OVER_SECONDS:g} s")
+            raise PassedOverError(f"{s.uri.hostname}:{s.uri.port} is passed over for {PASS_OVER_SECONDS:g} s")
         if self._transport:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)

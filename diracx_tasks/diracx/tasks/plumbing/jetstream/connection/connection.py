@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, OutboundBufferLimitError
 
 from diracx.tasks.plumbing.clock import ServerClock, boottime
-from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
+from diracx.tasks.plumbing.jetstream.connection.client import PassedOverError, PersistentClient
 from diracx.tasks.plumbing.jetstream.connection.cut_off import leaving_cut_off_servers
 from diracx.tasks.plumbing.jetstream.connection.handshake import (
     API_PREFIX,
@@ -364,7 +364,7 @@ class Connection:
             for callback in list(self._denial_callbacks):
                 raised |= callback(denial) is True
         # The caller of a denied request gets the error and decides whether it matters.
-        if not self._closing and not raised:
+        if not self._closing and not raised and not isinstance(error, PassedOverError):
             self._log.error(error)
 
     async def _on_disconnected(self) -> None:
