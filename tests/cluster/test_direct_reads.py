@@ -44,6 +44,7 @@ async def replace_elsewhere(
     await wait_until(written, description="the others have the second revision", timeout=LIMIT_SECONDS)
 
 
+@pytest.mark.long
 async def test_a_replica_that_lags_shows_old_lists_and_decides_nothing(namespace: str) -> None:
     async with PartitionableCluster.open() as cluster, ClusterMesh.on(cluster, namespace) as mesh:
         names = mesh.namespace

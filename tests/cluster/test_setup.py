@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from diracx.tasks.plumbing.embedded.cluster import EmbeddedCluster
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import MONITOR, Asset, assets
@@ -45,6 +47,7 @@ async def set_up(command: CommandLine, *arguments: str) -> str:
     return first
 
 
+@pytest.mark.long
 async def test_setup_moves_a_mesh_to_three_replicas_and_back_and_says_what_is_catching_up(
     cluster: EmbeddedCluster, namespace: str, tmp_path: Path
 ) -> None:
