@@ -11,17 +11,17 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from diracx.tasks.plumbing.embedded.cluster import free_ports
 from diracx.tasks.plumbing.embedded.server import find_nats_server
 from diracx.tasks.plumbing.operations.accounts import password_variable, user_name
 from diracx.tasks.plumbing.operations.permissions import roles
@@ -106,7 +106,7 @@ class Cluster:
             port: The port of the first server, those of the others follow it; None: free ones.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        free = _free_ports(3 * SIZE)
+        free = free_ports(3 * SIZE)
         clients = free[:SIZE] if port is None else range(port, port + SIZE)
         servers = [
             Server(f"nats-{place + 1}", clients[place], free[SIZE + place], free[2 * SIZE + place])
@@ -242,12 +242,3 @@ class Cluster:
 def _password() -> str:
     # A letter first: nats-server would take what begins with a digit for a number.
     return f"p{secrets.token_hex(24)}"
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on at this moment."""
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in taken]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ SIZE: Final = 3
 _READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.1
 _ANSWER_SECONDS: Final = 2.0
+_PORTS: Final = range(10_000, 32_000)
+"""Systems give higher ones to outgoing connections, also while a server is away that will listen there again."""
 
 
 class ClusteredServer(EmbeddedServer):
@@ -86,7 +89,8 @@ class EmbeddedCluster:
         extra_config: str = "",
     ) -> None:
         # Routes and monitoring need ports that are known before a server starts.
-        routes, monitoring, clients = _free_ports(size), _free_ports(size), _free_ports(size)
+        free = free_ports(3 * size)
+        routes, monitoring, clients = free[:size], free[size : 2 * size], free[2 * size :]
         self.route_urls = [f"nats://127.0.0.1:{port}" for port in routes]
         """Where each server listens for the others, in the order of `servers`."""
         urls = ", ".join(f'"{url}"' for url in self.route_urls)
@@ -171,10 +175,14 @@ class EmbeddedCluster:
         self.close()
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on at this moment."""
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on at this moment, and that no outgoing connection is given meanwhile."""
     with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in taken]
+        found: list[int] = []
+        for port in random.sample(_PORTS, len(_PORTS)):
+            if len(found) == count:
+                break
+            with suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+        return found
