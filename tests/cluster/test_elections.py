@@ -15,7 +15,8 @@ import pytest
 from diracx.tasks.plumbing.embedded.cluster import ClusteredServer, EmbeddedCluster
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
-from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, paused_until
+from diracx.tasks.plumbing.jetstream.connection.elections import ELECTION_SECONDS, RETRY_SECONDS
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, resume
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.stream_messages import subjects_of
@@ -226,3 +227,28 @@ async def test_without_a_majority_every_request_says_that_there_is_no_leader(
             assert isinstance(command, subprocess.CompletedProcess)
             assert (command.returncode, "no leader for 10 s" in command.stderr) == (69, True), command.stderr
         assert last.is_running
+
+
+@pytest.mark.long
+async def test_a_worker_that_waits_for_a_leader_stops_at_once(own_cluster: EmbeddedCluster, namespace: str) -> None:
+    async with ClusterMesh.on(own_cluster, namespace) as mesh:
+        mesh.register(Greet)
+        # It follows the leader of the stream, and answers for nothing when it is alone.
+        leader = await mesh.leader(mesh.namespace.tasks_stream)
+        last = next(each for each in own_cluster.servers if each is not leader and each.url != mesh.connection.server)
+        ended: list[object] = []
+        async with mesh.working(on_outcome=lambda *outcome: ended.append(outcome)):
+            await Greet("alice").schedule()
+            await wait_until(lambda: ended, description="the worker is at work", timeout=LEADER_SECONDS)
+            for server in own_cluster.servers:
+                if server is not last:
+                    await asyncio.to_thread(server.kill)
+
+            def has_asked() -> bool:
+                return any(each["in_msgs"] > 1 for each in last.monitor("connz")["connections"])
+
+            # After a reconnect it reads its queues anew.
+            await wait_until(has_asked, description="it waits for a leader", timeout=LEADER_SECONDS)
+            stopped = asyncio.get_running_loop().time()
+        # An election is waited for twice: to read the queues, and to say why that fails.
+        assert asyncio.get_running_loop().time() - stopped < ELECTION_SECONDS - 2

@@ -26,6 +26,12 @@ from diracx.tasks.cli.terminal.streams import stream_of_the_log
 _OURS = "diracx.tasks"
 _LIBRARIES = frozenset({"diracx", "nats", "asyncio"})
 """Packages whose lines tell of this process. Those with tasks count as well."""
+_END_OF_TLS = "returning true from eof_received() has no effect when using ssl"
+"""What asyncio warns of whenever a server ends a TLS connection of nats-py; nothing is wrong then."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.msg != _END_OF_TLS
 
 
 class _OwnHandler(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic for type checkers only
@@ -66,6 +72,7 @@ class OwnLog:
     def start(self) -> None:
         """Log to standard error from now on, in place of what logged before."""
         logging.basicConfig(level=self._level, handlers=[self.handler], force=True)
+        logging.getLogger("asyncio").addFilter(_is_news)
         OwnLog.current = self
         self._adopt_loggers()
         if self.own_level < self._level:
