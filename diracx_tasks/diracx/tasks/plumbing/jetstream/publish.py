@@ -252,8 +252,9 @@ async def _why_not_taken(
         return None
     if standing is _Standing.LEADERLESS:
         return f"no leader for {waited:g} s: {stream} did not take {what}; {WHERE_TO_LOOK}"
-    if unanswered:
-        return f"{refusal}: {error}"
+    if unanswered and waited is not None:
+        # The error tells of the last try alone.
+        return f"{refusal}: {RequestTimeoutError(subject, waited, in_cluster=in_cluster)}"
     if standing is _Standing.HIDDEN:
         return f"no leader for {waited:g} s, or no stream takes {subject}: {WHERE_TO_LOOK}, or {create}"
     return f"{refusal}: {stream} is there without that subject; run `diracx-task-run setup`"
