@@ -91,7 +91,8 @@ def parse_arguments() -> argparse.Namespace:
         "--max-late",
         type=float,
         metavar="SECONDS",
-        help="how late an urgent task may begin that is due at a time, without the time of elections",
+        help="how late an urgent task may begin that is due at a time, without the time of elections; more than "
+        "--ack-wait, after which a message comes again that was on its way when a worker or a leader ended",
     )
     parser.add_argument("--size", choices=["small", "medium", "large"], default="small", help="of the tasks; small")
     parser.add_argument("--seed", type=int, help="of the random generator; drawn if not given, and printed")
