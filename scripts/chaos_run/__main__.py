@@ -85,7 +85,8 @@ def parse_arguments() -> argparse.Namespace:
         "--every",
         type=float,
         metavar="SECONDS",
-        help="kill the servers at this interval; at random moments if not given",
+        help="kill the servers at this interval, though an election may take longer: then a submission that found "
+        "no leader fails no run; at random moments if not given",
     )
     parser.add_argument(
         "--max-late",

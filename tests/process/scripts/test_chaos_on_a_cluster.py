@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,3 +210,17 @@ def test_a_server_that_has_just_started_leads_nothing(monkeypatch: pytest.Monkey
     assert servers.groups_led("server-1", state(raft_group="S-R3F-1")) == ["S", "S/c"]
     assert servers.groups_led("server-2", state(raft_group="S-R3F-1")) == []
     assert servers.groups_led("server-1", state()) == []
+
+
+@pytest.mark.parametrize(
+    ("every", "complaints"),
+    [(None, ["no leader for 10 s: S did not take it", "the stream is full"]), (5.0, ["the stream is full"])],
+)
+def test_only_kills_that_outpace_elections_excuse_a_submission_without_a_leader(
+    every: float | None, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(CHAOS))
+    run, ledger = importlib.import_module("run"), importlib.import_module("ledger")
+    plan = SimpleNamespace(cluster=True, every=every, max_late=None)
+    producer = SimpleNamespace(errors=["no leader for 10 s: S did not take it", "the stream is full"])
+    assert run.complaints(plan, ledger.Ledger(), producer) == [f"submission with an error: {e}" for e in complaints]
