@@ -106,8 +106,7 @@ class Worker:
         self.id, self.settings = worker_id(settings.size), settings
         self._broken: BackgroundEndedError | None = None
         self._last_resort = last_resort
-        self._connection, self._registry = connection, registry
-        self._stream = namespace.tasks_stream
+        self._connection, self._registry, self._stream = connection, registry, namespace.tasks_stream
         self._attempts = AttemptStore(Bucket(connection, namespace.attempts_bucket))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
