@@ -16,7 +16,7 @@ from diracx.tasks.plumbing.embedded.cluster import ClusteredServer, EmbeddedClus
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.elections import ELECTION_SECONDS, RETRY_SECONDS
-from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, resume
+from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, paused_until, resume
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.stream_messages import subjects_of

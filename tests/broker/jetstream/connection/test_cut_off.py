@@ -108,12 +108,28 @@ async def test_it_stays_while_one_of_two_others_does_not_answer_and_until_an_ans
         assert connection.generation == 0
 
 
-async def test_it_stays_where_an_election_ends_while_the_others_are_asked(servers: list[EmbeddedServer]) -> None:
+async def test_it_stays_if_an_election_of_the_whole_cluster_ends_while_the_others_are_asked(
+    servers: list[EmbeddedServer],
+) -> None:
     asked = Asked(NO_ANSWER, None)
     async with watched(servers, asked) as (connection, inbox):
         for times in (2, 3):
             give_up(inbox)
             await wait_until(lambda times=times: asked.times >= times, description="asked")  # type: ignore[misc]
+        assert connection.generation == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("TLS cannot be set up"), UnsupportedServerError("2.11", "2.12")])
+async def test_it_goes_on_watching_where_the_others_cannot_be_asked(
+    servers: list[EmbeddedServer], error: Exception
+) -> None:
+    def cannot(settings: ConnectionSettings, *, connect_timeout: float) -> AbstractAsyncContextManager[object]:
+        raise error
+
+    asked = Asked(NO_ANSWER)
+    async with watched(servers, asked, cannot) as (connection, inbox):
+        give_up(inbox)
+        await wait_until(lambda: asked.times > 2, description="it is asked again")
         assert connection.generation == 0
 
 

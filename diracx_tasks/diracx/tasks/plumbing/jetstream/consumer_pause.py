@@ -68,14 +68,18 @@ async def resume(connection: Connection, stream: str, consumer: str) -> None:
 async def _change(connection: Connection, stream: str, consumer: str, until: datetime | None) -> None:
     request = {} if until is None else {"pause_until": to_rfc3339(until)}
     await connection.api(f"CONSUMER.PAUSE.{stream}.{consumer}", request)
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + _HOLDS_SECONDS
-    # A cluster answers before the leader of the consumer has the change; the leader answers this request, once there is
-    # one.
-    while _pause_until(await connection.api(f"CONSUMER.INFO.{stream}.{consumer}")) != until:
-        if clock() >= deadline:
-            raise ServerError(f"{consumer}: the change does not hold {_HOLDS_SECONDS:g} s after the server accepted it")
-        await asyncio.sleep(_POLL_SECONDS)
+    # The consumer may be electing a leader.
+    seconds = _HOLDS_SECONDS + (ELECTION_SECONDS if connection.in_cluster else 0)
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                # A cluster answers before the leader of the consumer has the change; the leader answers this request.
+                if _pause_until(await connection.api(f"CONSUMER.INFO.{stream}.{consumer}")) == until:
+                    return
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        text = f"{consumer}: the change does not hold {seconds:g} s after the server accepted it"
+        raise ServerError(text) from None
 
 
 def _pause_until(info: Mapping[str, Any]) -> datetime | None:

@@ -28,6 +28,8 @@ from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError
 # err_code of the JetStream API (server/errors.json of nats-server). The tests compare them with a real server.
 NO_SUITABLE_PEERS = 10005
 """The cluster has fewer servers than a stream is to have replicas, or too few of them are there."""
+CLUSTER_NOT_AVAILABLE = 10008
+"""The cluster, a stream or a consumer has no leader at the moment; only a cluster says so."""
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039

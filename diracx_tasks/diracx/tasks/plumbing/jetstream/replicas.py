@@ -129,7 +129,7 @@ async def _info(connection: Connection, asset: Asset) -> dict[str, Any] | None:
     names = f"{asset.stream}.{asset.name}" if asset.kind == "consumer" else asset.stream
     try:
         return await connection.api(f"{kind}.INFO.{names}", timeout=_ANSWER_SECONDS)
-    except (RequestTimeoutError, NoRespondersError, NoLeaderError):
+    except (NoLeaderError, NoRespondersError, RequestTimeoutError):
         return {"cluster": {}}  # nobody leads it
     except PermissionDeniedError:
         return None

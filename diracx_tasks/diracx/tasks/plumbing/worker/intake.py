@@ -1,7 +1,7 @@
 """May this message come in? The pull loop, and the check that each message passes when it arrives.
 
-The loop repeats four steps until it is stopped. `stop` ends the waits of 1, 2 and 4 at once; a request to the server
-that is under way ends within 5 s, on a cluster without a leader within 10 s:
+The loop repeats four steps until it is stopped. `stop` ends each of them at once, also the requests of 3, which may
+last as long as a cluster has no leader: the grace period of running tasks begins after it.
 
 1. wait until the isolation gate is open; it is looked at again right before 4, because it may close during 2 and 3;
 2. wait until enough slots are free;
@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from diracx.tasks.plumbing.background import wait_for_event
 from diracx.tasks.plumbing.enums import Priority
@@ -38,6 +39,8 @@ from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import LeaseKeeper, StillExecutingError
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.slots import Slots
+
+T = TypeVar("T")
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -214,6 +217,8 @@ class Intake:
             return False
         # Last, with nothing awaited between it and the pull: the connection may have changed during the waits above.
         await self._load_known_attempts()
+        if self._stopping.is_set():
+            return False
         if self._gate.is_closed:
             return True  # a task requested isolation during the waits
         idle = not len(self._leases)
@@ -267,7 +272,7 @@ class Intake:
         reason = self._outage.reason
         if reason is None or symptoms != self._symptoms or self._outage.tries % DIAGNOSE_EVERY == 0:
             self._symptoms = symptoms
-            reason = await self._diagnose() or problem
+            reason = await self._unless_stopped(self._diagnose()) or problem
         self._outage.failed(reason)
 
     async def _diagnose(self) -> str | None:
@@ -280,12 +285,28 @@ class Intake:
             return str(error)
 
     async def _load_known_attempts(self) -> None:
-        while (generation := self._connection.generation) != self._loaded_generation:
-            if self._inspected_generation != generation:
-                self._leases.set_ack_wait(await self.inspect_queues())
-            info = await self._connection.api(f"STREAM.INFO.{self._stream}")
-            await self._attempts.load_known(info["state"]["first_seq"])
-            self._loaded_generation = generation
+        while self._connection.generation != self._loaded_generation and not self._stopping.is_set():
+            await self._unless_stopped(self._load_once())
+
+    async def _load_once(self) -> None:
+        generation = self._connection.generation
+        if self._inspected_generation != generation:
+            self._leases.set_ack_wait(await self.inspect_queues())
+        info = await self._connection.api(f"STREAM.INFO.{self._stream}")
+        await self._attempts.load_known(info["state"]["first_seq"])
+        self._loaded_generation = generation
+
+    async def _unless_stopped(self, requests: Coroutine[Any, Any, T]) -> T | None:
+        """Carry out requests, and give them up when the worker is stopped; then it returns None."""
+        carried_out = asyncio.create_task(requests, name="requests of the intake")
+        stopped = asyncio.create_task(self._stopping.wait(), name="stop of the intake")
+        try:
+            await asyncio.wait([carried_out, stopped], return_when=asyncio.FIRST_COMPLETED)
+            return carried_out.result() if carried_out.done() else None
+        finally:
+            for each in (carried_out, stopped):
+                each.cancel()
+            await asyncio.gather(carried_out, stopped, return_exceptions=True)
 
     async def _wait_for_running(self) -> None:
         """In a burst with empty queues, wait for one running task to end: it may submit another, or come back."""

@@ -85,6 +85,11 @@ class PersistentClient(Client):
         if self._flush_queue is not None:  # None: the connect failed before there was anything to close
             await super().close()
 
+    @property
+    def in_cluster(self) -> bool:
+        """Whether the server said, at the last connect, that it is part of a cluster."""
+        return bool(self._server_info.get("cluster"))
+
     async def leave_server(self) -> None:
         """Disconnect, and connect to another server."""
         self._left, self._left_until = self._current_server, boottime() + PASS_OVER_SECONDS

@@ -26,6 +26,7 @@ from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, O
 from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.jetstream.connection.client import PassedOverError, PersistentClient
 from diracx.tasks.plumbing.jetstream.connection.cut_off import leaving_cut_off_servers
+from diracx.tasks.plumbing.jetstream.connection.elections import ANSWER_SECONDS, ELECTION_SECONDS, LeaderRequest
 from diracx.tasks.plumbing.jetstream.connection.handshake import (
     API_PREFIX,
     PREFIX_HINT,

@@ -7,8 +7,7 @@ The watch begins with a request that gets no answer. Then it asks:
 
     does JetStream answer here?            yes: an election of one stream, or a slow request; wait for the next one
     does it answer on most other servers?  no: an election of the whole cluster, or this side has the majority; ask anew
-    does it answer here by now?            yes: an election of the whole cluster has ended; wait for the next one
-    no, yes, no                            leave this server
+    does it answer here by now?            yes: that election ended while the others were asked. no: leave this server
 
 Most of all servers must answer elsewhere, so the settings must name three or more; with fewer there is no watch.
 
@@ -32,7 +31,7 @@ from diracx.tasks.plumbing.jetstream.connection.log import ConnectionLog
 from diracx.tasks.plumbing.jetstream.connection.request_inbox import RequestInbox
 from diracx.tasks.plumbing.jetstream.connection.server_urls import address
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
-from diracx.tasks.plumbing.jetstream.errors import ApiError, NoRespondersError, RequestTimeoutError
+from diracx.tasks.plumbing.jetstream.errors import ApiError, NoLeaderError, NoRespondersError, RequestTimeoutError
 
 FEWEST_SERVERS: Final = 3
 
@@ -114,7 +113,6 @@ class _Watch:
             await asyncio.sleep(LOOK_SECONDS)
             if self._inbox.failures > failures or self._inbox.has_waited_since(last_token):
                 while not await self._answers():
-                    # The others may have answered at the end of an election, and so would this one by now.
                     if await self._most_others_answer() and not await self._answers():
                         await self._leave()
                         break
@@ -125,7 +123,7 @@ class _Watch:
         """Whether JetStream answers where the client is; True also while it is nowhere."""
         try:
             await self._ask("INFO", timeout=ANSWER_SECONDS)
-        except (RequestTimeoutError, NoRespondersError):
+        except (RequestTimeoutError, NoRespondersError, NoLeaderError):
             return False
         except ApiError as error:
             return error.code != _UNAVAILABLE

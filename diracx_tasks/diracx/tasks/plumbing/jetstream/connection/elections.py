@@ -28,6 +28,8 @@ from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.errors import (
     CLUSTER_NOT_AVAILABLE,
+    CONSUMER_OFFLINE,
+    STREAM_OFFLINE,
     ApiError,
     ClosedError,
     NoLeaderError,
@@ -121,8 +123,20 @@ class LeaderRequest:
     async def _try(self, pause: float | None) -> dict[str, Any] | None:
         """Send it once more, and wait `pause` for an answer to any try (None: until it comes). None: no leader has
         answered."""
-        sent = boottime()
-        self._waiting[latest := await self._send()] = sent
+        try:
+            sent = boottime()
+            self._waiting[latest := await self._send()] = sent
+            self._sent, self._lost = True, None
+            return await self._answer_of_leader(latest, pause)
+        except NotConnectedError as error:
+            if pause is None or not self._sent or isinstance(error, ClosedError):
+                raise
+            self._lost = error
+        self._give_up()
+        await asyncio.sleep(RETRY_SECONDS)
+        return None
+
+    async def _answer_of_leader(self, latest: asyncio.Future[Msg], pause: float | None) -> dict[str, Any] | None:
         if pause is None:
             await latest  # the only one; `asyncio.wait` would add a twentieth to what a request to one server costs
             done = {latest}
