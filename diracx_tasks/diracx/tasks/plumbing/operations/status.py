@@ -161,7 +161,8 @@ class StatusReader:
                 self._connection.api(f"CONSUMER.LIST.{names.tasks_stream}"),
             ),
             self._counts(),
-            read_replicas(self._connection, assets(names)),
+            # A server that stands alone has no replicas to ask for.
+            read_replicas(self._connection, assets(names) if self._connection.in_cluster else ()),
         )
         delayed, dead, locks, groups, cancelled = counts
         now = from_rfc3339(info["ts"])
