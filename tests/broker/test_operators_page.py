@@ -84,6 +84,7 @@ def masked(line: str) -> str:
     time = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000 UTC)?|\b\d{8}T\d{6}Z|\b\d\d:\d\d:\d\d\b"
     line = re.sub(time, "TIME", line)
     line = re.sub(r"\b127\.0\.0\.1:\d+\b", "ADDRESS", line)
+    line = re.sub(r"\bcron \d+ ", "cron MINUTE ", line)
     line = re.sub(r"\b(\d+(\.\d+)?(ns|µs|ms|s|m|h|d))+\b", "WHILE", line)
     return re.sub(r"[\s│]+", " ", line).strip()
 

@@ -21,7 +21,7 @@ from diracx.tasks.plumbing.operations.scheduler_service import advertised as sch
 from diracx.tasks.plumbing.operations.worker_service import advertised as worker_advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
-from diracx.tasks.plumbing.schedules import IntervalSeconds
+from diracx.tasks.plumbing.schedules import CronSchedule
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.snapshot import Counters
@@ -89,8 +89,10 @@ class ReportTask(BaseTask):
 
 
 class OwnerCleanupTask(PeriodicBaseTask):
+    """Is due once an hour, and not while a test runs: half an hour from now, whenever that is."""
+
     size = Size.SMALL
-    default_schedule = IntervalSeconds(3600)
+    default_schedule = CronSchedule(f"{(datetime.now(UTC).minute + 30) % 60} * * * *")
 
     async def execute(self) -> None:
         """Do nothing."""
@@ -159,8 +161,7 @@ async def _at_work(mesh: TaskMesh) -> None:
         records = await mesh.attempts.keys()
         letters = (await mesh.state(NAMES.dead_letters_stream))["messages"]
         later = {message.subject.split(".")[1] for message in await mesh.stored(NAMES.later_stream)}
-        # letters: the dead letter and the advisory. later: a schedule state, its next occurrence (and the one after it,
-        # shortly before the hour), and a delayed task.
+        # letters: the dead letter and the advisory. later: a schedule state, its next occurrence, and a delayed task.
         return (len(keys), len(records), letters) == (2, 1, 2) and later >= {"state", "periodic", "delayed"}
 
     await wait_until(all_is_there, description="there is a task in every state", timeout=20)
