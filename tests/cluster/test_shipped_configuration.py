@@ -104,8 +104,12 @@ async def test_the_roles_work_on_the_shipped_servers_while_one_is_killed_and_one
         assert script.status()[f"nats-{follower}"].endswith("ended")
         await submit(script, command_line, "bob")
         assert script("restart", follower) == ""
-        current = script.status()["DIRACX_TASKS"]
-        assert re.fullmatch(r"leader nats-\d, nats-\d current, nats-\d current", current)
+        all_current = re.compile(r"leader nats-\d, nats-\d current, nats-\d current")
+        await wait_until(
+            lambda: all_current.fullmatch(script.status().get("DIRACX_TASKS", "")),
+            description="the server that is back has caught up",
+            timeout=30,
+        )
 
         assert script("restart", leader) == ""
         await submit(script, command_line, "carol")
