@@ -58,8 +58,8 @@ class CommandLine:
             [str(CONSOLE_SCRIPT), *arguments],
             env=self.environment | environment,
             cwd=self.folder,
-            input=typed,
-            stdin=subprocess.DEVNULL if typed is None else None,
+            # A pipe, and not the null device, which is a file with what others write to it in some containers.
+            input=typed or "",
             capture_output=True,
             text=True,
             check=False,
