@@ -22,6 +22,7 @@ import locks
 import parked
 import results
 import schedules
+import submit
 
 BENCHMARKS: Final[dict[str, ModuleType]] = {
     "crowd": crowd,
@@ -31,6 +32,7 @@ BENCHMARKS: Final[dict[str, ModuleType]] = {
     "parked": parked,
     "results": results,
     "schedules": schedules,
+    "submit": submit,
 }
 
 
