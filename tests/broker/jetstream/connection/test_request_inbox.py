@@ -26,6 +26,24 @@ async def test_a_request_that_nobody_serves_says_so_and_one_that_nobody_answers_
             await connection.request(namespace, timeout=0.05)
 
 
+async def test_each_of_many_requests_has_its_own_time_limit_and_its_caller_may_give_up(
+    server: EmbeddedServer, namespace: str
+) -> None:
+    async with connect(server) as connection:
+        await connection.client.subscribe(namespace)
+        long = asyncio.create_task(connection.request(namespace, timeout=NEVER))
+        limits = (0.3, 0.2, 0.1)  # each ends before the one that was sent before it
+        brief = [asyncio.create_task(connection.request(namespace, timeout=seconds)) for seconds in limits]
+        failures = await asyncio.gather(*brief, return_exceptions=True)
+        assert [type(each) for each in failures] == [errors.RequestTimeoutError] * 3
+        assert [str(each).count(f"within {limit:g} s") for each, limit in zip(failures, limits, strict=True)] == [1] * 3
+        assert not long.done()
+        long.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await long
+        await connection.api("INFO")
+
+
 async def test_many_requests_under_way_get_each_its_own_reply(server: EmbeddedServer, namespace: str) -> None:
     async with connect(server) as connection:
 

@@ -21,10 +21,11 @@ from typing import Any, Final
 
 import msgspec
 from nats.aio.msg import Msg
-from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, OutboundBufferLimitError
+from nats.errors import ConnectionDrainingError, Error, OutboundBufferLimitError
 
 from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.jetstream.connection.client import PassedOverError, PersistentClient
+from diracx.tasks.plumbing.jetstream.connection.commands import header_block, publish_command
 from diracx.tasks.plumbing.jetstream.connection.cut_off import leaving_cut_off_servers
 from diracx.tasks.plumbing.jetstream.connection.elections import ANSWER_SECONDS, ELECTION_SECONDS, LeaderRequest
 from diracx.tasks.plumbing.jetstream.connection.handshake import (
@@ -44,12 +45,10 @@ from diracx.tasks.plumbing.jetstream.errors import (
     NotConnectedError,
     PayloadTooLargeError,
     PermissionDeniedError,
-    RequestTimeoutError,
     SubjectTooLongError,
 )
 
 _POLL_SECONDS: Final = 0.01
-_HEADER_VERSION: Final = b"NATS/1.0\r\n\r\n"
 
 MAX_LINE_BYTES: Final = 4_096
 """The default `max_control_line` of nats-server. The server does not tell a connection its own."""
@@ -115,7 +114,11 @@ class Connection:
         reopen = partial(cls.open, name=name, inbox_prefix=inbox_prefix, other_api_prefixes=other_api_prefixes)
         connection._twin = partial(reopen, settings)
         try:
-            callbacks = connection._callbacks()
+            callbacks: Callbacks = {
+                "error_cb": connection._on_error,
+                "disconnected_cb": connection._on_disconnected,
+                "reconnected_cb": connection._on_reconnected,
+            }
             await connect_once(
                 client, settings, callbacks, timeout=connect_timeout, name=name, inbox_prefix=inbox_prefix
             )
@@ -124,13 +127,6 @@ class Connection:
                 yield connection
         finally:
             await connection._close()
-
-    def _callbacks(self) -> Callbacks:
-        return {
-            "error_cb": self._on_error,
-            "disconnected_cb": self._on_disconnected,
-            "reconnected_cb": self._on_reconnected,
-        }
 
     def twin(self) -> AbstractAsyncContextManager[Connection]:
         """Open another connection with the same settings, on the event loop that calls this, perhaps on another thread.
@@ -208,26 +204,26 @@ class Connection:
         """Send a message without waiting for a reply. It is not buffered while the connection is down.
 
         Raises:
-            NotConnectedError: Nothing was sent.
-            PayloadTooLargeError: Nothing was sent.
-            SubjectTooLongError: Nothing was sent.
+            NotConnectedError, PayloadTooLargeError, SubjectTooLongError: Nothing was sent.
         """
+        self._send(subject, payload, reply, headers)
+
+    def _send(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
         # The server closes the connection at a line that is too long, and with it every task of this process suffers.
         line = len(subject.encode()) + len(reply) + _REST_OF_LINE_BYTES
         if line > self._max_line:
             raise SubjectTooLongError(subject, line, self._max_line)
         self._longest_line = max(self._longest_line, line)
+        block = header_block(headers) if headers else b""
         size = len(payload)
-        if headers:
-            size += len(_HEADER_VERSION) + sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
-        # nats-py checks the payload only. The server closes the connection when the headers exceed the limit.
-        if size > self._client.max_payload:
-            raise PayloadTooLargeError(size, self._client.max_payload)
+        # The server closes the connection when the headers exceed the limit, too.
+        if (total := size + len(block)) > self._client.max_payload:
+            raise PayloadTooLargeError(total, self._client.max_payload)
         try:
-            await self._client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
-        except ConnectionClosedError as error:
-            raise ClosedError(f"the connection was closed: nothing was sent to {subject}") from error
+            self._client.queue(publish_command(subject, reply, block, payload), size)
         except (OutboundBufferLimitError, ConnectionDrainingError) as error:
+            if self._client.is_closed:
+                raise ClosedError(f"the connection was closed: nothing was sent to {subject}") from error
             raise NotConnectedError(f"not connected: nothing was sent to {subject}") from error
 
     async def send_request(
@@ -239,14 +235,13 @@ class Connection:
         `NotConnectedError`. It has no timeout; cancel it to give up.
 
         Raises:
-            NotConnectedError: Nothing was sent.
-            PayloadTooLargeError, SubjectTooLongError: Nothing was sent.
+            NotConnectedError, PayloadTooLargeError, SubjectTooLongError: Nothing was sent.
         """
         if self._inbox is None:
             raise NotConnectedError(f"not connected: nothing was sent to {subject}")
         reply, future = self._inbox.expect(subject)
         try:
-            await self.publish(subject, payload, reply=reply, headers=headers)
+            self._send(subject, payload, reply, headers)
         except BaseException:
             future.cancel()
             raise
@@ -262,9 +257,6 @@ class Connection:
     ) -> Msg:
         """Send a request and wait for its reply.
 
-        Args:
-            headers: Names and values; a value must not hold a line break.
-
         Raises:
             RequestTimeoutError: No reply in time; the request may have been carried out.
             NoRespondersError: Nobody subscribes to the subject.
@@ -273,11 +265,17 @@ class Connection:
             PayloadTooLargeError: The message is larger than the server accepts.
             SubjectTooLongError: Its subject is longer than the server accepts.
         """
+        if self._inbox is None:
+            raise NotConnectedError(f"not connected: nothing was sent to {subject}")
+        reply, future = self._inbox.expect_within(subject, timeout)
         try:
-            async with asyncio.timeout(timeout):
-                return await (await self.send_request(subject, payload, headers=headers))
-        except TimeoutError:
-            raise RequestTimeoutError(subject, timeout) from None
+            self._send(subject, payload, reply, headers)
+            if self._inbox.has_one:
+                self._client.write_now()  # nobody else would share the write
+            return await future
+        except BaseException:
+            self._inbox.give_up(reply, future)
+            raise
 
     def api_subject(self, suffix: str) -> str:
         """The subject of one operation of the JetStream API, e.g. of `STREAM.INFO.DIRACX_TASKS`."""
@@ -342,6 +340,7 @@ class Connection:
         self._connected.clear()
         if self._inbox is not None:
             self._inbox.fail_all(ClosedError("the connection was closed"))
+            self._inbox.stop()
         for task in self._callback_tasks:
             task.cancel()
         await asyncio.gather(*self._callback_tasks, return_exceptions=True)

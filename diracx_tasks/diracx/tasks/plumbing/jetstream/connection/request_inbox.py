@@ -1,5 +1,7 @@
 """The replies to requests, all of them over one subscription.
 
+A request has no timer of its own: one is set for the earliest deadline, and looks at all that wait when it is over.
+
 nats-py's own `request` waits for its whole timeout in two cases that are known at once: the server forbids the subject
 (it reports that in an error without a reply), and the connection is lost (the reply has nowhere to go). Here both end
 the wait.
@@ -8,17 +10,19 @@ the wait.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
 from diracx.tasks.plumbing.jetstream.errors import (
     InboxDeniedError,
     NoRespondersError,
     PermissionDeniedError,
+    RequestTimeoutError,
 )
 from diracx.tasks.plumbing.jetstream.headers import NO_RESPONDERS, status_of
 
@@ -36,6 +40,15 @@ def is_no_responders(message: Msg) -> bool:
     return not message.data and status_of(message) == NO_RESPONDERS
 
 
+class _Waiting(NamedTuple):
+    subject: str
+    future: asyncio.Future[Msg]
+    deadline: float = math.inf
+    """On the clock of the event loop."""
+    seconds: float = math.inf
+    """From the request to the deadline."""
+
+
 class RequestInbox:
     """Matches each reply with its request.
 
@@ -43,7 +56,7 @@ class RequestInbox:
         access: Whose credentials the connection uses, for the errors.
     """
 
-    def __init__(self, client: Client, access: str = "") -> None:
+    def __init__(self, client: PersistentClient, access: str = "") -> None:
         self._client = client
         self._access = access
         self.hint = ""
@@ -53,12 +66,17 @@ class RequestInbox:
         """The number of requests so far."""
         self.failures = 0
         """How many requests were given up without a reply, or had nobody to answer them."""
-        self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        """The requests without a reply, by their reply subjects; the oldest first."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_deadline = math.inf
+        """The time at which the timer is over."""
+        self._loop = asyncio.get_running_loop()
         self._denied: PermissionDeniedError | None = None
 
     async def start(self) -> None:
         """Subscribe; nats-py repeats the subscription at each reconnect."""
-        await self._client.subscribe(f"{self._prefix}*", cb=self._receive)
+        await self._client.listen(f"{self._prefix}*", self._receive)
 
     def expect(self, subject: str) -> tuple[str, asyncio.Future[Msg]]:
         """Prepare for the reply to one request.
@@ -73,18 +91,45 @@ class RequestInbox:
         Raises:
             InboxDeniedError: The server forbids this user to receive replies.
         """
+        reply, future = self._next(subject)
+        self._waiting[reply] = _Waiting(subject, future)
+        future.add_done_callback(partial(self._ended, reply))
+        return reply, future
+
+    def expect_within(self, subject: str, seconds: float) -> tuple[str, asyncio.Future[Msg]]:
+        """As `expect`, for a request that fails with `RequestTimeoutError` after so long.
+
+        Whoever waits for the future calls `give_up` where no reply came of it: that costs less than a callback.
+        """
+        reply, future = self._next(subject)
+        deadline = self._loop.time() + seconds
+        self._waiting[reply] = _Waiting(subject, future, deadline, seconds)
+        if deadline < self._next_deadline:
+            self._set_timer(deadline)
+        return reply, future
+
+    def give_up(self, reply: str, future: asyncio.Future[Msg]) -> None:
+        """Forget a request of `expect_within` that has failed, was cancelled, or could not be sent."""
+        if not future.cancel() and not future.cancelled():
+            future.exception()  # it failed in the moment in which its caller was cancelled
+        self._ended(reply, future)
+
+    @property
+    def has_one(self) -> bool:
+        """Whether a single request waits for its reply."""
+        return len(self._waiting) == 1
+
+    def _next(self, subject: str) -> tuple[str, asyncio.Future[Msg]]:
         if self._denied is not None:
             raise self._denied
-        token, self.next_token = str(self.next_token), self.next_token + 1
-        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(partial(self._ended, token))
-        self._waiting[token] = (subject, future)
-        return self._prefix + token, future
+        reply = f"{self._prefix}{self.next_token}"
+        self.next_token += 1
+        return reply, self._loop.create_future()
 
     def has_waited_since(self, token: int) -> bool:
         """Whether a request before this `next_token` still waits for its reply."""
         oldest = next(iter(self._waiting), None)
-        return oldest is not None and int(oldest) < token
+        return oldest is not None and int(oldest[len(self._prefix) :]) < token
 
     def deny(self, denial: PermissionDeniedError) -> bool:
         """Fail the requests that a denial of the server concerns; False when it concerns none."""
@@ -94,34 +139,55 @@ class RequestInbox:
                 self._denied = InboxDeniedError(self._prefix.rsplit(".", 2)[0], self._access)
                 self.fail_all(self._denied)
             return concerned
-        requests = [
-            (subject, future) for subject, future in self._waiting.values() if subject.lower() == denial.subject
-        ]
-        for subject, future in requests:
-            if not future.done():
-                future.set_exception(PermissionDeniedError(denial.action, subject, self._access, self.hint))
+        requests = [each for each in self._waiting.values() if each.subject.lower() == denial.subject]
+        for each in requests:
+            if not each.future.done():
+                each.future.set_exception(PermissionDeniedError(denial.action, each.subject, self._access, self.hint))
         return bool(requests)
 
     def fail_all(self, error: Exception) -> None:
         """Fail every request that waits for its reply."""
-        for _, future in list(self._waiting.values()):
-            if not future.done():
-                future.set_exception(error)
+        for each in self._waiting.values():
+            if not each.future.done():
+                each.future.set_exception(error)
 
     def permit(self) -> None:
         """Forget a denial: the server checks the permissions again at a reconnect."""
         self._denied = None
 
-    async def _receive(self, message: Msg) -> None:
-        subject, future = self._waiting.get(message.subject[len(self._prefix) :], ("", None))
-        if future is None or future.done():
+    def stop(self) -> None:
+        """Let no timer run on; for the end of the connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _receive(self, message: Msg) -> None:
+        waiting = self._waiting.pop(message.subject, None)
+        if waiting is None or waiting.future.done():
             return
         if is_no_responders(message):
             self.failures += 1
-            future.set_exception(NoRespondersError(subject))
+            waiting.future.set_exception(NoRespondersError(waiting.subject))
         else:
-            future.set_result(message)
+            waiting.future.set_result(message)
 
-    def _ended(self, token: str, future: asyncio.Future[Msg]) -> None:
-        self._waiting.pop(token, None)
+    def _set_timer(self, deadline: float) -> None:
+        self.stop()
+        self._next_deadline = deadline
+        self._timer = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        now, self._next_deadline = self._loop.time(), math.inf
+        for each in self._waiting.values():
+            if each.future.done():
+                continue
+            if each.deadline <= now:
+                self.failures += 1
+                each.future.set_exception(RequestTimeoutError(each.subject, each.seconds))
+            elif each.deadline < self._next_deadline:
+                self._next_deadline = each.deadline
+        if self._next_deadline < math.inf:
+            self._set_timer(self._next_deadline)
+
+    def _ended(self, reply: str, future: asyncio.Future[Msg]) -> None:
+        self._waiting.pop(reply, None)
         self.failures += future.cancelled()
