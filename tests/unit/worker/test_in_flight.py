@@ -26,6 +26,16 @@ class Writing:
         await self.written.wait()
 
 
+class Prompt:
+    """Stands for the processor: no task awaits anything, and each looks at its lease."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, Any]] = []
+
+    async def process(self, lease: Lease) -> None:
+        self.seen.append((lease.task, lease.task and lease.task.done()))
+
+
 class Ignoring:
     """Stands for the leases and the isolation gate."""
 
@@ -55,3 +65,15 @@ async def test_a_slot_is_free_while_the_end_of_its_task_is_written_but_not_for_a
     in_flight.start(last)
     await wait_until(lambda: in_flight.processed > len(leases), description="it has ended")
     assert (last.has_slot, slots.busy) == (False, 0), "there is room for messages without a slot again"
+
+
+async def test_a_task_that_awaits_nothing_has_ended_and_freed_its_slot_when_it_was_started() -> None:
+    slots, prompt, ignoring, clock = Slots(1), Prompt(), Ignoring(), ManualClock(1_000.0)
+    in_flight = InFlight(ignoring, slots, ignoring, prompt)  # type: ignore[arg-type]
+    lease = Lease(fake_delivery(None, 1), 0, 2_000, clock)
+    assert slots.take()
+    in_flight.start(lease)
+    assert (in_flight.processed, slots.free) == (1, 1)
+    assert prompt.seen == [(lease.task, False)], "the lease knows its asyncio task from the first step on"
+    assert lease.task is not None
+    assert lease.task.done()

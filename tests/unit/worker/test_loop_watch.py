@@ -46,8 +46,8 @@ class Lease(Relief):
 
 def start(code: Coroutine[Any, Any, Any], execution: Execution | None = None) -> asyncio.Task[Any]:
     """As a worker does."""
-    task = ExecutionTask(code, loop=asyncio.get_running_loop())
-    task.execution = execution or Execution(lambda: NAME)
+    task = ExecutionTask.of(execution or Execution(lambda: NAME))
+    task.begin(code, asyncio.get_running_loop())
     return task
 
 
@@ -96,6 +96,19 @@ async def test_a_task_that_holds_up_the_loop_is_named_with_the_line_while_it_sti
     assert warning.startswith("lollygag:SyncOwnersTask 4711 has held up the event loop for ")
     assert f"{__file__}:" in warning
     assert " in poll; tasks that block belong in size MEDIUM or LARGE" in warning
+
+
+async def test_a_task_that_holds_up_the_loop_where_it_was_started_is_named(warnings: list[str]) -> None:
+    async def reads() -> None:
+        """Stands for the read of the socket, within which a task begins."""
+        execution = Execution(lambda: NAME)
+        ExecutionTask.of(execution).begin_at_once(run(execution, block(warnings)), asyncio.get_running_loop())
+
+    with LoopWatch(limit=LIMIT).watching():
+        await asyncio.create_task(reads())
+    (warning,) = warnings
+    assert warning.startswith(f"{NAME} has held up the event loop for ")
+    assert " in poll; tasks that block" in warning
 
 
 async def test_what_is_no_task_of_the_worker_has_no_name(warnings: list[str]) -> None:

@@ -54,9 +54,12 @@ class InFlight:
         """Deliveries carried to an end."""
 
     def start(self, lease: Lease) -> None:
-        """Process a message that holds a lease and a slot, in an asyncio task of its own."""
-        lease.task = task = ExecutionTask(self._carry(lease), loop=asyncio.get_running_loop())
-        task.execution = lease.execution
+        """Process a message that holds a lease and a slot, in an asyncio task of its own.
+
+        Up to its first wait it runs here. A task without waits ends here: its ack needs no turn of the event loop.
+        """
+        lease.task = task = ExecutionTask.of(lease.execution)
+        task.begin_at_once(self._carry(lease), asyncio.get_running_loop())
 
     async def _carry(self, lease: Lease) -> None:
         try:
