@@ -31,6 +31,7 @@ BARE_PACKAGES = {"", "plumbing"}
 LOADED_ON_DEMAND = {
     ("cli.processes.telemetry", f"{ROOT}.cli.processes.telemetry_providers"),
     ("cli", f"{ROOT}.cli.app"),  # which cannot be imported where files of another distribution lie over ours
+    ("cli", f"{ROOT}.installation"),  # which only a failed import asks for, and which costs more than a help page
 }
 
 # The modules that may import a library. Web applications import task modules, too, so most of the code does without.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from diracx.tasks.installation import incomplete_installation, mixed_installation
-
 _BROKEN_INSTALLATION = 70
 """`ExitCode.BUG`, whose module may be one that cannot be imported."""
 
@@ -20,7 +18,9 @@ def main() -> None:
     try:
         app = import_module("diracx.tasks.cli.app")
     except ImportError as error:
-        problem = mixed_installation() or incomplete_installation()
+        # Only now, since it reads the metadata of distributions, which costs more than the whole start.
+        installation = import_module("diracx.tasks.installation")
+        problem = installation.mixed_installation() or installation.incomplete_installation()
         if problem is None:
             raise
         print(f"error: {problem}; {type(error).__name__}: {error}", file=sys.stderr)

@@ -15,17 +15,17 @@ from diracx.tasks.cli.exit_codes import ExitCode, explain
 from diracx.tasks.cli.lazy import LazyCommand, LazyGroup, NotOfTheUserError
 from diracx.tasks.cli.own_log import end_log
 from diracx.tasks.cli.processes.ending import end_in_time
-from diracx.tasks.cli.terminal.output import note
+from diracx.tasks.cli.terminal.printable import printable
 from diracx.tasks.cli.terminal.streams import open_streams, usable, warn_of_lost_output
 
 PROGRAM = "diracx-task-run"
 
-# All commands inherit these settings from the group.
-HELP = {"max_width": 100, "text_paragraph_linebreaks": "\n\n", "envvar_string": "[${}]"}
+# All commands inherit these settings from the group. The decorator `rich_config` would do the same, but it imports the
+# console of rich, which only a help page needs.
+HELP = click.RichHelpConfiguration(max_width=100, text_paragraph_linebreaks="\n\n", envvar_string="[${}]")
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.rich_config(HELP)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "rich_help_config": HELP})
 @click.version_option(package_name="diracx-tasks", prog_name=PROGRAM)
 def app() -> None:
     """Run and operate DiracX tasks on NATS JetStream.
@@ -155,11 +155,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         error = raised.error if isinstance(raised, NotOfTheUserError) else raised
         explained = explain(error)
         if explained is None:
-            note("".join(traceback.format_exception(error)).rstrip())
+            print(printable("".join(traceback.format_exception(error)).rstrip()), file=sys.stderr)
             return ExitCode.BUG
         code, text = explained
         if text:
-            note(f"error: {text}")
+            print(printable(f"error: {text}"), file=sys.stderr)
         return code
 
 

@@ -17,7 +17,8 @@ import msgspec
 
 from diracx.tasks.cli.installed import packages_with_tasks
 from diracx.tasks.cli.own_log import OwnLog
-from diracx.tasks.cli.terminal.printable import one_line, printable, printable_json
+from diracx.tasks.cli.terminal.json_text import printable_json
+from diracx.tasks.cli.terminal.printable import one_line, printable
 from diracx.tasks.plumbing.observability import log_context
 from diracx.tasks.plumbing.wire.failure import message_of
 

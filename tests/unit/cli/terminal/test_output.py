@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from diracx.tasks.cli.terminal.output import MIN_PROSE_WIDTH, Columns, Prose, print_table
+from diracx.tasks.cli.terminal.tables import MIN_PROSE_WIDTH, Columns, Prose, print_table
 
 DEAD: Columns = ["seq", "died", "task", "id", "attempts", Prose("reason")]
 ID = "fbad372ddf92429dbadd9c2a131f1146"

@@ -13,8 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diracx.tasks.cli.logs import JsonFormatter, TextFormatter
-from diracx.tasks.cli.terminal.output import note, print_document, print_table, print_text, say
-from diracx.tasks.cli.terminal.printable import one_line, printable, printable_json
+from diracx.tasks.cli.terminal.json_text import printable_json
+from diracx.tasks.cli.terminal.output import note, print_document, print_text, say
+from diracx.tasks.cli.terminal.printable import one_line, printable
+from diracx.tasks.cli.terminal.tables import print_table
 
 CONTROLS = (
     "\x00\x07\x08\r\t\x1b[31m\x7f\x85\x9b\u200b\u2028\u202e\u2066\ufeff\ud800\udcff\U000e0001[red]:smile:[/]é語😀\n"

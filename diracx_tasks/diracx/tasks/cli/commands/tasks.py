@@ -9,7 +9,8 @@ import rich_click as click
 from diracx.tasks.cli.exit_codes import NOTHING_INSTALLED, NOTHING_WORKS
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import json_option, log_option
-from diracx.tasks.cli.terminal.output import Columns, Prose, note, print_document, print_table
+from diracx.tasks.cli.terminal.output import note, print_document
+from diracx.tasks.cli.terminal.tables import Columns, Prose, print_table
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.resources import Resources

@@ -12,8 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from diracx.tasks.cli.terminal.output import aligned
 from diracx.tasks.cli.terminal.printable import one_line
+from diracx.tasks.cli.terminal.tables import aligned
 from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
 from diracx.tasks.plumbing.operations.status import QueueStatus, Status, StatusSnapshot, WorkerStatus

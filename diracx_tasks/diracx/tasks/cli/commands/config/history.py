@@ -15,7 +15,8 @@ from diracx.tasks.cli.commands.config.proposal import same_text, subject
 from diracx.tasks.cli.commands.config.revisions import read_revisions
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import Prose, note, print_document, print_table
+from diracx.tasks.cli.terminal.output import note, print_document
+from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.overrides.changes import Change, changes_between
 from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.overrides.follower import Revision, in_force

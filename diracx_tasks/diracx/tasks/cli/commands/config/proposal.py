@@ -11,8 +11,9 @@ from typing import Any, Final, TextIO, TypeVar
 
 import rich_click as click
 
-from diracx.tasks.cli.terminal.output import Prose, note, print_table, say
+from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.cli.terminal.printable import printable
+from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError, UnknownTaskError
 from diracx.tasks.plumbing.overrides.changes import Change, changes_between
 from diracx.tasks.plumbing.overrides.checks import problems

@@ -15,7 +15,8 @@ from diracx.tasks.cli.commands.config.proposal import NOTES, object_in_words
 from diracx.tasks.cli.commands.config.revisions import REVISION, find, origin, read_revisions
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import aligned, note, print_document, print_file
+from diracx.tasks.cli.terminal.output import note, print_document, print_file
+from diracx.tasks.cli.terminal.tables import aligned
 from diracx.tasks.plumbing.overrides.changes import SetLimit, limit_in_words, limits_of
 from diracx.tasks.plumbing.overrides.configuration import Configuration, RateLimit
 from diracx.tasks.plumbing.overrides.follower import Revision, in_force

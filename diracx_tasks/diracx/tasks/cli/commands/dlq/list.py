@@ -13,7 +13,8 @@ import rich_click as click
 
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Filter, filter_options
 from diracx.tasks.cli.options import Access, Number, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import Prose, note, print_array, print_document, print_table
+from diracx.tasks.cli.terminal.output import note, print_array, print_document
+from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.exceptions import shown
 

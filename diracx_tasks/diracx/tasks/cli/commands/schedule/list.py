@@ -12,7 +12,8 @@ from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connec
 from diracx.tasks.cli.commands.schedule.run import hint
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access, VoName, json_option, log_option, server_options
-from diracx.tasks.cli.terminal.output import Prose, note, print_document, print_table
+from diracx.tasks.cli.terminal.output import note, print_document
+from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
