@@ -22,7 +22,7 @@ import locks
 import parked
 import results
 import schedules
-import submit
+import start
 
 BENCHMARKS: Final[dict[str, ModuleType]] = {
     "crowd": crowd,
@@ -32,7 +32,7 @@ BENCHMARKS: Final[dict[str, ModuleType]] = {
     "parked": parked,
     "results": results,
     "schedules": schedules,
-    "submit": submit,
+    "start": start,
 }
 
 
