@@ -1,8 +1,8 @@
 """What a start costs: CPU time of the command line beside that of `import rich_click`, and memory of an idle worker.
 
 CPU time, user and system, of processes that are run in turns: other work on the machine disturbs it least. The memory
-is the resident set of `diracx-task-run worker` with 100 slots, as soon as it says that it is ready, in this environment.
-What is installed beside this project counts: fast-depends loads pydantic where it finds it.
+is the resident set of `diracx-task-run worker` with 100 slots, once it says that it is ready, in this environment. What
+is installed beside this project counts: fast-depends loads pydantic where it finds it.
 """
 
 from __future__ import annotations
