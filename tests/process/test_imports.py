@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -67,6 +68,39 @@ def test_the_broker_brings_the_library_for_websockets_when_nats_py_uses_it(tmp_p
 
 def test_the_command_line_brings_no_test_library(tmp_path: Path) -> None:
     assert "pytest" not in modules_after_importing("diracx.tasks.cli.app", tmp_path)
+
+
+def test_the_command_line_starts_without_what_only_some_commands_need(tmp_path: Path) -> None:
+    brought = modules_after_importing("diracx.tasks.cli.app", tmp_path)
+    assert "rich_click" in brought
+    assert not brought & {"rich", "msgspec", "nats", "yaml", "asyncio", "pkgutil", "importlib.metadata"}
+
+
+ARCHIVE = """
+import sys
+sys.path.append(sys.argv[1])
+import diracx.tasks.jobs, diracx.tasks.plumbing
+print(diracx.tasks.jobs.NAME, "pkgutil" in sys.modules)
+"""
+
+
+def test_packages_of_others_are_found_in_folders_and_in_archives(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "diracx" / "tasks").mkdir(parents=True)
+    (folder / "diracx" / "tasks" / "jobs.py").write_text("NAME = 'in a folder'")
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as written:
+        for name in ("diracx/", "diracx/tasks/"):
+            written.writestr(name, "")
+        written.writestr("diracx/tasks/jobs.py", "NAME = 'in an archive'")
+    answers = [
+        subprocess.run([sys.executable, "-I", "-c", ARCHIVE, str(place)], capture_output=True, text=True, timeout=60)
+        for place in (folder, archive)
+    ]
+    assert [(answer.stdout, answer.stderr) for answer in answers] == [
+        ("in a folder False\n", ""),
+        ("in an archive True\n", ""),
+    ]
 
 
 @pytest.mark.parametrize("module", ["plumbing.worker", "plumbing.injection.resources", "plumbing.depends", "cli.app"])
