@@ -76,6 +76,12 @@ def test_the_command_line_starts_without_what_only_some_commands_need(tmp_path: 
     assert not brought & {"rich", "msgspec", "nats", "yaml", "asyncio", "pkgutil", "importlib.metadata"}
 
 
+def test_a_worker_starts_without_what_only_some_meshes_need(tmp_path: Path) -> None:
+    brought = modules_after_importing("diracx.tasks.cli.commands.worker", tmp_path)
+    assert "nats" in brought
+    assert not brought & {"rich", "yaml", "croniter", "dateutil"}
+
+
 ARCHIVE = """
 import sys
 sys.path.append(sys.argv[1])

@@ -46,7 +46,11 @@ OWNERS = {
 }
 
 # (module, import inside a function), each with a comment that says why the import cannot stand at the top.
-LATE_IMPORTS: frozenset[tuple[str, str]] = frozenset()
+LATE_IMPORTS = {
+    ("plumbing.overrides.layouts", f"{ROOT}.plumbing.overrides.yaml_text.read_yaml"),
+    ("plumbing.schedules.cron", "croniter.croniter"),
+    *(("plumbing.schedules.periods", f"dateutil.rrule.{name}") for name in ("YEARLY", "rrule", "weekday")),
+}
 
 
 @cache

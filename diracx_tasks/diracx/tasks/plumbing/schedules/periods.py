@@ -24,12 +24,14 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Final
 
-from dateutil.rrule import YEARLY, rrule, weekday
-
 from diracx.tasks.plumbing.clock import LATEST_TIME
 
 UNITS_A_DAY: Final = {"HOURLY": 24, "MINUTELY": 1_440, "SECONDLY": 86_400}
 _DAY_SECONDS: Final = 86_400
+
+
+Weekday = tuple[int, int | None]
+"""0 for Monday, and its number in the month or year; None means each one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +43,17 @@ class Days:
     byyearday: tuple[int, ...] = ()
     byweekno: tuple[int, ...] = ()
     byeaster: tuple[int, ...] | None = None
-    byweekday: tuple[weekday, ...] | range = range(7)
+    byweekday: tuple[Weekday, ...] = tuple((day, None) for day in range(7))
     wkst: int = 0
 
     def of(self, year: int) -> Iterator[date]:
         """Yield the days of a year, in order."""
+        # Only now: a process without such a schedule does not load dateutil.
+        from dateutil.rrule import YEARLY, rrule, weekday
+
+        parts = {**vars(self), "byweekday": [weekday(*day) for day in self.byweekday]}
         # With this interval dateutil ends after one year.
-        days = rrule(YEARLY, datetime(year, 1, 1), MAXYEAR, **vars(self))  # noqa: DTZ001 - a wall-clock time
+        days = rrule(YEARLY, datetime(year, 1, 1), MAXYEAR, **parts)  # noqa: DTZ001 - a wall-clock time
         return (day.date() for day in days)
 
     def since(self, first: date) -> Iterator[date]:

@@ -10,10 +10,8 @@ from functools import lru_cache
 from itertools import dropwhile, islice, product
 from typing import Final
 
-from dateutil.rrule import weekday
-
 from diracx.tasks.plumbing.schedules.base import EPOCH
-from diracx.tasks.plumbing.schedules.periods import Days, Periods, chosen_places
+from diracx.tasks.plumbing.schedules.periods import Days, Periods, Weekday, chosen_places
 from diracx.tasks.plumbing.schedules.wall_clock import load_zone
 
 MAX_COUNT: Final = 10_000
@@ -172,7 +170,7 @@ def _days(parts: dict[str, str], start: datetime) -> Days:
         if frequency in ("YEARLY", "MONTHLY"):
             month_days = (start.day,)
         if frequency == "WEEKLY":
-            weekdays = (weekday(start.weekday()),)
+            weekdays = ((start.weekday(), None),)
     if (first := parts.get("WKST", "MO")) not in _WEEKDAYS:
         raise ValueError(f"WKST={first} must be one of {', '.join(_WEEKDAYS)}")
     return Days(
@@ -182,15 +180,15 @@ def _days(parts: dict[str, str], start: datetime) -> Days:
         byyearday=_numbers(parts, "BYYEARDAY"),
         byweekno=_numbers(parts, "BYWEEKNO"),
         byeaster=_numbers(parts, "BYEASTER") or None,
-        byweekday=weekdays or range(7),
+        byweekday=weekdays or Days.byweekday,
         wkst=_WEEKDAYS.index(first),
     )
 
 
-def _weekdays(parts: dict[str, str]) -> tuple[weekday, ...]:
+def _weekdays(parts: dict[str, str]) -> tuple[Weekday, ...]:
     if (text := parts.get("BYDAY")) is None:
         return ()
-    named = []
+    named: list[Weekday] = []
     most = 53 if parts["FREQ"] == "YEARLY" and "BYMONTH" not in parts else 5
     for item in text.split(","):
         if (found := _WEEKDAY.fullmatch(item)) is None or (found["before"] and found["after"]):
@@ -198,8 +196,8 @@ def _weekdays(parts: dict[str, str]) -> tuple[weekday, ...]:
         number = found["before"] or found["after"]
         if number is not None and not 1 <= abs(int(number)) <= most:
             raise ValueError(f"BYDAY={text}: the number of {item!r} must be 1 to {most}, or -{most} to -1")
-        named.append(weekday(_WEEKDAYS.index(found["day"]), int(number) if number else None))
-    numbered = [day.n is not None for day in named]
+        named.append((_WEEKDAYS.index(found["day"]), int(number) if number else None))
+    numbered = [number is not None for _, number in named]
     if any(numbered) and parts["FREQ"] not in ("YEARLY", "MONTHLY"):
         raise ValueError(f"BYDAY={text}: a number goes with FREQ=MONTHLY or YEARLY; leave it out")
     if any(numbered) and not all(numbered):
