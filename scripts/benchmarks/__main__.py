@@ -18,7 +18,9 @@ from typing import Any, Final
 import crowd
 import drain
 import groups
+import latency
 import locks
+import memory
 import parked
 import results
 import schedules
@@ -28,7 +30,9 @@ BENCHMARKS: Final[dict[str, ModuleType]] = {
     "crowd": crowd,
     "drain": drain,
     "groups": groups,
+    "latency": latency,
     "locks": locks,
+    "memory": memory,
     "parked": parked,
     "results": results,
     "schedules": schedules,
