@@ -22,6 +22,7 @@ import latency
 import locks
 import memory
 import parked
+import peers
 import results
 import schedules
 import start
@@ -34,6 +35,7 @@ BENCHMARKS: Final[dict[str, ModuleType]] = {
     "locks": locks,
     "memory": memory,
     "parked": parked,
+    "peers": peers,
     "results": results,
     "schedules": schedules,
     "start": start,
