@@ -15,7 +15,7 @@ from support.mesh import TaskMesh
 from support.pages import DOCS
 from support.paths import SOURCE_ROOT
 
-BEGINNINGS = {(pull.__file__, "_on_message"), (in_flight.__file__, "_carry")}
+BEGINNINGS = {(pull.__file__, "_on_message"), (in_flight.__file__, "_begin_new"), (in_flight.__file__, "_carry")}
 PACKAGE = str(SOURCE_ROOT / "diracx" / "tasks" / "plumbing") + "/"
 PAGE = DOCS / "architecture.md"
 

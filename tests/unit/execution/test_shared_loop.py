@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.execution import Execution, current_execution
-from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask, secluded
+from diracx.tasks.plumbing.execution.shared_loop import EAGERLY, ExecutionTask, secluded
 from support.jobs import forever
 
 STOP = Cancellation(Cause.STOP, "the worker stops")
@@ -35,9 +35,7 @@ def start(execution: Execution, code: Code) -> asyncio.Task[Any]:
         await asyncio.sleep(0.02)
         return end
 
-    task = ExecutionTask.of(execution)
-    task.begin(carry(), asyncio.get_running_loop())
-    return task
+    return ExecutionTask(carry(), execution, asyncio.get_running_loop())
 
 
 async def cancel_all() -> None:
@@ -146,27 +144,26 @@ async def test_what_ran_before_is_listed_again_at_the_end() -> None:
     before.cancel()
 
 
-class TestBeginAtOnce:
-    """The code begins where it is started, within a step of another asyncio task."""
+@pytest.mark.skipif(not EAGERLY, reason="Python 3.12 is the first that begins a task where it is made")
+class TestEagerly:
+    """The code begins where its asyncio task is made, within a step of another one."""
 
-    async def test_code_without_waits_has_ended_when_it_was_started(self) -> None:
-        seen: list[object] = []
-        execution = Execution()
-        task = ExecutionTask.of(execution)
+    async def test_code_without_waits_has_ended_when_its_task_was_made(self) -> None:
+        seen: list[Any] = []
+        execution, worker = Execution(), asyncio.current_task()
 
         async def looks() -> str:
             seen.extend([asyncio.current_task(), current_execution.get(), asyncio.all_tasks()])
             current_execution.set(execution)
             return "done"
 
-        worker = asyncio.current_task()
-        task.begin_at_once(looks(), asyncio.get_running_loop())
+        task = ExecutionTask(looks(), execution, asyncio.get_running_loop(), **EAGERLY)
         assert task.done()
         assert task.result() == "done"
         current, before, listed = seen
         assert current is task
         assert before is None
-        assert listed <= {task}, "neither the worker nor the asyncio task within which it runs"  # type: ignore[operator]
+        assert listed <= {task}, "neither the worker nor the asyncio task within which it runs"
         assert asyncio.current_task() is worker
         assert current_execution.get() is None, "its context is its own"
 
@@ -180,122 +177,26 @@ class TestBeginAtOnce:
             order.append("goes on")
             return "done"
 
-        task = ExecutionTask.of(Execution())
-        task.begin_at_once(waits(), asyncio.get_running_loop())
-        order.append("was started")
+        task = ExecutionTask(waits(), Execution(), asyncio.get_running_loop(), **EAGERLY)
+        order.append("was made")
         assert task in asyncio.all_tasks()
         assert await task == "done"
-        assert order == ["begins", "was started", "goes on"]
+        assert order == ["begins", "was made", "goes on"]
 
-    async def test_code_that_cancels_itself_in_its_first_step_cancels_nothing_else(self) -> None:
-        ended: list[str] = []
 
-        async def cancels_itself(name: str) -> None:
-            current = asyncio.current_task()
-            assert current is not None
-            current.cancel()
-            if name == "waits":
-                await forever()
-            ended.append(name)
+@pytest.mark.parametrize("waits", [True, False])
+async def test_code_that_cancels_itself_in_its_first_step_cancels_nothing_else(waits: bool) -> None:
+    async def cancels_itself() -> None:
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        if waits:
+            await forever()
 
-        for name in ("waits", "returns"):
-            task = ExecutionTask.of(Execution())
-            task.begin_at_once(cancels_itself(name), asyncio.get_running_loop())
-            await asyncio.wait([task])
-            assert task.cancelled()
-        assert ended == ["returns"]
-        await asyncio.sleep(0)  # this test is not cancelled
-
-    @pytest.mark.parametrize("error", [SystemExit(2), KeyboardInterrupt()])
-    async def test_what_would_end_the_loop_leaves_the_current_task_as_it_was(self, error: BaseException) -> None:
-        async def ends_the_loop() -> None:
-            raise error
-
-        worker = asyncio.current_task()
-        task = ExecutionTask.of(Execution())
-        with pytest.raises(type(error)):
-            task.begin_at_once(ends_the_loop(), asyncio.get_running_loop())
-        assert task.exception() is error
-        assert asyncio.current_task() is worker
-        await asyncio.sleep(0)
-
-    async def test_any_other_exception_stays_in_the_task(self) -> None:
-        async def fails() -> None:
-            raise GeneratorExit
-
-        task = ExecutionTask.of(Execution())
-        task.begin_at_once(fails(), asyncio.get_running_loop())
-        assert isinstance(task.exception(), GeneratorExit)
-
-    async def test_it_begins_from_a_callback_which_is_no_task(self) -> None:
-        loop = asyncio.get_running_loop()
-        seen: list[object] = []
-        task = ExecutionTask.of(Execution())
-
-        async def looks() -> None:
-            seen.append(asyncio.current_task())
-
-        def starts() -> None:
-            task.begin_at_once(looks(), loop)
-            seen.append(asyncio.current_task())
-
-        loop.call_soon(starts)
-        await asyncio.sleep(0)
-        await task
-        assert seen == [task, None]
-
-    async def test_one_begins_within_the_first_step_of_another(self) -> None:
-        loop = asyncio.get_running_loop()
-        outer, inner = ExecutionTask.of(Execution()), ExecutionTask.of(Execution())
-        seen: list[object] = []
-
-        async def looks() -> None:
-            seen.append(asyncio.current_task())
-
-        async def starts() -> None:
-            inner.begin_at_once(looks(), loop)
-            seen.append(asyncio.current_task())
-            await asyncio.sleep(0)
-            await inner
-
-        outer.begin_at_once(starts(), loop)
-        await outer
-        assert seen == [inner, outer]
-
-    async def test_a_callback_that_a_finalizer_asks_for_meanwhile_is_called(self) -> None:
-        loop = asyncio.get_running_loop()
-        called: list[str] = []
-
-        class Code(Coroutine[Any, Any, None]):
-            """Asks for a callback while its task is made, as an object that the garbage collector ends then may do."""
-
-            asked = False
-
-            def send(self, value: Any) -> Any:
-                called.append("the first step")
-                raise StopIteration
-
-            def throw(self, *error: Any) -> Any:
-                raise AssertionError
-
-            def close(self) -> None:
-                """Nothing."""
-
-            def __await__(self) -> Any:
-                raise AssertionError
-
-            @property  # type: ignore[misc]
-            def __class__(self) -> Any:
-                if not self.asked:
-                    self.asked = True
-                    loop.call_soon(called.append, "the callback")
-                return Code
-
-        task, code = ExecutionTask.of(Execution()), Code()
-        task.begin_at_once(code, loop)
-        assert (task.done(), code.asked, called) == (True, True, ["the first step"])
-        await asyncio.sleep(0)
-        assert called == ["the first step", "the callback"]
+    task = ExecutionTask(cancels_itself(), Execution(), asyncio.get_running_loop(), **EAGERLY)
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await asyncio.sleep(0)  # this test is not cancelled
 
 
 async def test_a_child_that_begins_within_its_creation_belongs_to_its_execution() -> None:

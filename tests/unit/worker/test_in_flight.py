@@ -1,12 +1,16 @@
-"""A message whose task has ended need not keep its slot while its end is written."""
+"""When a message begins, and that it need not keep its slot while the end of its task is written."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
+import pytest
+
+from diracx.tasks.plumbing.execution.shared_loop import EAGERLY
 from diracx.tasks.plumbing.worker.in_flight import MAX_WITHOUT_SLOT, InFlight
-from diracx.tasks.plumbing.worker.leases import Lease
+from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper
 from diracx.tasks.plumbing.worker.slots import Slots
 from diracx.tasks.testing import wait_until
 from support.clock import ManualClock
@@ -27,13 +31,13 @@ class Writing:
 
 
 class Prompt:
-    """Stands for the processor: no task awaits anything, and each looks at its lease."""
+    """Stands for the processor: no task awaits anything."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[Any, Any]] = []
+        self.seen: list[Lease] = []
 
     async def process(self, lease: Lease) -> None:
-        self.seen.append((lease.task, lease.task and lease.task.done()))
+        self.seen.append(lease)
 
 
 class Ignoring:
@@ -67,13 +71,48 @@ async def test_a_slot_is_free_while_the_end_of_its_task_is_written_but_not_for_a
     assert (last.has_slot, slots.busy) == (False, 0), "there is room for messages without a slot again"
 
 
-async def test_a_task_that_awaits_nothing_has_ended_and_freed_its_slot_when_it_was_started() -> None:
-    slots, prompt, ignoring, clock = Slots(1), Prompt(), Ignoring(), ManualClock(1_000.0)
+async def test_what_one_read_brought_begins_together_in_the_next_turn() -> None:
+    slots, prompt, ignoring, clock = Slots(3), Prompt(), Ignoring(), ManualClock(1_000.0)
     in_flight = InFlight(ignoring, slots, ignoring, prompt)  # type: ignore[arg-type]
-    lease = Lease(fake_delivery(None, 1), 0, 2_000, clock)
-    assert slots.take()
+    leases = [Lease(fake_delivery(None, number), 0, 2_000, clock) for number in range(3)]
+    for lease in leases:
+        assert slots.take()
+        in_flight.start(lease)
+    assert not prompt.seen, "not within the read"
+    await asyncio.sleep(0)
+    assert (prompt.seen, in_flight.processed, slots.free) == (leases, 3, 3)
+
+
+async def test_a_stop_waits_for_what_was_only_just_read() -> None:
+    leases, writing = LeaseKeeper(timedelta(seconds=30)), Writing()
+    writing.free_slot = lambda _: None
+    in_flight = InFlight(leases, Slots(1), Ignoring(), writing)  # type: ignore[arg-type]
+    lease = leases.take(fake_delivery(None, 1))
+    assert lease is not None
     in_flight.start(lease)
-    assert (in_flight.processed, slots.free) == (1, 1)
-    assert prompt.seen == [(lease.task, False)], "the lease knows its asyncio task from the first step on"
-    assert lease.task is not None
-    assert lease.task.done()
+    (running,) = in_flight.running()
+    assert running is lease.task
+    writing.written.set()
+    await running
+
+
+@pytest.mark.skipif(not EAGERLY, reason="before Python 3.12 each begins on its own")
+async def test_what_ends_event_loops_in_one_message_keeps_the_others_from_nothing() -> None:
+    begun: list[asyncio.Task[Any] | None] = []
+
+    class Exits(Prompt):
+        async def process(self, lease: Lease) -> None:
+            await super().process(lease)
+            if len(self.seen) == 1:
+                begun.append(asyncio.current_task())
+                raise SystemExit(3)
+
+    slots, exits, ignoring, clock = Slots(2), Exits(), Ignoring(), ManualClock(1_000.0)
+    in_flight = InFlight(ignoring, slots, ignoring, exits)  # type: ignore[arg-type]
+    for number in range(2):
+        in_flight.start(Lease(fake_delivery(None, number), 0, 2_000, clock))
+    with pytest.raises(SystemExit):
+        in_flight.running()
+    assert begun[0] is not None
+    assert isinstance(begun[0].exception(), SystemExit)
+    await wait_until(lambda: in_flight.processed == 2, description="both have begun")

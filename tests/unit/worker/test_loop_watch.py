@@ -15,7 +15,7 @@ import pytest
 
 from diracx.tasks.plumbing.execution.cancellation import Cause
 from diracx.tasks.plumbing.execution.execution import Execution
-from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask, secluded
+from diracx.tasks.plumbing.execution.shared_loop import EAGERLY, ExecutionTask, secluded
 from diracx.tasks.plumbing.worker.loop_watch import LoopWatch
 from diracx.tasks.plumbing.worker.relief import Relief
 from diracx.tasks.testing import wait_until
@@ -46,9 +46,7 @@ class Lease(Relief):
 
 def start(code: Coroutine[Any, Any, Any], execution: Execution | None = None) -> asyncio.Task[Any]:
     """As a worker does."""
-    task = ExecutionTask.of(execution or Execution(lambda: NAME))
-    task.begin(code, asyncio.get_running_loop())
-    return task
+    return ExecutionTask(code, execution or Execution(lambda: NAME), asyncio.get_running_loop())
 
 
 async def run(execution: Execution, code: Coroutine[Any, Any, Any]) -> BaseException | None:
@@ -99,13 +97,9 @@ async def test_a_task_that_holds_up_the_loop_is_named_with_the_line_while_it_sti
 
 
 async def test_a_task_that_holds_up_the_loop_where_it_was_started_is_named(warnings: list[str]) -> None:
-    async def reads() -> None:
-        """Stands for the read of the socket, within which a task begins."""
-        execution = Execution(lambda: NAME)
-        ExecutionTask.of(execution).begin_at_once(run(execution, block(warnings)), asyncio.get_running_loop())
-
+    loop, execution = asyncio.get_running_loop(), Execution(lambda: NAME)
     with LoopWatch(limit=LIMIT).watching():
-        await asyncio.create_task(reads())
+        await ExecutionTask(run(execution, block(warnings)), execution, loop, **EAGERLY)
     (warning,) = warnings
     assert warning.startswith(f"{NAME} has held up the event loop for ")
     assert " in poll; tasks that block" in warning

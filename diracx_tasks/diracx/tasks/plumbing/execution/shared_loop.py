@@ -6,63 +6,41 @@ when they end, must reach no more than in a program of its own:
 * The asyncio tasks of the worker itself (heartbeats, pulls, the connection, open resources) are not listed.
 * Those of other executions are listed. They are not cancelled while the execution that they belong to goes on.
 * The threads behind `asyncio.to_thread` are those of all, so that no task can shut them down.
-
-The first step of an `ExecutionTask` may run where it is started, within a step of another asyncio task: see
-`begin_at_once`. Also there it is the current task, in a context of its own. Once it suspends, it is an ordinary one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import Context
-from typing import Any
+from typing import Any, Final
 
 from diracx.tasks.plumbing.execution.execution import Execution, current_execution
+
+EAGERLY: Final[Mapping[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+"""Settings of an asyncio task that runs its first step where it is made, and is scheduled only if it waits.
+
+Python 3.11 cannot. To take the first step back out of the loop's queue there and run it by hand was measured: it saves
+nothing.
+"""
 
 
 class ExecutionTask(asyncio.Task[Any]):
     """An asyncio task of an execution, which the code of another execution cannot cancel before that one has ended.
 
-    Make it with `of`, and give it its code with `begin` or `begin_at_once`: its first step may look at `execution`.
+    Args:
+        settings: As `asyncio.Task` takes them, for example `EAGERLY`.
     """
 
     __slots__ = ("execution",)
 
-    execution: Execution
-    """The execution that it belongs to."""
-
-    @classmethod
-    def of(cls, execution: Execution) -> ExecutionTask:
-        """A task of an execution, which has no code yet."""
-        task: ExecutionTask = cls.__new__(cls)
-        task.execution = execution
-        return task
-
-    def begin(self, code: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
-        """Run the code from the next turn of the loop on.
-
-        Args:
-            settings: As `asyncio.Task` takes them.
-        """
+    def __init__(
+        self, code: Coroutine[Any, Any, Any], execution: Execution, loop: asyncio.AbstractEventLoop, **settings: Any
+    ) -> None:
+        self.execution = execution
+        """The execution that it belongs to. Set first: an eager step runs within the next line, and may be watched."""
         super().__init__(code, loop=loop, **settings)
-
-    def begin_at_once(self, code: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
-        """Run the code here, up to where it first suspends, and the rest of it on the loop, which is running.
-
-        Other loops than those of asyncio cannot do so under Python 3.11: there it is the same as `begin`.
-
-        Raises:
-            SystemExit, KeyboardInterrupt: The code raised it. Anything else is kept in the task.
-        """
-        if sys.version_info >= (3, 12):
-            super().__init__(code, loop=loop, eager_start=True)
-        elif isinstance(loop, asyncio.BaseEventLoop):
-            _begin_by_hand(self, code, loop)
-        else:
-            super().__init__(code, loop=loop)
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel it. Returns False if it has ended, or belongs to another execution than the code that asks."""
@@ -70,35 +48,6 @@ class ExecutionTask(asyncio.Task[Any]):
         if asking is None or self.execution is asking or self.execution.code_ended:
             return super().cancel(msg)
         return False
-
-
-def _begin_by_hand(task: ExecutionTask, code: Coroutine[Any, Any, Any], loop: asyncio.BaseEventLoop) -> None:
-    """What `eager_start` does from Python 3.12 on: run the first step here, which the task hands to `call_soon`."""
-    steps: list[tuple[Callable[..., object], Context | None]] = []
-    call_soon = loop.call_soon
-
-    def keep_step(callback: Callable[..., object], *arguments: Any, context: Context | None = None) -> Any:
-        if getattr(callback, "__self__", None) is not task:  # of a finalizer, which the garbage collector runs
-            return call_soon(callback, *arguments, context=context)
-        steps.append((callback, context))
-        return None
-
-    # Not taken out of the queue of the loop afterwards: another thread may have added to it since.
-    loop.call_soon = keep_step  # type: ignore[method-assign, assignment]
-    try:
-        asyncio.Task.__init__(task, code, loop=loop)
-    finally:
-        del loop.call_soon
-    around = asyncio.current_task(loop)
-    if around is not None:
-        asyncio.tasks._leave_task(loop, around)
-    try:
-        for step, context in steps:
-            assert context is not None
-            context.run(step)
-    finally:
-        if around is not None:
-            asyncio.tasks._enter_task(loop, around)
 
 
 async def _refuse_shutdown(timeout: float | None = None) -> None:
@@ -119,9 +68,7 @@ def secluded(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
             task = asyncio.Task(code, loop=loop, **settings)
             unregister(task)
             return task
-        child = ExecutionTask.of(execution)
-        child.begin(code, loop, **settings)
-        return child
+        return ExecutionTask(code, execution, loop, **settings)
 
     before = asyncio.all_tasks(loop)
     for task in before:

@@ -159,8 +159,7 @@ class _CodeTask:
     def begin(self) -> None:
         """Begin; on the loop."""
         # Not by `create_task`: the code of an earlier task may have replaced the loop's task factory.
-        self._task = ExecutionTask.of(self._execution)
-        self._task.begin(self._run(), self._loop)
+        self._task = ExecutionTask(self._run(), self._execution, self._loop)
 
     def cancel(self) -> None:
         """Cancel; on any thread."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,7 +16,7 @@ from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, shown
 from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.execution import Execution
-from diracx.tasks.plumbing.execution.shared_loop import ExecutionTask
+from diracx.tasks.plumbing.execution.shared_loop import EAGERLY, ExecutionTask
 from diracx.tasks.plumbing.execution.stacks import line_of_thread
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.wire.envelope import TASK_ID
@@ -48,6 +49,8 @@ class InFlight:
         self._slots = slots
         self._gate = gate
         self._processor = processor
+        self._new: deque[Lease] = deque()
+        """The messages of this turn of the event loop, which begin in the next one."""
         self._without_slot = 0
         """The messages whose tasks have ended, and whose slots are free, while they are being settled."""
         self.processed = 0
@@ -56,10 +59,25 @@ class InFlight:
     def start(self, lease: Lease) -> None:
         """Process a message that holds a lease and a slot, in an asyncio task of its own.
 
-        Up to its first wait it runs here. A task without waits ends here: its ack needs no turn of the event loop.
+        It begins in the next turn of the event loop, not within the read of the socket that brought it: a read that is
+        not interrupted is cheaper (by 4 us a task under Python 3.11, 2 under 3.13), and code that blocks delays none.
         """
-        lease.task = task = ExecutionTask.of(lease.execution)
-        task.begin_at_once(self._carry(lease), asyncio.get_running_loop())
+        self._new.append(lease)
+        if not EAGERLY:
+            self._begin_new()  # which schedules the first step, nothing more
+        elif len(self._new) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_new)
+
+    def _begin_new(self) -> None:
+        """Begin what is new, one after another, each up to where it waits: a task without waits ends here."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._new:
+                lease = self._new.popleft()
+                lease.task = ExecutionTask(self._carry(lease), lease.execution, loop, **EAGERLY)
+        finally:
+            if self._new:  # an exception that ends event loops, raised in the first step of one
+                loop.call_soon(self._begin_new)
 
     async def _carry(self, lease: Lease) -> None:
         try:
@@ -94,7 +112,8 @@ class InFlight:
             logger.info("a message was not given back: %s; it is redelivered when its lease lapses", error)
 
     def running(self) -> list[asyncio.Task[None]]:
-        """The asyncio tasks that process messages now."""
+        """The asyncio tasks that process messages now. Messages that are new begin before."""
+        self._begin_new()
         return [lease.task for lease in self._leases.all if lease.task is not None and not lease.task.done()]
 
     def described(
