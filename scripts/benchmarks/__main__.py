@@ -24,6 +24,7 @@ import memory
 import parked
 import peers
 import results
+import scale
 import schedules
 import start
 
@@ -37,6 +38,7 @@ BENCHMARKS: Final[dict[str, ModuleType]] = {
     "parked": parked,
     "peers": peers,
     "results": results,
+    "scale": scale,
     "schedules": schedules,
     "start": start,
 }

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Final
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
@@ -35,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--tasks", type=positive, default=10_000, metavar="N", help="tasks for each measurement (10000)"
     )
     parser.add_argument("--slots", type=positive, nargs="+", default=list(BOUNDS), metavar="N", help="slots (100 10)")
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="of both contenders (asyncio)")
 
 
 def positive(text: str) -> int:
@@ -111,10 +113,12 @@ class Comparison:
 
 def run(options: argparse.Namespace) -> Comparisons:
     """Measure all numbers of slots."""
-    return asyncio.run(_measure(options.rounds, options.tasks, options.slots))
+    if options.loop == "uvloop" and find_spec("uvloop") is None:
+        raise SystemExit("error: uvloop is not installed: .venv/bin/python -m pip install uvloop")
+    return asyncio.run(_measure(options.rounds, options.tasks, options.slots, options.loop))
 
 
-async def _measure(rounds: int, tasks: int, slots: Sequence[int]) -> Comparisons:
+async def _measure(rounds: int, tasks: int, slots: Sequence[int], loop: str) -> Comparisons:
     comparisons = [Comparison(number) for number in slots]
     async with (
         EmbeddedServer() as server,
@@ -125,19 +129,20 @@ async def _measure(rounds: int, tasks: int, slots: Sequence[int]) -> Comparisons
                 pair = [("bare", 100, comparison.bare), ("worker", comparison.slots, comparison.worker)]
                 for mode, number, measured in pair if turn % 2 == 0 else reversed(pair):
                     await broker.schedule_many([Noop("alice")] * tasks)
-                    measured.append(await contend(server.url, mode, number, tasks))
+                    measured.append(await contend(server.url, mode, number, tasks, loop))
                     await ensure_drained(broker)
                 print(f"round {turn + 1} of {rounds}, {comparison.slots} slots", file=sys.stderr)
     return Comparisons(comparisons)
 
 
-async def contend(url: str, mode: str, slots: int, tasks: int) -> Measurement:
+async def contend(url: str, mode: str, slots: int, tasks: int, loop: str = "asyncio") -> Measurement:
     """Have one contender drain the queue, in a process of its own.
 
     Args:
         mode: `bare` or `worker`.
+        loop: `asyncio` or `uvloop`.
     """
-    async with running("drain_contender", mode, url, str(slots), str(tasks)) as contender:
+    async with running("drain_contender", mode, url, str(slots), str(tasks), loop) as contender:
         return Measurement(**json.loads(await contender.read_to_the_end(TIMEOUT_SECONDS)))
 
 

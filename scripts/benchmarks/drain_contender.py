@@ -1,4 +1,4 @@
-"""One contender of `drain` as a process: `drain_contender.py bare|worker URL SLOTS TASKS`.
+"""One contender of `drain` as a process: `drain_contender.py bare|worker URL SLOTS TASKS asyncio|uvloop`.
 
 It prints its figures as JSON.
 """
@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 
 import msgspec
 import nats
@@ -75,9 +76,11 @@ async def worker(url: str, slots: int, tasks: int) -> dict[str, float]:
 
 def main() -> None:
     """Run one of the two contenders."""
-    mode, url, slots, tasks = sys.argv[1:]
+    mode, url, slots, tasks, loop = sys.argv[1:]
     contend = {"bare": bare, "worker": worker}[mode]
-    print(json.dumps(asyncio.run(contend(url, int(slots), int(tasks)))))
+    new_loop = import_module(loop).new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        print(json.dumps(runner.run(contend(url, int(slots), int(tasks)))))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ MOST_GROWTH: Final = 1.05
 SLOTS: Final = 100
 CHUNK: Final = 20_000
 """Tasks that are submitted at once."""
+ROOM_BYTES: Final = 4 * 1024**3
 TIMEOUT_SECONDS: Final = 300.0
 POLL_SECONDS: Final = 0.05
 ENTRY_POINTS: Final = "[diracx.tasks.bench]\nNoop = noop:Noop\n"
@@ -103,6 +104,7 @@ async def _measure(waiting: int, tasks: int, rounds: int) -> MemoryReport:
         EmbeddedServer() as server,
         JetStreamBroker.connect(server.url, registry=registry(), bind=False) as broker,
     ):
+        await make_room(broker)
         for _ in range(rounds):
             async with _worker(server.url) as pid:
                 idle.append(_resident(pid))
@@ -115,6 +117,13 @@ async def _measure(waiting: int, tasks: int, rounds: int) -> MemoryReport:
             print(f"round {turn + 1} of {rounds}, {left:,} wait", file=sys.stderr)
     pydantic = find_spec("pydantic") is not None
     return MemoryReport(Figures(idle), Figures(busy), Figures(crowded), tasks, waiting, pydantic)
+
+
+async def make_room(broker: JetStreamBroker) -> None:
+    """Let the queue hold a million tasks and more."""
+    name = broker.namespace.tasks_stream
+    config = (await broker.connection.api(f"STREAM.INFO.{name}"))["config"]
+    await broker.connection.api(f"STREAM.UPDATE.{name}", config | {"max_bytes": ROOM_BYTES})
 
 
 async def fill(broker: JetStreamBroker, tasks: int) -> None:

@@ -30,6 +30,7 @@ BARE_PACKAGES = {"", "plumbing"}
 # names from a table besides, see `test_public_imports.py`.
 LOADED_ON_DEMAND = {
     ("cli.processes.telemetry", f"{ROOT}.cli.processes.telemetry_providers"),
+    ("cli.processes.event_loop", "uvloop"),  # an extra that need not be installed
     ("cli", f"{ROOT}.cli.app"),  # which cannot be imported where files of another distribution lie over ours
     ("cli", f"{ROOT}.installation"),  # which only a failed import asks for, and which costs more than a help page
 }

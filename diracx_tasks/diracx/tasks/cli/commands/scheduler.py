@@ -18,10 +18,12 @@ from diracx.tasks.cli.logs import name_worker
 from diracx.tasks.cli.options import Access, VoName, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS, end_within
+from diracx.tasks.cli.processes.event_loop import loop_option
 from diracx.tasks.cli.processes.health import health_endpoint, health_options
 from diracx.tasks.cli.processes.signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
 from diracx.tasks.cli.times import Seconds
+from diracx.tasks.plumbing.execution.loops import LoopFactory
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.operations.scheduler_service import SchedulerHealth, advertised
@@ -56,6 +58,7 @@ CLOSE_SECONDS: Final = 10.0
     help="A standby replaces a vanished leader within this time; 5 or more. The server holds the occurrences of at "
     "least twice this time ahead.",
 )
+@loop_option
 @health_options
 @click.option("--stop-with-input", is_flag=True, hidden=True, help="Stop when standard input ends.")
 @log_option("info")
@@ -64,6 +67,7 @@ def command(
     *,
     vos: Sequence[str],
     takeover: timedelta,
+    new_loop: LoopFactory,
     stop_with_input: bool,
     health_address: tuple[str, int] | None,
     access: Access,
@@ -82,16 +86,17 @@ def command(
         settings = SchedulerSettings(takeover=takeover)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=["--takeover"]) from None
-    asyncio.run(
-        _serve(
-            settings_of(access),
-            namespace_of(access),
-            installed_tasks(warn=logger.warning),
-            VirtualOrganisations(vos),
-            settings,
-            health_address,
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(
+            _serve(
+                settings_of(access),
+                namespace_of(access),
+                installed_tasks(warn=logger.warning),
+                VirtualOrganisations(vos),
+                settings,
+                health_address,
+            )
         )
-    )
 
 
 async def _serve(

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -19,6 +18,7 @@ from diracx.tasks.cli.logs import name_worker
 from diracx.tasks.cli.options import Access, Number, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS, before_force
+from diracx.tasks.cli.processes.event_loop import loop_option
 from diracx.tasks.cli.processes.health import health_endpoint, health_options
 from diracx.tasks.cli.processes.signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
@@ -26,7 +26,7 @@ from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.execution.last_resort import LastResort, end_process
-from diracx.tasks.plumbing.execution.loops import run
+from diracx.tasks.plumbing.execution.loops import LoopFactory, run
 from diracx.tasks.plumbing.execution.thread import ExecutionThreads, blame_escape, executing
 from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
@@ -37,14 +37,6 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.settings import DEFAULT_SLOTS, worker_id
 from diracx.tasks.plumbing.worker.snapshot import Counters
-
-try:
-    # The extra `uvloop` saves CPU on each task.
-    import uvloop
-except ImportError:
-    _new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-else:
-    _new_loop = uvloop.new_event_loop
 
 MAX_SLOTS: Final = 100_000
 """More tasks at once are a typing error."""
@@ -85,6 +77,7 @@ logger = logging.getLogger("diracx.tasks.worker")
     metavar="SECONDS",
     help="The first wait of a task whose lock is held, give or take a quarter. It grows up to a minute.",
 )
+@loop_option
 @health_options
 @click.option("--stop-with-input", is_flag=True, hidden=True, help="Stop when standard input ends.")
 @log_option("info")
@@ -96,6 +89,7 @@ def command(
     burst: bool,
     grace: timedelta,
     lock_retry_delay: timedelta,
+    new_loop: LoopFactory,
     stop_with_input: bool,
     health_address: tuple[str, int] | None,
     access: Access,
@@ -120,8 +114,8 @@ def command(
     server, namespace = settings_of(access), namespace_of(access)
     signals = StopSignals(end_after=grace.total_seconds() + FORCED_END_SECONDS, end_code=ExitCode.DONE)
     with signals.handled():
-        serving = _serve(signals, server, namespace, registry, resources, settings, health_address)
-        return run(serving, _new_loop, blame_escape)
+        serving = _serve(signals, server, namespace, registry, resources, settings, health_address, new_loop)
+        return run(serving, new_loop, blame_escape)
 
 
 def _prepare(registry: TaskRegistry, resources: Resources, size: Size) -> None:
@@ -144,6 +138,7 @@ async def _serve(
     resources: Resources,
     settings: WorkerSettings,
     health_address: tuple[str, int] | None,
+    new_loop: LoopFactory,
 ) -> ExitCode:
     signals.cancel_this_task()
     last_resort = LastResort(lambda: end_process(ExitCode.DONE if signals.received else ExitCode.STUCK))
@@ -157,7 +152,7 @@ async def _serve(
                     name=connection_name("worker", settings.size),
                     role="worker",
                 ) as broker,
-                executing(settings.size, resources, _new_loop) as threads,
+                executing(settings.size, resources, new_loop) as threads,
             ):
                 counters = Counters()
                 worker = _worker(broker, resources, settings, threads, counters, last_resort)
