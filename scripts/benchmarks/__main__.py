@@ -16,31 +16,37 @@ from types import ModuleType
 from typing import Any, Final
 
 import crowd
+import delayed
 import drain
+import failing
 import groups
 import latency
 import locks
-import memory
+import medium
+import mutex
 import parked
 import peers
 import results
 import scale
 import schedules
-import start
+import transaction
 
 BENCHMARKS: Final[dict[str, ModuleType]] = {
     "crowd": crowd,
+    "delayed": delayed,
     "drain": drain,
+    "failing": failing,
     "groups": groups,
     "latency": latency,
     "locks": locks,
-    "memory": memory,
+    "medium": medium,
+    "mutex": mutex,
     "parked": parked,
     "peers": peers,
     "results": results,
     "scale": scale,
     "schedules": schedules,
-    "start": start,
+    "transaction": transaction,
 }
 
 
