@@ -1,4 +1,4 @@
-"""Coroutines beside a block, and the sleep that an event ends."""
+"""Coroutines beside a block, those that no cancellation interrupts, and the sleep that an event ends."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from diracx.tasks.plumbing.background import ChildTasks, in_background, wait_for_event
+from diracx.tasks.plumbing.background import (
+    ChildTasks,
+    KeptFuture,
+    in_background,
+    uncancelled,
+    uncancelled_here,
+    wait_for_event,
+)
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError
+from diracx.tasks.testing import wait_until
 
 
 class BlockError(Exception):
@@ -262,3 +270,81 @@ async def test_a_cancellation_that_comes_right_before_a_brief_wait_is_not_taken_
     waiting = asyncio.create_task(waits())
     await asyncio.wait([waiting])
     assert waiting.cancelled()
+
+
+EVERYTHING = ["turn", "timer", "children", "reply"]
+
+
+class Errand:
+    """A coroutine that waits in every way, and how far it came."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.reply: KeptFuture[str] = KeptFuture()
+        self.done: list[str] = []
+        self.ran_in: set[asyncio.Task[Any] | None] = set()
+        self._failure = failure
+
+    async def run(self) -> str:
+        for name in EVERYTHING:
+            match name:
+                case "turn":
+                    await asyncio.sleep(0)
+                case "timer":
+                    await asyncio.sleep(0.001)
+                case "children":
+                    await asyncio.gather(asyncio.sleep(0.001), asyncio.sleep(0))
+                case _:
+                    await self.reply
+            self.done.append(name)
+            self.ran_in.add(asyncio.current_task())
+        if self._failure is not None:
+            raise self._failure
+        return await self.reply
+
+
+async def test_an_uncancelled_coroutine_returns_its_value_within_the_task_that_runs_it() -> None:
+    errand = Errand()
+    asyncio.get_running_loop().call_later(0.005, errand.reply.set_result, "the value")
+    assert await uncancelled_here(errand.run()) == "the value"
+    assert (errand.done, errand.ran_in) == (EVERYTHING, {asyncio.current_task()})
+
+
+async def test_an_uncancelled_coroutine_fails_with_its_own_error() -> None:
+    errand = Errand(BlockError("its own"))
+    errand.reply.set_result("")
+    with pytest.raises(BlockError, match="its own"):
+        await uncancelled_here(errand.run())
+
+
+@pytest.mark.parametrize("cancels", [1, 3])
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+@pytest.mark.parametrize("failure", [None, BlockError("its own")])
+@pytest.mark.parametrize("uncancelled_way", [uncancelled, uncancelled_here])
+async def test_no_cancellation_interrupts_an_uncancelled_coroutine(
+    cancels: int, after: int, failure: Exception | None, uncancelled_way: Any
+) -> None:
+    errand, begun = Errand(failure), asyncio.Event()
+
+    async def run() -> str:
+        begun.set()
+        return str(await uncancelled_way(errand.run()))
+
+    work = asyncio.create_task(run())
+    await begun.wait()
+    await wait_until(lambda: len(errand.done) >= after, description="the errand came so far")
+    for _ in range(cancels):
+        work.cancel("a stop")
+        await asyncio.sleep(0)
+    await wait_until(lambda: len(errand.done) == 3, description="the errand waits for its reply")
+    assert not work.done()
+    errand.reply.set_result("the value")
+    with pytest.raises(asyncio.CancelledError, match="a stop") as raised:
+        await work
+    assert errand.done == EVERYTHING
+    assert raised.value.__cause__ is failure
+
+
+async def test_a_future_is_kept_from_cancellations_only_where_an_uncancelled_coroutine_waits_for_it() -> None:
+    future: KeptFuture[None] = KeptFuture()
+    assert future.cancel()
+    assert future.cancelled()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError
 
@@ -176,6 +177,56 @@ async def uncancelled(coroutine: Coroutine[Any, Any, T]) -> T:
         except asyncio.CancelledError as error:  # a stop, a lost lock and a timeout may each cancel
             cancelled = error
     raise cancelled from (None if work.cancelled() else work.exception())
+
+
+class KeptFuture(asyncio.Future[T]):
+    """A future that `uncancelled_here` keeps from cancellations. It must end by itself within seconds."""
+
+    kept = False
+    """Whether a cancellation of the asyncio task that waits for it leaves it alone."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel it, unless it is kept: then the task hears of its cancellation when the future is done."""
+        return not self.kept and super().cancel(msg)
+
+
+@types.coroutine
+def uncancelled_here(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """As `uncancelled`, but within this asyncio task: another one costs as much as what a lock sends.
+
+    `coroutine` must not use what cancels the asyncio task that enters it, as `asyncio.timeout` and `asyncio.TaskGroup`
+    do: that would count as a cancellation from outside.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration as end:
+            if cancelled is None:
+                return cast("T", end.value)
+            raise cancelled from None
+        except BaseException as error:
+            if cancelled is None:
+                raise
+            raise cancelled from error
+        try:
+            yield _kept(awaited)
+        except asyncio.CancelledError as error:  # it is done by now
+            cancelled = error
+
+
+def _kept(awaited: asyncio.Future[Any] | None) -> KeptFuture[Any] | None:
+    """What an asyncio task waits for in place of `awaited`; None: for its next turn, as in `asyncio.sleep(0)`."""
+    if awaited is None:
+        return None
+    if isinstance(awaited, KeptFuture):
+        future = awaited
+    else:
+        awaited._asyncio_future_blocking = False  # as the asyncio task does that waits for it
+        future = KeptFuture(loop=awaited.get_loop())
+        awaited.add_done_callback(lambda _: future.set_result(None))
+    future.kept = future._asyncio_future_blocking = True
+    return future
 
 
 async def carried_through(coroutine: Coroutine[Any, Any, T]) -> T:

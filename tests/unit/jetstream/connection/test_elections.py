@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from nats.aio.client import Client
@@ -53,8 +53,15 @@ class Tries:
         self.on_send()
         return future
 
+    async def send_and_wait(self, *, timeout: float) -> Msg:
+        try:
+            async with asyncio.timeout(timeout):
+                return await (await self.send())
+        except TimeoutError:
+            raise RequestTimeoutError("the.subject", timeout) from None
+
     async def ask(self, *, timeout: float | None = None, in_cluster: bool = True, repeats: bool = True) -> Any:
-        request = LeaderRequest(self.send, "the.subject", self.clock)
+        request = LeaderRequest(self.send, "the.subject", self.clock, self.send_and_wait)
         return await request.answer(timeout=timeout, in_cluster=in_cluster, repeats=repeats)
 
 
@@ -172,9 +179,10 @@ async def test_a_connection_that_is_closed_ends_a_request() -> None:
 
 
 async def test_a_request_without_a_connection_is_not_sent_later() -> None:
-    async def send() -> asyncio.Future[Msg]:
+    async def send(*, timeout: float = 0) -> NoReturn:
         raise NotConnectedError("nothing was sent")
 
-    request = LeaderRequest(send, "the.subject", ServerClock())
-    with pytest.raises(NotConnectedError, match="nothing was sent"):
-        await request.answer(timeout=None, in_cluster=True, repeats=True)
+    request = LeaderRequest(send, "the.subject", ServerClock(), send)
+    for in_cluster in (True, False):
+        with pytest.raises(NotConnectedError, match="nothing was sent"):
+            await request.answer(timeout=None, in_cluster=in_cluster, repeats=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import CoroutineType
 from typing import Any, Final, Protocol, TypeAlias
@@ -212,24 +211,26 @@ class Executor:
         outcome: Outcome | None = None
         held: HeldLocks | None = None
         try:
-            async with AsyncExitStack() as stack:
-                try:
-                    holding = self._keeper.hold(locks, owner, lambda: execution.cancel(lost))
-                    held = await stack.enter_async_context(holding)
-                except UnableToAcquireLockError as error:
-                    return self._busy(job, error)
-                except UnsendableError as error:  # the key of a lock is too long for this server
-                    return self._conclude(job, execution, None, error)
-                except ServerError as error:
-                    return Interrupted(f"its locks could not be taken: {error}", _SERVER_RETRY_DELAY)
-                except BaseException as error:  # the lock may be the author's code: its failure is the task's
-                    if execution.cancellation is lost:
-                        return Interrupted("a lock was lost while the next one was taken", _SERVER_RETRY_DELAY)
-                    return self._conclude(job, execution, None, error)
+            try:
+                held = await self._keeper.take(locks, owner, lambda: execution.cancel(lost))
+            except UnableToAcquireLockError as error:
+                return self._busy(job, error)
+            except UnsendableError as error:  # the key of a lock is too long for this server
+                return self._conclude(job, execution, None, error)
+            except ServerError as error:
+                return Interrupted(f"its locks could not be taken: {error}", _SERVER_RETRY_DELAY)
+            except BaseException as error:  # the lock may be the author's code: its failure is the task's
+                if execution.cancellation is lost:
+                    return Interrupted("a lock was lost while the next one was taken", _SERVER_RETRY_DELAY)
+                return self._conclude(job, execution, None, error)
+            try:
                 current_token.set(held.token or FencingToken(0))
                 outcome = await self._attempt(job, execution, on_start)
                 if execution.runs_on:
                     held.release_after(execution.nothing_runs)
+                held.check()
+            finally:
+                await self._keeper.release(held)
         except asyncio.CancelledError:
             # It arrived while locks were taken or released, which no cancellation interrupts.
             if outcome is None:

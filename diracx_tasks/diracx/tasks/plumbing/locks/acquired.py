@@ -25,11 +25,11 @@ What a crash leaves behind: a key that expires by itself.
 from __future__ import annotations
 
 import math
+import secrets
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
-from uuid import uuid4
 
 import msgspec
 
@@ -70,7 +70,8 @@ class LockOwner(msgspec.Struct, frozen=True, omit_defaults=True):
         since: datetime | None = None,
     ) -> LockOwner:
         """Make the owner of one acquisition, with a unique id. `since`: its time; None: now."""
-        return cls(acquisition_id=uuid4().hex, task=task, id=id, worker=worker, since=since or datetime.now(UTC))
+        unique, since = secrets.token_hex(16), since or datetime.now(UTC)
+        return cls(acquisition_id=unique, task=task, id=id, worker=worker, since=since)
 
     def __str__(self) -> str:
         return f"{self.task} {shown(self.id)} on {self.worker} since {self.since.isoformat(timespec='seconds')}"

@@ -31,18 +31,21 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from diracx.tasks.plumbing.background import ChildTasks, OnEnd, in_background, uncancelled
+from diracx.tasks.plumbing.background import ChildTasks, OnEnd, in_background, uncancelled, uncancelled_here
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, LockLostError, UnableToAcquireLockError, shown
 from diracx.tasks.plumbing.locks import (
     AcquiredLock,
     BaseLimiter,
     BaseLock,
+    ConcurrencyLimiter,
     CountingLimiter,
     ExclusiveRWLock,
     FencingToken,
     LockOwner,
     LockStore,
+    MutexLock,
+    RateLimiter,
     SharedRWLock,
 )
 from diracx.tasks.plumbing.locks.arbiter import LocalLockArbiter
@@ -53,13 +56,23 @@ logger = logging.getLogger("diracx.tasks.locks")
 RELEASE_SECONDS: Final = 2.0
 """The time that what still runs of executions that have ended has to end, before the keeper does."""
 
+_OURS: Final = frozenset(
+    {
+        MutexLock.acquire,
+        ExclusiveRWLock.acquire,
+        SharedRWLock.acquire,
+        ConcurrencyLimiter.acquire,
+        RateLimiter.acquire,
+    }
+)
+
 OnLost = Callable[[], object]
 
 
 class HeldLocks:
     """The locks of one execution."""
 
-    __slots__ = ("_clock", "_on_lost", "acquired", "begun", "end", "ended", "locks", "lost")
+    __slots__ = ("_clock", "_on_lost", "acquired", "begun", "end", "ended", "locks", "lost", "ours")
 
     def __init__(self, on_lost: OnLost, clock: Clock) -> None:
         self._clock = clock
@@ -74,6 +87,8 @@ class HeldLocks:
         """The locks, in the order in which they were taken."""
         self.acquired: list[AcquiredLock] = []
         """The acquisition of each of `locks`."""
+        self.ours = True
+        """Whether no lock is an author's own, which may use what `uncancelled_here` forbids."""
         self.lost: LockLostError | None = None
         """The first lock that was lost. If there is one, the execution must not count as done."""
 
@@ -165,21 +180,37 @@ class LockKeeper:
             UnableToAcquireLockError: Somebody else holds one of the locks. The others are free again.
             ServerError: The store did not answer.
         """
-        held = HeldLocks(on_lost, self._clock)
+        held = await self.take(locks, owner, on_lost)
         try:
-            for lock in in_order(locks):
-                await uncancelled(self._take(lock, owner, held))
-            if (lapsed := held.check()) is not None:
-                raise UnableToAcquireLockError(lapsed.key, reason=f"{lapsed} while others were taken")
-            held.begun = True
             yield held
             held.check()
         finally:
-            held.ended = True
-            if held.acquired and held.end is not None:
-                self._releases.start(self._release_later(held, held.end()), "locks of what still runs")
-            elif held.acquired:
-                await uncancelled(self._release_all(held))
+            await self.release(held)
+
+    async def take(self, locks: Iterable[BaseLock], owner: LockOwner, on_lost: OnLost) -> HeldLocks:
+        """Take all locks, or none; as `hold`, whose block is then up to the caller: it calls `check` and `release`."""
+        held = HeldLocks(on_lost, self._clock)
+        try:
+            for lock in in_order(locks):
+                held.ours = held.ours and type(lock).acquire in _OURS
+                await (uncancelled_here if held.ours else uncancelled)(self._take(lock, owner, held))
+            if (lapsed := held.check()) is not None:
+                raise UnableToAcquireLockError(lapsed.key, reason=f"{lapsed} while others were taken")
+        except BaseException as error:
+            await self.release(held)
+            if isinstance(error, UnableToAcquireLockError):
+                await asyncio.sleep(0)  # whoever tries again at once must not keep the loop from whoever has the lock
+            raise
+        held.begun = True
+        return held
+
+    async def release(self, held: HeldLocks) -> None:
+        """Release what was taken, now or after what still runs."""
+        held.ended = True
+        if held.acquired and held.end is not None:
+            self._releases.start(self._release_later(held, held.end()), "locks of what still runs")
+        elif held.acquired:
+            await (uncancelled_here if held.ours else uncancelled)(self._release_all(held))
 
     async def _release_later(self, held: HeldLocks, end: Coroutine[Any, Any, None]) -> None:
         await end

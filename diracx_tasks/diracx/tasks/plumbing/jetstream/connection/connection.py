@@ -313,7 +313,8 @@ class Connection:
         """
         payload = b"" if body is None else msgspec.json.encode(body)
         subject = self.api_subject(subject_suffix) if prefix is None else f"{prefix}.{subject_suffix}"
-        request = LeaderRequest(partial(self.send_request, subject, payload), subject, self.clock)
+        send, ask = partial(self.send_request, subject, payload), partial(self.request, subject, payload)
+        request = LeaderRequest(send, subject, self.clock, ask)
         return await request.answer(timeout=timeout, in_cluster=self.in_cluster, repeats=repeats)
 
     async def _enter(self, timeout: float, other_api_prefixes: Sequence[str]) -> RequestInbox:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from nats.aio.msg import Msg
 
+from diracx.tasks.plumbing.background import KeptFuture
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
 from diracx.tasks.plumbing.jetstream.errors import (
     InboxDeniedError,
@@ -124,7 +125,7 @@ class RequestInbox:
             raise self._denied
         reply = f"{self._prefix}{self.next_token}"
         self.next_token += 1
-        return reply, self._loop.create_future()
+        return reply, KeptFuture(loop=self._loop)
 
     def has_waited_since(self, token: int) -> bool:
         """Whether a request before this `next_token` still waits for its reply."""
