@@ -4,7 +4,8 @@
 - concurrency limiter: there is always a free slot. The floor is the same.
 - rate limiter: there is always room. The floor is the create alone, since an admission is never freed, but expires.
 
-The message of the task itself is not in the floor.
+The message of the task itself is not in the floor. One more comparison, to which nothing is promised, has it there:
+fetch, create, delete, ack.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import dataclasses
 from itertools import count
 from typing import Final
 
+from nats.aio.msg import Msg
 from nats.js.kv import KeyValue
 
 from diracx.tasks.plumbing.base_task import BaseTask
@@ -64,11 +66,14 @@ async def _run(options: argparse.Namespace) -> Comparisons:
     async with on_a_server(Locked) as bench:
         bucket = await bench.jetstream.key_value(bench.names.locks_bucket)
         ways = [_way(bench, bucket, "mutex", slots, BOUND) for slots in (100, 10)]
+        ways += [_way(bench, bucket, "mutex", 100, None, with_message=True)]
         ways += [_way(bench, bucket, kind, 100, None) for kind in ("concurrency", "rate")]
         return await compare(ways, options)
 
 
-def _way(bench: Bench, bucket: KeyValue, kind: str, slots: int, bound: float | None) -> Way:
+def _way(
+    bench: Bench, bucket: KeyValue, kind: str, slots: int, bound: float | None, *, with_message: bool = False
+) -> Way:
     keys = count()
 
     async def ours(tasks: int) -> None:
@@ -85,6 +90,20 @@ def _way(bench: Bench, bucket: KeyValue, kind: str, slots: int, bound: float | N
     async def bare(tasks: int) -> None:
         await in_lanes(slots, tasks, pair)
 
+    async def handle(message: Msg) -> None:
+        await pair(0)
+        await message.ack()
+
+    async def bare_with_message(tasks: int) -> None:
+        await bench.submit([Locked(kind, next(keys)) for _ in range(tasks)])
+        watch.start(anew=True)
+        await bench.fetch(tasks, slots, handle)
+        watch.stop()
+        await bench.ensure_drained()
+
+    if with_message:
+        floor = f"  fetch, create, delete, ack, {slots} at a time"
+        return Way(f"{kind}, {slots} slots, with its message", floor, ours, bare_with_message, bound)
     name = kind if kind == "mutex" else f"{kind} limiter"
     operations = "create" if kind == "rate" else "create and delete"
     return Way(f"{name}, {slots} slots", f"  {operations}, {slots} at a time", ours, bare, bound)

@@ -40,6 +40,8 @@ class LockStore(Protocol):
     * A read sees every write that was answered before the read was sent.
 
     Every method raises `ServerUnavailableError` when no answer came. The write may have happened all the same.
+
+    No method uses `asyncio.timeout` or a TaskGroup, see `background.uncancelled_here`.
     """
 
     async def create(self, key: str, value: bytes, ttl: timedelta) -> int:
