@@ -39,6 +39,7 @@ from typing import Final
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import WebSocketTransport
 from nats.errors import (
     ConnectionDrainingError,
     Error,
@@ -153,6 +154,8 @@ class PersistentClient(Client):
 
     def write_now(self) -> None:
         """Write the queued commands now instead of in the next loop turn; for a request whose reply is awaited."""
+        if isinstance(self._transport, WebSocketTransport):
+            return  # it sends when it is drained, which the client's own task does
         if self._pending and self.is_connected and self._transport is not None:
             self._transport.writelines(self._pending[:])
             self.drop_unsent()
