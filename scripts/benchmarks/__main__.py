@@ -23,12 +23,15 @@ import groups
 import latency
 import locks
 import medium
+import memory
 import mutex
 import parked
 import peers
 import results
 import scale
 import schedules
+import start
+import submit
 import transaction
 
 BENCHMARKS: Final[dict[str, ModuleType]] = {
@@ -40,12 +43,15 @@ BENCHMARKS: Final[dict[str, ModuleType]] = {
     "latency": latency,
     "locks": locks,
     "medium": medium,
+    "memory": memory,
     "mutex": mutex,
     "parked": parked,
     "peers": peers,
     "results": results,
     "scale": scale,
     "schedules": schedules,
+    "start": start,
+    "submit": submit,
     "transaction": transaction,
 }
 

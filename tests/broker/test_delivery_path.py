@@ -34,7 +34,7 @@ def in_a_delivery(frame: FrameType | None) -> bool:
         if (frame.f_code.co_filename, frame.f_code.co_name) in BEGINNINGS:
             # A status that ends a pull arrives at the same place, and has no reply subject.
             message = frame.f_locals.get("message")
-            return message is None or bool(message.reply)
+            return message is None or bool(message.raw_reply)
         frame = frame.f_back
     return False
 

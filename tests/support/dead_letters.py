@@ -21,6 +21,7 @@ from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
+from support.deliveries import FakeMessage
 
 BODY = b'{"owner_name":"alice"}'
 HEADERS = {"Task-Name": "lollygag:SyncOwnersTask", "Task-Id": "abc", "Nats-Msg-Id": "abc"}
@@ -28,14 +29,6 @@ HEADERS = {"Task-Name": "lollygag:SyncOwnersTask", "Task-Id": "abc", "Nats-Msg-I
 
 class KilledError(BaseException):
     """The run was killed. Only tests catch it."""
-
-
-@dataclass
-class _Message:
-    reply: str
-    subject: str
-    headers: dict[str, str] | None
-    data: bytes
 
 
 @dataclass
@@ -110,7 +103,7 @@ class DeadLetterBox:
         sequence = 10_000_000 + self._added if sequence is None else sequence
         stored_ns = time.time_ns() if stored_ns is None else stored_ns
         reply = f"$JS.ACK.S.C.1.{sequence}.1.{stored_ns}.0"
-        message = _Message(reply, f"{self.names.name}.tasks.{queue}", headers, body)
+        message = FakeMessage(reply.encode(), f"{self.names.name}.tasks.{queue}", headers, body)
         delivery = Delivery(self.connection, message, 0.0)
         await DeadLetterStore(self.connection, self.names).store(delivery, "over", 1, failures)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +9,7 @@ from diracx.tasks.plumbing.dead_letters.store import DeadLetterStore
 from diracx.tasks.plumbing.groups.completions import GroupCompletions
 from diracx.tasks.plumbing.groups.store import JetStreamGroupStore
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.results.store import ResultStore
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
@@ -18,14 +18,18 @@ from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from support.mesh import TaskMesh
 
 
-@dataclass
-class FakeMessage:
-    """Has the fields of a message of nats-py that a delivery is made from."""
+class FakeMessage(Received):
+    """A message with these headers that no server sent."""
 
-    reply: str
-    subject: str = "diracx.tasks.normal.small"
-    headers: dict[str, str] | None = None
-    data: bytes = b""
+    def __init__(
+        self,
+        reply: bytes,
+        subject: str = "diracx.tasks.normal.small",
+        headers: dict[str, str] | None = None,
+        data: bytes = b"",
+    ) -> None:
+        super().__init__(subject.encode(), reply, b"", data)
+        self._headers, self._parsed = headers, True
 
 
 def ack_subject(sequence: int, *, delivered: int = 1, stored_ns: int = 1000) -> str:
@@ -56,7 +60,7 @@ def fake_delivery(
         message: Other fields of the message: `subject`, `headers`, `data`.
     """
     reply = ack_subject(sequence, delivered=delivered, stored_ns=stored_ns)
-    return Delivery(connection, FakeMessage(reply, **message), requested)
+    return Delivery(connection, FakeMessage(reply.encode(), **message), requested)
 
 
 async def first_delivery(mesh: TaskMesh, sequence: int) -> Delivery:

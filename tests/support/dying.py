@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 
 
@@ -26,14 +29,23 @@ class DyingConnection(Connection):
     before: Callable[[str], Awaitable[None]] = staticmethod(nothing)
     """Awaited with the subject of each message before it is sent; what it raises is raised in place of that."""
 
-    async def publish(
-        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
-    ) -> None:
+    async def publish(self, subject: str, *args: Any, **kwargs: Any) -> None:
+        await self._before_sending(subject)
+        await super().publish(subject, *args, **kwargs)
+
+    async def send_request(self, subject: str, *args: Any, **kwargs: Any) -> asyncio.Future[Received]:
+        await self._before_sending(subject)
+        return await super().send_request(subject, *args, **kwargs)
+
+    async def request(self, subject: str, *args: Any, **kwargs: Any) -> Received:
+        await self._before_sending(subject)
+        return await super().request(subject, *args, **kwargs)
+
+    async def _before_sending(self, subject: str) -> None:
         if self.sent >= self.lives:
             raise Died
         await self.before(subject)
         self.sent += 1
-        await super().publish(subject, payload, reply=reply, headers=headers)
 
 
 @asynccontextmanager

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.execution.job import Discarded, Outcome
 from diracx.tasks.plumbing.groups.completions import GroupCompletions
 from diracx.tasks.plumbing.groups.records import Ended, callback_id, child_id
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject, read_message
 from diracx.tasks.plumbing.wire.envelope import MSG_ID
 from diracx.tasks.plumbing.worker.isolation import POISON_AFTER_CRASHES
@@ -36,7 +36,7 @@ async def writes(mesh: TaskMesh, group: str) -> AsyncIterator[Counter[str]]:
     counted: Counter[str] = Counter()
     prefix = mesh.namespace.group_subject(group)
 
-    def count(message: Msg) -> None:
+    def count(message: Received) -> None:
         counted[message.subject.removeprefix(prefix)] += 1
 
     subscription = await mesh.connection.client.listen(f"{prefix}.>", count)

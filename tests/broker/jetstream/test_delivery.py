@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import pytest
 
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 
 
 def position(reply: str) -> Sequence[int]:
-    message = SimpleNamespace(subject="diracx.tasks.normal.small", reply=reply, headers=None, data=b"")
+    message = Received(b"diracx.tasks.normal.small", reply.encode(), b"", b"")
     delivery = Delivery(None, message, 0.0)  # type: ignore[arg-type]
     return delivery.delivered, delivery.sequence, delivery.stored_ns
 

@@ -14,6 +14,7 @@ import pytest
 from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
 from diracx.tasks.plumbing.jetstream.headers import SCHEDULE, schedule_headers
@@ -47,7 +48,9 @@ class Queue:
         )
         answer = await replies.next_msg(5)
         await replies.unsubscribe()
-        return Delivery(self.connection, answer, 0.0) if answer.reply else None
+        if not answer.reply:
+            return None
+        return Delivery(self.connection, Received(b"", answer.reply.encode(), b"", answer.data), 0.0)
 
     async def take(self) -> Delivery:
         """The next message, waiting for it."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import nats
-from nats.aio.msg import Msg
 from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
 from diracx.tasks.plumbing.base_task import BaseTask
@@ -20,6 +19,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.injection.injector import Injector
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.micro import Service, ask_all, serving
 from diracx.tasks.plumbing.jetstream.micro import ServiceStats as OurStats
@@ -104,7 +104,7 @@ async def test_every_process_of_a_service_is_found(connection: Connection, names
 async def test_the_first_answer_of_a_busy_machine_may_be_late(connection: Connection, namespace: str) -> None:
     loop, later = asyncio.get_running_loop(), list[asyncio.Task[None]]()
 
-    def receive(message: Msg) -> None:
+    def receive(message: Received) -> None:
         answering = connection.publish(message.reply, b'{"id":"late"}')
         loop.call_later(0.6, lambda: later.append(loop.create_task(answering)))
 

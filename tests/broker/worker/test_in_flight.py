@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import cast
 
 import pytest
-from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.worker import Worker
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore
@@ -140,7 +140,7 @@ async def answers_heard(mesh: TaskMesh) -> AsyncIterator[dict[int, bytes]]:
     """The latest answer to each message that reached the server, by sequence."""
     answers: dict[int, bytes] = {}
 
-    def note(message: Msg) -> None:
+    def note(message: Received) -> None:
         answers[int(message.subject.split(".")[5])] = message.data
 
     subscription = await mesh.connection.client.listen("$JS.ACK.>", note)

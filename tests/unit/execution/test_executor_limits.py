@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.execution.executor import Executor
@@ -141,7 +141,7 @@ async def test_a_busy_lock_asks_the_task_for_its_say(executor: Executor, store: 
 
     refused = job(nothing, locks=[MutexLock(JOB, 1)], lock_retry_delay=says)
     for refusals, wanted in ((1, None), (2, timedelta(seconds=2))):
-        outcome = await executor.execute(dataclasses.replace(refused, refusals=refusals - 1))
+        outcome = await executor.execute(replace(refused, refusals=refusals - 1))
         assert isinstance(outcome, LockBusy)
         assert (outcome.refusals, outcome.wanted_delay) == (refusals, wanted)
     assert asked == [1, 2]

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.clock import boottime
@@ -18,6 +17,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.leases import Lease
@@ -44,7 +44,7 @@ async def naks_heard(connection: Connection, names: Namespace) -> AsyncIterator[
     """The delays of the naks that the server is told."""
     delays: list[timedelta] = []
 
-    def note(message: Msg) -> None:
+    def note(message: Received) -> None:
         verb, _, options = message.data.partition(b" ")
         if verb == b"-NAK":
             delays.append(timedelta(microseconds=json.loads(options or b'{"delay": 0}')["delay"] / 1000))

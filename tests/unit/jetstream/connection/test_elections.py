@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import pytest
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.clock import ServerClock
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection.elections import LeaderRequest, without_leader
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.errors import (
     ApiError,
     ClosedError,
@@ -29,8 +28,8 @@ OFFLINE: dict[str, Any] = {"error": {"code": 500, "err_code": 10118, "descriptio
 GONE: dict[str, Any] = {"error": {"code": 404, "err_code": 10059, "description": "stream not found"}}
 
 
-def reply(answer: object) -> Msg:
-    return Msg(_client=Client(), data=answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+def reply(answer: object) -> Received:
+    return Received(b"", b"", b"", answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
 
 class Tries:
@@ -38,11 +37,11 @@ class Tries:
 
     def __init__(self, *fates: object) -> None:
         self._fates = list(fates)
-        self.sent: list[asyncio.Future[Msg]] = []
+        self.sent: list[asyncio.Future[Received]] = []
         self.on_send: Callable[[], object] = lambda: None
         self.clock = ServerClock()
 
-    async def send(self) -> asyncio.Future[Msg]:
+    async def send(self) -> asyncio.Future[Received]:
         fate = self._fates[min(len(self.sent), len(self._fates) - 1)]
         future = asyncio.get_running_loop().create_future()
         if isinstance(fate, Exception):
@@ -53,7 +52,7 @@ class Tries:
         self.on_send()
         return future
 
-    async def send_and_wait(self, *, timeout: float) -> Msg:
+    async def send_and_wait(self, *, timeout: float) -> Received:
         try:
             async with asyncio.timeout(timeout):
                 return await (await self.send())
@@ -132,7 +131,7 @@ class Connection(Tries):
         super().__init__(lost or NotConnectedError("lost before the reply"), {"back": 1})
         self._absent = absent
 
-    async def send(self) -> asyncio.Future[Msg]:
+    async def send(self) -> asyncio.Future[Received]:
         if self.sent and self._absent > 0:
             self._absent -= 1
             raise NotConnectedError("nothing was sent")

@@ -31,14 +31,14 @@ class Told:
     """What stands for the connection: notes what the server is told."""
 
     connected: bool = True
-    answers: list[tuple[str, bytes]] = field(default_factory=list)
+    answers: list[tuple[bytes, bytes]] = field(default_factory=list)
     clock: ServerClock = field(default_factory=ServerClock)
 
     @property
     def client(self) -> Told:
         return self
 
-    def answer(self, reply: str, verb: bytes) -> None:
+    def answer(self, reply: bytes, verb: bytes) -> None:
         if not self.connected:
             raise nats.errors.OutboundBufferLimitError
         self.answers.append((reply, verb))
@@ -60,8 +60,8 @@ def replay(told: Told, clock: ManualClock) -> AckReplay:
     return AckReplay(connection, clock)
 
 
-def reply(sequence: int, stored_ns: int = 1000) -> str:
-    return f"$JS.ACK.S.C.1.{sequence}.{sequence}.{stored_ns}.0"
+def reply(sequence: int, stored_ns: int = 1000) -> bytes:
+    return b"$JS.ACK.S.C.1.%d.%d.%d.0" % (sequence, sequence, stored_ns)
 
 
 def lease(sequence: int, clock: ManualClock, stored_ns: int = 1000, deadline: float = DEADLINE) -> Lease:

@@ -60,7 +60,7 @@ async def written(
     all_headers = {TASK_NAME: "test:Plain", TASK_ID: "g-1", TASK_GROUP: "g:1"} | (headers or {})
     delivery = fake_delivery(None, headers=all_headers)
     endings = endings_of(store, results)
-    assert endings.concern(delivery)
+    assert endings.concern(delivery.headers or {})
     await endings.write(delivery, outcome, record or AttemptRecord(1))
     return store, results
 
@@ -112,8 +112,8 @@ async def test_a_value_goes_to_the_callback_if_the_result_is_kept(
 
 async def test_a_task_without_group_and_result_is_no_concern() -> None:
     endings: Any = endings_of(group_of(1), Results())
-    assert not endings.concern(fake_delivery(None, headers={TASK_NAME: "test:Plain"}))
-    assert not endings.concern(fake_delivery(None))
+    assert not endings.concern({TASK_NAME: "test:Plain"})
+    assert not endings.concern({})
 
 
 async def test_a_message_of_nobody_counts_by_its_sequence() -> None:

@@ -160,13 +160,13 @@ class Execution:
         """Whether its code still runs although it has ended."""
         return self._gave_up
 
-    def begin(self) -> bool:
-        """Begin in the asyncio task that drives it. Returns False when it was cancelled or closed before.
+    def begin(self, task: asyncio.Task[Any] | None = None) -> bool:
+        """Begin in the asyncio task that drives it, the current one. False: it was cancelled or closed before.
 
         An asyncio task that is cancelled before its first step never enters its coroutine, so nothing would nak the
         message and free the slot. That is why a cancellation that comes earlier is only noted.
         """
-        self.task = asyncio.current_task()
+        self.task = asyncio.current_task() if task is None else task
         return self.cancellation is None and not self._closed
 
     def close(self) -> None:

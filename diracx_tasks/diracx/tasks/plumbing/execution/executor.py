@@ -153,7 +153,8 @@ class Executor:
         if execution.task is None:
             execution.begin()
         current_task_id.set(job.envelope.id)
-        current_token.set(FencingToken(0))
+        if current_token.get():  # of whoever executes this job, e.g. another task
+            current_token.set(FencingToken(0))
         if job.envelope.callback is not None and self._outcomes_of is not None:
             current_outcomes.set(self._outcomes_of(job.envelope.callback))
         if job.envelope.traceparent is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import nats.errors
 
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.headers import STREAM_SOURCE
 
 _TOKENS_WITHOUT_DOMAIN: Final = 9
@@ -31,7 +32,7 @@ class ReplySubject:
 
     __slots__ = ("_connection", "reply")
 
-    def __init__(self, connection: Connection, reply: str) -> None:
+    def __init__(self, connection: Connection, reply: bytes) -> None:
         self._connection = connection
         self.reply = reply
 
@@ -54,7 +55,7 @@ class ReplySubject:
         Raises:
             ServerUnavailableError: No answer within `timeout` seconds; the server may have received it.
         """
-        await self._connection.request(self.reply, b"+WPI", timeout=timeout)
+        await self._connection.request(self.reply.decode(), b"+WPI", timeout=timeout)
 
     def _send(self, verb: bytes) -> None:
         try:
@@ -67,29 +68,34 @@ class ReplySubject:
 class Delivery(ReplySubject):
     """One delivery of one message."""
 
-    __slots__ = ("body", "delivered", "headers", "requested", "sequence", "stored_ns", "subject")
+    __slots__ = ("_message", "body", "delivered", "requested", "sequence", "stored_ns")
 
-    def __init__(self, connection: Connection, message: Any, requested: float) -> None:
+    def __init__(self, connection: Connection, message: Received, requested: float) -> None:
         """Wrap a message of the client library.
 
         Args:
             connection: Carries the verbs.
-            message: The received message: subject, reply, headers, data.
+            message: The received message.
             requested: The time on `clock.boottime` at which the pull request for it was sent, before its delivery.
         """
         self._connection = connection
-        self.reply = message.reply
-        self.subject: str = message.subject
-        self.headers: dict[str, str] | None = message.headers
+        self.reply = message.raw_reply
+        self._message = message
         self.body: bytes = message.data
         self.requested = requested
-        delivered, sequence, stored_ns = _position(self.reply)
-        self.delivered = delivered
-        """How often the server has delivered this message, this time included."""
-        self.sequence = sequence
-        """The sequence of the message in its stream."""
-        self.stored_ns = stored_ns
-        """The time at which the stream stored it, in nanoseconds since the epoch, by the server's clock."""
+        self.delivered, self.sequence, self.stored_ns = _position(self.reply)
+        """How often the server has delivered it, this time included; its sequence in its stream; and when the stream
+        stored it, in nanoseconds since the epoch, by the server's clock."""
+
+    @property
+    def subject(self) -> str:
+        """The subject that it was published to."""
+        return self._message.subject
+
+    @property
+    def headers(self) -> dict[str, str] | None:
+        """The headers; None if it has none."""
+        return self._message.headers
 
     @property
     def stored(self) -> datetime:
@@ -99,14 +105,14 @@ class Delivery(ReplySubject):
     @property
     def origin(self) -> tuple[str, int] | None:
         """The stream and the sequence that this message was sourced from; None for a published message."""
-        if self.headers is None or (source := self.headers.get(STREAM_SOURCE)) is None:
+        if (headers := self._message.headers) is None or (source := headers.get(STREAM_SOURCE)) is None:
             return None
         stream, sequence, *_ = source.split(" ")
         return stream, int(sequence)
 
 
-def _position(reply: str) -> tuple[int, int, int]:
+def _position(reply: bytes) -> tuple[int, int, int]:
     """The number of deliveries, the sequence in the stream, and the time of storage in nanoseconds."""
-    tokens = reply.split(".")
+    tokens = reply.split(b".")
     first = 4 if len(tokens) == _TOKENS_WITHOUT_DOMAIN else 6
     return int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 3])

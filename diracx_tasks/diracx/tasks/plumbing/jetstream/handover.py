@@ -30,11 +30,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from nats.aio.msg import Msg
-
 from diracx.tasks.plumbing.background import wait_for_event
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.hearing import listening
 from diracx.tasks.plumbing.observability.lasting_failure import LastingFailure
@@ -181,7 +180,7 @@ class Handover:
         finally:
             self._connection.remove_on_reconnect(self._woken.set)
 
-    def _wake(self, _: Msg) -> None:
+    def _wake(self, _: Received) -> None:
         self._woken.set()
 
     async def _look(self) -> float:

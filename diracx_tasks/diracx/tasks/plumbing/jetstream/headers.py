@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
-
-from nats.aio.msg import Msg
+from typing import Final, Protocol
 
 from diracx.tasks.plumbing.wire.times import ensure_holdable, to_rfc3339
 
@@ -45,6 +43,7 @@ KV_OPERATION: Final = "KV-Operation"
 """In the marker that a client leaves where it deleted a key."""
 MARKER_REASON: Final = "Nats-Marker-Reason"
 """In the marker that a bucket with limit markers leaves where a key expired (ADR-43)."""
+
 STATUS: Final = "Status"
 DESCRIPTION: Final = "Description"
 
@@ -106,6 +105,14 @@ def without_server_headers(headers: Mapping[str, str] | None, *more: str) -> dic
     }
 
 
-def status_of(message: Msg) -> str:
+class HasHeaders(Protocol):
+    """A received message, as nats-py or `connection.incoming` makes it."""
+
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        """The headers; None if it has none."""
+
+
+def status_of(message: HasHeaders) -> str:
     """The status in a message that the server itself sent, such as `404`; empty for any other message."""
     return (message.headers or {}).get(STATUS, "")

@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from nats.aio.msg import Msg
 from nats.errors import Error
 
 from diracx.tasks.plumbing.background import wait_for_event
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.headers import STREAM
 
@@ -28,7 +28,7 @@ class Heard:
         self._event = asyncio.Event()
         self._body = b""
 
-    def take(self, message: Msg) -> None:
+    def take(self, message: Received) -> None:
         """Hear a message."""
         if message.headers and message.headers.get(STREAM) == self._stream:
             self._body = message.data
@@ -55,7 +55,7 @@ async def hearing(connection: Connection, stream: str, subject: str) -> AsyncIte
 
 
 @asynccontextmanager
-async def listening(connection: Connection, subject: str, take: Callable[[Msg], None]) -> AsyncIterator[None]:
+async def listening(connection: Connection, subject: str, take: Callable[[Received], None]) -> AsyncIterator[None]:
     """Call `take` with each message on `subject` during the block; as `hearing` otherwise."""
 
     def expected(denial: PermissionDeniedError) -> bool:

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
-from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError, RequestTimeoutError
 from diracx.tasks.plumbing.jetstream.headers import (
     ADDED_TO_DIRECT_READS,
@@ -102,7 +102,7 @@ class _Batch:
                 return NO_RESPONDERS
             raise RequestTimeoutError(self._subject, ANSWER_SECONDS) from None
 
-    def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Received) -> None:
         headers = message.headers or {}
         if STORED_SEQUENCE in headers:
             self._messages.append(_stored(headers, message.data))

@@ -20,10 +20,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.connection.request_inbox import is_no_responders
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.wire.names import escape
@@ -121,7 +121,7 @@ async def serving(connection: Connection, service: Service) -> AsyncIterator[Non
     """Answer for `service` until the end of the block."""
     answers: set[asyncio.Task[None]] = set()
 
-    def receive(message: Msg) -> None:
+    def receive(message: Received) -> None:
         answer = service.answer(message.subject.split(".")[1], message.data)
         if answer is not None and message.reply:
             sending = asyncio.create_task(_send(connection, message.reply, answer), name=f"answer {message.subject}")
@@ -188,7 +188,7 @@ class _Answers:
         self._arrival = asyncio.Event()
         self._ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    def receive(self, message: Msg) -> None:
+    def receive(self, message: Received) -> None:
         if is_no_responders(message):
             return self._end(allowed=True)
         try:

@@ -20,11 +20,11 @@ from typing import Final, TypeVar
 from uuid import uuid4
 
 import msgspec
-from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.exceptions import SendTaskError, ServerError, ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.elections import ANSWER_SECONDS, ELECTION_SECONDS, RETRY_SECONDS
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.errors import (
     BATCH_INCOMPLETE,
     ID_IN_PROCESS,
@@ -299,7 +299,7 @@ def _batch_headers(messages: Sequence[BatchMessage], batch_id: str) -> list[dict
 async def _commit(
     connection: Connection, messages: Sequence[BatchMessage], headers: Sequence[Mapping[str, str]]
 ) -> PubAck:
-    answers: list[asyncio.Future[Msg]] = []
+    answers: list[asyncio.Future[Received]] = []
     try:
         # One connection keeps the order, so there is no need to wait for each answer.
         for message, its_headers in zip(messages, headers, strict=True):

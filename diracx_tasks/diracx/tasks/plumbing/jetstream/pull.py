@@ -52,12 +52,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from diracx.tasks.plumbing.background import wait_for_event
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.assets import NANOSECONDS
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.headers import (
@@ -86,7 +85,7 @@ _SILENCE: Final = frozenset({_NO_ANSWER, RECONNECTED})
 _EMPTY: Final = frozenset({NO_MESSAGES, TIMED_OUT})
 
 
-def _describe(message: Msg) -> str:
+def _describe(message: Received) -> str:
     status = status_of(message)
     if status == NO_RESPONDERS:
         return f"{status} nobody answers"  # the server names the subject, in a form that nats-py does not read
@@ -168,14 +167,14 @@ class _Probe:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(status)
 
-    def _on_message(self, message: Msg) -> None:
-        if message.reply:
+    def _on_message(self, message: Received) -> None:
+        if message.raw_reply:
             self._received += 1
             self._missing -= 1
             self._deliver(Delivery(self._connection, message, self._sent))
             if self._missing <= 0:
                 self._end("")
-        elif message.subject.endswith(f".{self._number}") and status_of(message) != HEARTBEAT:
+        elif message.raw_subject.endswith(b".%d" % self._number) and status_of(message) != HEARTBEAT:
             self._end(_describe(message))
 
 
@@ -212,9 +211,9 @@ class _LongPoll:
         if self._subscription is not None:
             await self._connection.client.leave(self._subscription)
 
-    def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Received) -> None:
         self.last_contact = self._clock()
-        if message.reply:
+        if message.raw_reply:
             self._missing -= 1
             self.is_open = self._missing > 0
             self._deliver(Delivery(self._connection, message, self._sent))

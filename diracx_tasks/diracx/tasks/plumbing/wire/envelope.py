@@ -43,6 +43,7 @@ DEAD_LETTER_BYTES: Final = 8_192
 """What the fields of a task leave free of the server's `max_payload`: room for the headers of its dead letter, without
 which it would stay in its queue for ever. The longest is the reason, 1,000 characters of up to 4 bytes."""
 
+_OF_MOST_TASKS: Final = {TASK_NAME, TASK_ID, TASK_VERSION, TASK_SUBMITTED, MSG_ID}
 _NO_LABELS: Final[dict[str, Any]] = {}
 _labels_decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -119,6 +120,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not headers or not (name := headers.get(TASK_NAME)):
             raise MalformedTaskError(f"the header {TASK_NAME} is missing")
+        if headers.keys() == _OF_MOST_TASKS:  # as `to_headers` makes them, in a moment
+            return cls(
+                name=name,
+                id=headers[TASK_ID] or str(sequence),
+                version=_number(headers, TASK_VERSION),
+                submitted=_time(headers, TASK_SUBMITTED),
+                labels=_NO_LABELS,
+            )
         return cls(
             name=name,
             id=headers.get(TASK_ID) or str(sequence),

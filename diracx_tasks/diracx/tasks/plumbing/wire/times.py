@@ -45,6 +45,8 @@ def from_rfc3339(text: str) -> datetime:
     Raises:
         ValueError: The text is not a time, has no offset, or is out of range in UTC.
     """
+    if text.endswith("Z"):  # as all times that we write; it stands for UTC
+        return datetime.fromisoformat(text)
     # RFC 3339 allows `t` and `z`.
     moment = datetime.fromisoformat(text.upper())
     if moment.tzinfo is None:

@@ -47,7 +47,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 from uuid import uuid4
@@ -83,8 +82,7 @@ class StaleAttemptError(TaskError):
 _record_decoder = msgspec.json.Decoder(AttemptRecord)
 
 
-@dataclass(slots=True)
-class Attempts:
+class Attempts(msgspec.Struct):
     """The record of a message in flight, and its place in the bucket."""
 
     sequence: int

@@ -125,6 +125,11 @@ class Lease:
         return self.deadline - self._clock()
 
     @property
+    def name(self) -> str:
+        """The name of the task for a log line."""
+        return shown_name(self.delivery)
+
+    @property
     def elapsed(self) -> float:
         """Seconds since `started`."""
         return self._clock() - self.started

@@ -66,7 +66,7 @@ from diracx.tasks.plumbing.worker.isolation import (
     IsolationGate,
     IsolationTimeoutError,
 )
-from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError, shown_name
+from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
 from diracx.tasks.plumbing.worker.observation import log_fields, observed
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
@@ -166,37 +166,37 @@ class Processor:
             asyncio.CancelledError: The event loop ended before the task executed.
         """
         delivery = lease.delivery
-        name = shown_name(delivery)
         try:
             if not self._admit(lease):
-                await self._turn_away(lease, name)
+                await self._turn_away(lease, lease.name)
                 return
             attempts = await self._load_attempts(lease)
             screened = self._screen(delivery, attempts)
             outcome = await self._run(lease, attempts, screened)
-            if type(outcome) is Succeeded:
-                await self._settlement.settle(lease, name, attempts, outcome)  # awaits nothing that could be broken off
-            else:
-                await self._settle(lease, name, attempts, outcome)
+            if type(outcome) is not Succeeded:
+                await self._settle(lease, lease.name, attempts, outcome)
+            elif not self._settlement.ack_at_once(lease, attempts):  # neither awaits what could be broken off
+                await self._settlement.settle(lease, lease.name, attempts, outcome)
             if self._cancellations.any and isinstance(outcome, Succeeded | Dead | Discarded | Cancelled):
                 self._cancellations.count(delivery, cancelled=isinstance(outcome, Cancelled))
-            self._report(delivery, name, outcome)
+            if self._on_outcome is not None:
+                self._report(self._on_outcome, delivery, lease.name, outcome)
             return
         except asyncio.CancelledError as error:
             if lease.execution.explain(error) is None or lease.settling:
                 raise
-            await self._settlement.give_back(lease, name)  # cancelled before the task executed
+            await self._settlement.give_back(lease, lease.name)  # cancelled before the task executed
         except (LeaseLapsedError, StaleAttemptError) as error:
-            logger.warning("left %s unsettled: %s", name, error)
+            logger.warning("left %s unsettled: %s", lease.name, error)
         except (SendTaskError, ServerError) as error:
-            logger.error("left %s (message %d) unsettled: %s", name, delivery.sequence, error)
+            logger.error("left %s (message %d) unsettled: %s", lease.name, delivery.sequence, error)
         except Exception:
-            logger.exception("left %s (message %d) unsettled: an error in the worker", name, delivery.sequence)
+            logger.exception("left %s (message %d) unsettled: an error in the worker", lease.name, delivery.sequence)
         self._attempts.interrupt_later(lease.attempts)
 
     def _admit(self, lease: Lease) -> bool:
         """Whether the message is to be processed: not cancelled before it began, and not finished here before."""
-        return lease.execution.begin() and not self._settlement.ack_replay.was_finished(lease)
+        return lease.execution.begin(lease.task) and not self._settlement.ack_replay.was_finished(lease)
 
     async def _turn_away(self, lease: Lease, name: str) -> None:
         if lease.execution.cancellation is not None or lease.withdrawn is not None:
@@ -251,10 +251,23 @@ class Processor:
 
     def _run(self, lease: Lease, attempts: Attempts, screened: Screened) -> Awaitable[Outcome]:
         """Execute the job and give its outcome; telemetry, where it is on, sees each outcome here."""
-        work = self._execute(lease, attempts, screened)
         if self._telemetry is None:
-            return work
+            if self._begins_at_once(lease, attempts, screened):
+                assert isinstance(screened, Job)
+                return self._executor.execute(screened, lease.execution)
+            return self._execute(lease, attempts, screened)
+        work = self._execute(lease, attempts, screened)
         return observed(self._telemetry, lease.delivery, attempts, work, self._clock)
+
+    def _begins_at_once(self, lease: Lease, attempts: Attempts, screened: Screened) -> bool:
+        """Whether nothing is to be read or written before it executes, as for most first deliveries."""
+        return (
+            type(screened) is Job
+            and lease.delivery.delivered == 1
+            and not attempts.revision
+            and screened.envelope.callback is None
+            and not logger.isEnabledFor(logging.DEBUG)
+        )
 
     async def _execute(self, lease: Lease, attempts: Attempts, screened: Screened) -> Outcome:
         if not isinstance(screened, Job):
@@ -312,11 +325,9 @@ class Processor:
             return Dead(f"malformed: {error}")
         return Succeeded() if there else Discarded("its group has expired")
 
-    def _report(self, delivery: Delivery, name: str, outcome: Outcome) -> None:
-        if self._on_outcome is None:
-            return
+    def _report(self, on_outcome: OnOutcome, delivery: Delivery, name: str, outcome: Outcome) -> None:
         try:
             headers = delivery.headers or {}
-            self._on_outcome(headers.get(TASK_NAME, name), headers.get(TASK_ID) or str(delivery.sequence), outcome)
+            on_outcome(headers.get(TASK_NAME, name), headers.get(TASK_ID) or str(delivery.sequence), outcome)
         except Exception:
             logger.exception("%s (message %d) is settled, but on_outcome failed", name, delivery.sequence)

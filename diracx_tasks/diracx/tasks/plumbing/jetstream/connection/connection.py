@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
-from nats.aio.msg import Msg
 from nats.errors import ConnectionDrainingError, Error, OutboundBufferLimitError
 
 from diracx.tasks.plumbing.clock import ServerClock, boottime
@@ -37,6 +36,7 @@ from diracx.tasks.plumbing.jetstream.connection.handshake import (
     connect_once,
     find_jetstream,
 )
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.connection.log import ConnectionLog
 from diracx.tasks.plumbing.jetstream.connection.request_inbox import RequestInbox, parse_denial
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
@@ -114,11 +114,7 @@ class Connection:
         reopen = partial(cls.open, name=name, inbox_prefix=inbox_prefix, other_api_prefixes=other_api_prefixes)
         connection._twin = partial(reopen, settings)
         try:
-            callbacks: Callbacks = {
-                "error_cb": connection._on_error,
-                "disconnected_cb": connection._on_disconnected,
-                "reconnected_cb": connection._on_reconnected,
-            }
+            callbacks = connection._callbacks()
             await connect_once(
                 client, settings, callbacks, timeout=connect_timeout, name=name, inbox_prefix=inbox_prefix
             )
@@ -127,6 +123,10 @@ class Connection:
                 yield connection
         finally:
             await connection._close()
+
+    def _callbacks(self) -> Callbacks:
+        disconnected, reconnected = self._on_disconnected, self._on_reconnected
+        return {"error_cb": self._on_error, "disconnected_cb": disconnected, "reconnected_cb": reconnected}
 
     def twin(self) -> AbstractAsyncContextManager[Connection]:
         """Open another connection with the same settings, on the event loop that calls this, perhaps on another thread.
@@ -228,7 +228,7 @@ class Connection:
 
     async def send_request(
         self, subject: str, payload: bytes = b"", *, headers: Mapping[str, str] | None = None
-    ) -> asyncio.Future[Msg]:
+    ) -> asyncio.Future[Received]:
         """Send a request and return at once, so that many can be in flight. The future becomes the reply.
 
         The future fails with `NoRespondersError`, `PermissionDeniedError` or, when the connection is lost meanwhile,
@@ -254,7 +254,7 @@ class Connection:
         *,
         headers: Mapping[str, str] | None = None,
         timeout: float = ANSWER_SECONDS,
-    ) -> Msg:
+    ) -> Received:
         """Send a request and wait for its reply.
 
         Raises:
@@ -262,8 +262,7 @@ class Connection:
             NoRespondersError: Nobody subscribes to the subject.
             NotConnectedError: The connection is down, or was lost before the reply.
             PermissionDeniedError: The server forbids the subject.
-            PayloadTooLargeError: The message is larger than the server accepts.
-            SubjectTooLongError: Its subject is longer than the server accepts.
+            PayloadTooLargeError, SubjectTooLongError: The server would not accept it.
         """
         if self._inbox is None:
             raise NotConnectedError(f"not connected: nothing was sent to {subject}")

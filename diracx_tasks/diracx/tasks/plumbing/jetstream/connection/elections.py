@@ -22,10 +22,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
-from nats.aio.msg import Msg
 
 from diracx.tasks.plumbing.clock import ServerClock, boottime
 from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.errors import (
     CLUSTER_NOT_AVAILABLE,
     CONSUMER_OFFLINE,
@@ -71,16 +71,16 @@ class LeaderRequest:
 
     def __init__(
         self,
-        send: Callable[[], Awaitable[asyncio.Future[Msg]]],
+        send: Callable[[], Awaitable[asyncio.Future[Received]]],
         subject: str,
         clock: ServerClock,
-        ask: Callable[..., Awaitable[Msg]],
+        ask: Callable[..., Awaitable[Received]],
     ) -> None:
         self._send = send
         self._ask = ask
         self._subject = subject
         self._clock = clock
-        self._waiting: dict[asyncio.Future[Msg], float] = {}
+        self._waiting: dict[asyncio.Future[Received], float] = {}
         """The tries without an answer, with the times on `boottime` at which they were sent."""
         self._leaderless = False
         self._sent = False
@@ -162,7 +162,7 @@ class LeaderRequest:
         return None
 
 
-def _read(message: Msg, subject: str) -> dict[str, Any]:
+def _read(message: Received, subject: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(message.data, type=dict[str, Any])
     except msgspec.MsgspecError as error:

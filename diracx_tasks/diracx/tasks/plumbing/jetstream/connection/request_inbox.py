@@ -15,10 +15,9 @@ import re
 from functools import partial
 from typing import Final, NamedTuple
 
-from nats.aio.msg import Msg
-
 from diracx.tasks.plumbing.background import KeptFuture
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
+from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.errors import (
     InboxDeniedError,
     NoRespondersError,
@@ -36,14 +35,14 @@ def parse_denial(text: str) -> PermissionDeniedError | None:
     return PermissionDeniedError(match[1].lower(), match[2]) if match else None
 
 
-def is_no_responders(message: Msg) -> bool:
+def is_no_responders(message: Received) -> bool:
     """Whether the server answers that nobody subscribes to the subject of a request."""
     return not message.data and status_of(message) == NO_RESPONDERS
 
 
 class _Waiting(NamedTuple):
     subject: str
-    future: asyncio.Future[Msg]
+    future: asyncio.Future[Received]
     deadline: float = math.inf
     """On the clock of the event loop."""
     seconds: float = math.inf
@@ -79,7 +78,7 @@ class RequestInbox:
         """Subscribe; nats-py repeats the subscription at each reconnect."""
         await self._client.listen(f"{self._prefix}*", self._receive)
 
-    def expect(self, subject: str) -> tuple[str, asyncio.Future[Msg]]:
+    def expect(self, subject: str) -> tuple[str, asyncio.Future[Received]]:
         """Prepare for the reply to one request.
 
         Args:
@@ -97,7 +96,7 @@ class RequestInbox:
         future.add_done_callback(partial(self._ended, reply))
         return reply, future
 
-    def expect_within(self, subject: str, seconds: float) -> tuple[str, asyncio.Future[Msg]]:
+    def expect_within(self, subject: str, seconds: float) -> tuple[str, asyncio.Future[Received]]:
         """As `expect`, for a request that fails with `RequestTimeoutError` after so long.
 
         Whoever waits for the future calls `give_up` where no reply came of it: that costs less than a callback.
@@ -109,7 +108,7 @@ class RequestInbox:
             self._set_timer(deadline)
         return reply, future
 
-    def give_up(self, reply: str, future: asyncio.Future[Msg]) -> None:
+    def give_up(self, reply: str, future: asyncio.Future[Received]) -> None:
         """Forget a request of `expect_within` that has failed, was cancelled, or could not be sent."""
         if not future.cancel() and not future.cancelled():
             future.exception()  # it failed in the moment in which its caller was cancelled
@@ -120,7 +119,7 @@ class RequestInbox:
         """Whether a single request waits for its reply."""
         return len(self._waiting) == 1
 
-    def _next(self, subject: str) -> tuple[str, asyncio.Future[Msg]]:
+    def _next(self, subject: str) -> tuple[str, asyncio.Future[Received]]:
         if self._denied is not None:
             raise self._denied
         reply = f"{self._prefix}{self.next_token}"
@@ -161,7 +160,7 @@ class RequestInbox:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Received) -> None:
         waiting = self._waiting.pop(message.subject, None)
         if waiting is None or waiting.future.done():
             return
@@ -189,6 +188,6 @@ class RequestInbox:
         if self._next_deadline < math.inf:
             self._set_timer(self._next_deadline)
 
-    def _ended(self, reply: str, future: asyncio.Future[Msg]) -> None:
+    def _ended(self, reply: str, future: asyncio.Future[Received]) -> None:
         self._waiting.pop(reply, None)
         self.failures += future.cancelled()

@@ -36,7 +36,7 @@ import msgspec
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.delivery import ReplySubject
+from diracx.tasks.plumbing.jetstream.delivery import Delivery, ReplySubject
 from diracx.tasks.plumbing.jetstream.hearing import listening
 from diracx.tasks.plumbing.worker.leases import Lease
 
@@ -51,7 +51,7 @@ TAKES_OVER_SECONDS: Final = 1.0
 
 class _Answer(msgspec.Struct, frozen=True, gc=False):  # thousands live for long, and none is part of a cycle
     stored_ns: int
-    reply: str
+    reply: bytes
     deadline: float
     """The deadline of the lease."""
     reason: str | None
@@ -74,15 +74,15 @@ class AckReplay:
 
     def record_ack(self, lease: Lease) -> None:
         """Remember an ack, to send it again and to recognise the message."""
-        self._record(lease)
+        self._keep(lease.delivery, lease.deadline)
 
     def record_term(self, lease: Lease, reason: str) -> None:
         """Remember a term, to send it again and to recognise the message."""
-        self._record(lease, reason=reason)
+        self._keep(lease.delivery, lease.deadline, reason)
 
     def record_nak(self, lease: Lease, not_before: datetime) -> None:
         """Remember a nak whose time the attempt record holds."""
-        self._record(lease, not_before=not_before)
+        self._keep(lease.delivery, lease.deadline, None, not_before)
 
     def was_finished(self, lease: Lease) -> bool:
         """Whether this worker acked or termed the message on an earlier lease."""
@@ -122,10 +122,11 @@ class AckReplay:
         else:
             subject.ack()
 
-    def _record(self, lease: Lease, *, reason: str | None = None, not_before: datetime | None = None) -> None:
-        delivery = lease.delivery
-        kept = _Answer(delivery.stored_ns, delivery.reply, lease.deadline, reason, not_before)
-        self._answers[delivery.sequence] = kept
-        self._answers.move_to_end(delivery.sequence)
-        if len(self._answers) > MAX_ANSWERS:
-            self._answers.popitem(last=False)
+    def _keep(
+        self, delivery: Delivery, deadline: float, reason: str | None = None, not_before: datetime | None = None
+    ) -> None:
+        answers, sequence = self._answers, delivery.sequence
+        answers.pop(sequence, None)  # the latest answers are the last ones
+        answers[sequence] = _Answer(delivery.stored_ns, delivery.reply, deadline, reason, not_before)
+        if len(answers) > MAX_ANSWERS:
+            answers.popitem(last=False)

@@ -8,6 +8,7 @@ at their headers.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
@@ -43,10 +44,9 @@ class Endings:
         self._keeping = {each.name: seconds for each in registry if (seconds := each.task_class.result_ttl_seconds)}
         """How long the result of a task is kept, by its name, in seconds."""
 
-    def concern(self, delivery: Delivery) -> bool:
-        """Whether the end of this message is to be written anywhere."""
-        headers = delivery.headers
-        return headers is not None and (
+    def concern(self, headers: Mapping[str, str]) -> bool:
+        """Whether the end of the message with these headers is to be written anywhere."""
+        return (
             TASK_GROUP in headers
             or TASK_KEEP_RESULT in headers
             or (bool(self._keeping) and headers.get(TASK_NAME) in self._keeping)

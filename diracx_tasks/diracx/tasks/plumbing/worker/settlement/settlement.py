@@ -62,7 +62,7 @@ from diracx.tasks.plumbing.execution.job import (
     WrongQueue,
 )
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.headers import without_server_headers
+from diracx.tasks.plumbing.jetstream.headers import STREAM_SOURCE, without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_MOVED
@@ -143,12 +143,37 @@ class Settlement:
                 logger.info("%s waits for the server to be settled: %s", name, error)
                 if not await carried_through(self._connection.wait_connected(lease.remaining)):
                     raise
-        if logger.isEnabledFor(logging.DEBUG):
-            ending = "done" if isinstance(outcome, Succeeded) else f"ended as {type(outcome).__name__}"
-            logger.debug("%s: %s (message %d) in %.3f s", ending, name, lease.delivery.sequence, lease.elapsed)
+        self._log_end(lease, "done" if isinstance(outcome, Succeeded) else f"ended as {type(outcome).__name__}")
         # Most messages have neither a record nor a copy.
         if isinstance(outcome, _FINISHING) and (attempts.revision or lease.delivery.origin is not None):
             await carried_through(self._clean_up(lease, name, attempts))
+
+    def ack_at_once(self, lease: Lease, attempts: Attempts) -> bool:
+        """Ack a success that leaves nothing to write or to delete, as most do, at the cost of one call.
+
+        Returns:
+            False: `settle` must be awaited instead.
+
+        Raises:
+            LeaseLapsedError: Another worker may have the message; no answer was sent.
+        """
+        delivery = lease.delivery
+        headers = delivery.headers or {}
+        if attempts.revision or STREAM_SOURCE in headers or self._endings.concern(headers):
+            return False
+        lease.close()
+        lease.ensure_held()
+        try:
+            self._ack(lease)
+        except ServerUnavailableError:
+            return False  # `settle` waits for the connection
+        self._log_end(lease, "done")
+        return True
+
+    def _log_end(self, lease: Lease, ending: str) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            sequence = lease.delivery.sequence
+            logger.debug("%s: %s (message %d) in %.3f s", ending, lease.name, sequence, lease.elapsed)
 
     def _effects_of(self, outcome: Outcome, lease: Lease, name: str, attempts: Attempts) -> Coroutine[Any, Any, None]:
         match outcome:
@@ -222,7 +247,7 @@ class Settlement:
         lease.delivery.ack()
 
     async def _succeed(self, lease: Lease, attempts: Attempts, outcome: Succeeded) -> None:
-        if self._endings.concern(lease.delivery):
+        if self._endings.concern(lease.delivery.headers or {}):
             await self._write_ending(lease, attempts, outcome)
         self._ack(lease)
 
@@ -239,7 +264,7 @@ class Settlement:
 
     async def _write_ending(self, lease: Lease, attempts: Attempts, outcome: Outcome) -> None:
         """Write the result of the task, and its completion in its group, as far as it has either."""
-        if self._endings.concern(lease.delivery):
+        if self._endings.concern(lease.delivery.headers or {}):
             self.on_writing(lease)
             await self._endings.write(lease.delivery, outcome, attempts.record)
             lease.ensure_held()
