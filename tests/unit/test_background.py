@@ -316,6 +316,38 @@ async def test_an_uncancelled_coroutine_fails_with_its_own_error() -> None:
         await uncancelled_here(errand.run())
 
 
+@pytest.mark.parametrize("of", [KeptFuture, asyncio.Future])
+async def test_an_uncancelled_coroutine_cleans_up_after_a_failed_reply_before_anybody_else_runs(of: Any) -> None:
+    reply, held = of(), asyncio.Lock()
+
+    async def holds() -> None:
+        async with held:
+            await reply
+
+    asyncio.get_running_loop().call_soon(reply.set_exception, BlockError("no reply"))
+    with pytest.raises(BlockError, match="no reply") as raised:  # which keeps all frames alive
+        await uncancelled_here(holds())
+    assert not held.locked()
+    assert "holds" in [entry.name for entry in raised.traceback]
+
+
+async def test_an_uncancelled_coroutine_is_closed_with_the_one_that_awaits_it() -> None:
+    held = asyncio.Lock()
+
+    async def holds() -> None:
+        async with held:
+            await asyncio.Event().wait()
+
+    async def awaits() -> None:
+        await uncancelled_here(inner)
+
+    inner, outer = holds(), awaits()
+    outer.send(None)
+    assert held.locked()
+    outer.close()
+    assert not held.locked()
+
+
 @pytest.mark.parametrize("cancels", [1, 3])
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
 @pytest.mark.parametrize("failure", [None, BlockError("its own")])

@@ -198,9 +198,10 @@ def uncancelled_here(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T
     do: that would count as a cancellation from outside.
     """
     cancelled: asyncio.CancelledError | None = None
+    failed: Exception | None = None
     while True:
         try:
-            awaited = coroutine.send(None)
+            awaited = coroutine.send(None) if failed is None else coroutine.throw(failed)
         except StopIteration as end:
             if cancelled is None:
                 return cast("T", end.value)
@@ -209,10 +210,16 @@ def uncancelled_here(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T
             if cancelled is None:
                 raise
             raise cancelled from error
+        failed = None
         try:
             yield _kept(awaited)
         except asyncio.CancelledError as error:  # it is done by now
             cancelled = error
+        except Exception as error:  # that of what was awaited
+            failed = error
+        except BaseException:  # the end of the event loop
+            coroutine.close()
+            raise
 
 
 def _kept(awaited: asyncio.Future[Any] | None) -> KeptFuture[Any] | None:
