@@ -195,8 +195,13 @@ sys.exit(code)
 
 def test_help_names_every_command_and_fits_80_columns(bare: CommandLine) -> None:
     commands = [("call",), ("submit",), ("worker",), ("tasks",), ("setup",), ("dlq", "list")]
-    whole, *found = bare.each([("--help",), *((*command, "--help") for command in commands)])
+    whole, *found, bare_word, bare_group = bare.each(
+        [("--help",), *((*command, "--help") for command in commands), (), ("dlq",)]
+    )
     assert whole.returncode == 0
+    assert (bare_word.returncode, bare_word.stdout, bare_word.stderr) == (2, whole.stdout, "")
+    assert (bare_group.returncode, bare_group.stderr) == (2, "")
+    assert "Put dead tasks back" in bare_group.stdout
     for command, shown in zip(commands, found, strict=True):
         assert f" {command[0]} " in whole.stdout
         assert shown.returncode == 0

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import rich_click as click
+import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from diracx.tasks.cli.exit_codes import ExitCode, explain
@@ -16,16 +16,12 @@ from diracx.tasks.cli.lazy import LazyCommand, LazyGroup, NotOfTheUserError
 from diracx.tasks.cli.own_log import end_log
 from diracx.tasks.cli.processes.ending import end_in_time
 from diracx.tasks.cli.terminal.printable import printable
-from diracx.tasks.cli.terminal.streams import open_streams, usable, warn_of_lost_output
+from diracx.tasks.cli.terminal.streams import in_colours, open_streams, usable, warn_of_lost_output
 
 PROGRAM = "diracx-task-run"
 
-# All commands inherit these settings from the group. The decorator `rich_config` would do the same, but it imports the
-# console of rich, which only a help page needs.
-HELP = click.RichHelpConfiguration(max_width=100, text_paragraph_linebreaks="\n\n", envvar_string="[${}]")
 
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "rich_help_config": HELP})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="diracx-tasks", prog_name=PROGRAM)
 def app() -> None:
     """Run and operate DiracX tasks on NATS JetStream.
@@ -55,7 +51,7 @@ def config() -> None:
     """Show, compare, set or roll back the configuration of workers and schedulers."""
 
 
-def _add(group: click.RichGroup, panel: str, name: str, location: str, short_help: str) -> None:
+def _add(group: click.Group, panel: str, name: str, location: str, short_help: str) -> None:
     group.add_command(LazyCommand(name, f"{__package__}.commands.{location}", short_help, panel))
 
 
@@ -150,7 +146,7 @@ def _as_utf_8(word: str) -> str:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        return int(app.main(arguments, prog_name=PROGRAM, standalone_mode=False) or ExitCode.DONE)
+        return int(app.main(arguments, prog_name=PROGRAM, standalone_mode=False, color=in_colours()) or ExitCode.DONE)
     except Exception as raised:
         error = raised.error if isinstance(raised, NotOfTheUserError) else raised
         explained = explain(error)

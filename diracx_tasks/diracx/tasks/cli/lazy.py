@@ -11,13 +11,16 @@ from collections import Counter
 from importlib import import_module
 from typing import Any, Final
 
-import rich_click as click
+import click
+
+from diracx.tasks.cli.exit_codes import ExitCode
+from diracx.tasks.cli.terminal.help_page import help_page
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 """Stands for a byte of the command line that is not UTF-8."""
 
 
-class LazyCommand(click.RichCommand):
+class LazyCommand(click.Command):
     """A placeholder for a command in a module that is not loaded yet.
 
     Args:
@@ -28,8 +31,9 @@ class LazyCommand(click.RichCommand):
     """
 
     def __init__(self, name: str, location: str, short_help: str, panel: str) -> None:
-        super().__init__(name=name, short_help=short_help, panel=panel)
+        super().__init__(name=name, short_help=short_help)
         self.location = location
+        self.panel = panel
 
     def load(self) -> click.Command:
         """Import the module and return the command."""
@@ -50,8 +54,27 @@ class NotOfTheUserError(Exception):
         self.error = error
 
 
-class LazyGroup(click.RichGroup):
-    """Loads only the command that runs. Its help lists the commands in the order of their registration."""
+class LazyGroup(click.Group):
+    """Loads only the command that runs. Its help lists the commands in the order of their registration.
+
+    Args:
+        panel: The frame in the help of the group above.
+    """
+
+    def __init__(self, *args: Any, panel: str | None = None, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.panel = panel
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the page that `--help` shows."""
+        return help_page(self, ctx)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options. Without any word, show the help and fail: versions of click do that in several ways."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(self.get_help(ctx), color=ctx.color)
+            ctx.exit(ExitCode.USAGE)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.

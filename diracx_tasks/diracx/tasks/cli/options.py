@@ -11,6 +11,7 @@ import rich_click as click
 
 from diracx.tasks.cli.installed import complete_tasks
 from diracx.tasks.cli.logs import FORMATS, start_logging
+from diracx.tasks.cli.terminal.help_page import help_page
 from diracx.tasks.installation import report_mixed_installation
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.wire.names import check_vo
@@ -149,14 +150,17 @@ def server_options(command: Command) -> Command:
     decorated: Any = with_access
     for option in reversed([_url_option, _context_option, *_CREDENTIAL_OPTIONS.values(), namespace_option]):
         decorated = option(decorated)
-    return panels(cast("Command", decorated))
+    return cast("Command", decorated)
 
 
-def panels(command: Command) -> Command:
-    """Lay out the help of a command in panels: arguments, options, server."""
-    decorated = click.option_panel("Options")(click.option_panel(_SERVER_PANEL)(command))
-    # The default columns would show the type of an argument, or its name a second time.
-    return click.option_panel("Arguments", column_types=["required", "opt_long", "help"])(decorated)
+class _Command(click.RichCommand):
+    def get_help(self, ctx: click.Context) -> str:
+        return help_page(self, ctx)
+
+
+def declared(name: str) -> Callable[[Command], click.Command]:
+    """Return a decorator that makes a command of a function. Its options show in panels by their attribute `panel`."""
+    return click.command(name, cls=_Command)
 
 
 def task_arguments(command: Command) -> Command:

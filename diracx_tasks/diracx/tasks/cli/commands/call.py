@@ -14,7 +14,7 @@ from diracx.tasks.cli.calling.execution import Call, Debugger
 from diracx.tasks.cli.containment import contained
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_task
-from diracx.tasks.cli.options import Access, log_option, server_options, task_arguments
+from diracx.tasks.cli.options import Access, declared, log_option, server_options, task_arguments
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS
 from diracx.tasks.cli.processes.signals import BrokenOff, StopSignals, interrupt_main_thread
 from diracx.tasks.cli.terminal.output import note, say
@@ -32,7 +32,7 @@ from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.wire.failure import message_of
 
 
-@click.command("call")
+@declared("call")
 @task_arguments
 @click.option(
     "--debugger",

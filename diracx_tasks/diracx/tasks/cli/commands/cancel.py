@@ -9,7 +9,7 @@ import rich_click as click
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.commands.config.proposal import author
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, print_document, say
 from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.cancellations.note import Kind
@@ -19,7 +19,7 @@ from diracx.tasks.plumbing.wire.names import check_task_name
 from diracx.tasks.plumbing.wire.times import readable_time
 
 
-@click.command("cancel")
+@declared("cancel")
 @click.argument("ids", metavar="ID...", nargs=-1, help="The ids of tasks, as `submit` prints them.")
 @click.option(
     "--task",

@@ -18,7 +18,7 @@ import rich_click as click
 
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import LogLine
-from diracx.tasks.cli.options import Number, namespace_option, panels
+from diracx.tasks.cli.options import Number, declared, namespace_option
 from diracx.tasks.cli.processes.children import Child
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
@@ -35,7 +35,7 @@ from diracx.tasks.plumbing.wire.names import Namespace
 _SAMPLE_VALUES: Final[dict[Any, object]] = {str: "...", int: 1, float: 1.0, bool: False}
 
 
-@click.command("dev")
+@declared("dev")
 @click.option(
     "--port",
     type=Number(1, 65535),
@@ -51,7 +51,6 @@ _SAMPLE_VALUES: Final[dict[Any, object]] = {str: "...", int: 1, float: 1.0, bool
     help="The folder in which the server keeps its streams from one run to the next.",
 )
 @namespace_option
-@panels
 def command(*, port: int | None, store: Path, namespace: str) -> None:
     """Run a server, one worker of each size and a scheduler, until Ctrl-C.
 

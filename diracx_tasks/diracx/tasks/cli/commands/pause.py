@@ -8,7 +8,7 @@ from typing import Final
 
 import rich_click as click
 
-from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, log_option, server_options
 from diracx.tasks.cli.queues import Queues, queue_arguments
 from diracx.tasks.cli.terminal.output import say
 from diracx.tasks.cli.times import Duration
@@ -18,7 +18,7 @@ SHORTEST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(days=3_650)
 
 
-@click.command("pause")
+@declared("pause")
 @queue_arguments
 @click.option(
     "--for",
@@ -56,7 +56,7 @@ def _whole_second(moment: datetime) -> datetime:
     return moment if moment.microsecond == 0 else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
-@click.command("resume")
+@declared("resume")
 @queue_arguments
 @log_option("warning")
 @server_options

@@ -8,7 +8,7 @@ import rich_click as click
 
 from diracx.tasks.cli.access import connection_name, mesh_expected, namespace_of, settings_of
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.results import report
 from diracx.tasks.plumbing.exceptions import ResultIsMissingError, shown
@@ -17,7 +17,7 @@ from diracx.tasks.plumbing.results.record import ResultRecord
 from diracx.tasks.plumbing.results.waiting import ResultReader
 
 
-@click.command("result")
+@declared("result")
 @click.argument("id", metavar="ID", help="The id that `submit` printed.")
 @json_option
 @log_option("warning")

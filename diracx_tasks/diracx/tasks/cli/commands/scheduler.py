@@ -15,7 +15,7 @@ from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
-from diracx.tasks.cli.options import Access, VoName, log_option, server_options
+from diracx.tasks.cli.options import Access, VoName, declared, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS, end_within
 from diracx.tasks.cli.processes.event_loop import loop_option
@@ -40,7 +40,7 @@ CLOSE_SECONDS: Final = 10.0
 """The time that a scheduler has to close its connections once it has given up the leadership."""
 
 
-@click.command("scheduler")
+@declared("scheduler")
 @click.option(
     "--vo",
     "vos",

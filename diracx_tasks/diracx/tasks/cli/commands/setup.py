@@ -9,7 +9,7 @@ from pathlib import Path
 import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
-from diracx.tasks.cli.options import Access, Number, log_option, server_options
+from diracx.tasks.cli.options import Access, Number, declared, log_option, server_options
 from diracx.tasks.cli.terminal.output import say
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets, with_replicas
@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.operations.accounts import accounts_conf
 from diracx.tasks.plumbing.wire.names import Namespace
 
 
-@click.command("setup")
+@declared("setup")
 @click.option("--replicas", type=Number(1, 5), metavar="N", help="The number of replicas of each stream, 1 to 5.")
 @click.option(
     "--export",

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.own_log import log_kept_out
 from diracx.tasks.cli.terminal.output import note, print_document, print_text
 from diracx.tasks.cli.terminal.status_screen import Screen, plain
@@ -26,7 +26,7 @@ from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 SHORTEST_INTERVAL: Final = timedelta(seconds=0.01)
 
 
-@click.command("status")
+@declared("status")
 @click.option("--watch", is_flag=True, help="Show the status again and again until Ctrl-C.")
 @click.option(
     "--interval",

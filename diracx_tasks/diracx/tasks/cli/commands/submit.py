@@ -14,7 +14,7 @@ from diracx.tasks.cli.access import connection_name, producer
 from diracx.tasks.cli.arguments import labels_from, task_from
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_task
-from diracx.tasks.cli.options import Access, log_option, server_options, task_arguments
+from diracx.tasks.cli.options import Access, declared, log_option, server_options, task_arguments
 from diracx.tasks.cli.processes.telemetry import telemetry_from
 from diracx.tasks.cli.terminal.interaction import waiting
 from diracx.tasks.cli.terminal.output import note, say
@@ -28,7 +28,7 @@ from diracx.tasks.plumbing.results.record import ResultRecord
 from diracx.tasks.plumbing.results.waiting import ResultReader
 
 
-@click.command("submit")
+@declared("submit")
 @task_arguments
 @click.option(
     "--at", metavar="TIME", help="The time to run the task, RFC 3339 with an offset or Z. A past time means now."

@@ -9,14 +9,14 @@ import rich_click as click
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.details import json_text, labels_text, print_details, time_text
 from diracx.tasks.cli.terminal.output import print_document
 from diracx.tasks.plumbing.operations.task_document import GroupState, State, TaskDocument
 from diracx.tasks.plumbing.operations.task_lookup import TaskLookup
 
 
-@click.command("task")
+@declared("task")
 @click.argument("id", metavar="ID", help="The id of a task, as `submit` printed it, or of a group.")
 @json_option
 @log_option("warning")

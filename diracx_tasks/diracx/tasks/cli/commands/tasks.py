@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import rich_click as click
-
 from diracx.tasks.cli.exit_codes import NOTHING_INSTALLED, NOTHING_WORKS
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import json_option, log_option
+from diracx.tasks.cli.options import declared, json_option, log_option
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import Columns, Prose, print_table
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
@@ -17,7 +15,7 @@ from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.registry import RegisteredTask
 
 
-@click.command("tasks")
+@declared("tasks")
 @json_option
 @log_option("warning")
 def command(*, as_json: bool) -> None:

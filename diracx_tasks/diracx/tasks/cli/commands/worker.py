@@ -15,7 +15,7 @@ from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
-from diracx.tasks.cli.options import Access, Number, log_option, server_options
+from diracx.tasks.cli.options import Access, Number, declared, log_option, server_options
 from diracx.tasks.cli.processes.children import stop_when_input_ends
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS, before_force
 from diracx.tasks.cli.processes.event_loop import loop_option
@@ -44,7 +44,7 @@ MAX_SLOTS: Final = 100_000
 logger = logging.getLogger("diracx.tasks.worker")
 
 
-@click.command("worker")
+@declared("worker")
 @click.option(
     "--worker-size",
     "size",

@@ -19,7 +19,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 logger = logging.getLogger("diracx.tasks.ending")
@@ -33,7 +32,7 @@ LAST_WORD_SECONDS: Final = 2.0
 FORCED_END_SECONDS: Final = 10.0
 """After the first signal and its grace period, an orderly end has this time. A worker needs up to 7 s of it."""
 
-_LIBRARY: Final = str(Path(threading.__file__).parent)
+_LIBRARY: Final = os.path.dirname(threading.__file__)
 
 _LOG_SECONDS: Final = 1.0
 """The log line may take this time. It would take forever if the reader of standard error had stopped reading."""

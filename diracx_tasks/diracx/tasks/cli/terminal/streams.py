@@ -114,6 +114,15 @@ def usable(stream: TextIO, number: int) -> TextIO:
     return stream
 
 
+def in_colours() -> bool:
+    """Whether text on standard output may have colours: rich decides so, too, by the terminal and by two variables."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (
+        sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    )
+
+
 def check_written() -> None:
     """Write what is left in the buffer of standard output.
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TextIO
 
-import rich_click as click
-
 from diracx.tasks.cli.commands.config.proposal import Proposal, checked, file_argument, read_text
 from diracx.tasks.cli.commands.config.revisions import read_revisions
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import print_document, print_text
 
 
-@click.command("diff")
+@declared("diff")
 @file_argument
 @json_option
 @log_option("warning")

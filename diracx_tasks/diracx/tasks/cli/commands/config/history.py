@@ -8,13 +8,12 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of
 from diracx.tasks.cli.commands.config.proposal import same_text, subject
 from diracx.tasks.cli.commands.config.revisions import read_revisions
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.overrides.changes import Change, changes_between
@@ -41,7 +40,7 @@ class ListedRevision(msgspec.Struct, kw_only=True):
     """The settings that it changed; None: it is not valid, or what it replaced is not kept."""
 
 
-@click.command("history")
+@declared("history")
 @json_option
 @log_option("warning")
 @server_options

@@ -11,7 +11,7 @@ from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connec
 from diracx.tasks.cli.commands.config.proposal import Proposal, author, checked, same_text
 from diracx.tasks.cli.commands.config.revisions import REVISION, find, origin
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import print_document, say
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
@@ -19,7 +19,7 @@ from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, Revisi
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 
-@click.command("rollback")
+@declared("rollback")
 @click.argument(
     "number", type=REVISION, required=False, metavar="REVISION", help="The revision; by default the one before."
 )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TextIO
 
-import rich_click as click
-
 from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.commands.config.proposal import Proposal, author, checked, file_argument, read_text
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import print_document, say
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
@@ -19,7 +17,7 @@ from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 
-@click.command("set")
+@declared("set")
 @file_argument
 @json_option
 @log_option("warning")

@@ -14,7 +14,7 @@ from diracx.tasks.cli.access import namespace_of
 from diracx.tasks.cli.commands.config.proposal import NOTES, object_in_words
 from diracx.tasks.cli.commands.config.revisions import REVISION, find, origin, read_revisions
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, print_document, print_file
 from diracx.tasks.cli.terminal.tables import aligned
 from diracx.tasks.plumbing.overrides.changes import SetLimit, limit_in_words, limits_of
@@ -31,7 +31,7 @@ class ShownConfiguration(msgspec.Struct, kw_only=True):
     """None: the text is not valid."""
 
 
-@click.command("show")
+@declared("show")
 @click.option("--revision", "number", type=REVISION, metavar="N", help="Show this revision, not the latest one.")
 @click.option("--text", "text_only", is_flag=True, help="Show the text alone, without the comments on its limits.")
 @json_option

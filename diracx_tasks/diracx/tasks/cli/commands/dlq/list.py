@@ -12,7 +12,7 @@ import msgspec
 import rich_click as click
 
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Filter, filter_options
-from diracx.tasks.cli.options import Access, Number, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, Number, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, print_array, print_document
 from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
@@ -54,7 +54,7 @@ class Group(msgspec.Struct, kw_only=True):
     id: str | None
 
 
-@click.command("list")
+@declared("list")
 @click.option(
     "--limit",
     metavar="N",

@@ -8,13 +8,13 @@ import rich_click as click
 
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, selection_options
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, log_option, server_options
 from diracx.tasks.cli.terminal.interaction import confirmed
 from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, remove_dead_task
 
 
-@click.command("purge")
+@declared("purge")
 @selection_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @log_option("warning")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-import rich_click as click
-
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, selection_options
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 
 
-@click.command("replay")
+@declared("replay")
 @selection_options
 @log_option("warning")
 @server_options

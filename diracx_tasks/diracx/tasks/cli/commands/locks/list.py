@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-import rich_click as click
-
 from diracx.tasks.cli.access import namespace_of, operator_connection
-from diracx.tasks.cli.options import Access, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import print_table
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
 
 
-@click.command("list")
+@declared("list")
 @json_option
 @log_option("warning")
 @server_options

@@ -8,14 +8,14 @@ import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, log_option, server_options
 from diracx.tasks.cli.terminal.interaction import confirmed
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
 from diracx.tasks.plumbing.wire.times import readable_time
 
 
-@click.command("release")
+@declared("release")
 @click.argument("key", metavar="KEY", help="The key, as `locks list` shows it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @log_option("warning")

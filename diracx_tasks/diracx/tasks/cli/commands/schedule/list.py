@@ -11,7 +11,7 @@ import rich_click as click
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.commands.schedule.run import hint
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, VoName, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access, VoName, declared, json_option, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
@@ -22,7 +22,7 @@ from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 
 
-@click.command("list")
+@declared("list")
 @click.option(
     "--vo",
     "vos",

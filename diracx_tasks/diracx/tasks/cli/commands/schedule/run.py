@@ -9,7 +9,7 @@ import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, producer
 from diracx.tasks.cli.installed import complete_tasks, installed_task
-from diracx.tasks.cli.options import Access, log_option, server_options
+from diracx.tasks.cli.options import Access, declared, log_option, server_options
 from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, ServerError, near_names
@@ -23,7 +23,7 @@ from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
 
 
-@click.command("run")
+@declared("run")
 @click.argument(
     "task",
     metavar="TASK",
