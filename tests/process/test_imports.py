@@ -79,7 +79,7 @@ def test_the_command_line_starts_without_what_only_some_commands_need(tmp_path: 
 def test_a_worker_starts_without_what_only_some_meshes_need(tmp_path: Path) -> None:
     brought = modules_after_importing("diracx.tasks.cli.commands.worker", tmp_path)
     assert "nats" in brought
-    assert not brought & {"rich", "yaml", "croniter", "dateutil"}
+    assert not brought & ({"rich", "yaml", "croniter", "dateutil", "zoneinfo", "difflib"} | INJECTION)
 
 
 ARCHIVE = """
@@ -119,6 +119,32 @@ def test_the_package_loads_none_of_the_names_that_it_serves(tmp_path: Path) -> N
     assert {name for name in brought if name.startswith("diracx.")} == {"diracx.tasks", "diracx.tasks.plumbing"}
     assert not brought & ({"nats", "msgspec", "fastapi"} | INJECTION | DIRACX)
 
+
+def test_tasks_without_dependencies_are_prepared_without_the_engine_of_injection(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PREPARED], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("False\nTrue\n", "")
+
+
+PREPARED = """
+import sys
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.injection.resources import Resources
+from diracx.tasks.plumbing.locks.fencing import FencingToken
+
+class Plain(BaseTask):
+    async def execute(self):
+        pass
+
+class Fenced(BaseTask):
+    async def execute(self, token: FencingToken):
+        pass
+
+for task in (Plain, Fenced):
+    Resources().prepare(task, "acme:Task")
+    print("fast_depends" in sys.modules)
+"""
 
 STAR_IMPORT = """
 import sys

@@ -48,8 +48,12 @@ OWNERS = {
 
 # (module, import inside a function), each with a comment that says why the import cannot stand at the top.
 LATE_IMPORTS = {
-    ("plumbing.overrides.layouts", f"{ROOT}.plumbing.overrides.yaml_text.read_yaml"),
+    ("plumbing.exceptions", "difflib.SequenceMatcher"),
+    ("plumbing.injection.injector", f"{ROOT}.plumbing.injection.adapters.Engine"),
+    ("plumbing.overrides.follower", f"{ROOT}.plumbing.overrides.layouts.parse"),
+    ("plumbing.registry.definition", "difflib.get_close_matches"),
     ("plumbing.schedules.cron", "croniter.croniter"),
+    ("plumbing.wire.exactness", "zoneinfo.ZoneInfo"),
     *(("plumbing.schedules.periods", f"dateutil.rrule.{name}") for name in ("YEARLY", "rrule", "weekday")),
 }
 

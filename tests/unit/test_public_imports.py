@@ -97,6 +97,7 @@ def test_every_name_of_the_package_can_be_imported() -> None:
     ("module", "names"),
     [
         ("diracx.tasks.plumbing", ALL_NAMES),
+        ("diracx.tasks.plumbing.schedules", PUBLIC_NAMES["diracx.tasks.plumbing.schedules"].split()),
         ("diracx.tasks.testing", OTHER_NAMES["diracx.tasks.testing"].split()),
     ],
 )
@@ -117,7 +118,7 @@ def test_code_that_fires_a_callback_hears_that_nobody_has_to() -> None:
         fire_callback(None, "a-group", broker=None)
 
 
-@pytest.mark.parametrize("package", ["plumbing", "testing"])
+@pytest.mark.parametrize("package", ["plumbing", "plumbing.schedules", "testing"])
 def test_the_package_serves_no_other_name(package: str) -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Worker'"):
         import_module(f"diracx.tasks.{package}").Worker  # noqa: B018

@@ -28,7 +28,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -324,7 +323,10 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
     same_class = [each for each in candidates if each.lower().rpartition(":")[2] == wanted.rpartition(":")[2]]
     if same_class:
         return same_class[:_MAX_SUGGESTIONS]
-    similarity = {each: difflib.SequenceMatcher(None, each.lower(), wanted).ratio() for each in candidates}
+    # Only now: few processes ever meet an unknown name.
+    from difflib import SequenceMatcher
+
+    similarity = {each: SequenceMatcher(None, each.lower(), wanted).ratio() for each in candidates}
     least = max(_MIN_SIMILARITY, max(similarity.values(), default=0) - _SIMILARITY_MARGIN)
     found = [each for each in candidates if similarity[each] >= least]
     return sorted(found, key=lambda each: -similarity[each])[:_MAX_SUGGESTIONS]

@@ -17,6 +17,8 @@ from contextlib import (
 )
 from typing import Any
 
+import fast_depends
+from fast_depends.core import CallModel, build_call_model
 from fast_depends.utils import contextmanager_in_threadpool, run_in_threadpool
 
 from diracx.tasks.plumbing.injection.signatures import is_async_generator, is_coroutine, is_generator
@@ -24,30 +26,46 @@ from diracx.tasks.plumbing.injection.signatures import is_async_generator, is_co
 Opener = Callable[..., AbstractAsyncContextManager[Any]]
 
 
-def adapter(call: Callable[..., Any], needs: Mapping[str, tuple[str, Any]], *, entered: bool) -> Any:
-    """Build the adapter of a callable.
+class Engine:
+    """What fast-depends does for one injector."""
 
-    Args:
-        call: The dependency, or its override.
-        needs: The injected parameters: name -> the adapter's unique name for it, and fast-depends' marker.
-        entered: True for `DBDepends`: sync code runs on the loop's thread, and a returned context manager is entered.
-    """
-    name = getattr(call, "__qualname__", type(call).__qualname__)
-    if is_async_generator(call):
-        adapted = _opening(asynccontextmanager(call), needs, name)
-    elif entered:
-        adapted = _opening(_in_place(call), needs, name)
-    elif is_generator(call):
-        adapted = _opening(_in_thread(call), needs, name)
-    elif is_coroutine(call):
-        adapted = _awaiting(call, needs)
-    else:
-        adapted = _calling(call, needs)
-    keyword_only = inspect.Parameter.KEYWORD_ONLY
-    adapted.__signature__ = inspect.Signature(
-        [inspect.Parameter(unique, keyword_only, default=marker) for unique, marker in needs.values()]
-    )
-    return adapted
+    def __init__(self) -> None:
+        self._provider = fast_depends.Provider()
+
+    def marker(self, call: Callable[..., Any], *, use_cache: bool) -> Any:
+        """Return the default of a parameter that this adapter fills."""
+        return fast_depends.Depends(call, use_cache=use_cache, cast=False)
+
+    def model(self, call: Callable[..., Any]) -> CallModel:
+        """Read the dependencies of an adapter."""
+        return build_call_model(call, dependency_provider=self._provider)
+
+    @staticmethod
+    def adapter(call: Callable[..., Any], needs: Mapping[str, tuple[str, Any]], *, entered: bool) -> Any:
+        """Build the adapter of a callable.
+
+        Args:
+            call: The dependency, or its override.
+            needs: The injected parameters: name -> the adapter's unique name for it, and fast-depends' marker.
+            entered: True for `DBDepends`: sync code runs on the loop's thread, and a returned context manager is
+                entered.
+        """
+        name = getattr(call, "__qualname__", type(call).__qualname__)
+        if is_async_generator(call):
+            adapted = _opening(asynccontextmanager(call), needs, name)
+        elif entered:
+            adapted = _opening(_in_place(call), needs, name)
+        elif is_generator(call):
+            adapted = _opening(_in_thread(call), needs, name)
+        elif is_coroutine(call):
+            adapted = _awaiting(call, needs)
+        else:
+            adapted = _calling(call, needs)
+        keyword_only = inspect.Parameter.KEYWORD_ONLY
+        adapted.__signature__ = inspect.Signature(
+            [inspect.Parameter(unique, keyword_only, default=marker) for unique, marker in needs.values()]
+        )
+        return adapted
 
 
 def _opening(open_: Opener, needs: Mapping[str, tuple[str, Any]], name: str) -> Any:

@@ -26,7 +26,6 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
-from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.wire.names import Namespace
 
 logger = logging.getLogger("diracx.tasks.configuration")
@@ -35,6 +34,13 @@ KEY: Final = "configuration"
 AUTHOR: Final = "Configuration-Author"
 """The header with the author of a revision."""
 POLL_INTERVAL: Final = timedelta(seconds=1)
+
+
+def _parsed(text: str) -> Configuration:
+    # Only now: most processes of most meshes have no configuration, and what reads one, PyYAML above all, takes 2 MB.
+    from diracx.tasks.plumbing.overrides.layouts import parse
+
+    return parse(text)
 
 
 class Revision(msgspec.Struct, frozen=True):
@@ -54,7 +60,7 @@ class Revision(msgspec.Struct, frozen=True):
         Raises:
             ConfigurationError: The text is invalid.
         """
-        return Configuration() if self.text is None else parse(self.text)
+        return Configuration() if self.text is None else _parsed(self.text)
 
 
 def in_force(revisions: Sequence[Revision]) -> tuple[Revision, Configuration] | None:
@@ -112,7 +118,7 @@ class ConfigurationBucket:
             RevisionConflictError: Another revision than `replacing` is the latest; nothing was stored.
             ServerError: The text was not stored.
         """
-        parse(text)
+        _parsed(text)
         while True:
             latest = (await self.read())[1] if replacing is None else replacing
             try:
@@ -164,7 +170,7 @@ class ConfigurationFollower:
         """Put a text in force that was read; if it is invalid, the latest valid one before it that is not yet."""
         found: tuple[int, Configuration] | None = None
         try:
-            found = revision, parse(text) if revision else Configuration()
+            found = revision, _parsed(text) if revision else Configuration()
         except Exception as error:  # a text must never end all processes of the mesh, nor keep them from starting
             older = in_force(await self._bucket.revisions())
             if older is not None and older[0].number > self.revision:

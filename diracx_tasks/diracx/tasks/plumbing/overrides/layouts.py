@@ -14,6 +14,7 @@ from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.overrides.diracx_layout import DIRACX_KEYS, read_diracx_layout
 from diracx.tasks.plumbing.overrides.our_layout import OUR_KEYS, read_our_layout
 from diracx.tasks.plumbing.overrides.reading import below, converted, fields, refused
+from diracx.tasks.plumbing.overrides.yaml_text import read_yaml
 from diracx.tasks.plumbing.wire.names import check_vo
 
 _VOS: Final = "vos"
@@ -26,9 +27,6 @@ def parse(text: bytes | str) -> Configuration:
         ConfigurationError: The text is not YAML, is empty, has an unknown key or a bad value, mixes the layouts, or
             names one task in two ways.
     """
-    # Only now: most processes of most meshes have no configuration, and the parser takes 1.5 MB of a worker.
-    from diracx.tasks.plumbing.overrides.yaml_text import read_yaml
-
     file = fields(read_yaml(text), "", (_VOS, *OUR_KEYS, *DIRACX_KEYS))
     vos = _read_vos(file.pop(_VOS, None))
     found = msgspec.structs.replace(_read(file), vos=vos)

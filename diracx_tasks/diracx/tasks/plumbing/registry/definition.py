@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any, Final, get_type_hints
 
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicBaseTask, PeriodicVoAwareBaseTask
@@ -177,6 +176,9 @@ def _refuse_misspelt(task_class: type, where: str) -> None:
     for name, value in vars(task_class).items():
         if name.startswith("_") or name in known or name in _fields(task_class):
             continue
+        # Only now: most classes have no other public name, and difflib takes 0.2 MB of a worker.
+        from difflib import get_close_matches
+
         # A property `enabled` may be the author's own.
         switch = {"_enabled"} if issubclass(task_class, PeriodicBaseTask) and isinstance(value, bool) else set()
         if meant := get_close_matches(name, settable | (switch - vars(task_class).keys()), n=1, cutoff=ALMOST):
