@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 import zipfile
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-REPORT = "import sys, importlib; importlib.import_module(sys.argv[1]); print(*sorted(sys.modules), sep='\\n')"
+from diracx.tasks.cli import declared
+
+REPORT = "import sys, importlib; [*map(importlib.import_module, sys.argv[1:])]; print(*sorted(sys.modules), sep='\\n')"
 COMMAND_LINE = {"click", "rich_click", "rich"}
 INJECTION = {"fast_depends", "pydantic"}
 DIRACX = {"diracx.core", "diracx.db", "sqlalchemy", "opensearchpy"}
 
 
-def modules_after_importing(name: str, folder: Path) -> set[str]:
+def modules_after_importing(folder: Path, *names: str) -> set[str]:
     # Isolated, and in an empty folder: neither the environment nor a folder named `nats` changes the answer.
-    command = [sys.executable, "-I", "-c", REPORT, name]
+    command = [sys.executable, "-I", "-c", REPORT, *names]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
@@ -39,23 +42,23 @@ def modules_after_importing(name: str, folder: Path) -> set[str]:
     ],
 )
 def test_defining_a_task_brings_no_broker_injection_or_command_line(module: str, tmp_path: Path) -> None:
-    brought = modules_after_importing(f"diracx.tasks.plumbing.{module}", tmp_path)
+    brought = modules_after_importing(tmp_path, f"diracx.tasks.plumbing.{module}")
     assert not brought & ({"nats"} | COMMAND_LINE | INJECTION)
 
 
 def test_asking_for_dependencies_brings_no_broker_and_no_command_line(tmp_path: Path) -> None:
-    assert not modules_after_importing("diracx.tasks.depends", tmp_path) & ({"nats"} | COMMAND_LINE)
+    assert not modules_after_importing(tmp_path, "diracx.tasks.depends") & ({"nats"} | COMMAND_LINE)
 
 
 def test_the_broker_brings_no_command_line(tmp_path: Path) -> None:
-    brought = modules_after_importing("diracx.tasks.plumbing.jetstream", tmp_path)
+    brought = modules_after_importing(tmp_path, "diracx.tasks.plumbing.jetstream")
     assert "nats" in brought
     assert not brought & COMMAND_LINE
 
 
 def test_the_broker_brings_the_library_for_websockets_when_nats_py_uses_it(tmp_path: Path) -> None:
     assert find_spec("aiohttp")
-    assert "aiohttp" not in modules_after_importing("diracx.tasks.plumbing.jetstream", tmp_path)
+    assert "aiohttp" not in modules_after_importing(tmp_path, "diracx.tasks.plumbing.jetstream")
     program = (
         "import sys, diracx.tasks.plumbing.jetstream; from nats.aio import transport; transport.aiohttp.ClientSession; "
         "import aiohttp; print(aiohttp.ClientSession is transport.aiohttp.ClientSession)"
@@ -67,17 +70,25 @@ def test_the_broker_brings_the_library_for_websockets_when_nats_py_uses_it(tmp_p
 
 
 def test_the_command_line_brings_no_test_library(tmp_path: Path) -> None:
-    assert "pytest" not in modules_after_importing("diracx.tasks.cli.app", tmp_path)
+    assert "pytest" not in modules_after_importing(tmp_path, "diracx.tasks.cli.app")
 
 
 def test_the_command_line_starts_without_what_only_some_commands_need(tmp_path: Path) -> None:
-    brought = modules_after_importing("diracx.tasks.cli.app", tmp_path)
+    brought = modules_after_importing(tmp_path, "diracx.tasks.cli.app")
     assert "click" in brought
     assert not brought & {"rich", "rich_click", "msgspec", "nats", "yaml", "asyncio", "pkgutil", "importlib.metadata"}
 
 
+def test_a_help_page_does_without_what_the_command_needs(tmp_path: Path) -> None:
+    places = [found.name for found in pkgutil.iter_modules(declared.__path__, f"{declared.__name__}.")]
+    assert len(places) == 7
+    brought = modules_after_importing(tmp_path, *places)
+    assert "rich_click" in brought
+    assert not brought & {"rich", "msgspec", "nats", "yaml", "asyncio", "importlib.metadata"}
+
+
 def test_a_worker_starts_without_what_only_some_meshes_need(tmp_path: Path) -> None:
-    brought = modules_after_importing("diracx.tasks.cli.commands.worker", tmp_path)
+    brought = modules_after_importing(tmp_path, "diracx.tasks.cli.commands.worker")
     assert "nats" in brought
     assert not brought & ({"rich", "yaml", "croniter", "dateutil", "zoneinfo", "difflib"} | INJECTION)
 
@@ -111,11 +122,11 @@ def test_packages_of_others_are_found_in_folders_and_in_archives(tmp_path: Path)
 
 @pytest.mark.parametrize("module", ["plumbing.worker", "plumbing.injection.resources", "plumbing.depends", "cli.app"])
 def test_tasks_that_need_nothing_of_diracx_do_not_bring_it(module: str, tmp_path: Path) -> None:
-    assert not modules_after_importing(f"diracx.tasks.{module}", tmp_path) & DIRACX
+    assert not modules_after_importing(tmp_path, f"diracx.tasks.{module}") & DIRACX
 
 
 def test_the_package_loads_none_of_the_names_that_it_serves(tmp_path: Path) -> None:
-    brought = modules_after_importing("diracx.tasks.plumbing", tmp_path)
+    brought = modules_after_importing(tmp_path, "diracx.tasks.plumbing")
     assert {name for name in brought if name.startswith("diracx.")} == {"diracx.tasks", "diracx.tasks.plumbing"}
     assert not brought & ({"nats", "msgspec", "fastapi"} | INJECTION | DIRACX)
 
@@ -174,7 +185,7 @@ def test_a_star_import_works_without_the_packages_of_diracx(tmp_path: Path) -> N
     ["cli.commands.worker", "cli.commands.scheduler", "cli.commands.submit", "plumbing.worker", "plumbing.jetstream"],
 )
 def test_nothing_of_telemetry_is_brought_before_somebody_asks(module: str, tmp_path: Path) -> None:
-    brought = modules_after_importing(f"diracx.tasks.{module}", tmp_path)
+    brought = modules_after_importing(tmp_path, f"diracx.tasks.{module}")
     assert not [name for name in brought if name.startswith("opentelemetry")]
 
 

@@ -31,6 +31,10 @@ BARE_PACKAGES = {"", "plumbing"}
 LOADED_ON_DEMAND = {
     ("cli.processes.telemetry", f"{ROOT}.cli.processes.telemetry_providers"),
     ("cli.processes.event_loop", "uvloop"),  # an extra that need not be installed
+    # For the completion of a task's name, and for the log: neither a help page nor any other completion needs them.
+    ("cli.options", f"{ROOT}.cli.installed"),
+    ("cli.options", f"{ROOT}.cli.logs"),
+    ("cli.options", f"{ROOT}.installation"),
     ("cli", f"{ROOT}.cli.app"),  # which cannot be imported where files of another distribution lie over ours
     ("cli", f"{ROOT}.installation"),  # which only a failed import asks for, and which costs more than a help page
 }

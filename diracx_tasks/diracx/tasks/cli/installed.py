@@ -1,10 +1,8 @@
-"""The installed tasks: loading them, and completing their names in a shell."""
+"""The installed tasks: loading them, and their names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import rich_click as click
 
 from diracx.tasks.cli.containment import contained
 from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
@@ -36,9 +34,9 @@ def installed_task(entry_point: str) -> tuple[TaskRegistry, RegisteredTask]:
     return registry, registry.get(entry_point)
 
 
-def complete_tasks(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Return the names of installed tasks that begin with the typed text, without importing any task."""
-    return sorted(name for name in task_entry_points() if name.startswith(typed))
+def names_with(beginning: str) -> list[str]:
+    """Return the names of installed tasks that begin with a text, sorted, without importing any task."""
+    return sorted(name for name in task_entry_points() if name.startswith(beginning))
 
 
 def packages_with_tasks() -> set[str]:

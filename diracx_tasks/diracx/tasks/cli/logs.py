@@ -22,8 +22,6 @@ from diracx.tasks.cli.terminal.printable import one_line, printable
 from diracx.tasks.plumbing.observability import log_context
 from diracx.tasks.plumbing.wire.failure import message_of
 
-FORMATS: Final = ("text", "json")
-
 # Attributes that every record has. All others were passed as `extra`.
 _STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"

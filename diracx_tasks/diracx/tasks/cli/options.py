@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Final, cast
 
 import rich_click as click
 
-from diracx.tasks.cli.installed import complete_tasks
-from diracx.tasks.cli.logs import FORMATS, start_logging
 from diracx.tasks.cli.terminal.help_page import help_page
-from diracx.tasks.installation import report_mixed_installation
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.wire.names import check_vo
 
@@ -163,6 +161,28 @@ def declared(name: str) -> Callable[[Command], click.Command]:
     return click.command(name, cls=_Command)
 
 
+def runs(module: str, function: str = "command") -> Callable[[Command], Command]:
+    """Return a decorator that has a declaration run a function of the module of this name in `commands`.
+
+    The module is imported only then: it brings NATS and more, which takes several times as long as a help page.
+    """
+
+    def decorate(declaration: Command) -> Command:
+        @functools.wraps(declaration)
+        def run(**values: Any) -> Any:
+            return getattr(import_module(f"{__package__}.commands.{module}"), function)(**values)
+
+        return run
+
+    return decorate
+
+
+def complete_tasks(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Return the names of installed tasks that begin with the typed text, without importing any task."""
+    names: list[str] = import_module("diracx.tasks.cli.installed").names_with(typed)
+    return names
+
+
 def task_arguments(command: Command) -> Command:
     """Add the arguments `entry_point`, `args` and `kwargs` to a command; see `arguments.task_from`."""
     for option in (
@@ -191,9 +211,9 @@ def log_option(default: str) -> Callable[[Command], Command]:
         given = ctx.meta.setdefault(__name__, {})
         given[parameter.name] = value
         if len(given) == 2:
-            start_logging(given["log_level"], given["log_format"])
+            import_module("diracx.tasks.cli.logs").start_logging(given["log_level"], given["log_format"])
             if not ctx.resilient_parsing:  # not while a shell completes a word
-                report_mixed_installation()
+                import_module("diracx.tasks.installation").report_mixed_installation()
         return value
 
     def option(flag: str, **settings: Any) -> Callable[[Command], Command]:
@@ -210,9 +230,9 @@ def log_option(default: str) -> Callable[[Command], Command]:
     )
     form = option(
         "--log-format",
-        type=click.Choice(FORMATS, case_sensitive=False),
+        type=click.Choice(["text", "json"], case_sensitive=False),
         metavar="FORMAT",
-        default=FORMATS[0],
+        default="text",
         help="The format of the log: text, or json with one object a line.",
     )
     return lambda command: level(form(command))

@@ -104,26 +104,11 @@ def _queue_expected(namespace: Namespace, name: str) -> Iterator[None]:
         ) from None
 
 
-def queue_arguments(command: Command) -> Command:
-    """Add the arguments of the queues to a command, which receives them as `queues`."""
+def with_queues(command: Command) -> Command:
+    """Make a value of `QUEUE...` and `--all`, which a command receives as `queues`."""
 
     @functools.wraps(command)
-    def with_queues(*, queues: tuple[str, ...], everything: bool, **values: Any) -> Any:
+    def queued(*, queues: tuple[str, ...], everything: bool, **values: Any) -> Any:
         return command(queues=Queues(queues, everything), **values)
 
-    def complete(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-        return [name for name in NAMES if name.startswith(typed)]
-
-    decorated: Command = with_queues
-    for option in (
-        click.option("--all", "everything", is_flag=True, help="All nine queues."),
-        click.argument(
-            "queues",
-            metavar="[QUEUE]...",
-            nargs=-1,
-            shell_complete=complete,
-            help="A queue, <priority>-<size>, e.g. normal-small; or its subject.",
-        ),
-    ):
-        decorated = option(decorated)
-    return decorated
+    return queued

@@ -8,10 +8,8 @@ from types import ModuleType
 
 import click
 import pytest
-from click.testing import CliRunner
 
-from diracx.tasks.cli.processes.event_loop import loop_option
-from diracx.tasks.plumbing.execution.loops import LoopFactory
+from diracx.tasks.cli.processes.event_loop import loop_factory
 
 
 def a_loop() -> asyncio.AbstractEventLoop:
@@ -30,22 +28,16 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
 
 
-def chosen(*arguments: str, **environment: str) -> str:
-    @click.command()
-    @loop_option
-    def command(new_loop: LoopFactory) -> None:
-        click.echo(new_loop.__name__)
-
-    return CliRunner().invoke(command, arguments, env=environment).output
-
-
 @pytest.mark.usefixtures("fast")
 def test_uvloop_is_used_where_it_is_installed_unless_asyncio_is_asked_for() -> None:
-    assert chosen() == chosen("--loop", "uvloop") == "a_loop\n"
-    assert chosen("--loop", "asyncio") == chosen(DIRACX_TASKS_LOOP="asyncio") == "new_event_loop\n"
+    assert [loop_factory(name) for name in ("auto", "uvloop", "asyncio")] == [a_loop, a_loop, asyncio.new_event_loop]
 
 
 @pytest.mark.usefixtures("slow")
 def test_asyncio_is_used_without_uvloop_unless_that_is_asked_for() -> None:
-    assert chosen() == chosen("--loop", "asyncio") == "new_event_loop\n"
-    assert "uvloop is not installed: pip install 'diracx-tasks[uvloop]'" in chosen("--loop", "uvloop")
+    assert [loop_factory(name) for name in ("auto", "asyncio")] == [asyncio.new_event_loop] * 2
+    with pytest.raises(click.BadParameter) as caught:
+        loop_factory("uvloop")
+    assert caught.value.format_message() == (
+        "Invalid value for '--loop': uvloop is not installed: pip install 'diracx-tasks[uvloop]'"
+    )

@@ -24,12 +24,12 @@ import traceback
 from bdb import BdbQuit
 from contextvars import Context
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 from diracx.tasks.cli.calling.lock_server import lock_server
+from diracx.tasks.cli.declared.running import Debugger
 from diracx.tasks.cli.processes.signals import BrokenOff, StopSignals
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.base_task import BaseTask
@@ -54,16 +54,6 @@ from diracx.tasks.plumbing.wire.names import Namespace
 logger = logging.getLogger("diracx.tasks.call")
 
 _OUR_CODE: Final = str(Path(__file__).parents[2])
-
-
-class Debugger(StrEnum):
-    """When pdb opens."""
-
-    NONE = "none"
-    BEFORE = "before"
-    """At the first line of `execute()`, after its dependencies are injected."""
-    EXCEPTION = "exception"
-    """At the line that raised an exception, after the dependencies are closed and while the locks are held."""
 
 
 class Call:

@@ -6,15 +6,14 @@ import asyncio
 import signal
 from datetime import UTC, datetime
 
-import rich_click as click
-
 from diracx.tasks.cli.access import namespace_of, settings_of
 from diracx.tasks.cli.arguments import task_from
-from diracx.tasks.cli.calling.execution import Call, Debugger
+from diracx.tasks.cli.calling.execution import Call
 from diracx.tasks.cli.containment import contained
+from diracx.tasks.cli.declared.running import Debugger
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_task
-from diracx.tasks.cli.options import Access, declared, log_option, server_options, task_arguments
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS
 from diracx.tasks.cli.processes.signals import BrokenOff, StopSignals, interrupt_main_thread
 from diracx.tasks.cli.terminal.output import note, say
@@ -32,29 +31,7 @@ from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.wire.failure import message_of
 
 
-@declared("call")
-@task_arguments
-@click.option(
-    "--debugger",
-    type=click.Choice([choice.value for choice in Debugger]),
-    default=Debugger.NONE.value,
-    show_default=True,
-    metavar="WHEN",
-    help="When pdb opens: before opens it at the first line of execute(), exception where an exception was raised. "
-    "The task keeps its locks meanwhile, and its timeout_seconds does not apply.",
-)
-@log_option("warning")
-@server_options
 def command(*, entry_point: str, args: str | None, kwargs: str | None, debugger: str, access: Access) -> int:
-    """Execute a task once in this process, and print its result.
-
-    The task gets its dependencies and holds its locks, but takes no rate or concurrency limiter. `Result:` is followed
-    by the str() of the value that execute() returns. A failed task is not retried. Its traceback is printed, and then
-    the next step that a worker would take.
-
-    If no server is reachable, the command starts one for this call alone. Its locks do not exclude other processes,
-    and the task cannot submit tasks.
-    """
     registry, registered = installed_task(entry_point)
     task = task_from(registered, args, kwargs)
     resources = Resources()

@@ -9,7 +9,7 @@ import rich_click as click
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.commands.config.proposal import author
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_document, say
 from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.cancellations.note import Kind
@@ -19,30 +19,9 @@ from diracx.tasks.plumbing.wire.names import check_task_name
 from diracx.tasks.plumbing.wire.times import readable_time
 
 
-@declared("cancel")
-@click.argument("ids", metavar="ID...", nargs=-1, help="The ids of tasks, as `submit` prints them.")
-@click.option(
-    "--task",
-    "tasks",
-    multiple=True,
-    metavar="NAME",
-    help="All tasks of this name, <category>:<ClassName>, that were submitted until now. May be repeated.",
-)
-@click.option("--group", "groups", multiple=True, metavar="ID", help="The children of this group. May be repeated.")
-@json_option
-@log_option("warning")
-@server_options
 def command(
     *, ids: tuple[str, ...], tasks: tuple[str, ...], groups: tuple[str, ...], as_json: bool, access: Access
 ) -> int:
-    """Cancel tasks, wherever they are.
-
-    A task for later is withdrawn. A waiting one is dropped when its turn comes, also if that is its retry. A running
-    one gets a CancelledError at its next await; its locks are released, and there is no retry. A dead letter stays.
-
-    The exit code is 0 if all that was named is cancelled or will be, and 1 otherwise: something has finished, does not
-    yield, is a dead letter, or is not there.
-    """
     answers = asyncio.run(_cancel(access, _targets(ids, tasks, groups)))
     if as_json:
         print_document(answers)

@@ -18,7 +18,6 @@ import rich_click as click
 
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import LogLine
-from diracx.tasks.cli.options import Number, declared, namespace_option
 from diracx.tasks.cli.processes.children import Child
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
@@ -35,28 +34,7 @@ from diracx.tasks.plumbing.wire.names import Namespace
 _SAMPLE_VALUES: Final[dict[Any, object]] = {str: "...", int: 1, float: 1.0, bool: False}
 
 
-@declared("dev")
-@click.option(
-    "--port",
-    type=Number(1, 65535),
-    metavar="PORT",
-    help=f"The port of the server; {DEFAULT_PORT} by default, or a free port if it is taken.",
-)
-@click.option(
-    "--store",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".diracx-tasks"),
-    show_default=True,
-    metavar="FOLDER",
-    help="The folder in which the server keeps its streams from one run to the next.",
-)
-@namespace_option
 def command(*, port: int | None, store: Path, namespace: str) -> None:
-    """Run a server, one worker of each size and a scheduler, until Ctrl-C.
-
-    Submitted tasks survive a restart, in the folder of --store. Workers load changed code when this command is started
-    again. The server admits you alone: your other commands on this host find its password by themselves.
-    """
     try:
         names = Namespace(namespace)
     except ValueError as error:

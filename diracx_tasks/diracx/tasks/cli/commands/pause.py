@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Final
 
-import rich_click as click
-
-from diracx.tasks.cli.options import Access, declared, log_option, server_options
-from diracx.tasks.cli.queues import Queues, queue_arguments
+from diracx.tasks.cli.options import Access
+from diracx.tasks.cli.queues import Queues, with_queues
 from diracx.tasks.cli.terminal.output import say
-from diracx.tasks.cli.times import Duration
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause, pause_end_text, resume
 
-SHORTEST_PAUSE: Final = timedelta(seconds=1)
-LONGEST_PAUSE: Final = timedelta(days=3_650)
 
-
-@declared("pause")
-@queue_arguments
-@click.option(
-    "--for",
-    "duration",
-    type=Duration(SHORTEST_PAUSE, LONGEST_PAUSE),
-    metavar="DURATION",
-    help="The length of the pause: 90 (seconds), 90s, 15m, 2h, 7d, 1w. Without it, the pause lasts until `resume`.",
-)
-@log_option("warning")
-@server_options
+@with_queues
 def command(*, queues: Queues, duration: timedelta | None, access: Access) -> None:
-    """Stop the delivery of a queue's tasks to all workers.
-
-    Running tasks continue and end as usual. All other tasks stay in the queue, including those that wait for a retry or
-    a lock. Producers can still submit tasks, as long as the queue has room. Other queues are not affected. A worker
-    with --burst ends and leaves the paused tasks.
-
-    If a queue is already paused, the new time replaces the old one.
-    """
     asyncio.run(_pause(queues, duration, access))
 
 
@@ -56,15 +31,8 @@ def _whole_second(moment: datetime) -> datetime:
     return moment if moment.microsecond == 0 else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
-@declared("resume")
-@queue_arguments
-@log_option("warning")
-@server_options
+@with_queues
 def resume_command(*, queues: Queues, access: Access) -> None:
-    """Resume the delivery of a paused queue.
-
-    Idle workers receive its tasks within 5 seconds, busy workers with their next pull.
-    """
     asyncio.run(_resume(queues, access))
 
 

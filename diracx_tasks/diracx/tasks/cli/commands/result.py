@@ -8,7 +8,7 @@ import rich_click as click
 
 from diracx.tasks.cli.access import connection_name, mesh_expected, namespace_of, settings_of
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.results import report
 from diracx.tasks.plumbing.exceptions import ResultIsMissingError, shown
@@ -17,18 +17,7 @@ from diracx.tasks.plumbing.results.record import ResultRecord
 from diracx.tasks.plumbing.results.waiting import ResultReader
 
 
-@declared("result")
-@click.argument("id", metavar="ID", help="The id that `submit` printed.")
-@json_option
-@log_option("warning")
-@server_options
 def command(*, id: str, as_json: bool, access: Access) -> int:  # noqa: A002 - the name that the help shows
-    """Show the result of a task that has ended, as far as it is kept.
-
-    `Result:` is followed by the value that execute() returned, as JSON has it. The error of a task that has failed is
-    printed with its traceback, and the exit code is 1. It is 1 as well if no result is there: the task has not ended,
-    keeps no result, or its result has expired.
-    """
     if not id:
         raise click.BadParameter("it is empty", param_hint=["ID"])
     try:

@@ -15,21 +15,18 @@ from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
-from diracx.tasks.cli.options import Access, VoName, declared, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.processes.children import stop_when_input_ends
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS, end_within
-from diracx.tasks.cli.processes.event_loop import loop_option
-from diracx.tasks.cli.processes.health import health_endpoint, health_options
+from diracx.tasks.cli.processes.event_loop import loop_factory
+from diracx.tasks.cli.processes.health import health_endpoint
 from diracx.tasks.cli.processes.signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
-from diracx.tasks.cli.times import Seconds
-from diracx.tasks.plumbing.execution.loops import LoopFactory
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.operations.scheduler_service import SchedulerHealth, advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
-from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER
 from diracx.tasks.plumbing.scheduler.scheduler import STOP_SECONDS, scheduler_id
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -40,46 +37,18 @@ CLOSE_SECONDS: Final = 10.0
 """The time that a scheduler has to close its connections once it has given up the leadership."""
 
 
-@declared("scheduler")
-@click.option(
-    "--vo",
-    "vos",
-    type=VoName(),
-    metavar="NAME",
-    multiple=True,
-    help="A virtual organisation; repeatable. These VOs replace those of the configuration and of DiracX.",
-)
-@click.option(
-    "--takeover",
-    type=Seconds(),
-    default=f"{DEFAULT_TAKEOVER.total_seconds():g}",
-    show_default=True,
-    metavar="SECONDS",
-    help="A standby replaces a vanished leader within this time; 5 or more. The server holds the occurrences of at "
-    "least twice this time ahead.",
-)
-@loop_option
-@health_options
-@click.option("--stop-with-input", is_flag=True, hidden=True, help="Stop when standard input ends.")
-@log_option("info")
-@server_options
 def command(
     *,
     vos: Sequence[str],
     takeover: timedelta,
-    new_loop: LoopFactory,
+    loop: str,
     stop_with_input: bool,
-    health_address: tuple[str, int] | None,
+    health_host: str,
+    health_port: int | None,
     access: Access,
 ) -> None:
-    """Submit periodic tasks on their schedules.
-
-    Any number of schedulers may run, with the same options: one leads, the others stand by. On SIGTERM or Ctrl-C a
-    scheduler gives up the leadership and ends.
-
-    A task that runs per VO gets a schedule for each VO. The VOs are those of --vo, or else those of `vos:` in the
-    configuration, or else those of the DiracX configuration (DIRACX_CONFIG_BACKEND_URL).
-    """
+    new_loop = loop_factory(loop)
+    health_address = None if health_port is None else (health_host, health_port)
     if stop_with_input:
         stop_when_input_ends()
     try:

@@ -6,10 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
-import rich_click as click
-
 from diracx.tasks.cli.access import namespace_of, operator_connection
-from diracx.tasks.cli.options import Access, Number, declared, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import say
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets, with_replicas
@@ -20,26 +18,7 @@ from diracx.tasks.plumbing.operations.accounts import accounts_conf
 from diracx.tasks.plumbing.wire.names import Namespace
 
 
-@declared("setup")
-@click.option("--replicas", type=Number(1, 5), metavar="N", help="The number of replicas of each stream, 1 to 5.")
-@click.option(
-    "--export",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Write JSON files for the nats command and accounts for nats-server into this folder instead. No server is "
-    "needed.",
-)
-@log_option("warning")
-@server_options
 def command(*, replicas: int | None, folder: Path | None, access: Access) -> None:
-    """Create or update the streams, consumers and buckets.
-
-    A worker does the same at its start if its user has the permission. The command leaves equal assets alone, updates
-    safe differences, and reports an unsafe difference as an error. It does not change the limits of an existing stream,
-    nor its replicas unless --replicas is given: these belong to the operator. On a cluster it says which replicas are
-    behind.
-    """
     namespace = namespace_of(access)
     if folder is not None:
         for path in export(namespace, replicas or 1, folder):

@@ -15,39 +15,17 @@ from rich.console import Console
 from rich.live import Live
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
-from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.own_log import log_kept_out
 from diracx.tasks.cli.terminal.output import note, print_document, print_text
 from diracx.tasks.cli.terminal.status_screen import Screen, plain
-from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 
 SHORTEST_INTERVAL: Final = timedelta(seconds=0.01)
 
 
-@declared("status")
-@click.option("--watch", is_flag=True, help="Show the status again and again until Ctrl-C.")
-@click.option(
-    "--interval",
-    type=Seconds(),
-    default="2",
-    show_default=True,
-    metavar="SECONDS",
-    help="The time between two updates of --watch.",
-)
-@json_option
-@log_option("error")
-@server_options
 def command(*, watch: bool, interval: timedelta, as_json: bool, access: Access) -> None:
-    """Show the queues, locks, scheduler and workers.
-
-    Waiting tasks have not been delivered yet. Tasks in hand are running. Parked tasks wait for a retry or a lock.
-    `oldest` is the age of the oldest waiting task. A worker that does not answer within two seconds is not listed.
-    An isolated task may be killing its workers: the worker runs it alone at first.
-
-    With --watch, --json prints one document a line.
-    """
     if watch and interval < SHORTEST_INTERVAL:
         raise click.BadParameter(f"{interval.total_seconds():g} must be 0.01 or more", param_hint=["--interval"])
     showing = _watch(access, interval, as_json) if watch else _once(access, as_json)

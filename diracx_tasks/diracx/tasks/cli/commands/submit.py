@@ -14,12 +14,12 @@ from diracx.tasks.cli.access import connection_name, producer
 from diracx.tasks.cli.arguments import labels_from, task_from
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_task
-from diracx.tasks.cli.options import Access, declared, log_option, server_options, task_arguments
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.processes.telemetry import telemetry_from
 from diracx.tasks.cli.terminal.interaction import waiting
 from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.cli.terminal.results import report
-from diracx.tasks.cli.times import Seconds, due_time
+from diracx.tasks.cli.times import due_time
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.exceptions import ResultIsMissingError, ServerError
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
@@ -28,21 +28,6 @@ from diracx.tasks.plumbing.results.record import ResultRecord
 from diracx.tasks.plumbing.results.waiting import ResultReader
 
 
-@declared("submit")
-@task_arguments
-@click.option(
-    "--at", metavar="TIME", help="The time to run the task, RFC 3339 with an offset or Z. A past time means now."
-)
-@click.option("--delay", metavar="SECONDS", type=Seconds(), help="Run the task after this many seconds.")
-@click.option(
-    "--label", "labels", metavar="NAME=VALUE", multiple=True, help="A label to store with the task; repeatable."
-)
-@click.option("--wait", is_flag=True, help="Keep the result for a day, wait until the task has ended, and print it.")
-@click.option(
-    "--timeout", metavar="SECONDS", type=Seconds(), help="With --wait: wait no longer. The task stays submitted."
-)
-@log_option("warning")
-@server_options
 def command(
     *,
     entry_point: str,
@@ -55,14 +40,6 @@ def command(
     timeout: timedelta | None,
     access: Access,
 ) -> int:
-    """Submit a task to the workers, and print its id.
-
-    The command prints the id, and nothing else on standard output, after the server has stored the task.
-
-    With --wait the id goes to standard error. Then the command waits until the task has ended, and prints its result
-    and exits as `call` does: with 1 if the task has failed for good, expired or was cancelled, or if it has not ended
-    within --timeout. Ctrl-C ends the command, not the task: `task ID` shows where it is, and `result ID` its result.
-    """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout belongs to --wait")
     registry, registered = installed_task(entry_point)

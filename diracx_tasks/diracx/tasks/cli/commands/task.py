@@ -9,24 +9,14 @@ import rich_click as click
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.details import json_text, labels_text, print_details, time_text
 from diracx.tasks.cli.terminal.output import print_document
 from diracx.tasks.plumbing.operations.task_document import GroupState, State, TaskDocument
 from diracx.tasks.plumbing.operations.task_lookup import TaskLookup
 
 
-@declared("task")
-@click.argument("id", metavar="ID", help="The id of a task, as `submit` printed it, or of a group.")
-@json_option
-@log_option("warning")
-@server_options
 def command(*, id: str, as_json: bool, access: Access) -> int:  # noqa: A002 - the name that the help shows
-    """Show where a task is now, and why it does not run.
-
-    A task without an id of its own has the sequence of its message as its id. The locks that a task waits for are known
-    where its class is installed. The exit code is 1 if nothing of this id is stored.
-    """
     if not id:
         raise click.BadParameter("it is empty", param_hint=["ID"])
     document = asyncio.run(_find(access, id))

@@ -6,7 +6,6 @@ from typing import Any
 
 from diracx.tasks.cli.exit_codes import NOTHING_INSTALLED, NOTHING_WORKS
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import declared, json_option, log_option
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import Columns, Prose, print_table
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
@@ -15,14 +14,7 @@ from diracx.tasks.plumbing.injection.resources import Resources
 from diracx.tasks.plumbing.registry import RegisteredTask
 
 
-@declared("tasks")
-@json_option
-@log_option("warning")
 def command(*, as_json: bool) -> None:
-    """List the installed tasks.
-
-    A task that cannot be loaded, or needs a dependency that cannot be injected, is a warning on standard error.
-    """
     registry, resources = installed_tasks(_warn), Resources()
     described = [_describe(task) for task in registry if _works(task, resources)]
     if as_json:

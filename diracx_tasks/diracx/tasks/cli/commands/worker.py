@@ -9,20 +9,17 @@ import os
 from datetime import timedelta
 from typing import Final
 
-import rich_click as click
-
 from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import name_worker
-from diracx.tasks.cli.options import Access, Number, declared, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.processes.children import stop_when_input_ends
 from diracx.tasks.cli.processes.ending import FORCED_END_SECONDS, before_force
-from diracx.tasks.cli.processes.event_loop import loop_option
-from diracx.tasks.cli.processes.health import health_endpoint, health_options
+from diracx.tasks.cli.processes.event_loop import loop_factory
+from diracx.tasks.cli.processes.health import health_endpoint
 from diracx.tasks.cli.processes.signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
-from diracx.tasks.cli.times import Seconds
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.execution.last_resort import LastResort, end_process
@@ -44,44 +41,6 @@ MAX_SLOTS: Final = 100_000
 logger = logging.getLogger("diracx.tasks.worker")
 
 
-@declared("worker")
-@click.option(
-    "--worker-size",
-    "size",
-    type=click.Choice([size.value for size in Size]),
-    required=True,
-    metavar="SIZE",
-    help="The size of the tasks to execute: small, medium or large.",
-)
-@click.option(
-    "--max-concurrent-tasks",
-    "slots",
-    type=Number(1, MAX_SLOTS),
-    metavar="N",
-    help=f"The number of tasks at once; {', '.join(f'{slots} for {size}' for size, slots in DEFAULT_SLOTS.items())}.",
-)
-@click.option("--burst", is_flag=True, help="End when no due task is left.")
-@click.option(
-    "--grace",
-    type=Seconds(),
-    default="30",
-    show_default=True,
-    metavar="SECONDS",
-    help="The time that running tasks have to end after a signal.",
-)
-@click.option(
-    "--lock-retry-delay",
-    type=Seconds(),
-    default="5",
-    show_default=True,
-    metavar="SECONDS",
-    help="The first wait of a task whose lock is held, give or take a quarter. It grows up to a minute.",
-)
-@loop_option
-@health_options
-@click.option("--stop-with-input", is_flag=True, hidden=True, help="Stop when standard input ends.")
-@log_option("info")
-@server_options
 def command(
     *,
     size: str,
@@ -89,17 +48,14 @@ def command(
     burst: bool,
     grace: timedelta,
     lock_retry_delay: timedelta,
-    new_loop: LoopFactory,
+    loop: str,
     stop_with_input: bool,
-    health_address: tuple[str, int] | None,
+    health_host: str,
+    health_port: int | None,
     access: Access,
 ) -> ExitCode:
-    """Execute submitted tasks of one size.
-
-    SIGTERM and Ctrl-C stop the worker: it begins no more tasks and gives running tasks the grace period. Tasks that
-    have not ended by then are cancelled and given back to other workers, which does not count as a retry. A second
-    signal ends the grace period at once.
-    """
+    new_loop = loop_factory(loop)
+    health_address = None if health_port is None else (health_host, health_port)
     if stop_with_input:
         stop_when_input_ends()
     registry, resources = installed_tasks(warn=logger.warning), Resources()

@@ -13,7 +13,7 @@ from diracx.tasks.cli.access import namespace_of
 from diracx.tasks.cli.commands.config.proposal import same_text, subject
 from diracx.tasks.cli.commands.config.revisions import read_revisions
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.overrides.changes import Change, changes_between
@@ -40,21 +40,7 @@ class ListedRevision(msgspec.Struct, kw_only=True):
     """The settings that it changed; None: it is not valid, or what it replaced is not kept."""
 
 
-@declared("history")
-@json_option
-@log_option("warning")
-@server_options
 def command(*, as_json: bool, access: Access) -> None:
-    """List the last revisions of the configuration, the latest at the end. The server keeps 20.
-
-    The author is the user and the host of the process that wrote the revision, as it says itself. In force is the
-    latest valid revision. --json: [{"revision", "written", "author", "in_force", "same_as", "problem", "changes"}].
-
-    \b
-    diracx-task-run config history
-    diracx-task-run config show --revision 5
-    diracx-task-run config rollback 5
-    """
     listed = list_revisions(asyncio.run(read_revisions(access)), installed_tasks())
     if as_json:
         print_document(listed)

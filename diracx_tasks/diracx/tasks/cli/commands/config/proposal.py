@@ -6,8 +6,8 @@ import difflib
 import getpass
 import os
 import socket
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TextIO, TypeVar
+from collections.abc import Sequence
+from typing import Final, TextIO
 
 import rich_click as click
 
@@ -22,18 +22,8 @@ from diracx.tasks.plumbing.overrides.follower import Revision, in_force
 from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 NOTES: Final = "# --- From `config show`; `config set` and `config diff` leave out the rest."
 """The first line of the comments that `config show` adds to a text."""
-
-file_argument: Final = click.argument(
-    "file",
-    type=click.File("r", encoding="utf-8"),
-    metavar="FILE",
-    envvar="DIRACX_TASKS_CONFIG",
-    help="The YAML file; `-` reads standard input.",
-)
 
 
 def read_text(file: TextIO) -> str:

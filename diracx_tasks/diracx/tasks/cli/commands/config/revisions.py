@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
-from diracx.tasks.cli.options import MAX_SEQUENCE, Access, Number
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, Revision
 from diracx.tasks.plumbing.wire.times import readable_time
-
-REVISION: Final = Number(1, MAX_SEQUENCE)
 
 
 async def read_revisions(access: Access) -> list[Revision]:

@@ -9,9 +9,9 @@ import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.commands.config.proposal import Proposal, author, checked, same_text
-from diracx.tasks.cli.commands.config.revisions import REVISION, find, origin
+from diracx.tasks.cli.commands.config.revisions import find, origin
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import print_document, say
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
@@ -19,27 +19,7 @@ from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, Revisi
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 
-@declared("rollback")
-@click.argument(
-    "number", type=REVISION, required=False, metavar="REVISION", help="The revision; by default the one before."
-)
-@json_option
-@log_option("warning")
-@server_options
 def command(*, number: int | None, as_json: bool, access: Access) -> None:
-    """Put an earlier revision in force again. Its text becomes a new revision, so a rollback can be undone like any
-    other change.
-
-    Without REVISION it restores the latest valid revision before the one that was written last, with another text. The
-    text is checked like that of `config set`. If somebody writes at the same moment, nothing is changed.
-
-    Prints the settings that change, then the new revision. --json: {"revision", "restored", "changes"}.
-
-    \b
-    diracx-task-run config history
-    diracx-task-run config rollback
-    diracx-task-run config rollback 5
-    """
     restored, proposal, revision = asyncio.run(_roll_back(access, number, installed_tasks()))
     if as_json:
         print_document({"revision": revision, "restored": restored.number, "changes": proposal.changes})

@@ -12,9 +12,9 @@ import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of
 from diracx.tasks.cli.commands.config.proposal import NOTES, object_in_words
-from diracx.tasks.cli.commands.config.revisions import REVISION, find, origin, read_revisions
+from diracx.tasks.cli.commands.config.revisions import find, origin, read_revisions
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_document, print_file
 from diracx.tasks.cli.terminal.tables import aligned
 from diracx.tasks.plumbing.overrides.changes import SetLimit, limit_in_words, limits_of
@@ -31,25 +31,7 @@ class ShownConfiguration(msgspec.Struct, kw_only=True):
     """None: the text is not valid."""
 
 
-@declared("show")
-@click.option("--revision", "number", type=REVISION, metavar="N", help="Show this revision, not the latest one.")
-@click.option("--text", "text_only", is_flag=True, help="Show the text alone, without the comments on its limits.")
-@json_option
-@log_option("warning")
-@server_options
 def command(*, number: int | None, text_only: bool, as_json: bool, access: Access) -> None:
-    """Show the text of the configuration that is in force, and the limits that it sets.
-
-    The limits follow the text as comments: each with the task or the locked object that it limits, its VO, and the
-    place in the file where it is written. `config set` and `config diff` leave these comments out again.
-
-    --json prints {"revision", "text", "limits"}. Revision 0 means that no configuration is set.
-
-    \b
-    diracx-task-run config show
-    diracx-task-run config show --text > mesh.yaml
-    diracx-task-run config show --revision 5 --json
-    """
     revisions = asyncio.run(read_revisions(access))
     revision = find(revisions, number) if number is not None else revisions[-1] if revisions else None
     if revision is None or revision.text is None:

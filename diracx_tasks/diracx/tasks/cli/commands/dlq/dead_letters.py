@@ -12,8 +12,7 @@ from typing import Any, Final
 import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
-from diracx.tasks.cli.installed import complete_tasks
-from diracx.tasks.cli.options import MAX_SEQUENCE, Access, Number
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.interaction import progress, work_through
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.cli.times import since_from
@@ -154,51 +153,23 @@ class Selection:
         return list(self._missing)
 
 
-def filter_options(command: Command) -> Command:
-    """Add the options of a filter to a command, which receives them as `filter_`."""
+def with_filter(command: Command) -> Command:
+    """Make a filter of the options `--task`, `--reason` and `--since` of a command, which receives it as `filter_`."""
 
     @functools.wraps(command)
-    def with_filter(*, task: str | None, reason: str | None, since: str | None, **values: Any) -> Any:
+    def filtered(*, task: str | None, reason: str | None, since: str | None, **values: Any) -> Any:
         earliest = None if since is None else since_from(since, datetime.now(UTC))
         return command(filter_=Filter(task, reason, earliest), **values)
 
-    decorated: Command = with_filter
-    for option in (
-        click.option(
-            "--since",
-            metavar="TIME|DURATION",
-            help="The dead letters since a time, RFC 3339 with an offset or Z, or since a duration ago, as 90 "
-            "(seconds), 90s, 15m, 2h, 7d, 1w.",
-        ),
-        click.option("--reason", metavar="TEXT", help="The dead letters with this text in their reason."),
-        click.option(
-            "--task",
-            metavar="NAME",
-            help="The dead letters of this task, <category>:<ClassName>.",
-            shell_complete=complete_tasks,
-        ),
-    ):
-        decorated = option(decorated)
-    return decorated
+    return filtered
 
 
-def selection_options(command: Command) -> Command:
-    """Add the options of a selection to a command, which receives them as `selection`."""
+def with_selection(command: Command) -> Command:
+    """Make a selection of `SEQ...`, `--all` and the options of a filter, which a command receives as `selection`."""
 
+    @with_filter
     @functools.wraps(command)
-    def with_selection(*, seq: tuple[int, ...], everything: bool, filter_: Filter, **values: Any) -> Any:
+    def selected(*, seq: tuple[int, ...], everything: bool, filter_: Filter, **values: Any) -> Any:
         return command(selection=Selection(tuple(dict.fromkeys(seq)), everything, filter_), **values)
 
-    decorated = filter_options(with_selection)
-    for option in (
-        click.option("--all", "everything", is_flag=True, help="All dead letters."),
-        click.argument(
-            "seq",
-            metavar="[SEQ]...",
-            type=Number(1, MAX_SEQUENCE),
-            nargs=-1,
-            help="One or more sequences, as `dlq list` shows them.",
-        ),
-    ):
-        decorated = option(decorated)
-    return decorated
+    return selected

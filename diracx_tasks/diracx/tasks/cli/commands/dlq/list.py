@@ -6,36 +6,20 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import rich_click as click
 
-from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Filter, filter_options
-from diracx.tasks.cli.options import Access, Number, declared, json_option, log_option, server_options
+from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Filter, with_filter
+from diracx.tasks.cli.declared.dead_letters import LATEST
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_array, print_document
 from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.exceptions import shown
 
-LATEST: Final = 50
-"""How many the table has, unless --limit says otherwise."""
-
 _KIND: Final = re.compile(r":| on | after ")
 """What ends the kind of death in a reason, as `malformed: ...`, `given up on normal-small after 3 deliveries`."""
-
-
-class _GroupBy(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """`task`, `error`, or both of them, in any order."""
-
-    name = "group by"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Return the names, or fail with one line."""
-        names = tuple(name.strip() for name in value.split(","))
-        if len(set(names)) < len(names) or not {"task", "error"}.issuperset(names):
-            self.fail(f"{value!r} is none of task, error and task,error", param, ctx)
-        return names
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -54,31 +38,10 @@ class Group(msgspec.Struct, kw_only=True):
     id: str | None
 
 
-@declared("list")
-@click.option(
-    "--limit",
-    metavar="N",
-    type=Number(0),
-    help=f"The latest N; 0: all of them. Without it, the latest {LATEST}; with --json or --group-by, all.",
-)
-@click.option(
-    "--group-by",
-    metavar="task,error",
-    type=_GroupBy(),
-    help="How many of each task (task), of each type of error (error), or of each pair of them: when the first and "
-    "the last died, and an example.",
-)
-@filter_options
-@json_option
-@log_option("warning")
-@server_options
+@with_filter
 def command(
     *, limit: int | None, group_by: tuple[str, ...] | None, filter_: Filter, as_json: bool, access: Access
 ) -> None:
-    """List the dead letters, the oldest first.
-
-    --json adds their arguments, their labels and all their errors.
-    """
     if limit is None:
         limit = 0 if as_json or group_by else LATEST
     asyncio.run(_list(access, filter_, limit, group_by, as_json))

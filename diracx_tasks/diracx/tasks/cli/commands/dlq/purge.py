@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-import rich_click as click
-
-from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, selection_options
+from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, with_selection
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, declared, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.interaction import confirmed
 from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, remove_dead_task
 
 
-@declared("purge")
-@selection_options
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@log_option("warning")
-@server_options
+@with_selection
 def command(*, selection: Selection, yes: bool, access: Access) -> int:
-    """Remove dead letters for good, with payload, errors and the advisories of the server.
-
-    A message that is still in its queue, though the server will never deliver it again, is removed as well.
-    """
     purged = asyncio.run(_purge(access, selection, yes))
     if purged is None:
         note("nothing was purged")

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, selection_options
+from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, with_selection
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, declared, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask
 from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
 
 
-@declared("replay")
-@selection_options
-@log_option("warning")
-@server_options
+@with_selection
 def command(*, selection: Selection, access: Access) -> int:
-    """Put dead tasks back into their queues, with all their retries.
-
-    Each task keeps its id and is enqueued once, even if this command is killed and run again. A task whose message is
-    gone is reported on standard error; if its SEQ was given, the exit code is 2.
-    """
     return asyncio.run(_replay(access, selection))
 
 

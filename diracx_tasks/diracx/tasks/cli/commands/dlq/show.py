@@ -7,19 +7,13 @@ import asyncio
 import rich_click as click
 
 from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters
-from diracx.tasks.cli.options import MAX_SEQUENCE, Access, Number, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.details import json_text, labels_text, print_details, time_text
 from diracx.tasks.cli.terminal.output import print_document
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 
 
-@declared("show")
-@click.argument("seq", metavar="SEQ", type=Number(1, MAX_SEQUENCE), help="The sequence, as `dlq list` shows it.")
-@json_option
-@log_option("warning")
-@server_options
 def command(*, seq: int, as_json: bool, access: Access) -> None:
-    """Show one dead letter: its arguments and labels, and each error with its traceback."""
     dead_letter = asyncio.run(_read(access, seq))
     if dead_letter is None:
         raise click.UsageError(f"there is no dead letter {seq}; see `diracx-task-run dlq list`")

@@ -5,21 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
-from diracx.tasks.cli.options import Access, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import print_table
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
 
 
-@declared("list")
-@json_option
-@log_option("warning")
-@server_options
 def command(*, as_json: bool, access: Access) -> None:
-    """List the locks that are held, and the admissions of rate limiters in their current windows.
-
-    A live holder renews its lock before the lock expires. The lock of a dead holder expires by itself.
-    """
     locks = asyncio.run(_locks(access))
     if as_json:
         print_document(locks)

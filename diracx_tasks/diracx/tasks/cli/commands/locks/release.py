@@ -8,24 +8,14 @@ import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.exit_codes import ExitCode
-from diracx.tasks.cli.options import Access, declared, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.interaction import confirmed
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader
 from diracx.tasks.plumbing.wire.times import readable_time
 
 
-@declared("release")
-@click.argument("key", metavar="KEY", help="The key, as `locks list` shows it.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@log_option("warning")
-@server_options
 def command(*, key: str, yes: bool, access: Access) -> int:
-    """Take a lock away from its holder.
-
-    The lock of a dead holder expires by itself. A live holder runs on until it next renews the lock, up to a third of
-    the lock's time to live; meanwhile another task may acquire the lock.
-    """
     lock = asyncio.run(_held(access, key))
     if lock is None:
         raise click.UsageError(f"no lock {key} is held; see `diracx-task-run locks list`")

@@ -11,7 +11,7 @@ import rich_click as click
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.commands.schedule.run import hint
 from diracx.tasks.cli.installed import installed_tasks
-from diracx.tasks.cli.options import Access, VoName, declared, json_option, log_option, server_options
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
@@ -22,24 +22,7 @@ from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 
 
-@declared("list")
-@click.option(
-    "--vo",
-    "vos",
-    type=VoName(),
-    metavar="NAME",
-    multiple=True,
-    help="A virtual organisation, as given to the scheduler; repeatable.",
-)
-@json_option
-@log_option("warning")
-@server_options
 def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
-    """List the schedules of the installed periodic tasks.
-
-    The list shows the last and the next run of each task, or the reason why it does not run. A task with entries in the
-    configuration has a line for each of them.
-    """
     registry = installed_tasks()
     listed, without_vo = asyncio.run(_schedules(access, registry, vos))
     if as_json:

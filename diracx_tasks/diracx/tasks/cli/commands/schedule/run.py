@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of, producer
-from diracx.tasks.cli.installed import complete_tasks, installed_task
-from diracx.tasks.cli.options import Access, declared, log_option, server_options
+from diracx.tasks.cli.installed import installed_task
+from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, say
 from diracx.tasks.plumbing.base_task import BaseTask, PeriodicVoAwareBaseTask
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, ServerError, near_names
@@ -23,23 +23,7 @@ from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
 
 
-@declared("run")
-@click.argument(
-    "task",
-    metavar="TASK",
-    help="The task, <category>:<ClassName>; `schedule list` lists them.",
-    shell_complete=complete_tasks,
-)
-@click.option("--vo", metavar="NAME", help="The virtual organisation, for a task that runs per VO.")
-@click.option("--entry", metavar="NAME", help="The entry, for a task that has entries in the configuration.")
-@log_option("warning")
-@server_options
 def command(*, task: str, vo: str | None, entry: str | None, access: Access) -> None:
-    """Submit a periodic task once, now, in addition to its schedule, and print its id.
-
-    The task waits for its locks like any occurrence. It runs even if its schedule is disabled. An entry runs with its
-    arguments.
-    """
     registry, registered = installed_task(task)
     _check(registered, vo)
     say(asyncio.run(_submit(access, registry, registered, vo or "", entry)))

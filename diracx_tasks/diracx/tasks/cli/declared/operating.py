@@ -1,0 +1,145 @@
+"""The declarations of the commands that show the mesh and steer its queues: `status`, `tasks`, `pause` and others."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import rich_click as click
+
+from diracx.tasks.cli.options import Command, Number, declared, json_option, log_option, runs, server_options
+from diracx.tasks.cli.times import Duration, Seconds
+from diracx.tasks.plumbing.enums import Priority, Size
+
+SHORTEST_PAUSE: Final = timedelta(seconds=1)
+LONGEST_PAUSE: Final = timedelta(days=3_650)
+
+
+def _complete_queues(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    names = (f"{priority}-{size}" for priority in Priority for size in Size)
+    return [name for name in names if name.startswith(typed)]
+
+
+def _queue_arguments(command: Command) -> Command:
+    """Add `QUEUE...` and `--all`."""
+    for option in (
+        click.option("--all", "everything", is_flag=True, help="All nine queues."),
+        click.argument(
+            "queues",
+            metavar="[QUEUE]...",
+            nargs=-1,
+            shell_complete=_complete_queues,
+            help="A queue, <priority>-<size>, e.g. normal-small; or its subject.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@declared("status")
+@click.option("--watch", is_flag=True, help="Show the status again and again until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=Seconds(),
+    default="2",
+    show_default=True,
+    metavar="SECONDS",
+    help="The time between two updates of --watch.",
+)
+@json_option
+@log_option("error")
+@server_options
+@runs("status")
+def status() -> None:
+    """Show the queues, locks, scheduler and workers.
+
+    Waiting tasks have not been delivered yet. Tasks in hand are running. Parked tasks wait for a retry or a lock.
+    `oldest` is the age of the oldest waiting task. A worker that does not answer within two seconds is not listed.
+    An isolated task may be killing its workers: the worker runs it alone at first.
+
+    With --watch, --json prints one document a line.
+    """
+
+
+@declared("task")
+@click.argument("id", metavar="ID", help="The id of a task, as `submit` printed it, or of a group.")
+@json_option
+@log_option("warning")
+@server_options
+@runs("task")
+def task() -> None:
+    """Show where a task is now, and why it does not run.
+
+    A task without an id of its own has the sequence of its message as its id. The locks that a task waits for are known
+    where its class is installed. The exit code is 1 if nothing of this id is stored.
+    """
+
+
+@declared("tasks")
+@json_option
+@log_option("warning")
+@runs("tasks")
+def tasks() -> None:
+    """List the installed tasks.
+
+    A task that cannot be loaded, or needs a dependency that cannot be injected, is a warning on standard error.
+    """
+
+
+@declared("pause")
+@_queue_arguments
+@click.option(
+    "--for",
+    "duration",
+    type=Duration(SHORTEST_PAUSE, LONGEST_PAUSE),
+    metavar="DURATION",
+    help="The length of the pause: 90 (seconds), 90s, 15m, 2h, 7d, 1w. Without it, the pause lasts until `resume`.",
+)
+@log_option("warning")
+@server_options
+@runs("pause")
+def pause() -> None:
+    """Stop the delivery of a queue's tasks to all workers.
+
+    Running tasks continue and end as usual. All other tasks stay in the queue, including those that wait for a retry or
+    a lock. Producers can still submit tasks, as long as the queue has room. Other queues are not affected. A worker
+    with --burst ends and leaves the paused tasks.
+
+    If a queue is already paused, the new time replaces the old one.
+    """
+
+
+@declared("resume")
+@_queue_arguments
+@log_option("warning")
+@server_options
+@runs("pause", "resume_command")
+def resume() -> None:
+    """Resume the delivery of a paused queue.
+
+    Idle workers receive its tasks within 5 seconds, busy workers with their next pull.
+    """
+
+
+@declared("setup")
+@click.option("--replicas", type=Number(1, 5), metavar="N", help="The number of replicas of each stream, 1 to 5.")
+@click.option(
+    "--export",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write JSON files for the nats command and accounts for nats-server into this folder instead. No server is "
+    "needed.",
+)
+@log_option("warning")
+@server_options
+@runs("setup")
+def setup() -> None:
+    """Create or update the streams, consumers and buckets.
+
+    A worker does the same at its start if its user has the permission. The command leaves equal assets alone, updates
+    safe differences, and reports an unsafe difference as an error. It does not change the limits of an existing stream,
+    nor its replicas unless --replicas is given: these belong to the operator. On a cluster it says which replicas are
+    behind.
+    """
