@@ -11,7 +11,7 @@ import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
-from diracx.tasks.plumbing.overrides import follower as follower_module
+from diracx.tasks.plumbing.overrides import layouts
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, ConfigurationFollower, in_force
 from diracx.tasks.testing import wait_until
@@ -80,7 +80,7 @@ async def test_a_text_that_breaks_the_parser_is_logged_with_a_traceback_and_ends
     async with following(mesh.connection, mesh.namespace) as follower:
         await wait_until(partial(_has_vos, follower, ("lhcb",)), description="it is in force")
         with monkeypatch.context() as patch:
-            patch.setattr(follower_module, "parse", breaks)
+            patch.setattr(layouts, "parse", breaks)
             await mesh.connection.request(f"$KV.{mesh.namespace.config_bucket}.configuration", b"vos: [atlas]")
             await wait_until(lambda: caplog.records, description="it is logged")
         assert caplog.records[0].exc_info is not None
