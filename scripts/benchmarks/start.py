@@ -30,7 +30,11 @@ STARTS: Final = {
     "worker --help": [*COMMAND, "worker", "--help"],
     "status --help": [*COMMAND, "status", "--help"],
     "dlq list --help": [*COMMAND, "dlq", "list", "--help"],
+    "--version": [*COMMAND, "--version"],
+    "st TAB": COMMAND,
+    "worker --g TAB": COMMAND,
 }
+COMPLETION: Final = " TAB"
 MOST_OF_HELP: Final = 1.5
 """The CPU time of `--help`, to that of the floor."""
 READY_SECONDS: Final = 60.0
@@ -74,15 +78,23 @@ def run(options: argparse.Namespace) -> StartReport:
     ratios: dict[str, list[float]] = {name: [] for name in STARTS}
     for _ in range(options.rounds):
         for name, command in STARTS.items():
-            ratios[name].append(_cpu_of(command) / _cpu_of(FLOOR))
+            ratios[name].append(_cpu_of(command, **_completion(name)) / _cpu_of(FLOOR))
     ready = asyncio.run(_workers(options.rounds))
     return StartReport({name: Figures(each) for name, each in ratios.items()}, Figures(ready))
 
 
-def _cpu_of(command: list[str]) -> float:
+def _completion(name: str) -> dict[str, str]:
+    """The variables by which bash asks for the completion of a word; none for another start."""
+    words, tab, _ = name.partition(COMPLETION)
+    count = str(len(words.split()))
+    variables = {"_DIRACX_TASK_RUN_COMPLETE": "bash_complete", "COMP_WORDS": f"it {words}", "COMP_CWORD": count}
+    return variables if tab else {}
+
+
+def _cpu_of(command: list[str], **variables: str) -> float:
     """User and system time of a process, in seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env={**os.environ, **variables})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -210,10 +210,9 @@ def log_option(default: str) -> Callable[[Command], Command]:
         # click reads the two options in the order of the command line. The second one finds both values.
         given = ctx.meta.setdefault(__name__, {})
         given[parameter.name] = value
-        if len(given) == 2:
+        if len(given) == 2 and not ctx.resilient_parsing:  # not while a shell completes a word
             import_module("diracx.tasks.cli.logs").start_logging(given["log_level"], given["log_format"])
-            if not ctx.resilient_parsing:  # not while a shell completes a word
-                import_module("diracx.tasks.installation").report_mixed_installation()
+            import_module("diracx.tasks.installation").report_mixed_installation()
         return value
 
     def option(flag: str, **settings: Any) -> Callable[[Command], Command]:
