@@ -1,8 +1,9 @@
 """The memory of a worker process: idle, busy, and while many tasks wait.
 
-It is the resident set of `diracx-task-run worker` with 100 slots, without a database. What is installed beside this
-project counts, since fast-depends loads pydantic where it finds it: `scripts/bench memory` has an environment of its
-own, without optional packages. The figure of a busy worker is the largest that it had until it had executed its tasks.
+It is the resident set of `diracx-task-run worker` with 100 slots, without a database, whose task has no dependency.
+What is installed beside this project counts, since its entry points are read: `scripts/bench memory` has an environment
+of its own, without optional packages. The figure of a busy worker is the largest that it had until it had executed its
+tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,14 +48,12 @@ class MemoryReport:
     """After as many executions, while `waiting` tasks wait."""
     executed: int
     waiting: int
-    pydantic: bool
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "executed": self.executed,
             "waiting": self.waiting,
-            "pydantic": self.pydantic,
             **{name: figures.document() for name, figures in self._figures()},
         }
 
@@ -67,8 +65,7 @@ class MemoryReport:
             "crowded": f"as many executed, {self.waiting:,} wait",
         }
         lines = [f"{name:8} {figures.text('.1f')} MB, {notes[name]}" for name, figures in self._figures()]
-        note = "the environment has pydantic, which takes 6 MB" if self.pydantic else "an environment without pydantic"
-        return "\n".join([*lines, note])
+        return "\n".join(lines)
 
     def missed(self) -> list[str]:
         """A line for each promised bound that was missed."""
@@ -115,8 +112,7 @@ async def _measure(waiting: int, tasks: int, rounds: int) -> MemoryReport:
             crowded.append(await _after(broker, server.url, 0, waiting))
             left = await _waiting(broker)
             print(f"round {turn + 1} of {rounds}, {left:,} wait", file=sys.stderr)
-    pydantic = find_spec("pydantic") is not None
-    return MemoryReport(Figures(idle), Figures(busy), Figures(crowded), tasks, waiting, pydantic)
+    return MemoryReport(Figures(idle), Figures(busy), Figures(crowded), tasks, waiting)
 
 
 async def make_room(broker: JetStreamBroker) -> None:

@@ -1,7 +1,6 @@
 """What a start costs: CPU time of the command line, beside that of `import rich_click`, and of a worker.
 
-CPU time, user and system, of processes that are run in turns: other work on the machine disturbs it least. What is
-installed beside this project counts: fast-depends loads pydantic where it finds it.
+CPU time, user and system, of processes that are run in turns: other work on the machine disturbs it least.
 """
 
 from __future__ import annotations
