@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+from dateutil.tz import tzutc
 from hypothesis import HealthCheck, given, settings
 from msgspec import inspect as shapes
 
@@ -73,6 +74,7 @@ def test_any_value_arrives_as_it_is_or_is_refused_in_one_line_with_its_path(task
         (Decimal, Decimal("NaN"), True),
         (datetime, AT, True),
         (datetime, datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Zurich")), True),
+        (datetime, datetime(2026, 1, 1, tzinfo=tzutc()), False),
         (time, time(1, tzinfo=UTC), True),
         (Colour, Colour.RED, True),
         (Rights, Rights.READ, False),
