@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.jetstream.connection.commands import header_block
+from diracx.tasks.plumbing.jetstream.connection.incoming import parse_headers
 from diracx.tasks.plumbing.wire.envelope import MAX_LABELS_BYTES, Envelope
 from support.value_shapes import Awkward, BrokenZone, Owner
 
@@ -265,3 +267,28 @@ def test_labels_that_another_language_wrote_may_be_any_object() -> None:
     text = '{"n": 1, "tags": ["a", {"b": null}], "x": 1.5, "on": true}'
     read = Envelope.from_headers({"Task-Name": "a:B", "Task-Labels": text}, 7)
     assert read.labels == {"n": 1, "tags": ["a", {"b": None}], "x": 1.5, "on": True}
+
+
+USUAL = ("Task-Name", "Task-Id", "Task-Version", "Nats-Msg-Id", "Task-Submitted")
+ODD = ("", " ", "a b", "1", "01", "2", "x: y", "\u00e9", "2026-02-30T06:00:00Z", "2026-12-01", "2026-12-01T06:00Z", "Z")
+
+
+def test_the_headers_of_most_tasks_are_read_at_once() -> None:
+    usual = Envelope(name="lollygag:SyncOwnersTask", id="1", submitted=datetime.now(UTC))
+    assert Envelope.of_usual_headers(header_block(usual.to_headers())) == usual
+    assert Envelope.of_usual_headers(header_block(FULL_HEADERS)) is None
+    assert Envelope.of_usual_headers(b"") is None
+
+
+@given(st.data())
+def test_what_is_read_at_once_is_what_all_headers_say(data: st.DataObject) -> None:
+    headers = {name: FULL_HEADERS[name] for name in USUAL}
+    for name in data.draw(st.lists(st.sampled_from([*USUAL, "Nats-Stream-Source", "Task-Group"]), max_size=2)):
+        headers[name] = data.draw(st.sampled_from(ODD) | texts)
+    block = header_block(headers)
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(block)))
+        cut = data.draw(st.integers(0, 3))
+        block = block[:at] + data.draw(st.sampled_from([b"", b" ", b"\r\n", b"\n", b":", b"x"])) + block[at + cut :]
+    if (read := Envelope.of_usual_headers(block)) is not None:
+        assert read == Envelope.from_headers(parse_headers(block), 1)

@@ -32,15 +32,15 @@ class Answers:
 
     error: Exception | None = None
     heartbeats: list[str] = field(default_factory=list)
-    naks: list[str] = field(default_factory=list)
+    naks: list[bytes] = field(default_factory=list)
 
     @property
     def client(self) -> Answers:
         return self
 
-    def answer(self, subject: str, verb: bytes) -> None:
-        assert verb == b"-NAK"
-        self.naks.append(subject)
+    def queue(self, command: bytes, size: int) -> None:
+        assert command.endswith(b"  4\r\n-NAK\r\n")
+        self.naks.append(command.split(b" ")[1])
 
     async def request(self, subject: str, payload: bytes, *, timeout: float) -> None:
         assert payload == b"+WPI"

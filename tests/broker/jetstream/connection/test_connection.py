@@ -122,6 +122,19 @@ async def test_a_subject_that_is_too_long_for_the_server_is_refused_and_the_conn
         assert connection.generation == 0
 
 
+async def test_more_than_a_socket_holds_is_sent_in_order(server: EmbeddedServer) -> None:
+    async with connect(server) as sender, connect(server) as receiver:
+        seen: list[bytes] = []
+        await receiver.client.listen("much", lambda message: seen.append(message.data[:4]))
+        await receiver.client.flush()
+        for _ in range(2):  # the second part finds the socket full
+            for number in range(100):
+                await sender.publish("much", b"%4d" % number + bytes(100_000))
+            await asyncio.sleep(0)
+        await wait_until(lambda: len(seen) == 200, description="all of it has arrived")
+        assert seen == 2 * [b"%4d" % number for number in range(100)]
+
+
 async def test_an_inbox_prefix_that_is_too_long_is_refused_in_one_line(server: EmbeddedServer) -> None:
     with pytest.raises(errors.SubjectTooLongError, match="or the inbox prefix"):
         async with connect(server, inbox_prefix="_INBOX_" + "x" * 4_096):

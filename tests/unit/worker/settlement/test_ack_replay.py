@@ -38,9 +38,12 @@ class Told:
     def client(self) -> Told:
         return self
 
-    def answer(self, reply: bytes, verb: bytes) -> None:
+    def queue(self, command: bytes, size: int) -> None:
         if not self.connected:
             raise nats.errors.OutboundBufferLimitError
+        line, verb, _ = command.split(b"\r\n")
+        _, reply, _, length = line.split(b" ")
+        assert int(length) == size == len(verb)
         self.answers.append((reply, verb))
 
 

@@ -14,6 +14,7 @@ from diracx.tasks.plumbing.jetstream.headers import STREAM_SOURCE
 
 _TOKENS_WITHOUT_DOMAIN: Final = 9
 _MAX_REASON_CHARACTERS: Final = 500
+_SOURCE_NAME: Final = STREAM_SOURCE.encode()
 # The server counts nanoseconds in 64 bits, about 292 years, and takes a longer delay for no delay.
 _MAX_DELAY: Final = timedelta(days=365)
 
@@ -59,7 +60,7 @@ class ReplySubject:
 
     def _send(self, verb: bytes) -> None:
         try:
-            self._connection.client.answer(self.reply, verb)
+            self._connection.client.queue(b"PUB %b  %d\r\n%b\r\n" % (self.reply, len(verb), verb), len(verb))
         except nats.errors.Error as error:
             sequence = _position(self.reply)[1]
             raise ServerUnavailableError(f"message {sequence} cannot be settled now: {error}") from error
@@ -93,6 +94,11 @@ class Delivery(ReplySubject):
         return self._message.subject
 
     @property
+    def header_block(self) -> bytes:
+        """The headers as they were sent; empty if it has none."""
+        return self._message.block
+
+    @property
     def headers(self) -> dict[str, str] | None:
         """The headers; None if it has none."""
         return self._message.headers
@@ -105,7 +111,9 @@ class Delivery(ReplySubject):
     @property
     def origin(self) -> tuple[str, int] | None:
         """The stream and the sequence that this message was sourced from; None for a published message."""
-        if (headers := self._message.headers) is None or (source := headers.get(STREAM_SOURCE)) is None:
+        if _SOURCE_NAME not in self._message.block:  # before all headers are parsed for it
+            return None
+        if (source := (self._message.headers or {}).get(STREAM_SOURCE)) is None:
             return None
         stream, sequence, *_ = source.split(" ")
         return stream, int(sequence)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -43,7 +44,13 @@ DEAD_LETTER_BYTES: Final = 8_192
 """What the fields of a task leave free of the server's `max_payload`: room for the headers of its dead letter, without
 which it would stay in its queue for ever. The longest is the reason, 1,000 characters of up to 4 bytes."""
 
-_OF_MOST_TASKS: Final = {TASK_NAME, TASK_ID, TASK_VERSION, TASK_SUBMITTED, MSG_ID}
+_USUAL_BLOCK: Final = re.compile(
+    (
+        rf"NATS/1\.0\r\n{TASK_NAME}: ([!-~]+)\r\n{TASK_ID}: ([!-~]+)\r\n{TASK_VERSION}: {FORMAT_VERSION}\r\n"
+        rf"{MSG_ID}: [!-~]+\r\n{TASK_SUBMITTED}: ([!-~]+Z)\r\n\r\n"
+    ).encode()
+)
+"""The headers of a task without a delay, a group, labels and the like, as `to_headers` orders them."""
 _NO_LABELS: Final[dict[str, Any]] = {}
 _labels_decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -108,6 +115,29 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         return headers
 
     @classmethod
+    def of_usual_headers(cls, block: bytes) -> Envelope | None:
+        """Read the headers that most tasks have, as `to_headers` makes them, at a third of the cost of `from_headers`.
+
+        Args:
+            block: The headers as they were sent, from `NATS/1.0` to the blank line.
+
+        Returns:
+            What `from_headers` returns for them; None: there are others, or they look different.
+        """
+        if (match := _USUAL_BLOCK.fullmatch(block)) is None:
+            return None
+        name, id_, submitted = match.groups()
+        try:
+            return cls(
+                name=name.decode(),
+                id=id_.decode(),
+                submitted=datetime.fromisoformat(submitted.decode()),
+                labels=_NO_LABELS,
+            )
+        except ValueError:
+            return None
+
+    @classmethod
     def from_headers(cls, headers: Mapping[str, str] | None, sequence: int) -> Envelope:
         """Parse the headers of a received message. Unknown headers are ignored.
 
@@ -120,14 +150,6 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not headers or not (name := headers.get(TASK_NAME)):
             raise MalformedTaskError(f"the header {TASK_NAME} is missing")
-        if headers.keys() == _OF_MOST_TASKS:  # as `to_headers` makes them, in a moment
-            return cls(
-                name=name,
-                id=headers[TASK_ID] or str(sequence),
-                version=_number(headers, TASK_VERSION),
-                submitted=_time(headers, TASK_SUBMITTED),
-                labels=_NO_LABELS,
-            )
         return cls(
             name=name,
             id=headers.get(TASK_ID) or str(sequence),

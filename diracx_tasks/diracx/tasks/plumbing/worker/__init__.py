@@ -10,7 +10,7 @@ A delivery passes through `Processor.process` in processing.py, in six verbs fro
      └─ InFlight.start   in_flight.py                        one asyncio task for each message
          └─ process      processing.py
              admit           processing.py                   cancelled before it began, or finished before?
-             load_attempts   attempts.py                     what has been tried of this message?
+             load attempts   attempts.py                     what has been tried of this message?
              screen          processing.py                   decode; dead, cancelled, expired, early, unknown?
              run             execution/executor.py           locks, injection, `execute()`, retry policy
              settle          settlement/settlement.py        outcome -> attempt record, dead letter, ack, nak or term

@@ -119,7 +119,8 @@ class IsolationGate:
 
     def message_ended(self) -> None:
         """Look again whether an isolated task can begin. Call it after the lease of a message was dropped."""
-        self._changed.set()
+        if self._requests:
+            self._changed.set()
 
     @asynccontextmanager
     async def isolated(self, task: str, reason: str) -> AsyncIterator[None]:

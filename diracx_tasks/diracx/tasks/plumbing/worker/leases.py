@@ -142,7 +142,8 @@ class Lease:
         """
         if self.withdrawn is not None:
             raise LeaseLapsedError(f"message {self.delivery.sequence} is given back: {self.withdrawn}")
-        self.ensure_in_time()
+        if self._clock() >= self.deadline:
+            self.ensure_in_time()
 
     def ensure_in_time(self) -> None:
         """Check the deadline alone, where the message of a withdrawn lease is given back.

@@ -1,13 +1,14 @@
 """One delivery, from the message to its settlement. `Processor.process` is the whole way, in six verbs:
 
-    admit -> load_attempts -> screen -> run -> settle -> report
+    admit -> load attempts -> screen -> run -> settle -> report
 
     admit           was the message interrupted before it began, or finished here before?
-    load_attempts   the attempt record: what has been tried of it
+    load attempts   the attempt record: what has been tried of it. From here on, log lines name the task
     screen          may the task execute now, here? The answer is a `Job`, or the outcome when it may not
     run             execute the job (execution/executor.py), isolated where it must be; gives the outcome. A message of
                     a group is no task: its children are stored instead (groups/enqueuer.py)
-    settle          the outcome becomes writes, then an ack, nak or term (settlement/settlement.py)
+    settle          the outcome becomes writes, then an ack, nak or term (settlement/settlement.py). A plain success is
+                    acked in one call
     report          `on_outcome` hears of it
 
 Whatever fails before the answer was sent leaves the message unsettled. The server redelivers it when the lease lapses,
@@ -24,7 +25,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeGuard
 
 from diracx.tasks.plumbing.background import carried_through
 from diracx.tasks.plumbing.cancellations.follower import CancellationFollower
@@ -170,13 +171,16 @@ class Processor:
             if not self._admit(lease):
                 await self._turn_away(lease, lease.name)
                 return
-            attempts = await self._load_attempts(lease)
+            attempts = lease.attempts = self._attempts.untried(delivery) or await self._attempts.read(delivery)
+            log_context.current_delivery.set(partial(log_fields, delivery, attempts.record.failed + 1))
             screened = self._screen(delivery, attempts)
-            outcome = await self._run(lease, attempts, screened)
-            if type(outcome) is not Succeeded:
+            if self._is_plain(screened, delivery, attempts):
+                outcome = await self._executor.execute(screened, lease.execution)
+                acked = type(outcome) is Succeeded and self._settlement.ack_at_once(lease)
+            else:
+                outcome, acked = await self._run(lease, attempts, screened), False
+            if not acked:
                 await self._settle(lease, lease.name, attempts, outcome)
-            elif not self._settlement.ack_at_once(lease, attempts):  # neither awaits what could be broken off
-                await self._settlement.settle(lease, lease.name, attempts, outcome)
             if self._cancellations.any and isinstance(outcome, Succeeded | Dead | Discarded | Cancelled):
                 self._cancellations.count(delivery, cancelled=isinstance(outcome, Cancelled))
             if self._on_outcome is not None:
@@ -204,13 +208,6 @@ class Processor:
         else:
             await self._settlement.ack_again(lease, name)
 
-    async def _load_attempts(self, lease: Lease) -> Attempts:
-        """The attempt record. Costs no request for a first delivery; from here on, log lines name the task."""
-        delivery = lease.delivery
-        attempts = lease.attempts = self._attempts.untried(delivery) or await self._attempts.read(delivery)
-        log_context.current_delivery.set(partial(log_fields, delivery, attempts.record.failed + 1))
-        return attempts
-
     def _screen(self, delivery: Delivery, attempts: Attempts) -> Screened:
         """Decode the message and look up its task.
 
@@ -227,7 +224,9 @@ class Processor:
         if record.not_before is not None and (rest := record.not_before - self._clock.now()) > timedelta(0):
             return Interrupted("its retry is not due yet", rest)
         try:
-            envelope = Envelope.from_headers(delivery.headers, delivery.sequence)
+            envelope = Envelope.of_usual_headers(delivery.header_block) or Envelope.from_headers(
+                delivery.headers, delivery.sequence
+            )
             if envelope.version > FORMAT_VERSION:
                 return NotKnownHere(f"message format {envelope.version} is newer than this worker")
             if envelope.name == STORE_CHILDREN:
@@ -251,21 +250,23 @@ class Processor:
 
     def _run(self, lease: Lease, attempts: Attempts, screened: Screened) -> Awaitable[Outcome]:
         """Execute the job and give its outcome; telemetry, where it is on, sees each outcome here."""
-        if self._telemetry is None:
-            if self._begins_at_once(lease, attempts, screened):
-                assert isinstance(screened, Job)
-                return self._executor.execute(screened, lease.execution)
-            return self._execute(lease, attempts, screened)
         work = self._execute(lease, attempts, screened)
+        if self._telemetry is None:
+            return work
         return observed(self._telemetry, lease.delivery, attempts, work, self._clock)
 
-    def _begins_at_once(self, lease: Lease, attempts: Attempts, screened: Screened) -> bool:
-        """Whether nothing is to be read or written before it executes, as for most first deliveries."""
+    def _is_plain(self, screened: Screened, delivery: Delivery, attempts: Attempts) -> TypeGuard[Job]:
+        """Whether nothing is to be read, written or told of it beside its ack, if it succeeds: as for most tasks."""
         return (
             type(screened) is Job
-            and lease.delivery.delivered == 1
+            and delivery.delivered == 1
             and not attempts.revision
-            and screened.envelope.callback is None
+            and (envelope := screened.envelope).callback is None
+            and envelope.group is None
+            and envelope.keep_result is None
+            and not screened.registered.task_class.result_ttl_seconds
+            and delivery.origin is None
+            and self._telemetry is None
             and not logger.isEnabledFor(logging.DEBUG)
         )
 
@@ -293,6 +294,9 @@ class Processor:
             return Interrupted(f"it may be killing its workers, and was not isolated: {error}", ISOLATION_RETRY_DELAY)
 
     async def _settle(self, lease: Lease, name: str, attempts: Attempts, outcome: Outcome) -> None:
+        if type(outcome) is Succeeded:  # which awaits nothing that could be broken off
+            await self._settlement.settle(lease, name, attempts, outcome)
+            return
         # The code of the task may cancel the asyncio task in which it ran, at any later time.
         try:
             await carried_through(self._settlement.settle(lease, name, attempts, outcome))

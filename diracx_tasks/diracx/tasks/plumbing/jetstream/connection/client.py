@@ -22,7 +22,7 @@ changes it.
   both are read at each connect, as nats-py does with a `.creds` file.
 * nats-py parses a message at a time, and its headers a character at a time. `incoming` takes a whole read at once.
 * nats-py validates each subject that it publishes to, also one that the server made, and passes a publish through three
-  coroutines. `answer` and `queue` do not.
+  coroutines. `queue` does not.
 * nats-py passes each message through a queue to a task of its subscription. That costs a turn of the event loop, and a
   worker with few slots waits for it at every refill. `listen` calls the listener where the message is read.
 * nats-py may come back to the server that it is to leave. `leave_server` passes over it for a while.
@@ -118,14 +118,6 @@ class PersistentClient(Client):
             pass  # the connection was lost meanwhile, and the subscription with it
         finally:
             self._remove_sub(subscription._id)
-
-    def answer(self, reply: bytes, verb: bytes) -> None:
-        """Publish to the reply subject of a received message; it leaves with the other commands of this loop turn.
-
-        Raises:
-            OutboundBufferLimitError, ConnectionDrainingError: As `queue`.
-        """
-        self.queue(b"PUB %b  %d\r\n%b\r\n" % (reply, len(verb), verb), len(verb))
 
     def queue(self, command: bytes, size: int) -> None:
         """Queue a command that publishes `size` bytes; it leaves with the others of this loop turn.

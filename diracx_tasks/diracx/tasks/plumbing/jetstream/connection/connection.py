@@ -67,7 +67,8 @@ class Connection:
     def __init__(self, client: PersistentClient, settings: ConnectionSettings) -> None:
         self.clock = ServerClock()
         """The server's time: each answer to `api` that has it sets it."""
-        self._client = client
+        self.client: Final = client
+        """The nats-py client, for subscriptions. Never close it or change its options."""
         self._log = ConnectionLog(settings.redact, boottime)
         self._api_prefix = settings.api_prefix or API_PREFIX
         self._access = settings.access
@@ -137,14 +138,9 @@ class Connection:
         return self._twin()
 
     @property
-    def client(self) -> PersistentClient:
-        """The nats-py client, for subscriptions. Never close it or change its options."""
-        return self._client
-
-    @property
     def is_connected(self) -> bool:
         """Whether the connection is up, as far as is known; a dead peer is noticed within a minute."""
-        return self._connected.is_set() and self._client.is_connected
+        return self._connected.is_set() and self.client.is_connected
 
     @property
     def generation(self) -> int:
@@ -154,12 +150,12 @@ class Connection:
     @property
     def in_cluster(self) -> bool:
         """Whether the connected server is part of a cluster, where leaders are elected."""
-        return self._client.in_cluster
+        return self.client.in_cluster
 
     @property
     def max_payload(self) -> int:
         """The largest message, headers included, that the server accepts, in bytes."""
-        return self._client.max_payload
+        return self.client.max_payload
 
     async def wait_connected(self, timeout: float) -> bool:
         """Wait until the connection is up; False when it is still down after `timeout` seconds."""
@@ -217,12 +213,12 @@ class Connection:
         block = header_block(headers) if headers else b""
         size = len(payload)
         # The server closes the connection when the headers exceed the limit, too.
-        if (total := size + len(block)) > self._client.max_payload:
-            raise PayloadTooLargeError(total, self._client.max_payload)
+        if (total := size + len(block)) > self.client.max_payload:
+            raise PayloadTooLargeError(total, self.client.max_payload)
         try:
-            self._client.queue(publish_command(subject, reply, block, payload), size)
+            self.client.queue(publish_command(subject, reply, block, payload), size)
         except (OutboundBufferLimitError, ConnectionDrainingError) as error:
-            if self._client.is_closed:
+            if self.client.is_closed:
                 raise ClosedError(f"the connection was closed: nothing was sent to {subject}") from error
             raise NotConnectedError(f"not connected: nothing was sent to {subject}") from error
 
@@ -270,7 +266,7 @@ class Connection:
         try:
             self._send(subject, payload, reply, headers)
             if self._inbox.has_one:
-                self._client.write_now()  # nobody else would share the write
+                self.client.write_now()  # nobody else would share the write
             return await future
         except BaseException:
             self._inbox.give_up(reply, future)
@@ -317,8 +313,8 @@ class Connection:
         return await request.answer(timeout=timeout, in_cluster=self.in_cluster, repeats=repeats)
 
     async def _enter(self, timeout: float, other_api_prefixes: Sequence[str]) -> RequestInbox:
-        check_version(self._client)
-        self._inbox = RequestInbox(self._client, self._access)
+        check_version(self.client)
+        self._inbox = RequestInbox(self.client, self._access)
         await self._inbox.start()
         self._connected.set()
         prefixes = (self._api_prefix, *other_api_prefixes)
@@ -332,7 +328,7 @@ class Connection:
     @property
     def server(self) -> str:
         """The URL of the connected server, without credentials; `no server` while disconnected."""
-        url = self._client.connected_url
+        url = self.client.connected_url
         return "no server" if url is None else f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
 
     async def _close(self) -> None:
@@ -344,10 +340,10 @@ class Connection:
         for task in self._callback_tasks:
             task.cancel()
         await asyncio.gather(*self._callback_tasks, return_exceptions=True)
-        if not self._client.is_connected:
-            self._client.drop_unsent()
+        if not self.client.is_connected:
+            self.client.drop_unsent()
         try:
-            await self._client.close()
+            await self.client.close()
         except OSError as error:
             logger.debug("closing the connection: %s", error)  # the server closed first
 
@@ -369,7 +365,7 @@ class Connection:
 
     async def _on_disconnected(self) -> None:
         self._connected.clear()
-        self._client.drop_unsent()
+        self.client.drop_unsent()
         if self._inbox is not None:
             self._inbox.fail_all(NotConnectedError("the connection was lost before the reply"))
         if not self._closing:

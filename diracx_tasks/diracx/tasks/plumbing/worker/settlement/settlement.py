@@ -62,7 +62,7 @@ from diracx.tasks.plumbing.execution.job import (
     WrongQueue,
 )
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.headers import STREAM_SOURCE, without_server_headers
+from diracx.tasks.plumbing.jetstream.headers import without_server_headers
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import delete_message
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_MOVED
@@ -148,26 +148,22 @@ class Settlement:
         if isinstance(outcome, _FINISHING) and (attempts.revision or lease.delivery.origin is not None):
             await carried_through(self._clean_up(lease, name, attempts))
 
-    def ack_at_once(self, lease: Lease, attempts: Attempts) -> bool:
+    def ack_at_once(self, lease: Lease) -> bool:
         """Ack a success that leaves nothing to write or to delete, as most do, at the cost of one call.
 
         Returns:
-            False: `settle` must be awaited instead.
+            False: there is no connection; `settle` waits for it.
 
         Raises:
             LeaseLapsedError: Another worker may have the message; no answer was sent.
         """
-        delivery = lease.delivery
-        headers = delivery.headers or {}
-        if attempts.revision or STREAM_SOURCE in headers or self._endings.concern(headers):
-            return False
         lease.close()
         lease.ensure_held()
         try:
-            self._ack(lease)
+            lease.delivery.ack()
         except ServerUnavailableError:
-            return False  # `settle` waits for the connection
-        self._log_end(lease, "done")
+            return False
+        self.ack_replay.record_ack(lease)
         return True
 
     def _log_end(self, lease: Lease, ending: str) -> None:
