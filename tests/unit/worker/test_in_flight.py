@@ -11,7 +11,7 @@ import pytest
 from diracx.tasks.plumbing.execution.shared_loop import EAGERLY
 from diracx.tasks.plumbing.worker.in_flight import MAX_WITHOUT_SLOT, InFlight
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper
-from diracx.tasks.plumbing.worker.slots import Slots
+from diracx.tasks.plumbing.worker.slots import MIN_AT_ONCE, Slots
 from diracx.tasks.testing import wait_until
 from support.clock import ManualClock
 from support.deliveries import fake_delivery
@@ -71,7 +71,23 @@ async def test_a_slot_is_free_while_the_end_of_its_task_is_written_but_not_for_a
     assert (last.has_slot, slots.busy) == (False, 0), "there is room for messages without a slot again"
 
 
-async def test_what_one_read_brought_begins_together_in_the_next_turn() -> None:
+async def test_what_leaves_slots_free_begins_behind_the_next_pull_but_for_the_first() -> None:
+    slots, prompt, ignoring, clock = Slots(MIN_AT_ONCE + 1), Prompt(), Ignoring(), ManualClock(1_000.0)
+    in_flight = InFlight(ignoring, slots, ignoring, prompt)  # type: ignore[arg-type]
+    leases = [Lease(fake_delivery(None, number), 0, 2_000, clock) for number in range(3)]
+    for _ in range(2):
+        prompt.seen.clear()
+        for lease in leases:
+            assert slots.take()
+            in_flight.start(lease)
+        before_the_pull: list[Lease] = []
+        asyncio.get_running_loop().call_soon(lambda: before_the_pull.extend(prompt.seen))  # noqa: B023
+        await wait_until(lambda: slots.busy == 0, description="all have ended")
+        assert prompt.seen == leases
+        assert before_the_pull == leases[:1]
+
+
+async def test_what_fills_all_slots_begins_together_in_the_next_turn() -> None:
     slots, prompt, ignoring, clock = Slots(3), Prompt(), Ignoring(), ManualClock(1_000.0)
     in_flight = InFlight(ignoring, slots, ignoring, prompt)  # type: ignore[arg-type]
     leases = [Lease(fake_delivery(None, number), 0, 2_000, clock) for number in range(3)]

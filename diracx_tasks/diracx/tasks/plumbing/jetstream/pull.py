@@ -10,8 +10,8 @@ Here every request has a visible end. A pull alternates between two steps:
 
     probe --- nothing came ---> wait --- first arrival, `wake` or 30 s ---> probe ...
 
-**Probe.** A `no_wait` request asks the most urgent consumer for all free slots; the rest of the slots goes to the next
-consumer, and so on.
+**Probe.** A `no_wait` request asks the most urgent consumer for as many messages as the caller has
+free slots for; the rest goes to the next consumer, and so on.
 
 * The server answers a request with the messages that it has, then with a status (404 or 408) unless the batch was
   filled.

@@ -222,7 +222,7 @@ class Intake:
         if self._gate.is_closed:
             return True  # a task requested isolation during the waits
         idle = not len(self._leases)
-        count, problem = await self._pull.probe(self._slots.free)
+        count, problem = await self._pull.probe(min(self._slots.free, self._slots.at_once))
         self._may_be_behind |= count > 0
         if problem is None and not count:
             if self._burst:

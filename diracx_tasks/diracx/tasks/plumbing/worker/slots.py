@@ -9,6 +9,9 @@ from diracx.tasks.plumbing.clock import Clock, boottime
 
 REFILL_DELAY_SECONDS: Final = 0.01
 
+MIN_AT_ONCE: Final = 32
+"""A round trip takes as long as so many no-op tasks: to ask for fewer saves no time."""
+
 
 class Slots:
     """The slots of one worker.
@@ -23,12 +26,15 @@ class Slots:
             raise ValueError(f"a worker needs at least one slot, not {total}")
         self.total = total
         self.free = total
-        self.busy_seconds = 0.0
-        """How long slots were in use until `changed_at`, summed over all slots."""
+        self._balance = 0.0
+        """The times at which slots were released less those at which they were taken."""
         self.changed_at = clock()
         """When a slot was last taken or released, on the clock."""
         self._clock = clock
         self._enough = max(1, total // 2)
+        self.at_once = min(total, max(self._enough, MIN_AT_ONCE))
+        """The most messages that one pull asks for: with half of many slots, the server has the next ones ready while
+        the tasks of these execute."""
         self._room: asyncio.Future[None] | None = None
         self._refill_timer: asyncio.TimerHandle | None = None
 
@@ -37,17 +43,29 @@ class Slots:
         """Slots in use."""
         return self.total - self.free
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long slots were in use until `changed_at`, summed over all slots."""
+        return self._balance + self.busy * self.changed_at
+
+    @property
+    def wait_for_a_pull(self) -> bool:
+        """Whether messages that were just taken are to wait until the pull for other slots has left."""
+        return self.free > 0 and self.at_once < self.total
+
     def take(self) -> bool:
         """Take a slot. Returns False when none is free."""
         if self.free <= 0:
             return False
-        self._account()
+        self.changed_at = now = self._clock()
+        self._balance -= now
         self.free -= 1
         return True
 
     def release(self) -> None:
         """Free a slot, and end a `wait_for_room` in progress: at once if half of them are free, else within 10 ms."""
-        self._account()
+        self.changed_at = now = self._clock()
+        self._balance += now
         self.free += 1
         if self._room is None:
             return
@@ -55,11 +73,6 @@ class Slots:
             self.wake()
         elif self._refill_timer is None:
             self._refill_timer = asyncio.get_running_loop().call_later(REFILL_DELAY_SECONDS, self.wake)
-
-    def _account(self) -> None:
-        now = self._clock()
-        self.busy_seconds += (self.total - self.free) * (now - self.changed_at)
-        self.changed_at = now
 
     def wake(self) -> None:
         """End a `wait_for_room` in progress."""
