@@ -11,6 +11,7 @@ import pytest
 
 from diracx.tasks.plumbing.background import (
     ChildTasks,
+    Continuations,
     KeptFuture,
     in_background,
     uncancelled,
@@ -380,3 +381,41 @@ async def test_a_future_is_kept_from_cancellations_only_where_an_uncancelled_cor
     future: KeptFuture[None] = KeptFuture()
     assert future.cancel()
     assert future.cancelled()
+
+
+async def test_a_continuation_begins_at_once_and_goes_on_by_itself() -> None:
+    continuations, errand = Continuations(), Errand()
+    went_on = asyncio.get_running_loop().create_future()
+
+    async def run() -> None:
+        went_on.set_result("begun")
+        assert await errand.run() == "the value"
+        errand.done.append("the end")
+
+    continuations.begin(run())
+    assert went_on.done(), "within the call"
+    await wait_until(lambda: len(errand.done) == len(EVERYTHING) - 1, description="it waits for the reply")
+    ending = asyncio.create_task(continuations.end(60))
+    await asyncio.sleep(0)
+    assert not ending.done()
+    errand.reply.set_result("the value")
+    await ending
+    assert errand.done == [*EVERYTHING, "the end"]
+    await continuations.end(60)
+
+
+async def test_the_end_waits_only_so_long_for_a_continuation_and_its_error_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    continuations, errand = Continuations(), Errand(BlockError("its own"))
+
+    async def run() -> None:
+        await errand.run()
+
+    continuations.begin(run())
+    await continuations.end(0.001)
+    assert not caplog.text
+    errand.reply.set_result("")
+    await continuations.end(60)
+    assert ".run at " in caplog.text
+    assert "its own" in caplog.text

@@ -33,6 +33,9 @@ from support.locking import new_owner
 class Lasting(Bucket):
     """A bucket whose keys never expire."""
 
+    async def create(self, key: str, value: bytes, ttl: timedelta | None = None) -> int:
+        return await super().create(key, value, None)
+
     async def replace(self, key: str, value: bytes, ttl: timedelta | None, revision: int) -> int:
         return await super().replace(key, value, None, revision)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -18,6 +19,7 @@ from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, shown
 from diracx.tasks.plumbing.execution.job import WrongQueue
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
+from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, LockOwner, MutexLock
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -87,6 +89,37 @@ async def test_tasks_that_want_one_lock_run_one_after_another(mesh: TaskMesh) ->
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="all are done")
     assert sorted(ran) == list(range(5))
     assert max(most_at_once) == 1
+
+
+@pytest.mark.parametrize("keeps_result", [False, True])
+async def test_a_task_is_acked_while_its_lock_is_released_unless_more_than_an_ack_follows(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch, keeps_result: bool
+) -> None:
+    class Released(Locked):
+        result_ttl_seconds = 60 if keeps_result else None
+
+    delete, releasing, gate = Bucket.delete, asyncio.Event(), asyncio.Event()
+
+    async def delete_later(bucket: Bucket, key: str, revision: int) -> None:
+        releasing.set()
+        await gate.wait()
+        await delete(bucket, key, revision)
+
+    monkeypatch.setattr(Bucket, "delete", delete_later)
+    mesh.register(Released)
+    await mesh.broker.schedule_many([Released(1), Released(2)])
+    async with mesh.working(slots=1):
+        await releasing.wait()
+        try:
+            if not keeps_result:
+                await wait_until(lambda: _equals(mesh.waiting(), 1), description="the first one is settled")
+            assert await mesh.locks.keys() == ["mutex.job.1"]
+            assert await mesh.waiting() == (2 if keeps_result else 1)
+        finally:
+            gate.set()
+        await wait_until(lambda: _equals(mesh.waiting(), 0), description="the next one gets the lock")
+    assert ran == [1, 2]
+    assert not await mesh.locks.keys(), "the worker ends after it has released all"
 
 
 async def test_an_expired_task_is_dropped_with_a_warning(mesh: TaskMesh, caplog: pytest.LogCaptureFixture) -> None:

@@ -87,6 +87,27 @@ async def test_a_failure_under_a_lock_is_a_failure_and_the_lock_is_free_again(
         assert not store.entries
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_only_a_success_that_is_but_acked_does_not_wait_until_its_locks_are_released(
+    executor: Executor, store: RecordingStore, fails: bool
+) -> None:
+    body = raising(ValueError("no")) if fails else nothing
+    for only_acked in (False, True):
+        gate = store.stalled["delete"] = asyncio.Event()
+        store.requests.clear()
+        execution = Execution()
+        execution.only_acked = only_acked
+        executing = asyncio.create_task(executor.execute(job(body, locks=[MutexLock(JOB, 1)]), execution))
+        await wait_until(lambda: store.requested("delete"), description="it releases its lock")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        was_done = executing.done()
+        gate.set()
+        assert isinstance(await executing, Discarded if fails else Succeeded)
+        assert was_done == (only_acked and not fails)
+        await wait_until(lambda: not store.entries, description="the lock is free")
+
+
 async def test_a_store_that_does_not_answer_interrupts_with_a_delay(executor: Executor, store: RecordingStore) -> None:
     store.failing.add("create")
     outcome = await executor.execute(job(nothing, locks=[MutexLock(JOB, 1)]))

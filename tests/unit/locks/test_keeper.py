@@ -337,6 +337,36 @@ async def test_cancelled_in_the_middle_of_acquiring_a_lock_is_taken_and_released
     assert sorted(store.entries) == []
 
 
+async def test_locks_that_are_released_behind_their_owner_are_sent_for_at_once_and_the_keeper_ends_after_them(
+    store: RecordingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = store.stalled["delete"] = asyncio.Event()
+    async with LockKeeper(store) as keeper:
+        held = await keeper.take(mutexes(2), new_owner(), not_lost)
+        await keeper.release(held, behind=True)
+        assert store.requested("delete") == ["mutex.job.1"]
+        next_one = asyncio.create_task(keeper.take(mutexes(2)[1:], new_owner(), not_lost))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not next_one.done(), "it waits for its turn, and is not refused"
+        gate.set()
+        await keeper.release(await next_one)
+        held = await keeper.take(mutexes(3)[2:], new_owner(), not_lost)
+        store.failing.add("delete")
+        gate.clear()
+        await keeper.release(held, behind=True)
+        asyncio.get_running_loop().call_later(0.01, gate.set)
+    assert "releasing mutex.job.2: no answer to delete of mutex.job.2; it expires" in caplog.text
+    assert list(store.entries) == ["mutex.job.2"]
+
+
+async def test_a_lock_of_an_author_is_released_before_its_task_is_settled(store: RecordingStore) -> None:
+    async with LockKeeper(store) as keeper:
+        held = await keeper.take([Licence(JOB, 1)], new_owner(), not_lost)
+        await keeper.release(held, behind=True)
+        assert not store.entries
+
+
 @pytest.mark.parametrize("cancels", [1, 2, 3])
 async def test_cancelled_in_the_middle_of_releasing_all_are_released(store: RecordingStore, cancels: int) -> None:
     store.stalled["delete"] = asyncio.Event()

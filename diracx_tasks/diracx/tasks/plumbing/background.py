@@ -7,6 +7,7 @@ import logging
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError
@@ -234,6 +235,51 @@ def _kept(awaited: asyncio.Future[Any] | None) -> KeptFuture[Any] | None:
         awaited.add_done_callback(lambda _: future.set_result(None))
     future.kept = future._asyncio_future_blocking = True
     return future
+
+
+class Continuations:
+    """Coroutines whose first step runs at once, and that nobody awaits: they go on by themselves.
+
+    Without an asyncio task, which would cost as much as what most of them do. So such a coroutine must not use what
+    looks for the current task, as `asyncio.timeout` and `asyncio.TaskGroup` do, and nothing cancels it.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[Coroutine[Any, Any, None]] = set()
+        self._all_ended: asyncio.Future[None] | None = None
+        """What `end` waits for."""
+
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run `coroutine` up to where it waits first, and let it go on when that is done. Its error is logged."""
+        self._running.add(coroutine)
+        self._step(coroutine)
+
+    def _step(self, coroutine: Coroutine[Any, Any, None], _: object = None) -> None:
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            self._end(coroutine)
+        except (Exception, asyncio.CancelledError):
+            logger.exception("%r failed", coroutine)
+            self._end(coroutine)
+        else:
+            proceed = partial(self._step, coroutine)
+            if awaited is None:  # for its next turn, as in `asyncio.sleep(0)`
+                asyncio.get_running_loop().call_soon(proceed)
+            else:
+                awaited._asyncio_future_blocking = False  # as an asyncio task does that waits for it
+                awaited.add_done_callback(proceed)
+
+    def _end(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._running.discard(coroutine)
+        if not self._running and self._all_ended is not None and not self._all_ended.done():
+            self._all_ended.set_result(None)
+
+    async def end(self, seconds: float) -> None:
+        """Wait for so long until all have ended."""
+        if self._running:
+            self._all_ended = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._all_ended], timeout=seconds)
 
 
 async def carried_through(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -56,6 +56,19 @@ async def test_many_requests_under_way_get_each_its_own_reply(server: EmbeddedSe
         assert replies == [b"%03d" % number for number in range(500)]
 
 
+async def test_many_requests_of_one_turn_leave_while_it_goes_on(server: EmbeddedServer, namespace: str) -> None:
+    async with connect(server) as connection:
+        await connection.client.subscribe(namespace)
+        await connection.client.flush()
+        requests = [connection.request(namespace, b"%d" % number) for number in range(100)]
+        queued = [(request.send(None), connection.client.queued)[1] for request in requests]
+        assert queued[0] == 0, "nobody else would share the write"
+        assert queued[1] == 1
+        assert max(queued) < 32
+        for request in requests:
+            request.close()
+
+
 async def test_a_message_too_large_by_its_headers_is_refused_here_and_the_connection_stays(
     server: EmbeddedServer, namespace: str
 ) -> None:

@@ -92,6 +92,7 @@ class Execution:
         "groups",
         "in_child",
         "name",
+        "only_acked",
         "refusal",
         "task",
         "thread",
@@ -127,6 +128,8 @@ class Execution:
         """Ends this process, a child that the code has forked, when it leaves the code. See `forks`."""
         self.groups = 0
         """How many groups its code has spawned, see `submitter.Parent`."""
+        self.only_acked = False
+        """Whether an ack is all that follows a success: then it need not wait until the locks are released."""
         self._owner, self._last_resort = owner, last_resort
         self._timeout_seconds = math.inf
         self._due = math.inf

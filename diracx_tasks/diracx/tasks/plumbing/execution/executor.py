@@ -74,6 +74,7 @@ class Limits(Protocol):
 
 MAX_LEFT: Final = 16
 """When something of so many ended executions still runs, the worker ends: it would run out of threads."""
+_LOCK_LOST: Final = Cancellation(Cause.LOCK_LOST, "a lock was lost")
 _LEFT_BEHIND_DELAY: Final = timedelta(seconds=10)
 """The delay before the next delivery when something of an interrupted execution still runs."""
 _SERVER_RETRY_DELAY: Final = timedelta(seconds=5)
@@ -172,7 +173,7 @@ class Executor:
 
     def _locks_of(self, job: Job, limits: Limits | None) -> list[BaseLock]:
         given: Any = job.task.execution_locks if job.registered.takes_locks else []
-        listed = isinstance(given, Iterable)
+        listed = type(given) is list or isinstance(given, Iterable)
         declared: list[BaseLock] = list(given) if listed else [given]
         for lock in declared:
             if not (listed and isinstance(lock, BaseLock)):
@@ -208,12 +209,11 @@ class Executor:
         self, job: Job, execution: Execution, locks: list[BaseLock], on_start: OnStart | None
     ) -> Outcome:
         owner = LockOwner.new(task=job.envelope.name, id=job.envelope.id, worker=self._worker, since=self._clock.now())
-        lost = Cancellation(Cause.LOCK_LOST, "a lock was lost")
         outcome: Outcome | None = None
         held: HeldLocks | None = None
         try:
             try:
-                held = await self._keeper.take(locks, owner, lambda: execution.cancel(lost))
+                held = await self._keeper.take(locks, owner, lambda: execution.cancel(_LOCK_LOST))
             except UnableToAcquireLockError as error:
                 return self._busy(job, error)
             except UnsendableError as error:  # the key of a lock is too long for this server
@@ -221,7 +221,7 @@ class Executor:
             except ServerError as error:
                 return Interrupted(f"its locks could not be taken: {error}", _SERVER_RETRY_DELAY)
             except BaseException as error:  # the lock may be the author's code: its failure is the task's
-                if execution.cancellation is lost:
+                if execution.cancellation is _LOCK_LOST:
                     return Interrupted("a lock was lost while the next one was taken", _SERVER_RETRY_DELAY)
                 return self._conclude(job, execution, None, error)
             try:
@@ -231,7 +231,8 @@ class Executor:
                     held.release_after(execution.nothing_runs)
                 held.check()
             finally:
-                await self._keeper.release(held)
+                behind = execution.only_acked and type(outcome) is Succeeded and held.lost is None
+                await self._keeper.release(held, behind=behind)
         except asyncio.CancelledError:
             # It arrived while locks were taken or released, which no cancellation interrupts.
             if outcome is None:

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.commands import header_block
 from diracx.tasks.plumbing.jetstream.errors import WRONG_LAST_SEQUENCE, ApiError
 from diracx.tasks.plumbing.jetstream.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, KV_OPERATION, MARKER_REASON, TTL
 from diracx.tasks.plumbing.jetstream.publish import publish
@@ -42,6 +43,8 @@ OVERDUE_AFTER: Final = timedelta(seconds=10)
 
 _HEADER_BYTES: Final = 512
 """More than the headers of a write take."""
+
+_MAX_BLOCKS: Final = 100
 
 _READS_AT_ONCE: Final = 64
 
@@ -86,6 +89,9 @@ class Bucket:
         self._stream = f"KV_{name}"
         self._overdue = overdue
         self._headers = dict(headers or {})
+        self._subjects = connection.bucket_subject(self._subject(""))
+        self._first_blocks: dict[timedelta | None, bytes] = {}
+        """The headers of the first write of a key, by its time to live."""
 
     @property
     def max_value_bytes(self) -> int:
@@ -101,12 +107,19 @@ class Bucket:
         Raises:
             RevisionConflictError: The key exists.
         """
+        _check_key(key)
+        if (block := self._first_blocks.get(ttl)) is None:
+            block = header_block(self._headers_of(ttl, {EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}))
+            if len(self._first_blocks) < _MAX_BLOCKS:
+                self._first_blocks[ttl] = block
         try:
-            return await self.replace(key, value, ttl, 0)
-        except RevisionConflictError:
-            # A marker that `nats kv del` left counts as a revision, though the key is gone.
-            if (gone := await self._revision_if_gone(key)) is None:
+            return (await publish(self._connection, self._subjects + key, value, block)).seq
+        except ApiError as error:
+            if error.err_code != WRONG_LAST_SEQUENCE:
                 raise
+        # A marker that `nats kv del` left counts as a revision, though the key is gone.
+        if (gone := await self._revision_if_gone(key)) is None:
+            raise RevisionConflictError(key)
         return await self.replace(key, value, ttl, gone)
 
     async def replace(self, key: str, value: bytes, ttl: timedelta | None, revision: int) -> int:
@@ -128,11 +141,11 @@ class Bucket:
             raise
 
     async def _store(self, key: str, value: bytes, ttl: timedelta | None, headers: dict[str, str]) -> int:
-        headers |= self._headers
-        if ttl is not None:
-            headers[TTL] = f"{math.ceil(ttl.total_seconds())}s"
-        subject = self._connection.bucket_subject(self._subject(key))
-        return (await publish(self._connection, subject, value, headers)).seq
+        return (await publish(self._connection, self._subjects + key, value, self._headers_of(ttl, headers))).seq
+
+    def _headers_of(self, ttl: timedelta | None, headers: dict[str, str]) -> dict[str, str]:
+        lasts = {} if ttl is None else {TTL: f"{math.ceil(ttl.total_seconds())}s"}
+        return headers | self._headers | lasts
 
     async def put(self, key: str, value: bytes, ttl: timedelta) -> int:
         """Store a key, whatever its revision is, and return the new one.

@@ -88,13 +88,19 @@ class BatchMessage:
 
 
 async def publish(
-    connection: Connection, subject: str, body: bytes, headers: Mapping[str, str], *, timeout: float | None = None
+    connection: Connection,
+    subject: str,
+    body: bytes,
+    headers: Mapping[str, str] | bytes,
+    *,
+    timeout: float | None = None,
 ) -> PubAck:
     """Publish one message and wait for its acknowledgement.
 
     In a cluster it is tried again while nobody takes it: nothing was stored, and the stream may be electing a leader.
 
     Args:
+        headers: Bytes: as `header_block` makes them.
         timeout: Seconds for all tries. None: 5 for the answer, and in a cluster 10 until somebody takes it.
 
     Raises:
@@ -103,16 +109,18 @@ async def publish(
         ApiError: The server refused the message.
     """
 
+    if timeout is None and not connection.in_cluster:  # where most are taken at the first try
+        answer = await connection.request(subject, body, headers=headers)
+        try:
+            return _read_ack(answer.data, subject)
+        except ApiError as error:
+            if not _ends_by_itself(error):
+                raise
+
     async def send(seconds: float) -> PubAck:
         answer = await connection.request(subject, body, headers=headers, timeout=seconds)
         return _read_ack(answer.data, subject)
 
-    if timeout is None and not connection.in_cluster:  # where most are taken at the first try
-        try:
-            return await send(ANSWER_SECONDS)
-        except ApiError as error:
-            if not _ends_by_itself(error):
-                raise
     return await _until_taken(connection, subject, send, timeout)
 
 

@@ -40,6 +40,8 @@ from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConf
 SAFETY_MARGIN = timedelta(seconds=1)
 """An owner stops trusting its lock this long before the key may expire."""
 
+_SAFETY_SECONDS: Final = SAFETY_MARGIN.total_seconds()
+
 _RENEWAL_TRIES: Final = 2
 """The second one moves the deadline after the first has met a write of our own."""
 
@@ -70,8 +72,7 @@ class LockOwner(msgspec.Struct, frozen=True, omit_defaults=True):
         since: datetime | None = None,
     ) -> LockOwner:
         """Make the owner of one acquisition, with a unique id. `since`: its time; None: now."""
-        unique, since = secrets.token_hex(16), since or datetime.now(UTC)
-        return cls(acquisition_id=unique, task=task, id=id, worker=worker, since=since)
+        return cls(secrets.token_hex(16), task, id, worker, since or datetime.now(UTC))
 
     def __str__(self) -> str:
         return f"{self.task} {shown(self.id)} on {self.worker} since {self.since.isoformat(timespec='seconds')}"
@@ -193,9 +194,11 @@ class AcquiredKey:
         Raises:
             UnableToAcquireLockError: The key exists; the text names its owner.
         """
-        if (acquired := await cls.claim(store, key, owner, ttl, clock)) is not None:
-            return acquired
-        entry, value = await store.read(key), _encode(owner)
+        value, sent = _encode(owner), clock()
+        try:
+            return cls(store, key, value, ttl, await store.create(key, value, ttl), sent, clock)
+        except RevisionConflictError:
+            entry = await store.read(key)
         if entry is not None and entry.value == value:
             # An earlier try of this very acquisition was stored, but its answer was lost. Nobody knows when it was
             # stored, so only a renewal gives it a deadline.
@@ -215,7 +218,7 @@ class AcquiredKey:
         raise UnableToAcquireLockError(key, None if entry is None else describe_owner(entry.value))
 
     def _deadline_after(self, sent: float) -> float:
-        return sent + (self.ttl - SAFETY_MARGIN).total_seconds()
+        return sent + self.ttl.total_seconds() - _SAFETY_SECONDS
 
     async def renew(self, store: LockStore | None = None) -> None:
         """Store the key again. After a conflict with a write of our own, replace that one.

@@ -95,10 +95,13 @@ class LocalLockArbiter:
         try:
             if lock.capacity is Capacity.ANY:
                 return await self._ask(contention, lock, store, owner)
-            async with contention.turn:
+            await contention.turn.acquire()
+            try:
                 acquired = await self._ask(contention, lock, store, owner)
                 contention.owner = owner
                 return acquired
+            finally:
+                contention.turn.release()
         except BaseException:
             contention.users -= 1
             raise
@@ -110,11 +113,12 @@ class LocalLockArbiter:
             if lock.capacity is Capacity.ANY:
                 await release()
                 return
-            async with contention.turn:
-                try:
-                    await release()
-                finally:
-                    contention.owner = None
+            await contention.turn.acquire()
+            try:
+                await release()
+            finally:
+                contention.owner = None
+                contention.turn.release()
         finally:
             contention.users -= 1
             self._forget_refusals(lock)
@@ -123,15 +127,16 @@ class LocalLockArbiter:
         if lock.frees_on_release:
             for contention in self._by_key[lock.key].values():
                 contention.refusal = None
-        self._prune_key(lock.key, self._clock())
+        self._prune_key(lock.key)
 
     def _contention(self, lock: BaseLock) -> _Contention:
-        contention = self._by_key.get(lock.key, {}).get(lock.contention_key)
-        if contention is None:
-            if self._count >= self._max_count:
-                self._prune()
-            contention = self._by_key.setdefault(lock.key, {})[lock.contention_key] = _Contention()
-            self._count += 1
+        key, name = lock.key, lock.contention_key
+        if (contentions := self._by_key.get(key)) is not None and (contention := contentions.get(name)) is not None:
+            return contention
+        if self._count >= self._max_count:
+            self._prune()
+        contention = self._by_key.setdefault(key, {})[name] = _Contention()
+        self._count += 1
         return contention
 
     async def _ask(self, contention: _Contention, lock: BaseLock, store: LockStore, owner: LockOwner) -> AcquiredLock:
@@ -157,16 +162,15 @@ class LocalLockArbiter:
         return _Refusal(error, now + lasts, None)
 
     def _prune(self) -> None:
-        now = self._clock()
         for key in list(self._by_key):
-            self._prune_key(key, now)
+            self._prune_key(key)
         self._max_count = max(_MAX_CONTENTIONS, 2 * self._count)
 
-    def _prune_key(self, key: str, now: float) -> None:
+    def _prune_key(self, key: str) -> None:
         """Forget what no task of this process uses of a key, and what refuses nobody any more."""
         contentions = self._by_key[key]
-        for name, each in list(contentions.items()):
-            if each.users == 0 and (each.refusal is None or each.refusal.until <= now):
+        for name, each in [*contentions.items()]:
+            if each.users == 0 and (each.refusal is None or each.refusal.until <= self._clock()):
                 del contentions[name]
                 self._count -= 1
         if not contentions:

@@ -28,7 +28,6 @@ import copy
 from abc import ABC, abstractmethod
 from datetime import timedelta
 from enum import StrEnum
-from functools import cached_property
 from typing import ClassVar, Final, NoReturn, Self
 
 from diracx.tasks.plumbing.clock import Clock, boottime
@@ -45,6 +44,20 @@ MAX_TTL_MS: Final = 3_000_000_000_000
 
 # Under its earlier name, an attribute of an author's lock would have no effect.
 _RENAMED: Final = {"gives_back": "frees_on_release", "contention": "contention_key"}
+
+
+_DEFAULT_TTL: Final = timedelta(milliseconds=DEFAULT_TTL_MS)
+
+
+def _ttl_of(ttl_ms: float) -> timedelta:
+    if not isinstance(ttl_ms, int | float):
+        raise ValueError(f"ttl_ms={ttl_ms!r} is no number of milliseconds, e.g. {DEFAULT_TTL_MS}")
+    shortest_ms = 2 * SAFETY_MARGIN.total_seconds() * 1000
+    if ttl_ms <= shortest_ms:
+        raise ValueError(f"ttl_ms={ttl_ms} is too short: more than {shortest_ms:.0f} is needed")
+    if not ttl_ms <= MAX_TTL_MS:
+        raise ValueError(f"ttl_ms={ttl_ms} is too long: {MAX_TTL_MS} at the most; a held lock is renewed")
+    return timedelta(milliseconds=ttl_ms)
 
 
 class Capacity(StrEnum):
@@ -105,21 +118,14 @@ class BaseLock(ABC):
         ttl_ms: int = DEFAULT_TTL_MS,
         clock: Clock = boottime,
     ) -> None:
-        if not isinstance(ttl_ms, int | float):
-            raise ValueError(f"ttl_ms={ttl_ms!r} is no number of milliseconds, e.g. {DEFAULT_TTL_MS}")
-        shortest_ms = 2 * SAFETY_MARGIN.total_seconds() * 1000
-        if ttl_ms <= shortest_ms:
-            raise ValueError(f"ttl_ms={ttl_ms} is too short: more than {shortest_ms:.0f} is needed")
-        if not ttl_ms <= MAX_TTL_MS:
-            raise ValueError(f"ttl_ms={ttl_ms} is too long: {MAX_TTL_MS} at the most; a held lock is renewed")
         self.obj = LockedObjectType(obj)
         self.parts = (key, *extra)
         # Made here, so that a key which the server cannot take is refused where the author wrote it.
         self._key = lock_key(self.kind, self.obj, *self.parts)
-        self.ttl = timedelta(milliseconds=ttl_ms)
+        self.ttl = _DEFAULT_TTL if ttl_ms is DEFAULT_TTL_MS else _ttl_of(ttl_ms)
         self.clock = clock
 
-    @cached_property
+    @property
     def key(self) -> str:
         """The key in the bucket, `<kind>.<obj>.<key>[.<extra>...]`; the prefix of all keys of a lock that has many.
 
@@ -210,5 +216,5 @@ class CountingLimiter(BaseLimiter):
         """Return a copy that counts the tasks of one VO apart, under a key of its own."""
         other = copy.copy(self)
         # An escaped part never contains `/`, so no limiter in the code has this key.
-        other.key = f"{self.key}./vo.{escape(vo)}"
+        other._key = f"{self.key}./vo.{escape(vo)}"
         return other

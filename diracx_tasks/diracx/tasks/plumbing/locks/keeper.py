@@ -16,6 +16,9 @@ Deadlines are checked twice:
     comes here first. A task whose lock lapsed is never settled as done.
   - A loss that is reported later, while locks are released, is void: it neither cancels nor changes the outcome.
 
+Where nothing but an ack follows a success, the ack does not wait until the locks are released. The request leaves
+before it, and a release that fails is logged as ever. Other tasks of this process that want the lock wait for the answer.
+
 A cancellation interrupts neither taking nor releasing: the answer under way is awaited, then the lock is released.
 
 What a crash leaves behind: the keys of the locks, until they expire.
@@ -31,7 +34,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from diracx.tasks.plumbing.background import ChildTasks, OnEnd, in_background, uncancelled, uncancelled_here
+from diracx.tasks.plumbing.background import (
+    ChildTasks,
+    Continuations,
+    OnEnd,
+    in_background,
+    uncancelled,
+    uncancelled_here,
+)
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, LockLostError, UnableToAcquireLockError, shown
 from diracx.tasks.plumbing.locks import (
@@ -95,7 +105,7 @@ class HeldLocks:
     @property
     def token(self) -> FencingToken | None:
         """The fencing token; None without locks. `locks.fencing` derives why it is the highest revision."""
-        return FencingToken(max(acquired.token for acquired in self.acquired)) if self.acquired else None
+        return FencingToken(max([acquired.token for acquired in self.acquired])) if self.acquired else None
 
     def check(self) -> LockLostError | None:
         """Compare the deadlines with the clock and return the first loss. The watchdog may not have noticed it yet."""
@@ -142,6 +152,8 @@ class LockKeeper:
         self._renewing: AbstractAsyncContextManager[None] | None = None
         self._releases = ChildTasks()
         """Those that wait until nothing of an execution runs any more."""
+        self._behind = Continuations()
+        """Those whose tasks are settled meanwhile."""
 
     async def __aenter__(self) -> Self:
         self._renewing = in_background(self._renewal_ended, lock_renewal=self._watchdog.run())
@@ -156,6 +168,7 @@ class LockKeeper:
         Locks of what still runs after `RELEASE_SECONDS` are not released: they expire.
         """
         await self._releases.end(RELEASE_SECONDS)
+        await self._behind.end(RELEASE_SECONDS)
         renewing, self._renewing = self._renewing, None
         assert renewing is not None
         await renewing.__aexit__(kind, error, traceback)
@@ -204,11 +217,17 @@ class LockKeeper:
         held.begun = True
         return held
 
-    async def release(self, held: HeldLocks) -> None:
-        """Release what was taken, now or after what still runs."""
+    async def release(self, held: HeldLocks, *, behind: bool = False) -> None:
+        """Release what was taken, now or after what still runs.
+
+        Args:
+            behind: Whether to return once the first request was sent. What the caller sends next leaves after it.
+        """
         held.ended = True
         if held.acquired and held.end is not None:
             self._releases.start(self._release_later(held, held.end()), "locks of what still runs")
+        elif held.acquired and behind and held.ours:
+            self._behind.begin(self._release_all(held))
         elif held.acquired:
             await (uncancelled_here if held.ours else uncancelled)(self._release_all(held))
 
@@ -248,9 +267,11 @@ def in_order(locks: Iterable[BaseLock]) -> list[BaseLock]:
 
     Dropped are duplicates, a reader beside the writer of the same key, and limiters without a limit.
     """
+    if len(given := list(locks)) == 1 and not isinstance(given[0], CountingLimiter):
+        return given
     wanted: dict[str, BaseLock] = {}
     limiters: list[BaseLock] = []
-    for lock in locks:
+    for lock in given:
         if not isinstance(lock, BaseLimiter):
             wanted[lock.contention_key] = lock
         elif not (isinstance(lock, CountingLimiter) and lock.limit is None):

@@ -65,9 +65,10 @@ class Watchdog:
         """Stop watching, after the renewals under way have ended. False: the lock was lost."""
         while True:
             with self._mutex:
-                under_way = self._renewals_of(acquired) if acquired in self._watched else []
-                if not under_way:
+                known = acquired in self._watched
+                if not known or not (acquired in self._renewing or acquired in self._renewing_elsewhere):
                     return self._forget(acquired) is not None
+                under_way = self._renewals_of(acquired)
             await asyncio.wait(under_way)
 
     def _renewals_of(self, acquired: AcquiredLock) -> list[asyncio.Future[None]]:

@@ -23,7 +23,7 @@ _TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*:[A-Za-z_][A-Za-z0-9_.-]*")
 MAX_TASK_NAME_CHARS = 200
 """Longer names would be cut in logs, and stand as a digest in subjects."""
 
-_LOCK_KIND = re.compile(r"[A-Za-z0-9_-]{1,50}")
+_LOCK_KIND = re.compile(r"[A-Za-z0-9_-]{1,50}").fullmatch
 MAX_LOCK_KEY_CHARS = 3_000
 """The longest key of a lock.
 
@@ -65,9 +65,9 @@ def lock_key(kind: str, *parts: object) -> str:
         ValueError: `kind` is not 1 to 50 letters, digits, `_` and `-`; a part has no text of its own (see `_text_of`);
             or the key has more than `MAX_LOCK_KEY_CHARS`. The text says what to write.
     """
-    if not _LOCK_KIND.fullmatch(kind):
+    if not _LOCK_KIND(kind):
         raise ValueError(f"the kind {kind!r} of a lock must be 1 to 50 ASCII letters, digits, underscores and dashes")
-    key = ".".join((kind, *(escape(_text_of(part)) for part in parts)))
+    key = ".".join([kind, *[escape(str(part) if type(part) is int else _text_of(part)) for part in parts]])
     if len(key) > MAX_LOCK_KEY_CHARS:
         raise ValueError(
             f"the key of a lock, {key[:80]}..., has {len(key)} characters, at most {MAX_LOCK_KEY_CHARS} are allowed: "

@@ -175,6 +175,7 @@ class Processor:
             log_context.current_delivery.set(partial(log_fields, delivery, attempts.record.failed + 1))
             screened = self._screen(delivery, attempts)
             if self._is_plain(screened, delivery, attempts):
+                lease.execution.only_acked = True
                 outcome = await self._executor.execute(screened, lease.execution)
                 acked = type(outcome) is Succeeded and self._settlement.ack_at_once(lease)
             else:

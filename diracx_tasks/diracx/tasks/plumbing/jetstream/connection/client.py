@@ -136,6 +136,11 @@ class PersistentClient(Client):
         if self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
+    @property
+    def queued(self) -> int:
+        """The number of queued commands."""
+        return len(self._pending)
+
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._listeners.pop(b"%d" % sid, None)
         super()._remove_sub(sid, max_msgs)

@@ -53,6 +53,9 @@ _POLL_SECONDS: Final = 0.01
 MAX_LINE_BYTES: Final = 4_096
 """The default `max_control_line` of nats-server. The server does not tell a connection its own."""
 _REST_OF_LINE_BYTES: Final = len("HPUB   12345678 12345678\r\n")
+_COMMANDS_A_WRITE: Final = 32
+"""A request is written at once if nobody else would share the write, or if so many commands are queued: the server has
+something to do while this turn of the event loop goes on."""
 _LINE_TOO_LONG: Final = "maximum control line exceeded"
 
 ReconnectCallback = Callable[[], Awaitable[None] | None]
@@ -204,13 +207,13 @@ class Connection:
         """
         self._send(subject, payload, reply, headers)
 
-    def _send(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
+    def _send(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | bytes | None) -> None:
         # The server closes the connection at a line that is too long, and with it every task of this process suffers.
         line = len(subject.encode()) + len(reply) + _REST_OF_LINE_BYTES
         if line > self._max_line:
             raise SubjectTooLongError(subject, line, self._max_line)
         self._longest_line = max(self._longest_line, line)
-        block = header_block(headers) if headers else b""
+        block = headers if isinstance(headers, bytes) else header_block(headers) if headers else b""
         size = len(payload)
         # The server closes the connection when the headers exceed the limit, too.
         if (total := size + len(block)) > self.client.max_payload:
@@ -248,10 +251,13 @@ class Connection:
         subject: str,
         payload: bytes = b"",
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | bytes | None = None,
         timeout: float = ANSWER_SECONDS,
     ) -> Received:
         """Send a request and wait for its reply.
+
+        Args:
+            headers: Bytes: as `header_block` makes them.
 
         Raises:
             RequestTimeoutError: No reply in time; the request may have been carried out.
@@ -265,8 +271,8 @@ class Connection:
         reply, future = self._inbox.expect_within(subject, timeout)
         try:
             self._send(subject, payload, reply, headers)
-            if self._inbox.has_one:
-                self.client.write_now()  # nobody else would share the write
+            if self._inbox.has_one or self.client.queued >= _COMMANDS_A_WRITE:
+                self.client.write_now()
             return await future
         except BaseException:
             self._inbox.give_up(reply, future)
