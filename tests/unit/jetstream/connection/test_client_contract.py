@@ -124,7 +124,7 @@ OF_CLIENT: dict[str, Relied] = {
         digest="d4257cb1203c",
     ),
     "_reconnection_task": Relied("cancelled by `close`, until it has ended"),
-    "_flush_queue": Relied("None before the first connect; woken by `queue`"),
+    "_flush_queue": Relied("None before the first connect; woken where a WebSocket is to be drained"),
     "_pending": Relied("the commands to write: appended to, written and emptied"),
     "_pending_data_size": Relied("the size of `_pending`, kept equal to it"),
     "_pongs": Relied("the futures of PINGs, in order"),

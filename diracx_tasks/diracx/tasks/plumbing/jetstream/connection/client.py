@@ -26,7 +26,8 @@ changes it.
 * nats-py passes each message through a queue to a task of its subscription. That costs a turn of the event loop, and a
   worker with few slots waits for it at every refill. `listen` calls the listener where the message is read.
 * nats-py may come back to the server that it is to leave. `leave_server` passes over it for a while.
-* nats-py writes from a task of its own, which costs such a worker one more turn. `write_now` writes at once.
+* nats-py writes from a task of its own, which costs more than a callback, and such a worker one more turn. `queue` has
+  a callback write, and `write_now` writes at once.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class PersistentClient(Client):
         self._listeners: dict[bytes, Listener] = {}
         """By the id of the subscription, as the server writes it."""
         self._ps = ListenerParser(self, self._listeners)
+        self._write_due = False
+        """Whether the queued commands are to be written in the next turn of the event loop."""
         self._left: Srv | None = None
         self._left_until = 0.0
 
@@ -128,13 +131,13 @@ class PersistentClient(Client):
         """
         if self._status != Client.CONNECTED:
             raise ConnectionDrainingError if self.is_draining_pubs else OutboundBufferLimitError
-        assert self._flush_queue is not None
         self._pending.append(command)
         self._pending_data_size += len(command)
         self.stats["out_msgs"] += 1
         self.stats["out_bytes"] += size
-        if self._flush_queue.empty():
-            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+        if not self._write_due:
+            self._write_due = True
+            asyncio.get_running_loop().call_soon(self._write)
 
     @property
     def queued(self) -> int:
@@ -147,11 +150,18 @@ class PersistentClient(Client):
 
     def write_now(self) -> None:
         """Write the queued commands now instead of in the next loop turn; for a request whose reply is awaited."""
-        if isinstance(self._transport, WebSocketTransport):
-            return  # it sends when it is drained, which the client's own task does
-        if self._pending and self.is_connected and self._transport is not None:
+        if self._pending and self.is_connected and not isinstance(self._transport, WebSocketTransport):
+            assert self._transport is not None
             self._transport.writelines(self._pending[:])
             self.drop_unsent()
+
+    def _write(self) -> None:
+        self._write_due = False
+        if not isinstance(self._transport, WebSocketTransport):
+            self.write_now()
+        else:  # it sends when it is drained, which the client's own task does
+            assert self._flush_queue is not None
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     def drop_unsent(self) -> None:
         """Drop the commands that wait to be written. A reconnect repeats the subscriptions by itself."""
