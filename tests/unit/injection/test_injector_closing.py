@@ -31,26 +31,52 @@ async def waits_and_yields_twice() -> AsyncIterator[str]:
     yield "b"
 
 
+def in_a_thread() -> int:
+    return 1
+
+
+def beside(value: Any, *, solved: bool) -> AnyCallable:
+    """An `execute()` that awaits its value; `solved`: beside a dependency which only fast-depends can call."""
+
+    async def alone(self: Any, value: value) -> None:
+        await asyncio.sleep(0) if isinstance(value, str) else await value
+
+    async def with_another(self: Any, value: value, other: Annotated[int, Depends(in_a_thread)]) -> None:
+        await alone(self, value)
+
+    return with_another if solved else alone
+
+
+@pytest.mark.parametrize("solved", [False, True])
 @pytest.mark.parametrize("marker", [Depends, DBDepends])
 @pytest.mark.parametrize("call", [yields_never, yields_twice, waits_and_yields_never, waits_and_yields_twice])
-async def test_a_generator_that_does_not_yield_once_is_named(marker: AnyCallable, call: AnyCallable) -> None:
-    async def execute(self: Any, value: Annotated[str, marker(call)]) -> None: ...
-
+async def test_a_generator_that_does_not_yield_once_is_named(
+    marker: AnyCallable, call: AnyCallable, solved: bool
+) -> None:
     said = f"^the dependency {call.__name__}: generator didn't (yield|stop); it has to yield exactly once$"
     with pytest.raises(RuntimeError, match=said):
-        await run(execute)
+        await run(beside(Annotated[str, marker(call)], solved=solved))
 
 
-async def test_a_generator_of_the_task_itself_is_not_taken_for_a_dependency() -> None:
-    async def only_once() -> AsyncIterator[str]:
-        yield "a"
-
-    async def execute(self: Any, value: Annotated[str, Depends(only_once)]) -> None:
-        async with asynccontextmanager(waits_and_yields_never)():
-            pass
+@pytest.mark.parametrize("solved", [False, True])
+async def test_a_generator_of_the_task_itself_is_not_taken_for_a_dependency(solved: bool) -> None:
+    async def only_once() -> AsyncIterator[Any]:
+        yield asynccontextmanager(waits_and_yields_never)().__aenter__()
 
     with pytest.raises(RuntimeError, match=r"^generator didn't yield$"):
-        await run(execute)
+        await run(beside(Annotated[Any, Depends(only_once)], solved=solved))
+
+
+@pytest.mark.parametrize("solved", [False, True])
+@pytest.mark.parametrize("opened", [False, True])
+async def test_an_error_of_a_generator_itself_stays_as_it_is(opened: bool, solved: bool) -> None:
+    async def fails() -> AsyncIterator[str]:
+        if opened:
+            yield "a"
+        raise RuntimeError("of its own")
+
+    with pytest.raises(RuntimeError, match=r"^of its own$"):
+        await run(beside(Annotated[str, Depends(fails)], solved=solved))
 
 
 class TestClosing:

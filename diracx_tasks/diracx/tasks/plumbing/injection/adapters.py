@@ -3,6 +3,8 @@
 * The adapter of a sync callable is a function, which fast-depends runs in a thread. Any other adapter is a coroutine
   function or an async generator function.
 * The signature of an adapter is built here: keyword parameters with unique names, each with its marker as default.
+
+A dependency that needs no other one and no thread has an `Entry` as well, which gives its value without fast-depends.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from types import TracebackType
 from typing import Any
 
 import fast_depends
 from fast_depends.core import CallModel, build_call_model
 from fast_depends.utils import contextmanager_in_threadpool, run_in_threadpool
 
-from diracx.tasks.plumbing.injection.signatures import is_async_generator, is_coroutine, is_generator
+from diracx.tasks.plumbing.injection.signatures import Entry, is_async_generator, is_coroutine, is_generator
 
 Opener = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -51,10 +54,8 @@ class Engine:
                 entered.
         """
         name = getattr(call, "__qualname__", type(call).__qualname__)
-        if is_async_generator(call):
-            adapted = _opening(asynccontextmanager(call), needs, name)
-        elif entered:
-            adapted = _opening(_in_place(call), needs, name)
+        if (open_ := _opener(call, entered=entered)) is not None:
+            adapted = _opening(open_, needs, name)
         elif is_generator(call):
             adapted = _opening(_in_thread(call), needs, name)
         elif is_coroutine(call):
@@ -67,6 +68,52 @@ class Engine:
         )
         return adapted
 
+    @staticmethod
+    def entry(call: Callable[..., Any], *, entered: bool) -> Entry | None:
+        """The entry of a callable without injected parameters; None: it needs a thread.
+
+        Args:
+            entered: As for `adapter`.
+        """
+        if (open_ := _opener(call, entered=entered)) is not None:
+            name = getattr(call, "__qualname__", type(call).__qualname__)
+            return lambda stack: stack.enter_async_context(_Opened(open_(), name))
+        return (lambda stack: call()) if is_coroutine(call) else None
+
+
+def _opener(call: Callable[..., Any], *, entered: bool) -> Opener | None:
+    """What opens a dependency on the thread of the loop; None: nothing does."""
+    if is_async_generator(call):
+        return asynccontextmanager(call)
+    return _in_place(call) if entered else None
+
+
+class _Opened:
+    """An open dependency, which tells of a generator that does not yield exactly once."""
+
+    __slots__ = ("_manager", "_name")
+
+    def __init__(self, manager: AbstractAsyncContextManager[Any], name: str) -> None:
+        self._manager, self._name = manager, name
+
+    async def __aenter__(self) -> Any:
+        try:
+            return await self._manager.__aenter__()
+        except RuntimeError as error:
+            if (explained := _explained(error, self._name)) is error:
+                raise
+            raise explained from error
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await self._manager.__aexit__(kind, raised, traceback)
+        except RuntimeError as error:
+            if raised is not None or (explained := _explained(error, self._name)) is error:
+                raise
+            raise explained from error
+
 
 def _opening(open_: Opener, needs: Mapping[str, tuple[str, Any]], name: str) -> Any:
     async def opening(**solved: Any) -> AsyncIterator[Any]:
@@ -77,12 +124,19 @@ def _opening(open_: Opener, needs: Mapping[str, tuple[str, Any]], name: str) -> 
                 yield value
                 in_use = False
         except RuntimeError as error:
-            # contextlib does not say which generator; `execute()` may have one of its own, which fails in its use.
-            if in_use or not str(error).startswith("generator didn't "):
+            # `execute()` may have a generator of its own, which fails in the use of this one.
+            if in_use or (explained := _explained(error, name)) is error:
                 raise
-            raise RuntimeError(f"the dependency {name}: {error}; it has to yield exactly once") from error
+            raise explained from error
 
     return opening
+
+
+def _explained(error: RuntimeError, name: str) -> RuntimeError:
+    """The error with the name of the generator that contextlib complains of; any other error as it is."""
+    if not str(error).startswith("generator didn't "):
+        return error
+    return RuntimeError(f"the dependency {name}: {error}; it has to yield exactly once")
 
 
 def _awaiting(call: Callable[..., Any], needs: Mapping[str, tuple[str, Any]]) -> Any:

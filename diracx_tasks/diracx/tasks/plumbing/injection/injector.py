@@ -1,5 +1,8 @@
 """The injector prepares each task class once; fast-depends solves the dependencies for each execution.
 
+Where no dependency needs another one or a thread, as mostly, there is nothing to solve: each is entered in the order of
+the parameters, without fast-depends, which takes longer than the rest of an execution.
+
 fast-depends calls each dependency once, after the dependencies that it needs itself, and enters generators on one exit
 stack. It is given adapters, one for each callable, with signatures of our own. They avoid three habits of fast-depends:
 
@@ -16,11 +19,11 @@ from __future__ import annotations
 import inspect
 import threading
 from asyncio import CancelledError
-from collections.abc import Callable, Container, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from functools import cached_property
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.callbacks.outcomes import GroupOutcomes, group_outcomes
@@ -28,6 +31,7 @@ from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.diracx_classes import implicit_marker, sentinel_of
 from diracx.tasks.plumbing.injection.markers import CallbackSpawner, Marker, WithoutTransaction, callback_spawner
 from diracx.tasks.plumbing.injection.signatures import (
+    Entry,
     Parameter,
     is_async_generator,
     is_coroutine,
@@ -38,28 +42,24 @@ from diracx.tasks.plumbing.locks.fencing import FencingToken, fencing_token
 
 AnyCallable = Callable[..., Any]
 
-
-class Model(Protocol):
-    """The dependencies of a callable, as fast-depends has them."""
-
-    async def asolve(self, *, stack: AsyncExitStack, cache_dependencies: dict[AnyCallable, Any]) -> Any:
-        """Return the arguments by name. What is opened for them is closed with the stack."""
+Solve = Callable[[AsyncExitStack], Awaitable[dict[str, Any]]]
+"""Enters the dependencies of one execution on its stack, and returns the injected parameters."""
 
 
 class Invocation:
     """Runs one task class. It keeps no state of an execution, so any number may run at a time."""
 
-    __slots__ = ("_model", "dependencies")
+    __slots__ = ("_solve", "dependencies")
 
-    def __init__(self, model: Model | None, dependencies: frozenset[AnyCallable] = frozenset()) -> None:
-        self._model = model
+    def __init__(self, solve: Solve | None, dependencies: frozenset[AnyCallable] = frozenset()) -> None:
+        self._solve = solve
         self.dependencies = dependencies
         """The callables that it depends on, at any depth, before overrides."""
 
     @property
     def direct(self) -> bool:
         """Whether nothing is injected: a call is just `task.execute()`."""
-        return self._model is None
+        return self._solve is None
 
     def __call__(self, task: BaseTask) -> Coroutine[Any, Any, Any]:
         """Run the task's `execute()` with its dependencies, in the asyncio task that awaits it.
@@ -68,16 +68,15 @@ class Invocation:
             Exception: The very exception that a dependency or `execute()` raised, unless a generator replaced it.
             asyncio.CancelledError: The execution was cancelled. An error of closing becomes its cause.
         """
-        return task.execute() if self._model is None else self._injected(self._model, task)
+        return task.execute() if self._solve is None else self._injected(self._solve, task)
 
     @staticmethod
-    async def _injected(model: Model, task: BaseTask) -> Any:
+    async def _injected(solve: Solve, task: BaseTask) -> Any:
         failure: BaseException | None = None
         try:
             async with AsyncExitStack() as stack:
                 try:
-                    values = await model.asolve(stack=stack, cache_dependencies={})
-                    return await task.execute(**values)
+                    return await task.execute(**await solve(stack))
                 except BaseException as raised:
                     failure = raised
                     raise
@@ -132,6 +131,8 @@ class Injector:
         self._replacement = replacement
         self._adapters: dict[tuple[AnyCallable, bool], AnyCallable] = {}
         self._dependencies_of: dict[AnyCallable, frozenset[AnyCallable]] = {}
+        self._entries: dict[AnyCallable, Entry] = {}
+        """Of the adapters that do not need fast-depends."""
         self._building: list[AnyCallable] = []
         self._serial = count()
 
@@ -172,11 +173,27 @@ class Injector:
         if not needs:
             return Invocation(None)
 
+        return Invocation(self._without_solver(needs) or self._with_solver(needs), self._dependencies(needs))
+
+    def _without_solver(self, needs: Mapping[str, tuple[str, Any]]) -> Solve | None:
+        """What gives the parameters without fast-depends; None: it is needed."""
+        adapters = {name: solved.dependency for name, (_, solved) in needs.items()}
+        entries = {each: found for each in adapters.values() if (found := self._entries.get(each)) is not None}
+        if any(each not in entries for each in adapters.values()):
+            return None
+
+        async def enter(stack: AsyncExitStack) -> dict[str, Any]:
+            values = {each: await entered(stack) for each, entered in entries.items()}
+            return {name: values[each] for name, each in adapters.items()}
+
+        return enter
+
+    def _with_solver(self, needs: Mapping[str, tuple[str, Any]]) -> Solve:
         async def collect(**values: Any) -> dict[str, Any]:
             return values
 
-        root = self._engine.adapter(collect, needs, entered=False)
-        return Invocation(self._engine.model(root), self._dependencies(needs))
+        model = self._engine.model(self._engine.adapter(collect, needs, entered=False))
+        return lambda stack: model.asolve(stack=stack, cache_dependencies={})
 
     def _needs(self, call: AnyCallable, where: str, fields: Container[str] = ()) -> dict[str, tuple[str, Any]]:
         """Return the injected parameters of a callable: name -> its unique name and fast-depends' marker.
@@ -247,6 +264,8 @@ class Injector:
             needs = self._needs(call, f"{where} > {name_of(call)}()")
         built: AnyCallable = self._engine.adapter(call, needs, entered=key[1])
         self._dependencies_of[built] = self._dependencies(needs) | {original}
+        if not needs and (without_solver := self._engine.entry(call, entered=key[1])) is not None:
+            self._entries[built] = without_solver
         if marker.use_cache:
             self._adapters[key] = built
         return built

@@ -14,12 +14,16 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from diracx.tasks.plumbing.exceptions import TaskDefinitionError
 from diracx.tasks.plumbing.injection.markers import Marker, WithoutTransaction
+
+Entry = Callable[[AsyncExitStack], Awaitable[Any]]
+"""Enters a dependency on the stack of an execution, and returns its value."""
 
 _FOREIGN_MARKERS = {("fastapi.params", "Depends"), ("fast_depends.dependencies.model", "Dependant")}
 _FOREIGN_REQUEST_PARTS = {("fastapi.params", "Param"), ("fastapi.params", "Body")}

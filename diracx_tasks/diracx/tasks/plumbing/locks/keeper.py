@@ -16,8 +16,8 @@ Deadlines are checked twice:
     comes here first. A task whose lock lapsed is never settled as done.
   - A loss that is reported later, while locks are released, is void: it neither cancels nor changes the outcome.
 
-Where nothing but an ack follows a success, the ack does not wait until the locks are released. The request leaves
-before it, and a release that fails is logged as ever. Other tasks of this process that want the lock wait for the answer.
+Where nothing but an ack follows a success, it does not wait until the locks are released. The request leaves first, and
+a release that fails is logged as ever. Other tasks of this process that want the lock wait for the answer.
 
 A cancellation interrupts neither taking nor releasing: the answer under way is awaited, then the lock is released.
 
