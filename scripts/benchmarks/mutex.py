@@ -66,7 +66,7 @@ async def _run(options: argparse.Namespace) -> Comparisons:
     async with on_a_server(Locked) as bench:
         bucket = await bench.jetstream.key_value(bench.names.locks_bucket)
         ways = [_way(bench, bucket, "mutex", slots, BOUND) for slots in (100, 10)]
-        ways += [_way(bench, bucket, "mutex", 100, None, with_message=True)]
+        ways += [_way(bench, bucket, "mutex", slots, None, with_message=True) for slots in (100, 10)]
         ways += [_way(bench, bucket, kind, 100, None) for kind in ("concurrency", "rate")]
         return await compare(ways, options)
 

@@ -11,6 +11,7 @@ import pytest
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import errors
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.connection.client import MANY_COMMANDS
 from support.connecting import NEVER, connect
 
 
@@ -64,7 +65,7 @@ async def test_many_requests_of_one_turn_leave_while_it_goes_on(server: Embedded
         queued = [(request.send(None), connection.client.queued)[1] for request in requests]
         assert queued[0] == 0, "nobody else would share the write"
         assert queued[1] == 1
-        assert max(queued) < 32
+        assert max(queued) < MANY_COMMANDS
         for request in requests:
             request.close()
 

@@ -59,6 +59,9 @@ from diracx.tasks.plumbing.jetstream.connection.server_urls import UrlCredential
 _CANCEL_AGAIN_SECONDS: Final = 0.1
 """A cancellation that has not ended the task by then counts as swallowed."""
 
+MANY_COMMANDS: Final = 32
+"""So many queued commands are not kept until the turn of the event loop is over, see `write_early`."""
+
 PASS_OVER_SECONDS: Final = 10.0
 """For so long no attempt goes to a server that was left."""
 
@@ -154,6 +157,12 @@ class PersistentClient(Client):
             assert self._transport is not None
             self._transport.writelines(self._pending[:])
             self.drop_unsent()
+
+    def write_early(self, *, alone: bool) -> None:
+        """Write the queued commands now if a request is `alone`, so that no other one would share the write; or if so
+        many are queued that the server has something to do while this turn of the event loop goes on."""
+        if alone or self.queued >= MANY_COMMANDS:
+            self.write_now()
 
     def _write(self) -> None:
         self._write_due = False

@@ -53,9 +53,6 @@ _POLL_SECONDS: Final = 0.01
 MAX_LINE_BYTES: Final = 4_096
 """The default `max_control_line` of nats-server. The server does not tell a connection its own."""
 _REST_OF_LINE_BYTES: Final = len("HPUB   12345678 12345678\r\n")
-_COMMANDS_A_WRITE: Final = 32
-"""A request is written at once if nobody else would share the write, or if so many commands are queued: the server has
-something to do while this turn of the event loop goes on."""
 _LINE_TOO_LONG: Final = "maximum control line exceeded"
 
 ReconnectCallback = Callable[[], Awaitable[None] | None]
@@ -254,10 +251,7 @@ class Connection:
         headers: Mapping[str, str] | bytes | None = None,
         timeout: float = ANSWER_SECONDS,
     ) -> Received:
-        """Send a request and wait for its reply.
-
-        Args:
-            headers: Bytes: as `header_block` makes them.
+        """Send a request and wait for its reply. Headers that are bytes are as `header_block` makes them.
 
         Raises:
             RequestTimeoutError: No reply in time; the request may have been carried out.
@@ -271,8 +265,7 @@ class Connection:
         reply, future = self._inbox.expect_within(subject, timeout)
         try:
             self._send(subject, payload, reply, headers)
-            if self._inbox.has_one or self.client.queued >= _COMMANDS_A_WRITE:
-                self.client.write_now()
+            self.client.write_early(alone=self._inbox.has_one)
             return await future
         except BaseException:
             self._inbox.give_up(reply, future)
