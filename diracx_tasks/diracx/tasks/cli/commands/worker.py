@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 from datetime import timedelta
-from typing import Final
 
 from diracx.tasks.cli.access import connection_name, namespace_of, settings_of
 from diracx.tasks.cli.exit_codes import ExitCode
@@ -34,9 +33,6 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.settings import DEFAULT_SLOTS, worker_id
 from diracx.tasks.plumbing.worker.snapshot import Counters
-
-MAX_SLOTS: Final = 100_000
-"""More tasks at once are a typing error."""
 
 logger = logging.getLogger("diracx.tasks.worker")
 
