@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.transport import TcpTransport
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream import errors
+from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.testing import wait_until
 from support.connecting import NEVER, connect
 from support.tcp_proxy import TcpProxy
@@ -61,6 +63,40 @@ async def test_a_callback_that_fails_is_logged_and_harms_nothing(
         own_server.restart()
         await wait_until(lambda: "a bug in a callback" in caplog.text, description="the error is in the log")
         await connection.api("INFO")
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_what_is_sent_in_the_moment_in_which_the_socket_is_lost_tells_of_the_connection(
+    turns: int, server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writelines(self: TcpTransport, lines: list[bytes]) -> None:  # as uvloop does
+        assert self._io_writer is not None
+        if self._io_writer.is_closing():
+            raise RuntimeError("unable to perform operation; the handler is closed")
+        self._io_writer.writelines(lines)
+
+    monkeypatch.setattr(TcpTransport, "writelines", writelines)
+    async with connect(server) as connection:
+        await connection.client.subscribe(namespace)
+        await connection.client.flush()
+        cut_off(connection)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        with pytest.raises(errors.NotConnectedError, match="the connection was lost before the reply"):
+            await connection.request(namespace, timeout=NEVER)
+        assert await connection.wait_connected(NEVER)
+        await connection.api("INFO")
+        cut_off(connection)
+        await connection.publish(namespace)
+        # The end of the block closes the connection, and has no error of the event loop either.
+
+
+def cut_off(connection: Connection) -> None:
+    """Lose the socket, as where the server resets it; nats-py does not know of it yet."""
+    transport = connection.client._transport
+    assert isinstance(transport, TcpTransport)
+    assert transport._io_writer is not None
+    transport._io_writer.transport.abort()
 
 
 async def test_while_disconnected_nothing_is_buffered_and_what_waits_is_ended(

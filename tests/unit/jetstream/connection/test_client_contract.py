@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from nats.aio.client import PING_PROTO, Client
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.protocol.parser import Parser
 
 from diracx.tasks.plumbing.jetstream.connection.client import PersistentClient
@@ -143,8 +144,14 @@ OF_SUBSCRIPTION: dict[str, Relied] = {
     "_drain": Relied("not touched; `leave` relies on UNSUB, then a flush", kind="coroutine", digest="e278c0ffc3ea"),
 }
 
-ROWS = [(Client, name, row) for name, row in OF_CLIENT.items()] + [
-    (Subscription, name, row) for name, row in OF_SUBSCRIPTION.items()
+OF_TRANSPORT: dict[str, Relied] = {
+    "_io_writer": Relied("tells `write_now` and `close` whether the socket is closed"),
+}
+
+ROWS = [
+    (owner, name, row)
+    for owner, rows in ((Client, OF_CLIENT), (Subscription, OF_SUBSCRIPTION), (TcpTransport, OF_TRANSPORT))
+    for name, row in rows.items()
 ]
 
 

@@ -39,7 +39,7 @@ from typing import Final
 
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.subscription import Subscription
-from nats.aio.transport import WebSocketTransport
+from nats.aio.transport import TcpTransport, WebSocketTransport
 from nats.errors import (
     ConnectionDrainingError,
     Error,
@@ -93,6 +93,7 @@ class PersistentClient(Client):
             reconnecting.cancel()
             await asyncio.wait([reconnecting], timeout=_CANCEL_AGAIN_SECONDS)
             reconnecting = self._reconnection_task
+        self._drop_where_cut_off()
         if self._flush_queue is not None:  # None: the connect failed before there was anything to close
             await super().close()
 
@@ -153,9 +154,17 @@ class PersistentClient(Client):
 
     def write_now(self) -> None:
         """Write the queued commands now instead of in the next loop turn; for a request whose reply is awaited."""
-        if self._pending and self.is_connected and not isinstance(self._transport, WebSocketTransport):
-            assert self._transport is not None
-            self._transport.writelines(self._pending[:])
+        self._drop_where_cut_off()
+        # A WebSocket sends when it is drained, which the client's own task does.
+        if self._pending and self.is_connected and isinstance(self._transport, TcpTransport):
+            self._transport.writelines(self._pending[:])  # type: ignore[no-untyped-call]
+            self.drop_unsent()
+
+    def _drop_where_cut_off(self) -> None:
+        """Drop what is queued if the socket is closed and nats-py has not noticed yet. To write would raise an error of
+        the event loop: RuntimeError in uvloop, TypeError or AttributeError in asyncio of Python 3.12 and 3.13.0."""
+        writer = self._transport._io_writer if isinstance(self._transport, TcpTransport) else None
+        if writer is not None and writer.is_closing():
             self.drop_unsent()
 
     def write_early(self, *, alone: bool) -> None:
