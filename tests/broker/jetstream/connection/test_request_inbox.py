@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from diracx.tasks.plumbing.background import uncancelled_here
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import errors
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -43,6 +44,19 @@ async def test_each_of_many_requests_has_its_own_time_limit_and_its_caller_may_g
         with pytest.raises(asyncio.CancelledError):
             await long
         await connection.api("INFO")
+
+
+async def test_a_request_that_is_kept_from_cancellations_ends_with_its_caller_and_is_forgotten(
+    server: EmbeddedServer, namespace: str
+) -> None:
+    async with connect(server) as connection:
+        await connection.client.subscribe(namespace)
+        token = connection._inbox.next_token + 1  # type: ignore[union-attr]
+        caller = uncancelled_here(connection.request(namespace, timeout=NEVER))
+        caller.send(None)
+        assert connection._inbox.has_waited_since(token)  # type: ignore[union-attr]
+        caller.close()  # as at the end of the event loop
+        assert not connection._inbox.has_waited_since(token)  # type: ignore[union-attr]
 
 
 async def test_many_requests_under_way_get_each_its_own_reply(server: EmbeddedServer, namespace: str) -> None:

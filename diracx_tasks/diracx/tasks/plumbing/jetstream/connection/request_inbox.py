@@ -110,7 +110,8 @@ class RequestInbox:
 
     def give_up(self, reply: str, future: asyncio.Future[Received]) -> None:
         """Forget a request of `expect_within` that has failed, was cancelled, or could not be sent."""
-        if not future.cancel() and not future.cancelled():
+        # It is not done where it is kept from cancellations and its caller is closed, as at the end of the event loop.
+        if not future.cancel() and future.done() and not future.cancelled():
             future.exception()  # it failed in the moment in which its caller was cancelled
         self._ended(reply, future)
 
