@@ -79,12 +79,21 @@ async def test_what_is_sent_in_the_moment_in_which_the_socket_is_lost_tells_of_t
     async with connect(server) as connection:
         await connection.client.subscribe(namespace)
         await connection.client.flush()
+        heard = await connection.client.listen(f"{namespace}.heard", lambda _: None)
         cut_off(connection)
         for _ in range(turns):
             await asyncio.sleep(0)
         with pytest.raises(errors.NotConnectedError, match="the connection was lost before the reply"):
             await connection.request(namespace, timeout=NEVER)
         assert await connection.wait_connected(NEVER)
+        flusher = connection.client._flusher_task
+        assert flusher is not None
+        flusher.cancel()  # it ends where it cannot write, and nats-py writes without it from then on
+        await asyncio.wait([flusher])
+        cut_off(connection)
+        await connection.publish(namespace)
+        await heard.unsubscribe()
+        await wait_until(lambda: connection.generation == 2, description="it is connected again")
         await connection.api("INFO")
         cut_off(connection)
         await connection.publish(namespace)

@@ -101,8 +101,10 @@ OF_CLIENT: dict[str, Relied] = {
         digest="ed57e8e86389",
     ),
     "_flush_pending": Relied(
-        "called to have a PING written; `queue` wakes the flusher in the same way",
+        "extended to write nothing to a closed socket; called to have a PING written; `queue` wakes the flusher in the "
+        "same way",
         kind="coroutine",
+        parameters=("force_flush",),
         digest="317c8d7ef54b",
     ),
     "_flusher": Relied(
@@ -145,7 +147,7 @@ OF_SUBSCRIPTION: dict[str, Relied] = {
 }
 
 OF_TRANSPORT: dict[str, Relied] = {
-    "_io_writer": Relied("tells `write_now` and `close` whether the socket is closed"),
+    "_io_writer": Relied("tells `write_now` and `_flush_pending` whether the socket is closed"),
 }
 
 ROWS = [

@@ -1,6 +1,6 @@
 """The nats-py client, adapted to a process that runs for months and must never send anything stale.
 
-nats-py has no options for these fourteen behaviours, so this subclass replaces them. It overrides private methods for
+nats-py has no options for these sixteen behaviours, so this subclass replaces them. It overrides private methods for
 that: `tests/unit/jetstream/connection/test_client_contract.py` lists each one, and fails where a release of nats-py
 changes it.
 
@@ -28,6 +28,7 @@ changes it.
 * nats-py may come back to the server that it is to leave. `leave_server` passes over it for a while.
 * nats-py writes from a task of its own, which costs more than a callback, and such a worker one more turn. `queue` has
   a callback write, and `write_now` writes at once.
+* nats-py writes to a socket that was closed in this moment, and raises what the event loop raises. Here it is dropped.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.subscription import Subscription
@@ -93,7 +94,6 @@ class PersistentClient(Client):
             reconnecting.cancel()
             await asyncio.wait([reconnecting], timeout=_CANCEL_AGAIN_SECONDS)
             reconnecting = self._reconnection_task
-        self._drop_where_cut_off()
         if self._flush_queue is not None:  # None: the connect failed before there was anything to close
             await super().close()
 
@@ -159,6 +159,10 @@ class PersistentClient(Client):
         if self._pending and self.is_connected and isinstance(self._transport, TcpTransport):
             self._transport.writelines(self._pending[:])  # type: ignore[no-untyped-call]
             self.drop_unsent()
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        self._drop_where_cut_off()
+        return await super()._flush_pending(force_flush)
 
     def _drop_where_cut_off(self) -> None:
         """Drop what is queued if the socket is closed and nats-py has not noticed yet. To write would raise an error of
