@@ -26,8 +26,8 @@ class Slots:
             raise ValueError(f"a worker needs at least one slot, not {total}")
         self.total = total
         self.free = total
-        self._balance = 0.0
-        """The times at which slots were released less those at which they were taken."""
+        self.busy_seconds = 0.0
+        """How long slots were in use until `changed_at`, summed over all slots."""
         self.changed_at = clock()
         """When a slot was last taken or released, on the clock."""
         self._clock = clock
@@ -44,11 +44,6 @@ class Slots:
         return self.total - self.free
 
     @property
-    def busy_seconds(self) -> float:
-        """How long slots were in use until `changed_at`, summed over all slots."""
-        return self._balance + self.busy * self.changed_at
-
-    @property
     def wait_for_a_pull(self) -> bool:
         """Whether messages that were just taken are to wait until the pull for other slots has left."""
         return self.free > 0 and self.at_once < self.total
@@ -57,15 +52,17 @@ class Slots:
         """Take a slot. Returns False when none is free."""
         if self.free <= 0:
             return False
-        self.changed_at = now = self._clock()
-        self._balance -= now
+        now = self._clock()
+        self.busy_seconds += (self.total - self.free) * (now - self.changed_at)
+        self.changed_at = now
         self.free -= 1
         return True
 
     def release(self) -> None:
         """Free a slot, and end a `wait_for_room` in progress: at once if half of them are free, else within 10 ms."""
-        self.changed_at = now = self._clock()
-        self._balance += now
+        now = self._clock()
+        self.busy_seconds += (self.total - self.free) * (now - self.changed_at)
+        self.changed_at = now
         self.free += 1
         if self._room is None:
             return
