@@ -127,13 +127,11 @@ class Execution:
         self.in_child: Callable[[Execution, BaseException | None], object] | None = None
         """Ends this process, a child that the code has forked, when it leaves the code. See `forks`."""
         self.groups = 0
-        """How many groups its code has spawned, see `submitter.Parent`."""
         self.only_acked = False
         """Whether an ack is all that follows a success: then it need not wait until the locks are released."""
         self._owner, self._last_resort = owner, last_resort
-        self._timeout_seconds = math.inf
-        self._due = math.inf
-        """When the timeout falls due."""
+        self._timeout_seconds = self._due = math.inf
+        """The latter: when the timeout falls due."""
         self._blocked_timer = False
         """Whether a step of the code blocked the loop in the moment in which its timeout fell due."""
         self._closed = self._code_runs = self._code_ended = self._gave_up = False
