@@ -122,6 +122,17 @@ async def test_a_subject_that_is_too_long_for_the_server_is_refused_and_the_conn
         assert connection.generation == 0
 
 
+async def test_a_flush_that_is_given_up_does_not_end_the_reading(server: EmbeddedServer) -> None:
+    async with connect(server) as connection:
+        flush = asyncio.create_task(connection.client.flush())
+        await asyncio.sleep(0)
+        flush.cancel()
+        await asyncio.wait([flush])
+        assert flush.cancelled()
+        await connection.client.flush()
+        assert (await connection.api("INFO"))["type"].endswith("account_info_response")
+
+
 async def test_more_than_a_socket_holds_is_sent_in_order(server: EmbeddedServer) -> None:
     async with connect(server) as sender, connect(server) as receiver:
         seen: list[bytes] = []

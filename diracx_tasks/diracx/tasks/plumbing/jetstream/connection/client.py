@@ -191,7 +191,10 @@ class PersistentClient(Client):
         self._pending_data_size = 0
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        self._pongs.append(asyncio.get_running_loop().create_future() if future is None else future)
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if future is not None:  # not itself: with one that was cancelled, its PONG would end nats-py's read loop
+            pong.add_done_callback(lambda _: None if future.done() else future.set_result(True))
+        self._pongs.append(pong)
         await self._send_command(PING_PROTO)
         await self._flush_pending()
 
