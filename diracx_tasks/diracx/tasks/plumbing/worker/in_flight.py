@@ -55,6 +55,7 @@ class InFlight:
         self._holds_back = False
         """Whether messages after the first one of this turn are held back, see `start`."""
         self._waits_for_a_pull = False
+        """Whether they are: many slots were left when the latest message was taken."""
         self._without_slot = 0
         """The messages whose tasks have ended, and whose slots are free, while they are being settled."""
         self.processed = 0

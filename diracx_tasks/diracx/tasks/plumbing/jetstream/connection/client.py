@@ -1,6 +1,6 @@
 """The nats-py client, adapted to a process that runs for months and must never send anything stale.
 
-nats-py has no options for these sixteen behaviours, so this subclass replaces them. It overrides private methods for
+nats-py has no options for these seventeen behaviours, so this subclass replaces them. It overrides private methods for
 that: `tests/unit/jetstream/connection/test_client_contract.py` lists each one, and fails where a release of nats-py
 changes it.
 
@@ -28,6 +28,7 @@ changes it.
 * nats-py may come back to the server that it is to leave. `leave_server` passes over it for a while.
 * nats-py writes from a task of its own, which costs more than a callback, and such a worker one more turn. `queue` has
   a callback write, and `write_now` writes at once.
+* nats-py stops reading where the PONG of a flush comes that was cancelled. Here a PONG has a future of its own.
 * nats-py writes to a socket that was closed in this moment, and raises what the event loop raises. Here it is dropped.
 """
 
