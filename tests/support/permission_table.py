@@ -312,6 +312,7 @@ COMMANDS = (
     Command("scheduler", _roles("scheduler")),
     Command("status", _SEEING),
     Command("task", _SEEING, ("{later}",)),
+    Command("find", _SEEING),
     Command("schedule list", _SEEING),
     Command("dlq list", _SEEING),
     Command("dlq show", _SEEING, ("{shown}",)),

@@ -8,7 +8,16 @@ from typing import Final
 
 import rich_click as click
 
-from diracx.tasks.cli.options import Command, Number, declared, json_option, log_option, runs, server_options
+from diracx.tasks.cli.options import (
+    Command,
+    Number,
+    complete_tasks,
+    declared,
+    json_option,
+    log_option,
+    runs,
+    server_options,
+)
 from diracx.tasks.cli.times import Duration, Seconds
 from diracx.tasks.plumbing.enums import Priority, Size
 
@@ -73,6 +82,42 @@ def task() -> None:
 
     A task without an id of its own has the sequence of its message as its id. The locks that a task waits for are known
     where its class is installed. The exit code is 1 if nothing of this id is stored.
+    """
+
+
+@declared("find")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(["running", "parked", "waiting", "delayed", "dead"]),
+    help="Only tasks in this state. Repeatable.",
+)
+@click.option(
+    "--task",
+    metavar="NAME",
+    help="Only tasks of this name, <category>:<ClassName>.",
+    shell_complete=complete_tasks,
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Only tasks with this label. Repeatable: all of them.",
+)
+@click.option(
+    "--limit", type=Number(1, 10_000), default=50, show_default=True, metavar="N", help="The most in each state."
+)
+@json_option
+@log_option("warning")
+@server_options
+@runs("find")
+def find() -> None:
+    """List the tasks that are in a queue, run, wait for later, or are dead letters.
+
+    They come by state, the oldest first; dead letters the latest first. A parked task waits for a retry or a lock, and
+    the reason says which one where its class is installed. `task ID` shows all of one task.
     """
 
 

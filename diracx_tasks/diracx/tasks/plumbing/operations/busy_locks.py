@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from diracx.tasks.plumbing.exceptions import MalformedTaskError, ServerError, TaskDefinitionError, UnknownTaskError
 from diracx.tasks.plumbing.execution.job import Job
@@ -17,6 +17,9 @@ from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.worker.limits import with_limits
+
+LockKeys: TypeAlias = dict[str, list[StoredKey]]
+"""The stored keys of each lock, by the key of the lock."""
 
 WRITER: Final = "./writer"
 """The end of the key of a writer, which alone keeps readers out."""
@@ -37,6 +40,16 @@ class LockLookup:
 
     async def busy(self, envelope: Envelope, body: bytes) -> tuple[list[BusyLock], str | None]:
         """The locks of the task that others hold, and why they are not known; None: they are."""
+        return self.busy_of(envelope, body, await self.read())
+
+    async def read(self) -> LockKeys:
+        """Read the configuration, and the keys of all locks, for any number of `busy_of`."""
+        with suppress(ServerError):  # there is none, or this user may not read it
+            await self._configuration.refresh()
+        return await self._reader.stored_keys()
+
+    def busy_of(self, envelope: Envelope, body: bytes, stored: LockKeys) -> tuple[list[BusyLock], str | None]:
+        """As `busy`, by what was read before."""
         try:
             registered = self._registry.get(envelope.name)
             job = Job(registered, envelope, registered.codec.decode(body))
@@ -50,12 +63,7 @@ class LockLookup:
         except BaseException as error:  # the author's code
             said = " ".join(str(error).split())
             return [], f"its locks are not known: execution_locks raised {type(error).__name__}: {said}"
-        with suppress(ServerError):  # there is none, or this user may not read it
-            await self._configuration.refresh()
-            locks = list(with_limits(self._configuration.current, job, locks))
-        if not locks:
-            return [], None
-        stored = await self._reader.stored_keys()
+        locks = list(with_limits(self._configuration.current, job, locks))
         found = (_busy(lock, stored[lock.key], envelope.id) for lock in locks if lock.key in stored)
         return [busy for busy in found if busy is not None], None
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
@@ -24,7 +24,6 @@ from diracx.tasks.plumbing.exceptions import MalformedTaskError
 from diracx.tasks.plumbing.groups.records import Ended, split_place
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
-from diracx.tasks.plumbing.jetstream.headers import SCHEDULE
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage
 from diracx.tasks.plumbing.operations import task_reasons
 from diracx.tasks.plumbing.operations.busy_locks import LockLookup
@@ -41,17 +40,13 @@ from diracx.tasks.plumbing.operations.task_document import (
     State,
     TaskDocument,
 )
-from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded
+from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded, scheduled_for
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.ending import Status
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.wire.times import from_rfc3339
-
-_AT: Final = "@at "
-"""Before the time, in the header of everything that this project schedules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +181,7 @@ class TaskLookup:
         return {**found.fields, "cancelled": note, "why": [*said, *found.malformed, *why]}
 
     async def _of_delayed(self, wanted: str, found: _Found) -> TaskDocument:
-        scheduled = found.message.headers.get(SCHEDULE)
-        until = None if scheduled is None else from_rfc3339(scheduled.removeprefix(_AT))
+        until = scheduled_for(found.message)
         why, groups = task_reasons.of_delay(until), []
         callback_of = found.fields.get("callback_of")
         if callback_of is not None and (group := await self._groups.state(callback_of)) is not None:

@@ -8,21 +8,26 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from typing import TypeVar
+from datetime import datetime
+from typing import Final, TypeVar
 
 import msgspec
 
 from diracx.tasks.plumbing.cancellations.note import Identity, Kind, Note
 from diracx.tasks.plumbing.dead_letters.store import DEAD_SEQUENCE
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.headers import SCHEDULE
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message
 from diracx.tasks.plumbing.operations.task_document import CancellationNote, KeptResult
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.envelope import TASK_ID
 from diracx.tasks.plumbing.wire.names import Namespace, escape
+from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 _Decoded = TypeVar("_Decoded")
+_AT: Final = "@at "
+"""Before the time, in the header of everything that this project schedules."""
 
 
 class TaskRecords:
@@ -121,6 +126,12 @@ def _shown(note: Note) -> CancellationNote:
 
 def _id_of(message: StoredMessage) -> str:
     return message.headers.get(TASK_ID) or str(message.sequence)
+
+
+def scheduled_for(message: StoredMessage) -> datetime | None:
+    """When the server hands the message over; None: it has done so."""
+    scheduled = message.headers.get(SCHEDULE)
+    return None if scheduled is None else from_rfc3339(scheduled.removeprefix(_AT))
 
 
 def decoded(body: bytes, kind: type[_Decoded]) -> _Decoded | None:

@@ -1,0 +1,260 @@
+"""Finds tasks that have not succeeded: by state, name and label.
+
+No index leads from a name or a label to messages. Each state has a place that is read, the oldest message first:
+
+    running    the workers tell what they have in flight
+    parked     messages up to the last one that its queue has delivered, and that no worker has in flight
+    waiting    messages beyond it
+    delayed    the stream of later tasks
+    dead       the stream of dead letters, the latest first
+
+At most `MAX_MESSAGES` of a stream are read. A search that ends there, or at its limit, says that it is not complete. A
+task that moves meanwhile may be missed, or be listed in the state that it has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
+from diracx.tasks.plumbing.dead_letters.reader import DeadLetterReader
+from diracx.tasks.plumbing.exceptions import MalformedTaskError
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.message_batches import read_batches
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage
+from diracx.tasks.plumbing.operations import task_reasons
+from diracx.tasks.plumbing.operations.busy_locks import LockLookup
+from diracx.tasks.plumbing.operations.in_flight import tasks_in_flight
+from diracx.tasks.plumbing.operations.locks import LockReader
+from diracx.tasks.plumbing.operations.task_document import State
+from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded, scheduled_for
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.wire.envelope import Envelope
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.worker.snapshot import InFlightTask
+
+STATES: Final = (State.RUNNING, State.PARKED, State.WAITING, State.DELAYED, State.DEAD)
+"""The states that can be searched, in the order of their results."""
+MAX_MESSAGES: Final = 100_000
+"""Of one stream in one search; they take about 2 s."""
+
+
+class FoundTask(msgspec.Struct, frozen=True, kw_only=True):
+    """One task. These fields, in this order, are those of `find --json`."""
+
+    id: str
+    task: str
+    """Its name; empty if its message has none."""
+    state: State
+    queue: str | None
+    """`<priority>-<size>`; None: it is in none."""
+    submitted: datetime
+    until: datetime | None = None
+    """When it runs at the earliest: a delayed task, or one that waits for its retry. None: as soon as it can."""
+    attempts: int = 0
+    """Executions that failed, or whose process died."""
+    worker: str | None = None
+    """The id of the worker that has it."""
+    since: datetime | None = None
+    """When that worker took it, or when it died."""
+    reason: str | None = None
+    """Why it is parked or dead, or what it does in its worker."""
+    args: Any = None
+    """The fields of the task as JSON; None also if the body is not JSON."""
+    labels: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is searched: tasks that fit all of these."""
+
+    states: Sequence[State] = STATES
+    task: str | None = None
+    """Their name; None: any."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels by name; a label that is no text is compared in its JSON."""
+    limit: int = 50
+    """The number of tasks to find in each state."""
+
+    def fits(self, name: str, labels: Mapping[str, Any]) -> bool:
+        """Whether a task of this name and with these labels is searched."""
+        return (self.task is None or name == self.task) and all(
+            label in labels and label_text(labels[label]) == value for label, value in self.labels.items()
+        )
+
+
+@dataclass(slots=True)
+class SearchResult:
+    """What was found."""
+
+    tasks: list[FoundTask]
+    """By state, in the order of `STATES`; within a state the oldest first, dead letters the latest first."""
+    incomplete: list[State] = field(default_factory=list)
+    """The states of which there may be more."""
+    workers_known: bool = True
+    """False: this user may not ask the workers, so running tasks are listed as parked."""
+
+
+_Read: TypeAlias = tuple[StoredMessage, Envelope | None, FoundTask]
+
+
+class TaskSearch:
+    """Searches one mesh, any number of times.
+
+    Every method raises `ServerUnavailableError` if no answer arrives, and `ApiError` if a stream is missing.
+
+    Args:
+        registry: The tasks that are installed here: their classes tell which locks a parked task waits for.
+    """
+
+    def __init__(self, connection: Connection, namespace: Namespace, registry: TaskRegistry) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._records = TaskRecords(connection, namespace)
+        locks = LockReader(connection, namespace)
+        self._locks = LockLookup(registry, locks, ConfigurationFollower(connection, namespace))
+
+    async def find(self, wanted: Wanted) -> SearchResult:
+        """Search once."""
+        (running, known), floors = await asyncio.gather(self._running(), self._records.delivered())
+        result = SearchResult([], workers_known=known)
+        for state in STATES:
+            if state not in wanted.states:
+                continue
+            if state is State.DEAD:
+                found, complete = await self._dead(wanted)
+            else:
+                read, complete = await _first(self._of(state, running, floors), wanted)
+                found = await self._explained(read) if state is State.PARKED else [each for *_, each in read]
+            result.tasks += found
+            if not complete:
+                result.incomplete.append(state)
+        return result
+
+    def _of(
+        self, state: State, running: Mapping[int, tuple[str, InFlightTask]], floors: Mapping[str, int]
+    ) -> AsyncIterator[_Read | None]:
+        """What is read for one state, the oldest first; None for a message that is in another state."""
+        if state is State.RUNNING:
+            return self._in_workers(running)
+        if state is State.DELAYED:
+            return self._delayed()
+        return self._queued(state, running, floors)
+
+    async def _running(self) -> tuple[dict[int, tuple[str, InFlightTask]], bool]:
+        """The tasks in flight by the sequence of their message, each with its worker; and whether they are known."""
+        try:
+            workers = await tasks_in_flight(self._connection, self._namespace)
+        except PermissionDeniedError:
+            return {}, False
+        return {task.sequence: (worker.worker, task) for worker in workers for task in worker.tasks}, True
+
+    async def _in_workers(self, running: Mapping[int, tuple[str, InFlightTask]]) -> AsyncIterator[_Read | None]:
+        for sequence, (worker, task) in sorted(running.items(), key=lambda each: each[1][1].since):
+            message = await self._records.queued(sequence)
+            if message is None:  # settled meanwhile
+                continue
+            reason = task.state if task.blocked_at is None else f"it does not yield: its code is {task.blocked_at}"
+            yield self._read(
+                message, State.RUNNING, worker=worker, since=task.since, reason=reason, attempts=task.attempt - 1
+            )
+
+    async def _queued(
+        self, state: State, running: Mapping[int, object], floors: Mapping[str, int]
+    ) -> AsyncIterator[_Read | None]:
+        names = self._namespace
+        last = max(floors.values(), default=0) if state is State.PARKED else None
+        async for message in read_batches(self._connection, names.tasks_stream, f"{names.name}.tasks.*.*", last=last):
+            delivered = message.sequence <= floors.get(message.subject, 0)
+            if delivered is (state is State.PARKED) and message.sequence not in running:
+                yield self._read(message, state)
+            else:
+                yield None
+
+    async def _delayed(self) -> AsyncIterator[_Read | None]:
+        names = self._namespace
+        async for message in read_batches(self._connection, names.later_stream, f"{names.name}.delayed.*"):
+            yield self._read(message, State.DELAYED, until=scheduled_for(message))
+
+    async def _dead(self, wanted: Wanted) -> tuple[list[FoundTask], bool]:
+        letters = await DeadLetterReader(self._connection, self._namespace).latest(
+            wanted.limit + 1, lambda letter: wanted.fits(letter.task or "", letter.labels or {})
+        )
+        found = [_of_letter(letter) for letter in reversed(letters)]
+        return found[: wanted.limit], len(found) <= wanted.limit
+
+    async def _explained(self, parked: Sequence[_Read]) -> list[FoundTask]:
+        """Parked tasks, each with what its attempts and its locks say."""
+        if not parked:
+            return []
+        keys = await self._locks.read()
+        records = await asyncio.gather(*(self._records.attempts(message) for message, *_ in parked))
+        now = self._connection.clock.now()
+        explained = []
+        for (message, envelope, task), record in zip(parked, records, strict=True):
+            why = [] if record is None else task_reasons.of_record(record, now)
+            if envelope is not None:
+                why += task_reasons.of_locks(self._locks.busy_of(envelope, message.body, keys)[0])
+            changes: dict[str, Any] = {"reason": "; ".join(why) or task.reason}
+            if record is not None:
+                changes |= {"attempts": record.failed + record.crashes, "until": record.not_before}
+            explained.append(replace(task, **changes))
+        return explained
+
+    def _read(self, message: StoredMessage, state: State, **more: Any) -> _Read:
+        queue = self._namespace.queue_of(message.subject)
+        fields: dict[str, Any] = {"id": str(message.sequence), "task": "", "submitted": message.stored}
+        envelope: Envelope | None = None
+        try:
+            envelope = Envelope.from_headers(message.headers, message.sequence)
+        except MalformedTaskError as error:
+            fields["reason"] = f"it is malformed, and becomes a dead letter in its turn: {error}"
+        else:
+            fields |= {"id": envelope.id, "task": envelope.name, "labels": envelope.labels}
+            fields["submitted"] = envelope.submitted or message.stored
+        fields |= {"queue": None if queue is None else "-".join(queue), "args": decoded(message.body, object)}
+        return message, envelope, FoundTask(state=state, **(fields | more))
+
+
+def _of_letter(letter: DeadLetter) -> FoundTask:
+    return FoundTask(
+        id=letter.id or str(letter.seq),
+        task=letter.task or "",
+        state=State.DEAD,
+        queue=None,
+        submitted=letter.submitted or letter.died,
+        attempts=letter.attempts or 0,
+        since=letter.died,
+        reason=letter.reason,
+        args=letter.args,
+        labels=letter.labels or {},
+    )
+
+
+def label_text(value: object) -> str:
+    """A label as an operator types it: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+async def _first(found: AsyncIterator[_Read | None], wanted: Wanted) -> tuple[list[_Read], bool]:
+    """The first of them that are wanted, and whether these are all."""
+    chosen: list[_Read] = []
+    read = 0
+    async for each in found:
+        read += 1
+        if each is not None and wanted.fits(each[2].task, each[2].labels):
+            if len(chosen) == wanted.limit:
+                return chosen, False
+            chosen.append(each)
+        if read >= MAX_MESSAGES:
+            return chosen, False
+    return chosen, True

@@ -1,0 +1,128 @@
+"""Which tasks run, wait, are parked, delayed or dead, on a real mesh."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, MutexLock
+from diracx.tasks.plumbing.operations import task_search
+from diracx.tasks.plumbing.operations.task_document import State
+from diracx.tasks.plumbing.operations.task_search import FoundTask, SearchResult, TaskSearch, Wanted
+from diracx.tasks.plumbing.operations.worker_service import advertised
+from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
+from diracx.tasks.plumbing.worker.snapshot import Counters
+from diracx.tasks.testing import wait_until
+from support import recording_tasks
+from support.mesh import TaskMesh
+from support.recording_tasks import Record, Wait
+
+
+@pytest.fixture(autouse=True)
+async def _fresh() -> None:
+    recording_tasks.reset()
+
+
+class Later(BaseTask):
+    """Fails, and is tried again in an hour."""
+
+    size = Size.SMALL
+    retry_policy = ExponentialBackoff(base_delay_seconds=3_600)
+
+    async def execute(self) -> None:
+        raise ValueError("no such owner")
+
+
+class Dies(BaseTask):
+    size = Size.SMALL
+    dlq_eligible = True
+
+    async def execute(self) -> None:
+        raise ValueError("no such mouse")
+
+
+class Locked(Wait):
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [MutexLock(JOB, "alice")]
+
+
+async def search(mesh: TaskMesh, **wanted: object) -> SearchResult:
+    return await TaskSearch(mesh.connection, mesh.namespace, mesh.registry).find(Wanted(**wanted))  # type: ignore[arg-type]
+
+
+async def found(mesh: TaskMesh, **wanted: object) -> list[tuple[State, str]]:
+    return [(each.state, each.id) for each in (await search(mesh, **wanted)).tasks]
+
+
+async def test_each_state_is_found_with_what_it_waits_for(mesh: TaskMesh) -> None:
+    mesh.register(Record, Wait, Later, Dies, Locked)
+    mesh.allows_residue = True
+    retried, dead = await Later().schedule(), await Dies().schedule(labels={"of": "atlas"})
+    delayed = await Record(1).schedule(at_time=datetime(2099, 1, 1, tzinfo=UTC))
+    holder = await Locked(1).schedule()
+    async with mesh.working(slots=2) as worker, advertised(worker, Counters(), mesh.connection, mesh.namespace):
+        await wait_until(lambda: recording_tasks.running, description="the holder runs")
+        parked = await Locked(1).schedule()
+        blocked = await wait_until_parked(mesh, parked)
+        running = (await search(mesh, states=[State.RUNNING])).tasks
+        recording_tasks.go.set()
+    waiting = await Record(2).schedule()
+    assert [(each.id, each.worker, each.reason) for each in running] == [(holder, worker.id, "executing")]
+    assert blocked.reason is not None
+    assert f"it waits for mutex.job.alice, held by test:Locked {holder} on {worker.id}" in blocked.reason
+
+    result = await search(mesh, states=[State.PARKED, State.WAITING, State.DELAYED, State.DEAD])
+    by_id = {each.id: each for each in result.tasks}
+    assert [each.state for each in result.tasks] == sorted(
+        (each.state for each in result.tasks), key=task_search.STATES.index
+    )
+    assert not result.incomplete
+    assert by_id[retried].state is State.PARKED
+    assert "it is tried again at" in str(by_id[retried].reason)
+    assert "ValueError: no such owner" in str(by_id[retried].reason)
+    assert (by_id[retried].attempts, by_id[retried].until is not None) == (1, True)
+    assert by_id[waiting].state is State.WAITING
+    assert by_id[waiting].args == {"n": 2}
+    assert (by_id[delayed].state, by_id[delayed].until) == (State.DELAYED, datetime(2099, 1, 1, tzinfo=UTC))
+    assert (by_id[dead].state, by_id[dead].labels) == (State.DEAD, {"of": "atlas"})
+    assert await found(mesh, labels={"of": "atlas"}) == [(State.DEAD, dead)]
+    assert await found(mesh, task="test:Later") == [(State.PARKED, retried)]
+    assert await found(mesh, task="test:Nobody") == []
+
+
+async def wait_until_parked(mesh: TaskMesh, wanted: str) -> FoundTask:
+    latest: list[FoundTask] = []
+
+    async def parked() -> bool:
+        latest[:] = [each for each in (await search(mesh, states=[State.PARKED])).tasks if each.id == wanted]
+        return bool(latest) and latest[0].reason is not None
+
+    await wait_until(parked, description="the second one is parked")
+    return latest[0]
+
+
+async def test_a_search_that_ends_early_says_so(mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+    ids = [await Record(n).schedule(labels={"n": n, "of": "lhcb"}) for n in range(4)]
+    few = await search(mesh, limit=3)
+    assert [each.id for each in few.tasks] == ids[:3]
+    assert few.incomplete == [State.WAITING]
+    assert (await search(mesh, limit=4)).incomplete == []
+    # A label that is no text is compared in its JSON.
+    assert await found(mesh, labels={"n": "2", "of": "lhcb"}) == [(State.WAITING, ids[2])]
+    monkeypatch.setattr(task_search, "MAX_MESSAGES", 2)
+    assert (await search(mesh, labels={"n": "3"})).incomplete == [State.WAITING]
+
+
+async def test_a_message_that_is_no_task_is_found_and_says_why(mesh: TaskMesh) -> None:
+    mesh.allows_residue = True
+    await mesh.publish_raw(b"NATS/1.0\r\nTask-Submitted: noon\r\n\r\n", b"no json")
+    (task,) = (await search(mesh)).tasks
+    assert (task.id, task.task, task.state, task.args) == ("1", "", State.WAITING, None)
+    assert "it is malformed" in str(task.reason)

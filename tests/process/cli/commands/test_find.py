@@ -1,0 +1,46 @@
+"""`find`: tasks by state, name and label."""
+
+from __future__ import annotations
+
+import json
+
+from support.command_line import CommandLine, OnTheServer
+
+FIELDS = "id task state queue submitted until attempts worker since reason args labels"
+
+
+async def test_tasks_are_found_by_state_name_and_label(with_server: CommandLine, on_the_server: OnTheServer) -> None:
+    worker = with_server.start("worker", "--worker-size", "small", "--max-concurrent-tasks", "1")
+    submit = ["submit", "lollygag:Waits", "--args"]
+    submitted = with_server.each(
+        [[*submit, '["a"]'], [*submit, '["b"]', "--label", "of=atlas", "--label", "n=\x1b[1m"]]
+    )
+    runs, waits = (done.stdout.strip() for done in submitted)
+    await with_server.wait_for_line("begin a")
+    table, by_label, by_state, limited, wrong = with_server.each(
+        [
+            ["find"],
+            ["find", "--label", "of=atlas", "--json"],
+            ["find", "--state", "running", "--state", "dead", "--task", "lollygag:Waits", "--json"],
+            ["find", "--limit", "1", "--state", "waiting", "--task", "lollygag:Nobody"],
+            ["find", "--label", "atlas"],
+        ]
+    )
+    lines = [line.split() for line in table.stdout.splitlines()]
+    assert lines[0] == ["id", "task", "state", "queue", "submitted", "until", "attempts", "worker", "reason"]
+    assert [line[:4] for line in lines[1:]] == [
+        [runs, "lollygag:Waits", "running", "normal-small"],
+        [waits, "lollygag:Waits", "waiting", "normal-small"],
+    ]
+    (labelled,) = json.loads(by_label.stdout)
+    assert " ".join(labelled) == FIELDS
+    assert (labelled["id"], labelled["labels"]) == (waits, {"of": "atlas", "n": "\x1b[1m"})
+    assert "\x1b" not in by_label.stdout
+    (running,) = json.loads(by_state.stdout)
+    assert (running["id"], running["state"], running["args"]) == (runs, "running", {"name": "a"})
+    assert f"-{worker.pid}-small" in running["worker"]
+    assert (limited.returncode, limited.stdout, limited.stderr) == (0, "", "no task is found\n")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "'atlas' is not NAME=VALUE" in wrong.stderr
+    for name in ("a", "b"):
+        with_server.release(name)
