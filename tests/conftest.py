@@ -14,6 +14,7 @@ from hypothesis import settings
 from diracx.tasks.plumbing.embedded.cluster import EmbeddedCluster
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer, EmbeddedServerError, find_nats_server
 from diracx.tasks.testing import wait_until
+from support.browser import NO_BROWSER, find_chromium
 from support.cluster import three_replicas
 from support.nats_command import find_nats
 
@@ -33,7 +34,7 @@ OWN_SERVER = f"{ONE_SERVER}: the test has a server of its own or none, so the cl
 TESTS = Path(__file__).parent
 # An extension with tests of its own, which need it installed; see process/test_reference_extension.py.
 collect_ignore = ["gubbins"]
-MARKED_FOLDERS = ("broker", "process", "cluster")
+MARKED_FOLDERS = ("broker", "process", "cluster", "browser")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,12 +60,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests of the nats command without it, and with `--cluster` those that are no tests of a cluster.
+    """Skip tests of the nats command and of the browser without it, and with `--cluster` those that are no tests of a cluster.
 
     Without a server fail at once, in one line, those that need one.
     """
     if item.get_closest_marker("nats_command") and find_nats() is None:
         pytest.skip(NO_NATS_COMMAND)
+    if item.get_closest_marker("browser") and find_chromium() is None:
+        pytest.skip(NO_BROWSER)
     if item.config.getoption("--cluster"):
         _skip_what_needs_one_server(item)
     if any(item.get_closest_marker(marker) for marker in MARKED_FOLDERS):
@@ -90,11 +93,13 @@ def _missing_server() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Report in the last lines what was not tried: for want of the nats command, on the cluster, of a cluster."""
+    """Report in the last lines what was not tried: for want of the nats command or a browser, on the cluster, of a cluster."""
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
     lines = []
     if count := sum(NO_NATS_COMMAND in reason for reason in reasons):
         lines.append(f"NOT TRIED: {count} tests, since {NO_NATS_COMMAND}")
+    if count := sum(NO_BROWSER in reason for reason in reasons):
+        lines.append(f"NOT TRIED: {count} tests, since there is {NO_BROWSER}")
     if count := sum(ONE_SERVER in reason for reason in reasons):
         own = sum(OWN_SERVER in reason for reason in reasons)
         lines.append(

@@ -1,0 +1,27 @@
+"""A browser for each process of the tests, and a page for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.browser import chromium, opened_page
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+
+
+@pytest.fixture(scope="session")
+def browser_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the debugging protocol of a browser."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as url:
+        yield url
+
+
+@pytest.fixture
+async def page(browser_url: str) -> AsyncIterator[Page]:
+    """A page that nobody has used, 1,024 px wide."""
+    async with opened_page(browser_url) as page:
+        yield page
