@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests of the nats command and of the browser without it, and with `--cluster` those that are no tests of a cluster.
+    """Skip tests of the nats command or a browser without it, and with `--cluster` those that are no tests of one.
 
     Without a server fail at once, in one line, those that need one.
     """
@@ -93,7 +93,7 @@ def _missing_server() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Report in the last lines what was not tried: for want of the nats command or a browser, on the cluster, of a cluster."""
+    """Report in the last lines what was not tried: for want of the nats command or a browser, or on the cluster."""
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
     lines = []
     if count := sum(NO_NATS_COMMAND in reason for reason in reasons):
