@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
 
 import rich_click as click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from diracx.tasks.cli.terminal.printable import printable
-
-T = TypeVar("T")
-
-CONCURRENCY: Final = 16
 
 
 def confirmed(question: str, undone: str) -> bool:
@@ -65,29 +59,3 @@ def waiting(text: str) -> Iterator[None]:
     ) as bar:
         bar.add_task(printable(text), total=None)
         yield
-
-
-async def work_through(doing: str, items: AsyncIterator[T], work: Callable[[T], Awaitable[object]]) -> None:
-    """Do the work for each item as it comes, 16 at a time. The first error ends it.
-
-    Args:
-        doing: The name of the asyncio tasks.
-    """
-    one_asks = asyncio.Lock()
-
-    async def take_items() -> None:
-        while True:
-            async with one_asks:
-                try:
-                    item = await anext(items)
-                except StopAsyncIteration:
-                    return
-            await work(item)
-
-    workers = [asyncio.create_task(take_items(), name=doing) for _ in range(CONCURRENCY)]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)

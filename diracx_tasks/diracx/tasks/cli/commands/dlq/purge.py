@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, with_selection
+from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, with_selection
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.interaction import confirmed
 from diracx.tasks.cli.terminal.output import note, say
-from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, remove_dead_task
+from diracx.tasks.plumbing.dead_letters.bulk import purge_selected
+from diracx.tasks.plumbing.dead_letters.selection import Selection
 
 
 @with_selection
@@ -33,14 +34,20 @@ async def _purge(access: Access, selection: Selection, yes: bool) -> int | None:
     purged = 0
     # On a new connection, since the user may have taken long to answer.
     async with DeadLetters.open(access) as dead_letters:
-        connection, namespace = dead_letters.connection, dead_letters.namespace
 
-        async def purge(each: DeadTask) -> None:
+        def count(_: object = None) -> None:
             nonlocal purged
-            await remove_dead_task(connection, namespace, each)
             purged += 1
 
-        await dead_letters.work_through("purging", selection.selects, purge, last=last)
+        with dead_letters.progress("purging") as advance:
+            await purge_selected(
+                dead_letters.connection,
+                dead_letters.namespace,
+                selection.selects,
+                last=dead_letters.size.last if last is None else last,
+                on_done=count,
+                on_read=advance,
+            )
     if yes:
         _report_missing(selection)
     return purged

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, Selection, with_selection
+from diracx.tasks.cli.commands.dlq.dead_letters import DeadLetters, with_selection
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, say
-from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask
-from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
+from diracx.tasks.plumbing.dead_letters.bulk import replay_selected
+from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError
+from diracx.tasks.plumbing.dead_letters.selection import Selection
 
 
 @with_selection
@@ -19,20 +20,25 @@ def command(*, selection: Selection, access: Access) -> int:
 
 async def _replay(access: Access, selection: Selection) -> ExitCode:
     async with DeadLetters.open(access) as dead_letters:
-        replayer = Replayer(dead_letters.connection, dead_letters.namespace)
-        finished = await replayer.finish_earlier()
         replayed = 0
         left_out: list[NotReplayableError] = []
 
-        async def replay(each: DeadTask) -> None:
+        def count(error: NotReplayableError | None = None) -> None:
             nonlocal replayed
-            try:
-                await replayer.replay(each)
+            if error is None:
                 replayed += 1
-            except NotReplayableError as error:
+            else:
                 left_out.append(error)
 
-        await dead_letters.work_through("replaying", selection.selects, replay)
+        with dead_letters.progress("replaying") as advance:
+            finished = await replay_selected(
+                dead_letters.connection,
+                dead_letters.namespace,
+                selection.selects,
+                last=dead_letters.size.last,
+                on_done=count,
+                on_read=advance,
+            )
     missing = [seq for seq in selection.missing if seq not in finished]
     for line in [f"there is no dead letter {seq}" for seq in missing] + list(map(str, left_out)):
         note(f"error: {line}")
