@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import getpass
 import os
 import socket
@@ -19,6 +18,7 @@ from diracx.tasks.plumbing.overrides.changes import Change, changes_between
 from diracx.tasks.plumbing.overrides.checks import problems
 from diracx.tasks.plumbing.overrides.configuration import Configuration, ConfigurationError
 from diracx.tasks.plumbing.overrides.follower import Revision, in_force
+from diracx.tasks.plumbing.overrides.history import diff_of_texts, same_text, subject
 from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
 
@@ -102,8 +102,7 @@ class Proposal:
     def diff(self, name: str) -> str:
         """A unified diff of the texts; empty if they are the same."""
         old_name = f"revision {self.revision}" if self.revision else "no configuration"
-        lines = difflib.unified_diff(self._old_text.splitlines(), self._text.splitlines(), old_name, name, lineterm="")
-        return "".join(f"{line}\n" for line in lines)
+        return diff_of_texts(self._old_text, self._text, old_name, name)
 
     def print_changes(self) -> None:
         """Print the settings that change; a dash stands for a setting that is not made."""
@@ -115,21 +114,6 @@ class Proposal:
             for each in self.changes
         ]
         print_table(["of", "vo", "setting", Prose("before"), Prose("after")], rows)
-
-
-def same_text(one: str, other: str) -> bool:
-    """Whether two texts are the same, but for line breaks at the end."""
-    return one.rstrip("\n") == other.rstrip("\n")
-
-
-def subject(change: Change) -> str:
-    """The task or the object that a change is about."""
-    return change.task or object_in_words(change.object) or "the mesh"
-
-
-def object_in_words(place: tuple[str, ...] | None) -> str:
-    """E.g. `transformation 12345`."""
-    return " ".join(place or ())
 
 
 def author() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
-from diracx.tasks.cli.commands.config.proposal import Proposal, author, checked, same_text
+from diracx.tasks.cli.commands.config.proposal import Proposal, author, checked
 from diracx.tasks.cli.commands.config.revisions import find, origin
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access
@@ -16,6 +16,7 @@ from diracx.tasks.cli.terminal.output import print_document, say
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.key_value_store import RevisionConflictError
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket, Revision, in_force
+from diracx.tasks.plumbing.overrides.history import same_text
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 

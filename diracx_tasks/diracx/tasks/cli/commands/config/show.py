@@ -11,7 +11,7 @@ import msgspec
 import rich_click as click
 
 from diracx.tasks.cli.access import namespace_of
-from diracx.tasks.cli.commands.config.proposal import NOTES, object_in_words
+from diracx.tasks.cli.commands.config.proposal import NOTES
 from diracx.tasks.cli.commands.config.revisions import find, origin, read_revisions
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access
@@ -20,6 +20,7 @@ from diracx.tasks.cli.terminal.tables import aligned
 from diracx.tasks.plumbing.overrides.changes import SetLimit, limit_in_words, limits_of
 from diracx.tasks.plumbing.overrides.configuration import Configuration, RateLimit
 from diracx.tasks.plumbing.overrides.follower import Revision, in_force
+from diracx.tasks.plumbing.overrides.history import object_in_words
 
 
 class ShownConfiguration(msgspec.Struct, kw_only=True):

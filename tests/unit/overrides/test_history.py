@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from diracx.tasks.cli.commands.config.history import ListedRevision, list_revisions
 from diracx.tasks.plumbing.overrides.follower import Revision
+from diracx.tasks.plumbing.overrides.history import ListedRevision, diff_of_texts, list_revisions
 from diracx.tasks.plumbing.registry import TaskRegistry
 
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
@@ -40,3 +40,14 @@ def test_the_latest_valid_one_is_in_force() -> None:
     assert [each.in_force for each in listed("vos: [a]", None)] == [False, True]
     assert [each.in_force for each in listed("vos: 7")] == [False]
     assert listed() == []
+
+
+def test_the_difference_of_two_texts_names_both() -> None:
+    assert diff_of_texts("a: 1\n", "a: 2", "revision 1", "revision 2").splitlines() == [
+        "--- revision 1",
+        "+++ revision 2",
+        "@@ -1 +1 @@",
+        "-a: 1",
+        "+a: 2",
+    ]
+    assert diff_of_texts("a: 1\n", "a: 1", "revision 1", "revision 2") == ""
