@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
-from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
+from diracx.tasks.plumbing.operations.schedules import ListedSchedule, NoSuchScheduleError, check_vos, list_schedules
 from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override
 from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -104,3 +104,15 @@ def test_a_schedule_without_a_next_occurrence_says_why(
 ) -> None:
     (hourly,) = listed(*states, configuration=configuration, unreadable=unreadable)
     assert (hourly.next, hourly.why_not) == (None, why_not)
+
+
+def test_a_vo_is_one_of_those_that_are_known_and_any_where_none_is() -> None:
+    check_vos(["lhcb", "atlas"], {"lhcb", "atlas"})
+    check_vos(["cms"], set())
+
+
+@pytest.mark.parametrize(("vo", "hint"), [("lhbc", "did you mean lhcb?"), ("x", "there is atlas, lhcb")])
+def test_another_one_is_refused_with_a_near_name_or_all(vo: str, hint: str) -> None:
+    with pytest.raises(NoSuchScheduleError) as refused:
+        check_vos(["lhcb", vo], {"lhcb", "atlas"})
+    assert str(refused.value) == f"no VO {vo!r} is known here; {hint}"

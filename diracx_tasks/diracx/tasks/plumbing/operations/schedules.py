@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
+from diracx.tasks.plumbing.exceptions import TaskError, near_names
+from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.overrides.configuration import Configuration
+from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of, removed_instances
 from diracx.tasks.plumbing.scheduler.reconciler import StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
+from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
+from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
+from diracx.tasks.plumbing.wire.names import Namespace
+
+
+class NoSuchScheduleError(TaskError):
+    """A task has no schedule, or none for that VO or with that entry, or one of several has to be chosen."""
 
 
 class ListedSchedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +44,73 @@ class ListedSchedule(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the entry; None if it has none, or if there are no entries."""
     args: dict[str, Any]
     """The arguments of the entry; empty if it has none."""
+
+
+class Schedules(NamedTuple):
+    """The schedules of a mesh."""
+
+    listed: list[ListedSchedule]
+    without_vo: list[str]
+    """The VO-aware tasks that are not listed, since no VO is known."""
+
+
+class ScheduleReader:
+    """Reads the schedules of the tasks that are installed here, any number of times.
+
+    Args:
+        registry: The installed tasks.
+    """
+
+    def __init__(self, connection: Connection, namespace: Namespace, registry: TaskRegistry) -> None:
+        self._connection = connection
+        self._registry = registry
+        self._configuration = ConfigurationFollower(connection, namespace)
+        self._store = JetStreamScheduleStore(connection, namespace)
+        self._vos = VirtualOrganisations()
+
+    async def read(self, named: Sequence[str] = ()) -> Schedules:
+        """Read them once.
+
+        Args:
+            named: The VOs that are meant; empty: those in force.
+
+        Raises:
+            NoSuchScheduleError: A named VO is neither one of those in force nor one that has schedules.
+            ApiError: The namespace does not exist, or the server refused.
+            ServerUnavailableError: No answer.
+        """
+        await self._configuration.refresh()
+        states = await self._store.read_all()
+        configuration = self._configuration.current
+        await self._vos.read(configuration)
+        vos = self._vos.current(configuration) or ()
+        if named:
+            # The scheduler may have been given others than those in force; it has written states of them.
+            check_vos(named, {*vos, *(key.vo for key in states if key.vo)})
+            vos = tuple(named)
+        now = self._connection.clock.now()
+        listed = list_schedules(self._registry, configuration, vos, states, self._store.unreadable, now)
+        found = {each.task for each in listed}
+        per_vo = (task.name for task in self._registry if issubclass(task.task_class, PeriodicVoAwareBaseTask))
+        return Schedules(listed, [] if vos else sorted(name for name in per_vo if name not in found))
+
+
+def check_vos(named: Sequence[str], known: Collection[str]) -> None:
+    """Check VOs against those that are known; if none is, any may be meant.
+
+    Raises:
+        NoSuchScheduleError: One of them is not known.
+    """
+    for vo in named:
+        if known and vo not in known:
+            raise NoSuchScheduleError(f"no VO {vo!r} is known here; {hint(vo, sorted(known))}")
+
+
+def hint(name: str, known: Sequence[str]) -> str:
+    """Name the known one that a mistyped name may mean, or else all."""
+    if near := near_names(name, known):
+        return f"did you mean {' or '.join(near)}?"
+    return f"there is {', '.join(known)}" if known else "there is none"
 
 
 def list_schedules(

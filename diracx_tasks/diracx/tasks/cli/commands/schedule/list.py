@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
-from diracx.tasks.cli.commands.schedule.run import hint
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import Prose, print_table
-from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
-from diracx.tasks.plumbing.operations.schedules import ListedSchedule, list_schedules
-from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
+from diracx.tasks.plumbing.operations.schedules import ListedSchedule, NoSuchScheduleError, ScheduleReader, Schedules
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
-from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 
 
 def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
@@ -51,40 +46,11 @@ def _print(listed: Sequence[ListedSchedule]) -> None:
     print_table(columns, rows)
 
 
-def check_vos(named: Sequence[str], known: Collection[str]) -> None:
-    """Check VOs against those that are known; if none is, any may be meant.
-
-    Raises:
-        click.UsageError: One of them is not known.
-    """
-    for vo in named:
-        if known and vo not in known:
-            raise click.UsageError(f"no VO {vo!r} is known here; {hint(vo, sorted(known))}")
-
-
-async def _schedules(
-    access: Access, registry: TaskRegistry, named: Sequence[str]
-) -> tuple[list[ListedSchedule], list[str]]:
-    """Read the schedules, and the names of the tasks that have none since no VO is known.
-
-    Raises:
-        click.UsageError: A named VO is neither one of those in force nor one that has schedules.
-    """
+async def _schedules(access: Access, registry: TaskRegistry, named: Sequence[str]) -> Schedules:
     namespace = namespace_of(access)
     async with operator_connection(access, "schedule") as connection:
-        follower = ConfigurationFollower(connection, namespace)
         with mesh_expected(namespace):
-            await follower.refresh()
-            store = JetStreamScheduleStore(connection, namespace)
-            states = await store.read_all()
-        virtual_organisations = VirtualOrganisations()
-        await virtual_organisations.read(follower.current)
-        vos = virtual_organisations.current(follower.current) or ()
-        if named:
-            # The scheduler may have been given others than those in force; it has written states of them.
-            check_vos(named, {*vos, *(key.vo for key in states if key.vo)})
-            vos = tuple(named)
-        listed = list_schedules(registry, follower.current, vos, states, store.unreadable, connection.clock.now())
-    found = {each.task for each in listed}
-    per_vo = (task.name for task in registry if issubclass(task.task_class, PeriodicVoAwareBaseTask))
-    return listed, [] if vos else sorted(name for name in per_vo if name not in found)
+            try:
+                return await ScheduleReader(connection, namespace, registry).read(named)
+            except NoSuchScheduleError as error:
+                raise click.UsageError(str(error)) from None
