@@ -37,10 +37,18 @@ class Measured:
 
     def metric(self, name: str) -> tuple[str | None, list[Any]]:
         """The unit and the data points of a metric."""
+        metrics = self._metrics()
+        return metrics[name].unit, list(metrics[name].data.data_points)
+
+    @property
+    def metric_names(self) -> set[str]:
+        """The names of all metrics."""
+        return set(self._metrics())
+
+    def _metrics(self) -> dict[str, Any]:
         data = self._reader.get_metrics_data()
         assert data is not None
-        metrics = {each.name: each for each in data.resource_metrics[0].scope_metrics[0].metrics}
-        return metrics[name].unit, list(metrics[name].data.data_points)
+        return {each.name: each for each in data.resource_metrics[0].scope_metrics[0].metrics}
 
 
 @contextmanager

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv._incubating.attributes import messaging_attributes
+from opentelemetry.semconv._incubating.metrics import messaging_metrics
+from opentelemetry.semconv.attributes import error_attributes, exception_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import TaskRetryRequestedError
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.observability import log_context
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
-from support.deliveries import leave_crashes
+from diracx.tasks.plumbing.wire.failure import Failure
+from diracx.tasks.plumbing.worker.attempts import AttemptStore
+from support.deliveries import first_delivery, leave_crashes
 from support.measuring import Measured, context_of, links_of, measuring, parent_of
 from support.mesh import TaskMesh
 
@@ -86,6 +94,30 @@ class Logs(BaseTask):
         logging.getLogger("author").warning("fields: %s", dict(log_context.delivery_fields()))
 
 
+class NotYetError(Exception):
+    """An exception with a module, as most have."""
+
+
+class Fails(BaseTask):
+    """Fails once with a retry, and then for good."""
+
+    size = Size.SMALL
+    retry_policy = ExponentialBackoff(base_delay_seconds=0, max_retries=1)
+
+    async def execute(self) -> None:
+        tried.append("fails")
+        raise NotYetError(f"no owner {len(tried)}")
+
+
+class FailsForGood(Fails):
+    dlq_eligible = True
+
+
+class AsksForARetry(Fails):
+    async def execute(self) -> None:
+        raise TaskRetryRequestedError("the site drains")
+
+
 _author: list[TracerProvider] = []
 _take_away: list[Any] = []
 
@@ -144,6 +176,76 @@ async def test_a_submission_its_retry_and_its_children_are_one_trace(
     assert failed.attributes["diracx.tasks.outcome"] == "retry"
     assert failed.attributes["error.type"] == "ValueError"
     assert failed.attributes["messaging.consumer.group.name"] == "normal-small"
+
+
+@pytest.mark.parametrize(("task_class", "end"), [(Fails, "discarded"), (FailsForGood, "dead")])
+async def test_the_exception_of_each_execution_is_an_event_on_its_span(
+    measured: Measured, measured_mesh: TaskMesh, task_class: type[Fails], end: str
+) -> None:
+    measured_mesh.register(task_class)
+    measured_mesh.allows_residue = True
+    await task_class().schedule()
+    await measured_mesh.burst()
+    kind, spans = f"{NotYetError.__module__}.NotYetError", measured.named("process")
+    assert [(span.attributes or {})["diracx.tasks.outcome"] for span in spans] == ["retry", end]
+    for number, span in enumerate(spans, 1):
+        (event,) = span.events
+        assert event.attributes is not None
+        assert (event.name, event.attributes["exception.type"]) == ("exception", kind)
+        assert event.attributes["exception.message"] == f"no owner {number}"
+        trace_text = str(event.attributes["exception.stacktrace"])
+        assert trace_text.startswith("Traceback (most recent call last)")
+        assert "in execute" in trace_text
+        # The class as such, not the outcome in place of it: a name with a module is a good type, too.
+        assert (span.attributes or {})["error.type"] == kind
+
+
+async def test_a_retry_that_the_task_asked_for_is_an_event_without_a_stack_trace(
+    measured: Measured, measured_mesh: TaskMesh
+) -> None:
+    measured_mesh.register(AsksForARetry)
+    await AsksForARetry().schedule()
+    await measured_mesh.burst()
+    for span in measured.named("process"):
+        (event,) = span.events
+        assert set(event.attributes or {}) == {"exception.type", "exception.message"}
+
+
+async def test_an_execution_that_was_not_begun_again_repeats_no_exception(
+    measured: Measured, measured_mesh: TaskMesh
+) -> None:
+    measured_mesh.register(Fails)
+    await Fails().schedule()
+    store = AttemptStore(measured_mesh.attempts)
+    attempts = await store.read(await first_delivery(measured_mesh, 1))
+    await store.exhaust(attempts, Failure.of(NotYetError("the last"), "another"), "no retry is left", dropped=True)
+    await measured_mesh.burst()
+    (process,) = measured.named("process")
+    assert list(process.events) == []
+
+
+async def test_each_name_of_the_conventions_is_one_that_they_know_and_do_not_deprecate(
+    measured: Measured, measured_mesh: TaskMesh
+) -> None:
+    measured_mesh.register(Fails)
+    await Fails().schedule()
+    await measured_mesh.burst()
+    known = {
+        value
+        for module in (messaging_attributes, messaging_metrics, error_attributes, exception_attributes)
+        for name, value in vars(module).items()
+        if isinstance(value, str) and name.isupper() and f"{name}: Final" in inspect.getsource(module)
+    }
+    outdated = {
+        match[1]
+        for module in (messaging_attributes, messaging_metrics, exception_attributes)
+        for match in re.finditer(r'Final = "([a-z._]+)"\n"""\nDeprecated', inspect.getsource(module))
+    }
+    used = {name for span in measured.spans for each in (span, *span.events) for name in each.attributes or {}}
+    used |= measured.metric_names
+    ours = {name for name in used if name.startswith("diracx.tasks.")}
+    assert used - ours <= known - outdated
+    assert len(used - ours) > 10
 
 
 async def test_the_error_type_of_a_poison_message_is_poison(measured: Measured, measured_mesh: TaskMesh) -> None:

@@ -1,10 +1,12 @@
-"""Traces and metrics with OpenTelemetry, by its conventions for messaging systems (semantic conventions 1.37).
+"""Traces and metrics with OpenTelemetry, by its conventions for messaging systems (semantic conventions 1.44).
 
 Spans:
 
 * A publish is a span of kind PRODUCER. Its context travels as `traceparent` in the message.
 * Processing a delivery is a span of kind CONSUMER: a child of the publish, and linked to it. So a task, its retries and
   the tasks that it submits are one trace.
+* A failed execution is an event `exception` on its span, with type, message and stack trace, whether it is retried,
+  dead or dropped. Later conventions record exceptions in logs; those that record events may go on, which we do.
 * A message without a context, e.g. of `nats pub`, starts a trace.
 * A scheduler publishes occurrences together. As the conventions describe for a batch, each occurrence has a span
   `create` whose context travels with it, and one span `publish` of kind CLIENT is linked to all of them. So each
@@ -41,10 +43,10 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from diracx.tasks.plumbing.observability.telemetry import Outgoing, Received
+from diracx.tasks.plumbing.observability.telemetry import Outgoing, Raised, Received
 
 _SCOPE: Final = "diracx.tasks"
-_SCHEMA: Final = "https://opentelemetry.io/schemas/1.37.0"
+_SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
 # The buckets that the conventions advise for durations, in seconds.
 _DURATION_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _LONG_DURATION_BUCKETS: Final = (*_DURATION_BUCKETS, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
@@ -63,14 +65,17 @@ class _Processing:
         self.attributes: _Attributes = {}
         """Known at the end only; for the span and for the metrics."""
 
-    def end(self, outcome: str, error: str | None) -> None:
-        """Set the outcome on the span."""
+    def end(self, outcome: str, error: str | None, raised: Raised | None = None) -> None:
+        """Set the outcome on the span, and add the error as the event `exception`."""
         self.attributes["diracx.tasks.outcome"] = outcome
         if error is not None:
-            kind, _, _ = error.partition(":")
-            # A reason is free text, and an attribute of a metric must have few values.
-            self.attributes["error.type"] = kind if kind.isidentifier() else outcome
+            self.attributes["error.type"] = raised.type if raised is not None else _kind_of(error) or outcome
             self._span.set_status(Status(StatusCode.ERROR, error))
+        if raised is not None:
+            event = {"exception.type": raised.type, "exception.message": raised.message}
+            if raised.traceback:
+                event["exception.stacktrace"] = raised.traceback
+            self._span.add_event("exception", event)
 
 
 class OpenTelemetry:
@@ -206,6 +211,13 @@ def _origin(headers: Mapping[str, str]) -> tuple[Context, list[Link]]:
     context = _propagator.extract(headers, context=Context())
     span = trace.get_current_span(context).get_span_context()
     return context, [Link(span)] if span.is_valid else []
+
+
+def _kind_of(reason: str) -> str | None:
+    """The word before the colon of a reason, such as `poison`; None: it has none. A reason is free text, and an
+    attribute of a metric must have few values."""
+    kind = reason.partition(":")[0]
+    return kind if kind.isidentifier() else None
 
 
 def _sending(operation: str, kind: str, destination: str) -> _Attributes:

@@ -48,15 +48,32 @@ class Outgoing:
     """The size of the body in bytes."""
 
 
+class Raised(Protocol):
+    """The error of one execution, as texts: the exception itself may be of another thread, and is gone."""
+
+    @property
+    def type(self) -> str:
+        """The class of the exception, with its module unless it is built in."""
+
+    @property
+    def message(self) -> str:
+        """The text of the exception."""
+
+    @property
+    def traceback(self) -> str:
+        """Its traceback; empty if it would not help, e.g. for a retry that the task asked for."""
+
+
 class Processing(Protocol):
     """One delivery, while it is processed."""
 
-    def end(self, outcome: str, error: str | None) -> None:
+    def end(self, outcome: str, error: str | None, raised: Raised | None = None) -> None:
         """Record the outcome.
 
         Args:
             outcome: One word, e.g. `succeeded`.
             error: `<class>: <message>` of the error, or a reason; None for a success.
+            raised: The error of this very execution; None if it raised none, or was not executed.
         """
 
 

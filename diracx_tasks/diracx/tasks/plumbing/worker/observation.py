@@ -24,6 +24,7 @@ from diracx.tasks.plumbing.execution.job import (
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability.telemetry import Received, Telemetry
 from diracx.tasks.plumbing.wire.envelope import TASK_DUE, TASK_ID, TASK_NAME
+from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.plumbing.worker.attempts import Attempts
 
@@ -74,9 +75,18 @@ async def observed(
 ) -> Outcome:
     """Await the outcome of a delivery, and record it in telemetry."""
     with telemetry.processing(_received(delivery, attempts, clock.now())) as processing:
+        before = attempts.record.last_failure
         outcome = await work
-        processing.end(outcome_in_words(outcome), error_of(outcome))
+        processing.end(outcome_in_words(outcome), error_of(outcome), _raised(outcome, before))
         return outcome
+
+
+def _raised(outcome: Outcome, before: Failure | None) -> Failure | None:
+    """The failure of this execution; None when it raised no error, or the outcome tells of an earlier one, `before`."""
+    match outcome:
+        case Retry() | Dead() | Discarded() if outcome.failure is not before:
+            return outcome.failure
+    return None
 
 
 def _received(delivery: Delivery, attempts: Attempts, now: datetime) -> Received:
