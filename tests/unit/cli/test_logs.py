@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import time
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from diracx.tasks.cli.logs import JsonFormatter, LogLine
+from diracx.tasks.cli.logs import JsonFormatter, LogLine, TextFormatter
+from diracx.tasks.plumbing.observability.log_context import JSON_FIELDS, current_delivery
 
 
 def written(message: str, level: int = logging.INFO, logger: str = "diracx.tasks.worker", **fields: object) -> str:
@@ -32,6 +34,22 @@ def test_a_line_shows_its_message_and_the_fields_that_the_message_lacks() -> Non
     fields["attempt"] = 2
     assert shown(written("owners: 7", **fields)) == "owners: 7 [task=acme:Sync id=0192 attempt=2]"
     assert shown(written("connected")) == "connected"
+
+
+def test_the_details_of_a_delivery_are_in_json_only() -> None:
+    fields: dict[str, Any] = {JSON_FIELDS: {"duration": 0.5}, "site": "RAL"}
+    token = current_delivery.set(lambda details: {"task": "acme:Sync"} | ({"queue": "normal-small"} if details else {}))
+    try:
+        line = written("done", **fields)
+        record = logging.makeLogRecord({"msg": "done", "name": "acme", "levelname": "INFO", **fields})
+        text = TextFormatter("%(message)s").format(record)
+    finally:
+        current_delivery.reset(token)
+    read = json.loads(line)
+    assert list(read)[4:] == ["task", "queue", "duration", "site"]
+    assert read["duration"] == 0.5
+    assert text == "done [task=acme:Sync site=RAL]"
+    assert shown(line) == "done [task=acme:Sync site=RAL]"
 
 
 def test_warnings_and_errors_show_their_level_and_other_loggers_their_name() -> None:

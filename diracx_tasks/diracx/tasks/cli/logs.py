@@ -2,7 +2,8 @@
 
 Each line names its subject: the fields `task`, `id` and `attempt` of the delivery in which it was logged (lines of the
 task's author included), and `worker`, the process. A text line appends them to the message. A JSON line has them as
-fields, like everything that a log call passes as `extra`.
+fields, like everything that a log call passes as `extra`. It also has `queue`, `trace_id` and `labels` of the delivery,
+and where a delivery ended its `duration` in seconds.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from diracx.tasks.plumbing.wire.failure import message_of
 _STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-# The names of a JSON line that `LogLine` keeps elsewhere; `dev` shows the worker beside the line.
-_NOT_A_FIELD: Final = frozenset({"time", "level", "logger", "message", "exception", "stack", "worker"})
+# The names of a JSON line that `LogLine` keeps elsewhere, and those for which a line of text has no room; `dev` shows
+# the worker beside the line.
+_NOT_A_FIELD: Final = frozenset({"time", "level", "logger", "message", "exception", "stack", "worker"}) | {
+    *("queue", "trace_id", "labels", "duration")
+}
 _ALARMING_LEVELS: Final = ("warning", "error", "critical")
 
 _process: dict[str, object] = {}
@@ -55,9 +59,13 @@ def name_worker(name: str) -> None:
     _process["worker"] = name
 
 
-def _fields(record: logging.LogRecord) -> dict[str, object]:
+def _fields(record: logging.LogRecord, details: bool = False) -> dict[str, object]:
     extra = {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
-    return {**log_context.delivery_fields(), **_process, **extra}
+    more: Any = extra.pop(log_context.JSON_FIELDS, {})
+    fields = {**log_context.delivery_fields(), **_process}
+    if details:
+        fields |= {**log_context.delivery_fields(details=True), **more}
+    return {**fields, **extra}
 
 
 class TextFormatter(logging.Formatter):
@@ -92,7 +100,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record),
+            **_fields(record, details=True),
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = self.formatException(record.exc_info)

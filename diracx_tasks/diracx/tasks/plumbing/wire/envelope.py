@@ -161,7 +161,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
             group=headers.get(TASK_GROUP),
             callback=headers.get(TASK_CALLBACK),
             keep_result=_seconds(headers, TASK_KEEP_RESULT) if TASK_KEEP_RESULT in headers else None,
-            labels=_read_labels(headers) if TASK_LABELS in headers else _NO_LABELS,
+            labels=read_labels(headers) if TASK_LABELS in headers else _NO_LABELS,
             traceparent=headers.get(TRACEPARENT),
             moved=_number(headers, TASK_MOVED) if TASK_MOVED in headers else 0,
         )
@@ -230,7 +230,12 @@ def _described(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
-def _read_labels(headers: Mapping[str, str]) -> dict[str, Any]:
+def read_labels(headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return the labels in the headers of a message that has some.
+
+    Raises:
+        MalformedTaskError: They are no JSON object.
+    """
     try:
         return _labels_decoder.decode(headers[TASK_LABELS])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -44,6 +44,7 @@ from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.delivery import Delivery, ReplySubject
+from diracx.tasks.plumbing.observability import log_context
 from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_NAME
 from diracx.tasks.plumbing.worker.attempts import Attempts
 
@@ -133,6 +134,11 @@ class Lease:
     def elapsed(self) -> float:
         """Seconds since `started`."""
         return self._clock() - self.started
+
+    @property
+    def timing(self) -> dict[str, Any]:
+        """The `extra` of a log line that tells how the delivery ended: its `duration` in seconds, for JSON."""
+        return {log_context.JSON_FIELDS: {"duration": round(self.elapsed, 3)}}
 
     def ensure_held(self) -> None:
         """Check the lease right before settling: a process that was stopped gets here before any tick of the loop.

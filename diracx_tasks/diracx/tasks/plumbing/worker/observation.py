@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
 from diracx.tasks.plumbing.clock import ServerClock
-from diracx.tasks.plumbing.exceptions import shown
+from diracx.tasks.plumbing.exceptions import MalformedTaskError, shown
 from diracx.tasks.plumbing.execution.job import (
     Cancelled,
     Dead,
@@ -23,10 +24,15 @@ from diracx.tasks.plumbing.execution.job import (
 )
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability.telemetry import Received, Telemetry
-from diracx.tasks.plumbing.wire.envelope import TASK_DUE, TASK_ID, TASK_NAME
+from diracx.tasks.plumbing.wire.envelope import TASK_DUE, TASK_ID, TASK_LABELS, TASK_NAME, TRACEPARENT, read_labels
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.plumbing.worker.attempts import Attempts
+
+MAX_LOGGED_LABELS: Final = 4_096
+"""Labels that are longer as JSON, in characters, are in no log line: each line of a task would have them."""
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+"""A traceparent (W3C Trace Context), also of a later version, with the id of its trace."""
 
 OUTCOME_WORDS: Final[dict[type[Outcome], str]] = {
     Succeeded: "succeeded",
@@ -56,18 +62,27 @@ def error_of(outcome: Outcome) -> str | None:
     return None
 
 
-def log_fields(delivery: Delivery, attempt: int) -> dict[str, object]:
+def log_fields(delivery: Delivery, attempt: int, details: bool = False) -> dict[str, object]:
     """The fields that each log line of a delivery has.
 
     Args:
         attempt: 1 for the first execution. Only failures raise it.
+        details: Also its queue and, as far as the message has them, the id of its trace and its labels.
     """
     headers = delivery.headers or {}
-    return {
+    fields: dict[str, object] = {
         "task": shown(headers.get(TASK_NAME, "")),
         "id": shown(headers.get(TASK_ID) or str(delivery.sequence)),
         "attempt": attempt,
     }
+    if details:
+        fields["queue"] = _queue_of(delivery)
+        if (trace := _TRACEPARENT.fullmatch(headers.get(TRACEPARENT, ""))) is not None:
+            fields["trace_id"] = trace[1]
+        with suppress(MalformedTaskError):  # which the outcome says
+            if 0 < len(headers.get(TASK_LABELS, "")) <= MAX_LOGGED_LABELS:
+                fields["labels"] = read_labels(headers)
+    return fields
 
 
 async def observed(
@@ -95,14 +110,18 @@ def _received(delivery: Delivery, attempts: Attempts, now: datetime) -> Received
         task=shown(headers.get(TASK_NAME, "")),
         id=shown(headers.get(TASK_ID) or str(delivery.sequence)),
         subject=delivery.subject,
-        # `<namespace>.tasks.<priority>.<size>` is what the consumer `<priority>-<size>` filters.
-        consumer="-".join(delivery.subject.split(".")[-2:]),
+        consumer=_queue_of(delivery),
         headers=headers,
         size=len(delivery.body),
         delivered=delivery.delivered,
         retries=attempts.record.failed,
         waited=_waited(delivery, headers.get(TASK_DUE), now) if delivery.delivered == 1 else None,
     )
+
+
+def _queue_of(delivery: Delivery) -> str:
+    # `<namespace>.tasks.<priority>.<size>` is what the consumer `<priority>-<size>` filters.
+    return "-".join(delivery.subject.split(".")[-2:])
 
 
 def _waited(delivery: Delivery, due: str | None, now: datetime) -> float:

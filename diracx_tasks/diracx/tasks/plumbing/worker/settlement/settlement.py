@@ -169,7 +169,8 @@ class Settlement:
     def _log_end(self, lease: Lease, ending: str) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             sequence = lease.delivery.sequence
-            logger.debug("%s: %s (message %d) in %.3f s", ending, lease.name, sequence, lease.elapsed)
+            text = "%s: %s (message %d) in %.3f s"
+            logger.debug(text, ending, lease.name, sequence, lease.elapsed, extra=lease.timing)
 
     def _effects_of(self, outcome: Outcome, lease: Lease, name: str, attempts: Attempts) -> Coroutine[Any, Any, None]:
         match outcome:
@@ -251,12 +252,13 @@ class Settlement:
         await self._write_ending(lease, attempts, outcome)
         self._ack(lease)
         text = "dropped %s (message %d): %s"
-        _log_failure(logging.WARNING, outcome.failure, text, name, lease.delivery.sequence, outcome.reason)
+        _log_failure(logging.WARNING, outcome.failure, text, name, lease.delivery.sequence, outcome.reason, lease=lease)
 
     async def _cancel(self, lease: Lease, name: str, attempts: Attempts, outcome: Cancelled) -> None:
         await self._write_ending(lease, attempts, outcome)
         self._ack(lease)
-        logger.info("cancelled %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
+        text = "cancelled %s (message %d): %s"
+        logger.info(text, name, lease.delivery.sequence, outcome.reason, extra=lease.timing)
 
     async def _write_ending(self, lease: Lease, attempts: Attempts, outcome: Outcome) -> None:
         """Write the result of the task, and its completion in its group, as far as it has either."""
@@ -278,13 +280,14 @@ class Settlement:
             delay.total_seconds(),
             outcome.failure.type,
             outcome.failure.message,
+            extra=lease.timing,
         )
 
     async def _postpone_for_lock(self, lease: Lease, name: str, outcome: LockBusy) -> None:
         delay = self._lock_backoff.delay(outcome)
         self.naks.send(lease, delay)
         level = logging.INFO if self._lock_backoff.should_log() else logging.DEBUG
-        logger.log(level, "%s waits %.1f s: %s", name, delay.total_seconds(), outcome.error)
+        logger.log(level, "%s waits %.1f s: %s", name, delay.total_seconds(), outcome.error, extra=lease.timing)
 
     async def _hold(self, lease: Lease, name: str, outcome: Held) -> None:
         delay = self._hold_backoff.delay(outcome)
@@ -296,6 +299,7 @@ class Settlement:
             name,
             outcome.path,
             delay.total_seconds(),
+            extra=lease.timing,
         )
 
     async def _interrupt(self, lease: Lease, name: str, attempts: Attempts, outcome: Interrupted) -> None:
@@ -303,7 +307,8 @@ class Settlement:
         lease.ensure_held()
         self.naks.send(lease, outcome.delay)
         level = logging.DEBUG if outcome.quiet else logging.INFO
-        logger.log(level, "gave back %s (message %d): %s", name, lease.delivery.sequence, outcome.reason)
+        text = "gave back %s (message %d): %s"
+        logger.log(level, text, name, lease.delivery.sequence, outcome.reason, extra=lease.timing)
         if outcome.delay and attempts.record.not_before is not None:  # the record enforces that time
             self.ack_replay.record_nak(lease, attempts.record.not_before)
 
@@ -316,8 +321,8 @@ class Settlement:
         lease.ensure_held()
         lease.delivery.term(outcome.reason)
         self.ack_replay.record_term(lease, outcome.reason)
-        text = "dead: %s (message %d): %s"
-        _log_failure(logging.ERROR, attempts.record.last_failure, text, name, lease.delivery.sequence, outcome.reason)
+        text, failure = "dead: %s (message %d): %s", attempts.record.last_failure
+        _log_failure(logging.ERROR, failure, text, name, lease.delivery.sequence, outcome.reason, lease=lease)
 
     async def _requeue(self, lease: Lease, name: str, outcome: WrongQueue) -> None:
         # The id names the copied message, not the task: the stream drops a second copy of this message, and keeps the
@@ -329,7 +334,7 @@ class Settlement:
         await publish(self._connection, subject, delivery.body, headers)
         lease.ensure_held()
         self._ack(lease)
-        logger.info("moved %s (message %d) to %s", name, delivery.sequence, subject)
+        logger.info("moved %s (message %d) to %s", name, delivery.sequence, subject, extra=lease.timing)
 
     def _ack(self, lease: Lease) -> None:
         lease.delivery.ack()
@@ -364,10 +369,12 @@ class Settlement:
             logger.warning("%s (message %d) is settled, but its %s was not deleted: %s", name, sequence, what, error)
 
 
-def _log_failure(level: int, failure: Failure | None, text: str, *args: object) -> None:
+def _log_failure(level: int, failure: Failure | None, text: str, *args: object, lease: Lease | None = None) -> None:
     """Log one line with the traceback of a failure, which is a text: the exception itself is gone by now."""
     if logger.isEnabledFor(level):
         path, line, function, _ = logger.findCaller(stacklevel=2)
-        record = logger.makeRecord(logger.name, level, path, line, text, args, None, function)
+        record = logger.makeRecord(
+            logger.name, level, path, line, text, args, None, function, lease.timing if lease else None
+        )
         record.exc_text = failure.traceback or None if failure is not None else None
         logger.handle(record)
