@@ -11,10 +11,16 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from diracx.tasks.cli.terminal.status_screen import Screen, duration, plain
+from diracx.tasks.cli.terminal.status_screen import Screen, plain
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
-from diracx.tasks.plumbing.operations.status import QueueStatus, SchedulerStatus, Status, StatusSnapshot, WorkerStatus
+from diracx.tasks.plumbing.operations.status_document import (
+    QueueStatus,
+    SchedulerStatus,
+    Status,
+    StatusSnapshot,
+    WorkerStatus,
+)
 from diracx.tasks.plumbing.worker.snapshot import HeldTask
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
@@ -135,14 +141,6 @@ def test_unknown_values_are_shown_as_unknown() -> None:
     assert "no workers" in lines
     assert "next          none known" in lines
     assert "realtime   small   1234567  100      ?       7            1 d 1 h" in lines
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0.0 s"), (9.96, "10.0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3_725, "1 h 2 min"), (90_061, "1 d 1 h")],
-)
-def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def paused(*untils: datetime | None) -> StatusSnapshot:

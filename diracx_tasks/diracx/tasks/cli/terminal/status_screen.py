@@ -16,8 +16,8 @@ from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.cli.terminal.tables import aligned
 from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
-from diracx.tasks.plumbing.operations.status import QueueStatus, Status, StatusSnapshot, WorkerStatus
-from diracx.tasks.plumbing.wire.times import readable_time
+from diracx.tasks.plumbing.operations.status_document import QueueStatus, Status, StatusSnapshot, WorkerStatus
+from diracx.tasks.plumbing.wire.times import duration, readable_time
 
 _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
 _WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
@@ -51,17 +51,6 @@ MIN_WIDTH_FOR_TASKS: Final = 120
 """The columns of a terminal that has room for the names of isolated tasks beside their workers."""
 TIME_IS_ENOUGH: Final = timedelta(days=1)
 DAY_IS_ENOUGH: Final = timedelta(days=330)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in its two largest units, e.g. `2 h 5 min`."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    for unit, size, smaller, fraction in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // fraction} {smaller}"
-    raise AssertionError(seconds)
 
 
 def _clock(moment: datetime) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,102 +32,19 @@ from diracx.tasks.plumbing.jetstream.topology import missing
 from diracx.tasks.plumbing.operations.group_lookup import GroupReader
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
+from diracx.tasks.plumbing.operations.status_document import (
+    QueueStatus,
+    SchedulerStatus,
+    Status,
+    StatusSnapshot,
+    WorkerStatus,
+)
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.plumbing.worker.snapshot import HeldTask
 
-
-class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the nine queues."""
-
-    subject: str
-    priority: Priority
-    size: Size
-    waiting: int
-    """Tasks that were never delivered."""
-    in_hand: int
-    """Tasks in flight. If this user may not ask the workers, parked tasks are included."""
-    redelivered: int
-    """Tasks that were delivered more than once and are not settled."""
-    oldest_seconds: float | None
-    """The age of the oldest waiting task, by the server's clock; None if none waits."""
-    paused_until: datetime | None = None
-    """When its pause ends (`consumer_pause.UNTIL_RESUMED`: no end); None if it is not paused."""
-    missing: bool = False
-    """Whether the server has no such consumer: no worker gets its tasks. `diracx-task-run setup` creates it."""
-
-
-class SchedulerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The scheduler processes."""
-
-    leader: str | None
-    """The id of the leader, which contains host and pid; None if none leads."""
-    standbys: list[str]
-    """The ids of the others."""
-    clock_ahead_seconds: dict[str, float | None] = {}
-    """How far the clock of its machine is ahead of the server's, by id of the scheduler. None: it does not tell."""
-
-
-class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker."""
-
-    id: str
-    size: Size
-    slots: int
-    busy: int
-    """The number of slots in use."""
-    host: str
-    pid: int
-    since: datetime
-    isolated: str | None = None
-    """`<task> <id>` of the task that runs isolated in it, or of the next one that waits for that; None: neither."""
-    clock_ahead_seconds: float | None = None
-    """How far the clock of its machine is ahead of the server's; negative: behind. None: it does not tell."""
-    not_served: dict[str, str] = {}
-    """Why it gives a task back, by the name of the task: a resource that the task needs is down in this worker."""
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The document of `status --json`: these fields, in this order."""
-
-    namespace: str
-    server: str
-    queues: list[QueueStatus]
-    delayed: int
-    """Tasks that were submitted for later and have not fallen due."""
-    dead_letters: int
-    locks: int
-    """The number of locks in `locks list`, which include limiters and the leadership of the scheduler."""
-    scheduler: SchedulerStatus
-    workers: list[WorkerStatus]
-    held: list[HeldTask]
-    """The tasks that the workers hold: the configuration has `enabled: false` for them. Empty if this user may not ask
-    the workers."""
-    groups: int | None = 0
-    """Groups that wait for their children; None: more records of groups are stored than are worth a count."""
-    cancelled: int = 0
-    """The notes by which operators have cancelled tasks."""
-    catching_up: list[str] = []
-    """On a cluster: a line for each stream, bucket and group of consumers that has no leader, or of which a replica is
-    behind, away or still to be made."""
-
-
-@dataclass(frozen=True, slots=True)
-class StatusSnapshot:
-    """A status, and further values that only the screen shows."""
-
-    status: Status
-    at: datetime
-    """When the status was read, by the server's clock."""
-    parked: Mapping[str, int] | None
-    """Tasks that wait for a retry or a lock, by subject of the queue; None if this user may not ask the workers."""
-    per_second: Mapping[str, float] = field(default_factory=dict)
-    """Deliveries processed per second over the last ten seconds, by id of the worker."""
-    last_pull: Mapping[str, float | None] = field(default_factory=dict)
-    """Seconds since the last answered pull, by id of the worker; None if no pull was answered."""
-    next_occurrence: datetime | None = None
-    """The next occurrence of all periodic tasks; None if it is not known."""
+__all__ = ["QueueStatus", "SchedulerStatus", "Status", "StatusReader", "StatusSnapshot", "WorkerStatus"]
 
 
 class StatusReader:
