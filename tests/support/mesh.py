@@ -20,6 +20,7 @@ from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
 from diracx.tasks.plumbing.worker.processing import OnOutcome
+from diracx.tasks.plumbing.worker.snapshot import Counters
 from support.queues import edit_stream, set_ack_wait
 
 END_SECONDS = 30.0
@@ -64,6 +65,7 @@ class TaskMesh:
         slots: int = 10,
         registry: TaskRegistry | None = None,
         on_outcome: OnOutcome | None = None,
+        counters: Counters | None = None,
         **settings: Any,
     ) -> Worker:
         """A worker of small tasks with short delays, not started."""
@@ -81,6 +83,7 @@ class TaskMesh:
             Injector(),
             WorkerSettings(**(defaults | settings)),
             on_outcome=on_outcome,
+            counters=counters,
         )
 
     @asynccontextmanager

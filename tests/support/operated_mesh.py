@@ -150,7 +150,7 @@ async def _worker(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterat
     async with _broker(server, registry, "worker", "diracx-worker/small/node1/412") as broker:
         tally = Counters()
         settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=100, grace=timedelta(0))
-        worker = Worker(broker.connection, NAMES, registry, Injector(), settings, on_outcome=tally.record)
+        worker = Worker(broker.connection, NAMES, registry, Injector(), settings, counters=tally)
         async with worker_advertised(worker, tally, broker.connection, NAMES), running(worker):
             yield
 

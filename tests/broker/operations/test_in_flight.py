@@ -8,14 +8,19 @@ import threading
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.execution import current_execution
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, ask_all, serving
+from diracx.tasks.plumbing.lock_registry import JOB
+from diracx.tasks.plumbing.locks import BaseLock, MutexLock
+from diracx.tasks.plumbing.operations import worker_service as worker_service_module
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.worker_service import MAX_TASKS, advertised, worker_service
-from diracx.tasks.plumbing.wire.envelope import TASK_NAME
+from diracx.tasks.plumbing.wire.envelope import TASK_LABELS, TASK_NAME, TRACEPARENT
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
@@ -56,6 +61,55 @@ async def test_workers_tell_the_tasks_that_were_asked_for_by_id_or_name(mesh: Ta
     assert abs(datetime.now(UTC) - only.since) < timedelta(minutes=1)
     assert (only.cancelled_since, only.cancelled_for, only.blocked_at) == (None, None, None)
     assert (nothing.tasks, nothing.answered) == ([], True)
+
+
+@dataclasses.dataclass
+class Holds(BaseTask):
+    """Runs under a lock until the test sets `go`."""
+
+    text: str
+    size = Size.SMALL
+
+    @property
+    def execution_locks(self) -> list[BaseLock]:
+        return [MutexLock(JOB, 7)]
+
+    async def execute(self) -> None:
+        recording_tasks.running.append(0)
+        await recording_tasks.go.wait()
+
+
+async def test_the_arguments_and_labels_of_a_task_are_told_on_demand_and_its_locks_and_trace_always(
+    mesh: TaskMesh,
+) -> None:
+    recording_tasks.reset()
+    mesh.register(Holds)
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {TASK_NAME: "test:Holds", TRACEPARENT: f"00-{trace}-b7ad6b7169203331-01", TASK_LABELS: '{"site":"LCG"}'}
+    async with mesh.working() as worker, advertised(worker, Counters(), mesh.connection, mesh.namespace):
+        await mesh.publish_by_hand((headers, b'{"text":"%s"}' % (b"x" * 600)))
+        await wait_until(lambda: len(recording_tasks.running) == 1, description="it runs")
+        (plain,) = (await asked(mesh)).tasks
+        ((detailed,),) = [each.tasks for each in await tasks_in_flight(mesh.connection, mesh.namespace, details=True)]
+        recording_tasks.go.set()
+    assert (plain.args, plain.labels, plain.locks, plain.trace_id) == (None, {}, ["mutex.job.7"], trace)
+    assert detailed.args == f'{{"text":"{"x" * 491}'
+    assert (detailed.labels, detailed.locks) == ({"site": "LCG"}, ["mutex.job.7"])
+
+
+async def test_an_answer_holds_no_more_tasks_than_it_has_room_for(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording_tasks.reset()
+    mesh.register(Wait)
+    monkeypatch.setattr(worker_service_module, "MAX_ANSWER_BYTES", 1_000)
+    async with mesh.working() as worker, advertised(worker, Counters(), mesh.connection, mesh.namespace):
+        await mesh.broker.schedule_many([Wait(n) for n in range(10)])
+        await wait_until(lambda: len(recording_tasks.running) == 10, description="all run")
+        answer = await asked(mesh)
+        recording_tasks.go.set()
+    assert 0 < len(answer.tasks) < 5
+    assert len(answer.tasks) + answer.left_off == 10
 
 
 async def test_more_tasks_than_an_answer_holds_are_counted(mesh: TaskMesh) -> None:

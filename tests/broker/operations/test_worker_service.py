@@ -25,11 +25,28 @@ from diracx.tasks.plumbing.jetstream.micro import Service, ask_all, serving
 from diracx.tasks.plumbing.jetstream.micro import ServiceStats as OurStats
 from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
-from diracx.tasks.plumbing.worker.snapshot import Counters
+from diracx.tasks.plumbing.worker.snapshot import Counters, QueueTotals
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
 from support.mesh import TaskMesh
 from support.recording_tasks import Record
+
+DATA_FIELDS = [
+    "slots",
+    "busy",
+    "in_hand",
+    "per_second",
+    "last_pull_seconds",
+    "stopping",
+    "isolated",
+    "left_behind",
+    "held",
+    "not_served",
+    "clock_ahead_seconds",
+    "queues",
+    "memory_bytes",
+    "cpu_seconds",
+]
 
 
 class Breaks(BaseTask):
@@ -131,7 +148,7 @@ async def test_the_stats_of_a_worker_count_its_deliveries(mesh: TaskMesh) -> Non
     mesh.register(Record, Breaks)
     tally = Counters()
     settings = WorkerSettings(size=Size.SMALL, max_concurrent_tasks=3, burst=True)
-    worker = Worker(mesh.connection, mesh.namespace, mesh.registry, Injector(), settings, on_outcome=tally.record)
+    worker = Worker(mesh.connection, mesh.namespace, mesh.registry, Injector(), settings, counters=tally)
     for n in range(4):
         await Record(n).schedule()
     broken = await Breaks().schedule()
@@ -143,19 +160,13 @@ async def test_the_stats_of_a_worker_count_its_deliveries(mesh: TaskMesh) -> Non
     assert (stats["num_requests"], stats["num_errors"]) == (5, 1)
     assert stats["last_error"] == f"test:Breaks {broken}: ValueError: broken"
     assert 0 < stats["average_processing_time"] < stats["processing_time"]
-    assert list(stats["data"]) == [
-        "slots",
-        "busy",
-        "in_hand",
-        "per_second",
-        "last_pull_seconds",
-        "stopping",
-        "isolated",
-        "left_behind",
-        "held",
-        "not_served",
-        "clock_ahead_seconds",
-    ]
+    assert list(stats["data"]) == DATA_FIELDS
+    totals = msgspec.convert(stats["data"]["queues"], dict[str, QueueTotals])
+    assert list(totals) == ["normal-small"]
+    assert (totals["normal-small"].succeeded, totals["normal-small"].dropped) == (4, 1)
+    assert sum(totals["normal-small"].wait) == 5
+    assert 10_000_000 < stats["data"]["memory_bytes"] < 10_000_000_000
+    assert stats["data"]["cpu_seconds"] > 0
     assert (stats["data"]["in_hand"], stats["data"]["held"]) == ({}, [])
     assert (stats["data"]["slots"], stats["data"]["busy"], stats["data"]["stopping"]) == (3, 0, False)
     assert stats["data"]["isolated"] is None

@@ -62,6 +62,9 @@ class ServerClock:
         self._reference: tuple[datetime, float] | None = None
         """A time of the server, and when it was on the clock."""
         self._round_trip = 0.0
+        self.epoch_offset = wall().timestamp() - clock()
+        """The seconds since the epoch, by the server, at zero of the clock: a way to `now` for each task. Before the
+        first answer, by this machine as it was at the start."""
 
     def note(self, server_time: datetime, sent: float) -> None:
         """Take the time from an answer that has just arrived.
@@ -74,7 +77,9 @@ class ServerClock:
         round_trip = now - sent
         fresh = self._reference is not None and now - self._reference[1] < KEPT_SECONDS
         if not fresh or round_trip <= self._round_trip:
-            self._reference, self._round_trip = (server_time, now - round_trip / 2), round_trip
+            middle = now - round_trip / 2
+            self._reference, self._round_trip = (server_time, middle), round_trip
+            self.epoch_offset = server_time.timestamp() - middle
 
     def now(self) -> datetime:
         """The time of the server, aware, in UTC."""

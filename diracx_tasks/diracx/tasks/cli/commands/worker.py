@@ -137,9 +137,9 @@ def _worker(
         resources.injector,
         settings,
         invoke=None if threads is None else threads.invoke,
-        on_outcome=counters.record,
         last_resort=last_resort,
         outages=resources.outages,
+        counters=counters,
     )
 
 

@@ -38,6 +38,7 @@ from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.last_resort import LastResort
 from diracx.tasks.plumbing.execution.loops import log_escape
 from diracx.tasks.plumbing.execution.stacks import line_of_thread, threads_of
+from diracx.tasks.plumbing.locks.keeper import HeldLocks
 from diracx.tasks.plumbing.submitter import current_parent
 
 logger = logging.getLogger("diracx.tasks.worker")
@@ -90,6 +91,7 @@ class Execution:
         "cancelled_at",
         "code_returned",
         "groups",
+        "held",
         "in_child",
         "name",
         "only_acked",
@@ -126,9 +128,9 @@ class Execution:
         """The calls in threads that the code has made, and that have not ended."""
         self.in_child: Callable[[Execution, BaseException | None], object] | None = None
         """Ends this process, a child that the code has forked, when it leaves the code. See `forks`."""
-        self.groups = 0
-        self.only_acked = False
-        """Whether an ack is all that follows a success: then it need not wait until the locks are released."""
+        self.held: HeldLocks | None = None  # its locks, while it has any
+        self.groups, self.only_acked = 0, False
+        """The latter: whether an ack is all that follows a success, so that it need not wait for released locks."""
         self._owner, self._last_resort = owner, last_resort
         self._timeout_seconds = self._due = math.inf
         """The latter: when the timeout falls due."""

@@ -225,12 +225,14 @@ class Executor:
                     return Interrupted("a lock was lost while the next one was taken", _SERVER_RETRY_DELAY)
                 return self._conclude(job, execution, None, error)
             try:
+                execution.held = held
                 current_token.set(held.token or FencingToken(0))
                 outcome = await self._attempt(job, execution, on_start)
                 if execution.runs_on:
                     held.release_after(execution.nothing_runs)
                 held.check()
             finally:
+                execution.held = None
                 behind = execution.only_acked and type(outcome) is Succeeded and held.lost is None
                 await self._keeper.release(held, behind=behind)
         except asyncio.CancelledError:

@@ -69,7 +69,7 @@ class ReplySubject:
 class Delivery(ReplySubject):
     """One delivery of one message."""
 
-    __slots__ = ("_message", "body", "delivered", "requested", "sequence", "stored_ns")
+    __slots__ = ("body", "delivered", "message", "requested", "sequence", "stored_ns")
 
     def __init__(self, connection: Connection, message: Received, requested: float) -> None:
         """Wrap a message of the client library.
@@ -81,7 +81,8 @@ class Delivery(ReplySubject):
         """
         self._connection = connection
         self.reply = message.raw_reply
-        self._message = message
+        self.message = message
+        """The message as it was read."""
         self.body: bytes = message.data
         self.requested = requested
         self.delivered, self.sequence, self.stored_ns = _position(self.reply)
@@ -91,17 +92,17 @@ class Delivery(ReplySubject):
     @property
     def subject(self) -> str:
         """The subject that it was published to."""
-        return self._message.subject
+        return self.message.subject
 
     @property
     def header_block(self) -> bytes:
         """The headers as they were sent; empty if it has none."""
-        return self._message.block
+        return self.message.block
 
     @property
     def headers(self) -> dict[str, str] | None:
         """The headers; None if it has none."""
-        return self._message.headers
+        return self.message.headers
 
     @property
     def stored(self) -> datetime:
@@ -111,9 +112,9 @@ class Delivery(ReplySubject):
     @property
     def origin(self) -> tuple[str, int] | None:
         """The stream and the sequence that this message was sourced from; None for a published message."""
-        if _SOURCE_NAME not in self._message.block:  # before all headers are parsed for it
+        if _SOURCE_NAME not in self.message.block:  # before all headers are parsed for it
             return None
-        if (source := (self._message.headers or {}).get(STREAM_SOURCE)) is None:
+        if (source := (self.message.headers or {}).get(STREAM_SOURCE)) is None:
             return None
         stream, sequence, *_ = source.split(" ")
         return stream, int(sequence)

@@ -48,6 +48,7 @@ async def tasks_in_flight(
     ids: Sequence[str] = (),
     task: str | None = None,
     group: str | None = None,
+    details: bool = False,
 ) -> list[WorkerTasks]:
     """Ask all workers for their tasks in flight that fit any of the arguments; without any, for all of them.
 
@@ -56,6 +57,7 @@ async def tasks_in_flight(
     Args:
         task: The name of tasks.
         group: The id of a group, whose children are asked for.
+        details: Whether to ask for arguments and labels, too. An answer has room for fewer of such tasks.
 
     Returns:
         Each worker, sorted by its id, also one without such tasks.
@@ -66,7 +68,8 @@ async def tasks_in_flight(
     """
     service = worker_service(namespace)
     queries = [
-        InFlightQuery(tuple(ids[first : first + MAX_IDS]), task, group) for first in range(0, max(1, len(ids)), MAX_IDS)
+        InFlightQuery(tuple(ids[first : first + MAX_IDS]), task, group, details)
+        for first in range(0, max(1, len(ids)), MAX_IDS)
     ]
     there, *answers = await asyncio.gather(
         ask_all(connection, service, "PING"),

@@ -14,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -28,15 +30,19 @@ from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.snapshot import Counters, InFlightQuery, WorkerSnapshot
+from diracx.tasks.plumbing.worker.snapshot import Counters, EndedQuery, InFlightQuery, WorkerSnapshot
 from diracx.tasks.plumbing.worker.worker import Worker
 
 TASKS: Final = "TASKS"
 """The verb that asks a worker for its tasks in flight: `$SRV.TASKS.<service>`, with an `InFlightQuery` as JSON."""
 CANCELLED: Final = "CANCELLED"
 """The verb that asks a worker what it has done about cancellations, by a list of their `[kind, key]` as JSON."""
+ENDED: Final = "ENDED"
+"""The verb that asks a worker for its latest deliveries that were no successes, with an `EndedQuery` as JSON."""
 MAX_TASKS: Final = 500
 """A worker names no more in one answer: its answer has to fit into one message."""
+MAX_ANSWER_BYTES: Final = 500_000
+"""As `MAX_TASKS`: the tasks in one answer take no more."""
 LIVE_WITHIN: Final = timedelta(seconds=90)
 READY_WITHIN: Final = timedelta(seconds=45)
 _SAMPLE_SECONDS: Final = 1.0
@@ -129,13 +135,32 @@ def _service(worker: Worker, counters: Counters, namespace: Namespace, now: date
         questions={
             TASKS: lambda request: _tasks(worker, request),
             CANCELLED: lambda request: _cancelled(worker, request),
+            ENDED: lambda request: _ended(counters, request),
         },
     )
 
 
 def _tasks(worker: Worker, request: bytes) -> Mapping[str, Any]:
     found = worker.tasks_in_flight(msgspec.json.decode(request or b"{}", type=InFlightQuery))
-    return {"tasks": found[:MAX_TASKS], "left_off": max(0, len(found) - MAX_TASKS)}
+    fitting = _fitting(found[:MAX_TASKS])
+    return {"tasks": fitting, "left_off": len(found) - len(fitting)}
+
+
+def _ended(counters: Counters, request: bytes) -> Mapping[str, Any]:
+    found = counters.ended(msgspec.json.decode(request or b"{}", type=EndedQuery))
+    fitting = _fitting(found)
+    return {"ended": fitting, "left_off": len(found) - len(fitting)}
+
+
+def _fitting(found: Sequence[msgspec.Struct]) -> list[msgspec.Raw]:
+    """As many of them as JSON as an answer has room for."""
+    encoded, room = [], MAX_ANSWER_BYTES
+    for each in found:
+        text = msgspec.json.encode(each)
+        if (room := room - len(text)) < 0:
+            break
+        encoded.append(msgspec.Raw(text))
+    return encoded
 
 
 def _cancelled(worker: Worker, request: bytes) -> Mapping[str, Any]:
@@ -162,8 +187,19 @@ def _stats(facts: WorkerSnapshot, counters: Counters) -> ServiceStats:
             "held": facts.held,
             "not_served": facts.not_served,
             "clock_ahead_seconds": None if facts.clock_ahead is None else round(facts.clock_ahead.total_seconds(), 3),
+            "queues": counters.queues,
+            "memory_bytes": resident_bytes(),
+            "cpu_seconds": round(time.process_time(), 3),
         },
     )
+
+
+def resident_bytes() -> int | None:
+    """The memory that this process takes up (RSS); None where the platform does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 async def _sample(counters: Counters) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError, shown
@@ -20,7 +23,7 @@ from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.shared_loop import EAGERLY, ExecutionTask
 from diracx.tasks.plumbing.execution.stacks import line_of_thread
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.wire.envelope import TASK_ID
+from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_LABELS, TRACEPARENT
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, shown_name
@@ -40,6 +43,10 @@ CLEAN_UP_SECONDS: Final = 7.0
 
 MAX_WITHOUT_SLOT: Final = 100
 """How many messages may be in flight beyond the slots: their tasks have ended, and the end is being written."""
+MAX_ARGS_BYTES: Final = 500
+MAX_LABELS_BYTES: Final = 2_000
+MAX_LOCKS_SHOWN: Final = 20
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-").match
 
 
 class InFlight:
@@ -148,14 +155,17 @@ class InFlight:
             held_up_by: The execution that holds up the event loop, and the thread of the loop; None: none does.
         """
         return [
-            self._describe(lease, now, held_up_by)
+            self._describe(lease, now, held_up_by, query.details)
             for lease in self._leases.all
             if query.fits(lease.delivery.headers or {}, lease.delivery.sequence)
         ]
 
-    def _describe(self, lease: Lease, now: datetime, held_up_by: tuple[Execution | None, int] | None) -> InFlightTask:
+    def _describe(
+        self, lease: Lease, now: datetime, held_up_by: tuple[Execution | None, int] | None, details: bool
+    ) -> InFlightTask:
         delivery, execution, cancelled = lease.delivery, lease.execution, lease.execution.cancellation
-        name, task_id = shown_name(delivery), (delivery.headers or {}).get(TASK_ID) or str(delivery.sequence)
+        headers, held, name = delivery.headers or {}, execution.held, shown_name(delivery)
+        task_id = headers.get(TASK_ID) or str(delivery.sequence)
         blocked = None
         if held_up_by is not None and held_up_by[0] is execution:
             blocked = held_up_by[1]
@@ -180,6 +190,10 @@ class InFlight:
             cancelled_since=None if asked is None else now - timedelta(seconds=at - asked),
             cancelled_for=None if cancelled is None else cancelled.reason,
             blocked_at=None if blocked is None else line_of_thread(blocked),
+            args=delivery.body[:MAX_ARGS_BYTES].decode(errors="replace") if details else None,
+            labels=_labels(headers) if details else {},
+            locks=[] if held is None else [shown(each.key) for each in held.acquired[:MAX_LOCKS_SHOWN]],
+            trace_id=found[1] if (found := _TRACEPARENT(headers.get(TRACEPARENT, ""))) is not None else None,
         )
 
     def stop(self, reason: str) -> None:
@@ -235,3 +249,11 @@ class InFlight:
         except Exception as error:
             delivery = lease.delivery
             logger.warning("left %s (message %d) unsettled: %s", shown_name(delivery), delivery.sequence, error)
+
+
+def _labels(headers: Mapping[str, str]) -> dict[str, Any]:
+    text = headers.get(TASK_LABELS, "{}").encode()
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any]) if len(text) <= MAX_LABELS_BYTES else {}
+    except (msgspec.MsgspecError, RecursionError):  # somebody wrote them by hand: the task fails with that reason
+        return {}

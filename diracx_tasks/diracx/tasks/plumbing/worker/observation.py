@@ -76,7 +76,7 @@ def log_fields(delivery: Delivery, attempt: int, details: bool = False) -> dict[
         "attempt": attempt,
     }
     if details:
-        fields["queue"] = _queue_of(delivery)
+        fields["queue"] = queue_of(delivery.subject)
         if (trace := _TRACEPARENT.fullmatch(headers.get(TRACEPARENT, ""))) is not None:
             fields["trace_id"] = trace[1]
         with suppress(MalformedTaskError):  # which the outcome says
@@ -110,7 +110,7 @@ def _received(delivery: Delivery, attempts: Attempts, now: datetime) -> Received
         task=shown(headers.get(TASK_NAME, "")),
         id=shown(headers.get(TASK_ID) or str(delivery.sequence)),
         subject=delivery.subject,
-        consumer=_queue_of(delivery),
+        consumer=queue_of(delivery.subject),
         headers=headers,
         size=len(delivery.body),
         delivered=delivery.delivered,
@@ -119,9 +119,9 @@ def _received(delivery: Delivery, attempts: Attempts, now: datetime) -> Received
     )
 
 
-def _queue_of(delivery: Delivery) -> str:
-    # `<namespace>.tasks.<priority>.<size>` is what the consumer `<priority>-<size>` filters.
-    return "-".join(delivery.subject.split(".")[-2:])
+def queue_of(subject: str) -> str:
+    """`<priority>-<size>`, the consumer of `<namespace>.tasks.<priority>.<size>`."""
+    return "-".join(subject.split(".")[-2:])
 
 
 def _waited(delivery: Delivery, due: str | None, now: datetime) -> float:

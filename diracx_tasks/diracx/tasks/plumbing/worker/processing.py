@@ -71,6 +71,7 @@ from diracx.tasks.plumbing.worker.leases import Lease, LeaseLapsedError
 from diracx.tasks.plumbing.worker.observation import log_fields, observed
 from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
+from diracx.tasks.plumbing.worker.snapshot import Counters
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -127,6 +128,7 @@ class Processor:
         cancellations: The tasks that an operator has cancelled.
         groups: Stores the children of groups.
         clock: Decides what has expired, and which retry is due.
+        counters: Counts each delivery.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class Processor:
         cancellations: CancellationFollower,
         groups: GroupEnqueuer,
         clock: ServerClock,
+        counters: Counters,
         on_outcome: OnOutcome | None = None,
     ) -> None:
         self._namespace = namespace
@@ -157,6 +160,7 @@ class Processor:
         self._cancellations = cancellations
         self._groups = groups
         self._clock = clock
+        self._counters = counters
         self._on_outcome = on_outcome
         self._telemetry = telemetry.current()
 
@@ -174,6 +178,7 @@ class Processor:
             attempts = lease.attempts = self._attempts.untried(delivery) or await self._attempts.read(delivery)
             log_context.current_delivery.set(partial(log_fields, delivery, attempts.record.failed + 1))
             screened = self._screen(delivery, attempts)
+            self._counters.begin(lease, self._clock, screened.envelope.due if type(screened) is Job else None)
             if self._is_plain(screened, delivery, attempts):
                 lease.execution.only_acked = True
                 outcome = await self._executor.execute(screened, lease.execution)
@@ -184,6 +189,7 @@ class Processor:
                 await self._settle(lease, lease.name, attempts, outcome)
             if self._cancellations.any and isinstance(outcome, Succeeded | Dead | Discarded | Cancelled):
                 self._cancellations.count(delivery, cancelled=isinstance(outcome, Cancelled))
+            self._counters.record(lease, outcome, self._clock)
             if self._on_outcome is not None:
                 self._report(self._on_outcome, delivery, lease.name, outcome)
             return

@@ -59,7 +59,7 @@ from diracx.tasks.plumbing.worker.settings import WorkerSettings, worker_id
 from diracx.tasks.plumbing.worker.settlement.endings import Endings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.plumbing.worker.slots import Slots
-from diracx.tasks.plumbing.worker.snapshot import InFlightQuery, InFlightTask, WorkerSnapshot
+from diracx.tasks.plumbing.worker.snapshot import Counters, InFlightQuery, InFlightTask, WorkerSnapshot
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -88,6 +88,7 @@ class Worker:
         on_outcome: See `processing.OnOutcome`.
         last_resort: Ends the process when the code of a task keeps a thread; None: nothing does.
         outages: The tasks that are not served since a resource is down; None: none is.
+        counters: Count its deliveries; None: new ones.
     """
 
     def __init__(
@@ -102,8 +103,9 @@ class Worker:
         on_outcome: OnOutcome | None = None,
         last_resort: LastResort | None = None,
         outages: Outages | None = None,
+        counters: Counters | None = None,
     ) -> None:
-        self.id, self.settings = worker_id(settings.size), settings
+        self.id, self.settings, self.counters = worker_id(settings.size), settings, counters or Counters()
         self._broken: BackgroundEndedError | None = None
         self._last_resort = last_resort
         self._connection, self._registry, self._stream = connection, registry, namespace.tasks_stream
@@ -111,8 +113,7 @@ class Worker:
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
         self._configuration = ConfigurationFollower(connection, namespace)
         self._mesh, self._handover = MeshWatch(connection, _needed(namespace), logger), Handover(connection, namespace)
-        self._holds = Holds(self._configuration, registry)
-        self._outages = outages or Outages()
+        self._holds, self._outages = Holds(self._configuration, registry), outages or Outages()
         groups = JetStreamGroupStore(connection, namespace)
         self._executor = self._executing(injector, invoke, groups)
         self._cancellations = CancellationFollower(connection, namespace)
@@ -163,6 +164,7 @@ class Worker:
             self._cancellations,
             GroupEnqueuer(self._connection, namespace),
             self._connection.clock,
+            self.counters,
             on_outcome,
         )
 
