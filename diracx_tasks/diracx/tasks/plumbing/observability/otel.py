@@ -28,6 +28,21 @@ This module uses the API of OpenTelemetry only. The providers of the process dec
 | `diracx.tasks.queue.wait` | s | histogram: from the due time, else the storage, to the first delivery |
 | `diracx.tasks.lock.lost` | {lock} | counter |
 | `diracx.tasks.loop.lag` | s | histogram: the lag of the event loop of a worker, four times a second |
+| `diracx.tasks.worker.up` | {worker} | up-down counter: workers: 1 for each |
+| `diracx.tasks.worker.slots` | {slot} | up-down counter: slots of a worker |
+| `diracx.tasks.worker.running` | {task} | up-down counter: slots of a worker in use |
+| `diracx.tasks.worker.isolated` | {worker} | up-down counter: 1 if a task runs isolated in it, or waits for that |
+| `diracx.tasks.queue.waiting` | {task} | up-down counter: tasks of a queue that were never delivered |
+| `diracx.tasks.queue.in_flight` | {task} | up-down counter: tasks of a queue that workers have in flight |
+| `diracx.tasks.queue.parked` | {task} | up-down counter: tasks of a queue that wait for a retry or a lock |
+| `diracx.tasks.queue.oldest` | s | gauge: age of the oldest waiting task of a queue |
+| `diracx.tasks.dead_letters` | {task} | up-down counter: dead letters |
+| `diracx.tasks.delayed` | {task} | up-down counter: tasks that were submitted for later |
+| `diracx.tasks.scheduler.leader` | {scheduler} | up-down counter: 1 if a scheduler leads, else 0 |
+
+The last ones are read at each report. Workers tell their own. The leading scheduler tells those of the mesh: of the
+queues by `diracx.tasks.priority` and `diracx.tasks.size`, and it alone, so that their sum over all processes is right.
+Each scheduler tells whether it leads.
 """
 
 from __future__ import annotations
@@ -35,21 +50,38 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Final
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from diracx.tasks.plumbing.observability.telemetry import Outgoing, Raised, Received
+from diracx.tasks.plumbing.observability.telemetry import Gauges, Outgoing, Raised, Received
 
 _SCOPE: Final = "diracx.tasks"
 _SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
 # The buckets that the conventions advise for durations, in seconds.
 _DURATION_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _LONG_DURATION_BUCKETS: Final = (*_DURATION_BUCKETS, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
+
+GAUGES: Final = {
+    "diracx.tasks.worker.up": ("{worker}", "1 for each worker"),
+    "diracx.tasks.worker.slots": ("{slot}", "Slots of a worker"),
+    "diracx.tasks.worker.running": ("{task}", "Slots of a worker in use"),
+    "diracx.tasks.worker.isolated": ("{worker}", "Whether a task runs isolated in a worker, or waits for that"),
+    "diracx.tasks.queue.waiting": ("{task}", "Tasks of a queue that were never delivered"),
+    "diracx.tasks.queue.in_flight": ("{task}", "Tasks of a queue that workers have in flight"),
+    "diracx.tasks.queue.parked": ("{task}", "Tasks of a queue that wait for a retry or a lock"),
+    "diracx.tasks.queue.oldest": ("s", "Age of the oldest waiting task of a queue"),
+    "diracx.tasks.dead_letters": ("{task}", "Dead letters"),
+    "diracx.tasks.delayed": ("{task}", "Tasks that were submitted for later"),
+    "diracx.tasks.scheduler.leader": ("{scheduler}", "Whether a scheduler leads"),
+}
+"""The unit and the description of each `telemetry.Gauge`. One in seconds is a gauge, the others are up-down counters:
+their sum over all processes means something."""
 
 # The header is part of the wire format, so the propagator that the process configured does not matter.
 _propagator: Final = TraceContextTextMapPropagator()
@@ -116,6 +148,23 @@ class OpenTelemetry:
             "Lag of the event loop of a worker",
             explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
         )
+        self._observed: list[Gauges] = []
+        for name, (unit, description) in GAUGES.items():
+            create = meter.create_observable_gauge if unit == "s" else meter.create_observable_up_down_counter
+            create(name, [partial(self._observe, name)], unit, description)
+
+    def _observe(self, name: str, _: CallbackOptions) -> Iterator[Observation]:
+        for gauges in list(self._observed):
+            yield from (Observation(each.value, each.attributes) for each in gauges() if each.name == name)
+
+    @contextmanager
+    def observing(self, gauges: Gauges) -> Iterator[None]:
+        """Read `gauges` for each report within the block."""
+        self._observed.append(gauges)
+        try:
+            yield
+        finally:
+            self._observed.remove(gauges)
 
     @contextmanager
     def publishing(self, subject: str, headers: dict[str, str], size: int) -> Iterator[None]:

@@ -9,11 +9,11 @@ submits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,18 @@ class Raised(Protocol):
     @property
     def traceback(self) -> str:
         """Its traceback; empty if it would not help, e.g. for a retry that the task asked for."""
+class Gauge(NamedTuple):
+    """A value of now."""
+
+    name: str
+    """One of `otel.GAUGES`."""
+    value: float
+    attributes: Mapping[str, str]
+    """Few values each: every combination is a series of its own."""
+
+
+Gauges: TypeAlias = Callable[[], Iterable[Gauge]]
+"""Gives values of now. For any thread; it must not block."""
 
 
 class Processing(Protocol):
@@ -99,6 +111,9 @@ class Telemetry(Protocol):
     def loop_lagged(self, seconds: float) -> None:
         """Record the lag of the event loop of a worker, in seconds. Called four times a second."""
 
+    def observing(self, gauges: Gauges) -> AbstractContextManager[object]:
+        """Read `gauges` for each report within the block, on a thread of its own."""
+
 
 current_traceparent: ContextVar[str | None] = ContextVar("diracx_tasks_traceparent", default=None)
 """The trace of the task that executes in this context; None if its message had no `traceparent`."""
@@ -119,3 +134,9 @@ def bound(telemetry: Telemetry) -> Iterator[None]:
         yield
     finally:
         _bound.remove(telemetry)
+
+
+def observing(gauges: Gauges) -> AbstractContextManager[object]:
+    """Have the telemetry of this process, if there is any, read `gauges` within the block."""
+    telemetry = current()
+    return nullcontext() if telemetry is None else telemetry.observing(gauges)

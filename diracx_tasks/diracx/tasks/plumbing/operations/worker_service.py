@@ -15,9 +15,10 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,8 @@ from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
+from diracx.tasks.plumbing.observability import telemetry
+from diracx.tasks.plumbing.observability.telemetry import Gauge
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import Counters, EndedQuery, InFlightQuery, WorkerSnapshot
 from diracx.tasks.plumbing.worker.worker import Worker
@@ -102,14 +105,15 @@ class WorkerHealth:
 async def advertised(
     worker: Worker, counters: Counters, connection: Connection, namespace: Namespace
 ) -> AsyncIterator[None]:
-    """Answer the requests of `nats micro` for a worker during the block."""
+    """Answer the requests of `nats micro` for a worker, and tell its gauges to telemetry, during the block."""
     service = _service(worker, counters, namespace, connection.clock.now())
     worker.answer_while_held_up(lambda twin: serving(twin, service))
-    async with (
-        in_background(lambda _: worker.stop(), counters=_sample(counters)),
-        serving(connection, service),
-    ):
-        yield
+    with telemetry.observing(partial(_gauges, worker)):
+        async with (
+            in_background(lambda _: worker.stop(), counters=_sample(counters)),
+            serving(connection, service),
+        ):
+            yield
 
 
 def _service(worker: Worker, counters: Counters, namespace: Namespace, now: datetime) -> Service:
@@ -200,6 +204,14 @@ def resident_bytes() -> int | None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _gauges(worker: Worker) -> Iterator[Gauge]:
+    facts, size = worker.snapshot, {"diracx.tasks.size": str(worker.settings.size)}
+    yield Gauge("diracx.tasks.worker.up", 1, size)
+    yield Gauge("diracx.tasks.worker.slots", facts.slots, size)
+    yield Gauge("diracx.tasks.worker.running", facts.busy, size)
+    yield Gauge("diracx.tasks.worker.isolated", int(facts.isolated is not None), size)
 
 
 async def _sample(counters: Counters) -> None:
