@@ -62,6 +62,8 @@ class Raised(Protocol):
     @property
     def traceback(self) -> str:
         """Its traceback; empty if it would not help, e.g. for a retry that the task asked for."""
+
+
 class Gauge(NamedTuple):
     """A value of now."""
 
