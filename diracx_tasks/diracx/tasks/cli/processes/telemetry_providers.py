@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Final
 
 import rich_click as click
 from opentelemetry import metrics, trace
@@ -17,6 +20,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from diracx.tasks.plumbing.observability import telemetry
 from diracx.tasks.plumbing.observability.otel import OpenTelemetry
+from diracx.tasks.plumbing.wire.failure import message_of
+
+logger = logging.getLogger("diracx.tasks.telemetry")
+
+SEND_SECONDS: Final = 2.0
+"""At its end a process sends its latest spans and metrics for this time."""
 
 
 @contextmanager
@@ -62,18 +71,49 @@ def _resource(environ: Mapping[str, str], service: str, instance: str) -> Resour
 def _provide(resource: Resource, trace_exporters: Sequence[str], metric_exporters: Sequence[str]) -> Callable[[], None]:
     """Set up the providers of this process; return a function that sends the rest and ends them."""
     readers = [PeriodicExportingMetricReader(_exporter("metrics", name)()) for name in metric_exporters]
-    meters = MeterProvider(readers, resource)
-    tracers = TracerProvider(resource=resource)
+    # They are ended here, and not once more at the exit of the interpreter, which nothing would limit.
+    meters = MeterProvider(readers, resource, shutdown_on_exit=False)
+    tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
     for name in trace_exporters:
         tracers.add_span_processor(BatchSpanProcessor(_exporter("traces", name)()))
     trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(meters)
 
     def end() -> None:
-        tracers.shutdown()
-        meters.shutdown()
+        parts = {}
+        if trace_exporters:
+            parts[f"the latest spans (OTEL_TRACES_EXPORTER: {', '.join(trace_exporters)})"] = tracers.shutdown
+        if metric_exporters:
+            parts[f"the latest metrics (OTEL_METRICS_EXPORTER: {', '.join(metric_exporters)})"] = meters.shutdown
+        _end_in_time(parts)
 
     return end
+
+
+def _end_in_time(parts: Mapping[str, Callable[[], None]]) -> None:
+    """Send what is left and end each provider, `SEND_SECONDS` at the most in all. A collector that is away would keep
+    the process for as long as its exporters try again, up to 10 s each.
+
+    Args:
+        parts: What ends a provider, by what that sends.
+    """
+    threads = {what: threading.Thread(target=_ended, args=(what, end), daemon=True) for what, end in parts.items()}
+    limit = time.monotonic() + SEND_SECONDS
+    for thread in threads.values():
+        thread.start()
+    for thread in threads.values():
+        thread.join(max(0.0, limit - time.monotonic()))
+    if unsent := [what for what, thread in threads.items() if thread.is_alive()]:
+        # A thread that logs while the interpreter ends is fatal to it, and one line is enough.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
+        logger.warning("not sent within %g s, and given up: %s", SEND_SECONDS, "; ".join(unsent))
+
+
+def _ended(what: str, end: Callable[[], None]) -> None:
+    try:
+        end()
+    except Exception as error:  # of an exporter, which is no part of this project
+        logger.warning("not sent: %s: %s", what, message_of(error))
 
 
 def _exporter(signal: str, name: str) -> Any:
