@@ -130,6 +130,9 @@ async def test_the_latest_are_read_from_the_end_in_few_requests(box: DeadLetterB
     assert found == everything[-50:]
     # The size, and one window in one batch; and if that begins with an advisory, the question whose it is.
     assert counted.requests <= 3
+    assert await reader(box).latest(50, lambda letter: True, before=found[0].seq) == everything[-100:-50]
+    assert [each async for each in reader(box).newest(100)] == found
+    assert [each async for each in reader(box).newest(10_000)] == everything
 
 
 async def test_the_latest_of_a_few_are_found_however_far_back(box: DeadLetterBox) -> None:

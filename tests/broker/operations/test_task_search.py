@@ -75,6 +75,7 @@ async def test_each_state_is_found_with_what_it_waits_for(mesh: TaskMesh) -> Non
     assert [(each.id, each.worker, each.reason) for each in running] == [(holder, worker.id, "executing")]
     assert blocked.reason is not None
     assert f"it waits for mutex.job.alice, held by test:Locked {holder} on {worker.id}" in blocked.reason
+    assert blocked.locks == ["mutex.job.alice"]
 
     result = await search(mesh, states=[State.PARKED, State.WAITING, State.DELAYED, State.DEAD])
     by_id = {each.id: each for each in result.tasks}

@@ -43,6 +43,7 @@ LETTERS = [
         (Selection((), Filter(reason="valueerror")), [3], []),
         (Selection((), Filter(since=AT + timedelta(minutes=1))), [3], []),
         (Selection((), Filter(task="a:C", reason="malformed")), [], []),
+        (Selection((), Filter(error="malformed")), [2], []),
         (Selection((), Filter()), [1, 2, 3], []),
     ],
 )
@@ -54,5 +55,5 @@ def test_it_selects_the_named_ones_and_knows_which_are_missing(
 
 
 def test_a_filter_is_told_in_words() -> None:
-    filter_ = Filter("a:B", "mice", AT)
-    assert str(filter_) == " of a:B with the reason 'mice' since 2026-12-01T00:00:00Z"
+    filter_ = Filter("a:B", "mice", AT, "ValueError")
+    assert str(filter_) == " of a:B that ended with ValueError with the reason 'mice' since 2026-12-01T00:00:00Z"

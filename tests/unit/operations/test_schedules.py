@@ -8,12 +8,20 @@ import msgspec
 import pytest
 
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
-from diracx.tasks.plumbing.operations.schedules import ListedSchedule, NoSuchScheduleError, check_vos, list_schedules
+from diracx.tasks.plumbing.operations.schedules import (
+    ListedSchedule,
+    NoSuchScheduleError,
+    check_vos,
+    list_schedules,
+    occurrences,
+)
 from diracx.tasks.plumbing.overrides.configuration import Configuration, Entry, Override
 from diracx.tasks.plumbing.overrides.layouts import parse
 from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.scheduler.planning import Rule
 from diracx.tasks.plumbing.scheduler.reconciler import StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
+from diracx.tasks.plumbing.schedules import IntervalSeconds, TaskScheduleBase
 from support.scheduling import Hourly, Report, SubmitPilots
 
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
@@ -116,3 +124,41 @@ def test_another_one_is_refused_with_a_near_name_or_all(vo: str, hint: str) -> N
     with pytest.raises(NoSuchScheduleError) as refused:
         check_vos(["lhcb", vo], {"lhcb", "atlas"})
     assert str(refused.value) == f"no VO {vo!r} is known here; {hint}"
+
+
+class Breaks(TaskScheduleBase):
+    """An author's own schedule, which knows two occurrences."""
+
+    def next_occurrence(self, after: datetime | None = None) -> datetime:
+        if after != NOON:
+            raise ZeroDivisionError
+        return NOON + HOUR
+
+
+class Stands(TaskScheduleBase):
+    """An author's own schedule, which does not advance."""
+
+    def next_occurrence(self, after: datetime | None = None) -> datetime:
+        return NOON
+
+
+class FromNow(TaskScheduleBase):
+    def next_occurrence(self) -> datetime:  # type: ignore[override]
+        raise AssertionError("it cannot be asked about the future")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "hours"),
+    [(IntervalSeconds(3600), [0, 1, 2, 3]), (Breaks(), [0, 1]), (Stands(), [0]), (FromNow(), [0])],
+)
+def test_the_occurrences_of_a_while_are_those_that_its_schedule_tells(
+    schedule: TaskScheduleBase, hours: list[int]
+) -> None:
+    found = occurrences(Rule(schedule), NOON, NOON + 3 * HOUR, 10)
+    assert found == [NOON + hour * HOUR for hour in hours]
+
+
+def test_so_many_occurrences_are_told_at_the_most_and_none_beyond_the_while() -> None:
+    rule = Rule(IntervalSeconds(1))
+    assert len(occurrences(rule, NOON, NOON + HOUR, 100)) == 100
+    assert occurrences(rule, NOON + 2 * HOUR, NOON + HOUR, 100) == []

@@ -6,7 +6,7 @@ import json
 
 from support.command_line import CommandLine, OnTheServer
 
-FIELDS = "id task state queue submitted until attempts worker since reason args labels"
+FIELDS = "id task state queue submitted until attempts worker since reason args labels locks"
 
 
 async def test_tasks_are_found_by_state_name_and_label(with_server: CommandLine, on_the_server: OnTheServer) -> None:

@@ -13,6 +13,7 @@ There are two advisories, and in a cluster the same one may arrive twice:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -38,6 +39,8 @@ CLOCK_SKEW: Final = timedelta(minutes=1)
 """How far apart the clocks of two servers may be: one stores the message, another dates its advisory."""
 
 _TERMINATED: Final = ".MSG_TERMINATED."
+_KIND_ENDS: Final = re.compile(r":| on | after ")
+"""What ends the kind of death in a reason, as `malformed: ...`, `given up on normal-small after 3 deliveries`."""
 
 
 class _AdvisoryBody(msgspec.Struct):
@@ -106,6 +109,11 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     submitted: datetime | None
     """When the publisher submitted the task; if the publisher does not say, when the task stream stored it."""
     died: datetime
+
+    @property
+    def error_type(self) -> str:
+        """The type of the last error, or the kind of death if there is no error."""
+        return self.errors[-1].type if self.errors else _KIND_ENDS.split(self.reason, 1)[0]
 
     @classmethod
     def from_message(cls, message: StoredMessage) -> DeadLetter:

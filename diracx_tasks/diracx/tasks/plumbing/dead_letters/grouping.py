@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime
-from typing import Final
 
 import msgspec
 
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
-
-_KIND: Final = re.compile(r":| on | after ")
-"""What ends the kind of death in a reason, as `malformed: ...`, `given up on normal-small after 3 deliveries`."""
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -31,11 +26,6 @@ class Group(msgspec.Struct, kw_only=True):
     id: str | None
 
 
-def error_of(letter: DeadLetter) -> str:
-    """The type of the last error, or the kind of death if there is no error."""
-    return letter.errors[-1].type if letter.errors else _KIND.split(letter.reason, 1)[0]
-
-
 async def grouped(letters: AsyncIterator[DeadLetter], by: Collection[str]) -> list[Group]:
     """The groups, the largest first.
 
@@ -46,7 +36,7 @@ async def grouped(letters: AsyncIterator[DeadLetter], by: Collection[str]) -> li
     groups: dict[tuple[str | None, str | None], Group] = {}
     async for letter in letters:
         task = letter.task if "task" in by else None
-        error = error_of(letter) if "error" in by else None
+        error = letter.error_type if "error" in by else None
         group = groups.get((task, error))
         if group is None:
             group = groups[task, error] = Group(

@@ -113,7 +113,20 @@ class DeadLetterReader:
                 yield await self.without_dead_letter(group[0])
             on_read()
 
-    async def latest(self, limit: int, selects: Selects, *, since: datetime | None = None) -> list[DeadLetter]:
+    async def newest(self, messages: int) -> AsyncIterator[DeadLetter]:
+        """The dead letters among the last messages of the stream, the oldest first, one at a time.
+
+        Args:
+            messages: How many messages are read, advisories included.
+        """
+        size = await self.size()
+        if size is not None:
+            async for letter, _ in self._window(max(size.first, size.last - messages + 1), size.last, set()):
+                yield letter
+
+    async def latest(
+        self, limit: int, selects: Selects, *, since: datetime | None = None, before: int | None = None
+    ) -> list[DeadLetter]:
         """The latest dead letters that are selected, the oldest first, read from the end of the stream.
 
         A task of which only several advisories are left is named by the first of those that were read.
@@ -121,6 +134,7 @@ class DeadLetterReader:
         Args:
             limit: How many at the most; 1 or more.
             since: Messages that were stored earlier need not be read; None: all may be.
+            before: The sequence, in the dead letter stream, before which it begins; None: the end of the stream.
         """
         size = await self.size()
         found: list[DeadLetter] = []
@@ -128,7 +142,7 @@ class DeadLetterReader:
         if size is None:
             return found
         limit = min(limit, max(size.last, 1))
-        end, width = size.last, max(FIRST_WINDOW, 3 * limit)
+        end, width = size.last if before is None else min(size.last, before - 1), max(FIRST_WINDOW, 3 * limit)
         while end >= size.first and len(found) < limit:
             first = max(size.first, end - width + 1)
             window: deque[DeadLetter] = deque(maxlen=limit)

@@ -1,4 +1,4 @@
-"""The dead letters that an operator means: by sequence, or by task, reason and time."""
+"""The dead letters that an operator means: by sequence, or by task, reason, error and time."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ class Filter:
     reason: str | None = None
     """A part of the reason; upper and lower case are the same."""
     since: datetime | None = None
+    error: str | None = None
+    """The type of the last error, see `DeadLetter.error_type`."""
 
     def __bool__(self) -> bool:
-        return (self.task, self.reason, self.since) != (None, None, None)
+        return (self.task, self.reason, self.since, self.error) != (None, None, None, None)
 
     def __str__(self) -> str:
         of_task = "" if self.task is None else f" of {self.task}"
         because = "" if self.reason is None else f" with the reason {self.reason!r}"
         since = "" if self.since is None else f" since {readable_time(self.since)}"
-        return f"{of_task}{because}{since}"
+        error = "" if self.error is None else f" that ended with {self.error}"
+        return f"{of_task}{error}{because}{since}"
 
     @property
     def stored_since(self) -> datetime | None:
@@ -45,6 +48,7 @@ class Filter:
             (self.task is None or letter.task == self.task)
             and (self.reason is None or self.reason.casefold() in letter.reason.casefold())
             and (self.since is None or letter.died >= self.since)
+            and (self.error is None or letter.error_type == self.error)
         )
 
 

@@ -15,11 +15,13 @@ from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of, removed_instances
+from diracx.tasks.plumbing.scheduler.planning import Rule
 from diracx.tasks.plumbing.scheduler.reconciler import StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
 from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import in_utc
 
 
 class NoSuchScheduleError(TaskError):
@@ -52,6 +54,8 @@ class Schedules(NamedTuple):
     listed: list[ListedSchedule]
     without_vo: list[str]
     """The VO-aware tasks that are not listed, since no VO is known."""
+    rules: list[Rule]
+    """When each of the listed runs."""
 
 
 class ScheduleReader:
@@ -89,10 +93,12 @@ class ScheduleReader:
             check_vos(named, {*vos, *(key.vo for key in states if key.vo)})
             vos = tuple(named)
         now = self._connection.clock.now()
-        listed = list_schedules(self._registry, configuration, vos, states, self._store.unreadable, now)
+        instances = _instances(self._registry, configuration, vos, states)
+        listed = [_listed(each, states.get(each.key), self._store.unreadable(each.key), now) for each in instances]
         found = {each.task for each in listed}
         per_vo = (task.name for task in self._registry if issubclass(task.task_class, PeriodicVoAwareBaseTask))
-        return Schedules(listed, [] if vos else sorted(name for name in per_vo if name not in found))
+        without_vo = [] if vos else sorted(name for name in per_vo if name not in found)
+        return Schedules(listed, without_vo, [each.rule for each in instances])
 
 
 def check_vos(named: Sequence[str], known: Collection[str]) -> None:
@@ -133,12 +139,19 @@ def list_schedules(
         unreadable: Whether the stored state of a schedule cannot be read.
         now: The current time, aware.
     """
+    instances = _instances(registry, configuration, vos, states)
+    return [_listed(each, states.get(each.key), unreadable(each.key), now) for each in instances]
+
+
+def _instances(
+    registry: TaskRegistry, configuration: Configuration, vos: tuple[str, ...], states: dict[ScheduleKey, StoredState]
+) -> list[Instance]:
     scheduled = (key.vo for key, stored in states.items() if key.vo and stored.state.enabled)
     instances = instances_of(registry, configuration, {*vos, *scheduled})
     enabled = (key for key, stored in states.items() if stored.state.enabled)
     for removed in removed_instances(registry, enabled, instances, vos_known=True):
         instances[removed.key] = removed
-    return [_listed(instances[key], states.get(key), unreadable(key), now) for key in sorted(instances)]
+    return [instances[key] for key in sorted(instances)]
 
 
 def _listed(instance: Instance, stored: StoredState | None, unreadable: bool, now: datetime) -> ListedSchedule:
@@ -155,6 +168,26 @@ def _listed(instance: Instance, stored: StoredState | None, unreadable: bool, no
         entry=instance.key.entry or None,
         args=instance.arguments,
     )
+
+
+def occurrences(rule: Rule, following: datetime, until: datetime, most: int) -> list[datetime]:
+    """The occurrences of a schedule up to a time, ascending. It calls the author's code.
+
+    Args:
+        following: The next occurrence that the server holds, which is the first of them.
+        most: How many at the most: one with so many may have more.
+    """
+    found = [following] if following <= until else []
+    # One that answers from now cannot be asked about the future.
+    while found and len(found) < most and not rule.from_now:
+        try:
+            later = in_utc(rule.schedule.next_occurrence(found[-1]))
+        except Exception:  # it has ended, or the author's code raises anything
+            break
+        if not found[-1] < later <= until:
+            break
+        found.append(later)
+    return found
 
 
 def _why_not(instance: Instance, state: ScheduleState | None, unreadable: bool) -> str:

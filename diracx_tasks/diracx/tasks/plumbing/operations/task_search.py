@@ -71,6 +71,8 @@ class FoundTask(msgspec.Struct, frozen=True, kw_only=True):
     args: Any = None
     """The fields of the task as JSON; None also if the body is not JSON."""
     labels: dict[str, Any] = {}
+    locks: list[str] = []
+    """The keys of the locks that a parked task waits for, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +204,9 @@ class TaskSearch:
         explained = []
         for (message, envelope, task), record in zip(parked, records, strict=True):
             why = [] if record is None else task_reasons.of_record(record, now)
-            if envelope is not None:
-                why += task_reasons.of_locks(self._locks.busy_of(envelope, message.body, keys)[0])
-            changes: dict[str, Any] = {"reason": "; ".join(why) or task.reason}
+            locks = [] if envelope is None else self._locks.busy_of(envelope, message.body, keys)[0]
+            why += task_reasons.of_locks(locks)
+            changes: dict[str, Any] = {"reason": "; ".join(why) or task.reason, "locks": [lock.key for lock in locks]}
             if record is not None:
                 changes |= {"attempts": record.failed + record.crashes, "until": record.not_before}
             explained.append(replace(task, **changes))

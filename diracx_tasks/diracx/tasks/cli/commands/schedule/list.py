@@ -19,7 +19,7 @@ from diracx.tasks.plumbing.registry import TaskRegistry
 
 def command(*, vos: Sequence[str], as_json: bool, access: Access) -> None:
     registry = installed_tasks()
-    listed, without_vo = asyncio.run(_schedules(access, registry, vos))
+    listed, without_vo, _ = asyncio.run(_schedules(access, registry, vos))
     if as_json:
         print_document(listed)
     elif listed:
