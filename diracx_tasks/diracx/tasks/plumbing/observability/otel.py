@@ -31,7 +31,7 @@ This module uses the API of OpenTelemetry only. The providers of the process dec
 | `diracx.tasks.worker.up` | {worker} | up-down counter: workers: 1 for each |
 | `diracx.tasks.worker.slots` | {slot} | up-down counter: slots of a worker |
 | `diracx.tasks.worker.running` | {task} | up-down counter: slots of a worker in use |
-| `diracx.tasks.worker.isolated` | {worker} | up-down counter: 1 if a task runs isolated in it, or waits for that |
+| `diracx.tasks.worker.isolated` | {worker} | up-down counter: 1 while a task is isolated in it, or waits for that |
 | `diracx.tasks.queue.waiting` | {task} | up-down counter: tasks of a queue that were never delivered |
 | `diracx.tasks.queue.in_flight` | {task} | up-down counter: tasks of a queue that workers have in flight |
 | `diracx.tasks.queue.parked` | {task} | up-down counter: tasks of a queue that wait for a retry or a lock |
