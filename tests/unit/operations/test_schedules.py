@@ -9,6 +9,7 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import PeriodicBaseTask
 from diracx.tasks.plumbing.operations.schedules import (
+    NO_VO,
     ListedSchedule,
     NoSuchScheduleError,
     check_vos,
@@ -57,7 +58,7 @@ def listed(
 
 
 def test_a_schedule_is_listed_with_its_last_and_next_occurrence() -> None:
-    (hourly,) = listed(state("test:Hourly"))
+    (hourly,) = listed(state("test:Hourly"), tasks=(Hourly,))
     assert hourly == ListedSchedule(
         task="test:Hourly",
         vo=None,
@@ -93,6 +94,16 @@ def test_entries_are_listed_with_their_arguments_and_a_removed_one_until_it_is_e
     ]
 
 
+def test_a_task_for_each_vo_is_a_row_with_that_reason_where_no_vo_is_known() -> None:
+    hourly, report = listed(state("test:Hourly"))
+    assert (report.task, report.vo, report.schedule, report.enabled) == ("test:Report", None, "every 3600 s", True)
+    assert (report.last, report.next, report.why_not) == (None, None, NO_VO)
+    assert hourly.why_not is None
+    # A task whose entries were taken away has none for another reason.
+    none = Configuration(tasks={"test:Report": Override(entries={})})
+    assert [row.task for row in listed(vos=("lhcb",), configuration=none)] == ["test:Hourly"]
+
+
 DISABLED = parse("tasks: {'test:Hourly': {enabled: false}}")
 
 
@@ -110,7 +121,7 @@ DISABLED = parse("tasks: {'test:Hourly': {enabled: false}}")
 def test_a_schedule_without_a_next_occurrence_says_why(
     states: list[StoredState], configuration: Configuration | None, unreadable: bool, why_not: str
 ) -> None:
-    (hourly,) = listed(*states, configuration=configuration, unreadable=unreadable)
+    (hourly, _) = listed(*states, configuration=configuration, unreadable=unreadable)
     assert (hourly.next, hourly.why_not) == (None, why_not)
 
 

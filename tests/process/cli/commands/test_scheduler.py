@@ -208,6 +208,7 @@ async def test_schedules_are_listed_with_the_next_occurrence_or_the_reason_for_n
         "why_not": "disabled by the configuration",
         "entry": None,
         "args": {},
+        "ran": None,
     }
     assert [first["vo"], second["vo"]] == ["lhcb", "my vo.org"]
     assert first["schedule"] == "cron 0 6 * * * (UTC)"

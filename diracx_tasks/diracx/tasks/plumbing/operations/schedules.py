@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
-from diracx.tasks.plumbing.exceptions import TaskError, near_names
+from diracx.tasks.plumbing.exceptions import ServerError, TaskError, near_names
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from diracx.tasks.plumbing.overrides.configuration import Configuration
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
@@ -18,10 +22,16 @@ from diracx.tasks.plumbing.scheduler.instances import Instance, instances_of, re
 from diracx.tasks.plumbing.scheduler.planning import Rule
 from diracx.tasks.plumbing.scheduler.reconciler import StoredState
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, ScheduleState
-from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
+from diracx.tasks.plumbing.scheduler.store import MAX_PARALLEL_REQUESTS, JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.occurrence import RunRecord, run_key
 from diracx.tasks.plumbing.wire.times import in_utc
+
+NO_VO: Final = "no VO is known: give --vo NAME, or `vos:` in the configuration"
+
+_NOT_KNOWN: Final[Mapping[ScheduleKey, RunRecord]] = MappingProxyType({})
+_run_record: Final = msgspec.json.Decoder(RunRecord)
 
 
 class NoSuchScheduleError(TaskError):
@@ -37,7 +47,8 @@ class ListedSchedule(msgspec.Struct, frozen=True, kw_only=True):
     """The schedule in words."""
     enabled: bool
     last: datetime | None
-    """The latest occurrence that has fallen due; None if there was none."""
+    """The latest occurrence that has fallen due, and was handed over to the workers, run or not; None if there was
+    none."""
     next: datetime | None
     """The next occurrence that the server holds; None if it holds none."""
     why_not: str | None
@@ -46,16 +57,21 @@ class ListedSchedule(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the entry; None if it has none, or if there are no entries."""
     args: dict[str, Any]
     """The arguments of the entry; empty if it has none."""
+    ran: RunRecord | None = None
+    """How the latest run has ended; None if that is not known: none has ended within a year, or its worker knows no
+    such record."""
 
 
 class Schedules(NamedTuple):
     """The schedules of a mesh."""
 
     listed: list[ListedSchedule]
-    without_vo: list[str]
-    """The VO-aware tasks that are not listed, since no VO is known."""
+    without_vo: list[ListedSchedule]
+    """The tasks that run once for each VO, where no VO is known: a row each that says so."""
     rules: list[Rule]
     """When each of the listed runs."""
+    runs_problem: str | None = None
+    """Why it is not known how the latest runs have ended; None: that was read."""
 
 
 class ScheduleReader:
@@ -67,6 +83,7 @@ class ScheduleReader:
 
     def __init__(self, connection: Connection, namespace: Namespace, registry: TaskRegistry) -> None:
         self._connection = connection
+        self._namespace = namespace
         self._registry = registry
         self._configuration = ConfigurationFollower(connection, namespace)
         self._store = JetStreamScheduleStore(connection, namespace)
@@ -93,12 +110,19 @@ class ScheduleReader:
             check_vos(named, {*vos, *(key.vo for key in states if key.vo)})
             vos = tuple(named)
         now = self._connection.clock.now()
+        runs: Mapping[ScheduleKey, RunRecord] = _NOT_KNOWN
+        problem: str | None = None
+        try:
+            runs = await read_runs(self._connection, self._namespace, list(states))
+        except ServerError as error:  # the rest is known all the same
+            problem = str(error)
         instances = _instances(self._registry, configuration, vos, states)
-        listed = [_listed(each, states.get(each.key), self._store.unreadable(each.key), now) for each in instances]
-        found = {each.task for each in listed}
-        per_vo = (task.name for task in self._registry if issubclass(task.task_class, PeriodicVoAwareBaseTask))
-        without_vo = [] if vos else sorted(name for name in per_vo if name not in found)
-        return Schedules(listed, without_vo, [each.rule for each in instances])
+        unreadable = self._store.unreadable
+        listed = [
+            _listed(each, states.get(each.key), unreadable(each.key), now, runs.get(each.key)) for each in instances
+        ]
+        without_vo = [] if vos else _without_vo(self._registry, {each.task for each in listed})
+        return Schedules(listed, without_vo, [each.rule for each in instances], problem)
 
 
 def check_vos(named: Sequence[str], known: Collection[str]) -> None:
@@ -126,6 +150,7 @@ def list_schedules(
     states: dict[ScheduleKey, StoredState],
     unreadable: Callable[[ScheduleKey], bool],
     now: datetime,
+    ran: Mapping[ScheduleKey, RunRecord] = _NOT_KNOWN,
 ) -> list[ListedSchedule]:
     """The schedules of the installed tasks, sorted by task, VO and entry.
 
@@ -138,9 +163,13 @@ def list_schedules(
         states: The stored states.
         unreadable: Whether the stored state of a schedule cannot be read.
         now: The current time, aware.
+        ran: How the latest runs have ended, as `read_runs` gives it.
     """
     instances = _instances(registry, configuration, vos, states)
-    return [_listed(each, states.get(each.key), unreadable(each.key), now) for each in instances]
+    found = [_listed(each, states.get(each.key), unreadable(each.key), now, ran.get(each.key)) for each in instances]
+    if not vos:
+        found += _without_vo(registry, {each.task for each in found})
+    return sorted(found, key=lambda each: each.task)
 
 
 def _instances(
@@ -154,7 +183,49 @@ def _instances(
     return [instances[key] for key in sorted(instances)]
 
 
-def _listed(instance: Instance, stored: StoredState | None, unreadable: bool, now: datetime) -> ListedSchedule:
+async def read_runs(
+    connection: Connection, namespace: Namespace, keys: Sequence[ScheduleKey]
+) -> dict[ScheduleKey, RunRecord]:
+    """How the latest runs of these schedules have ended. One that is not known, or cannot be read, is left out.
+
+    Raises:
+        ServerError: They cannot be read at all.
+    """
+    found: dict[ScheduleKey, RunRecord] = {}
+    bucket = namespace.results_bucket
+    for start in range(0, len(keys), MAX_PARALLEL_REQUESTS):
+        page = keys[start : start + MAX_PARALLEL_REQUESTS]
+        subjects = [f"$KV.{bucket}.{run_key(str(key))}" for key in page]
+        reads = (read_message(connection, f"KV_{bucket}", last_by_subj=subject) for subject in subjects)
+        for key, message in zip(page, await asyncio.gather(*reads), strict=True):
+            if message is not None and message.body:
+                with suppress(msgspec.MsgspecError):  # of a later version, or written by hand
+                    found[key] = _run_record.decode(message.body)
+    return found
+
+
+def _without_vo(registry: TaskRegistry, listed: Collection[str]) -> list[ListedSchedule]:
+    """The tasks that run once for each VO, where no VO is known."""
+    return [
+        ListedSchedule(
+            task=task.name,
+            vo=None,
+            schedule=str(task.task_class.default_schedule),
+            enabled=task.task_class._enabled,
+            last=None,
+            next=None,
+            why_not=NO_VO,
+            entry=None,
+            args={},
+        )
+        for task in registry
+        if issubclass(task.task_class, PeriodicVoAwareBaseTask) and task.name not in listed
+    ]
+
+
+def _listed(
+    instance: Instance, stored: StoredState | None, unreadable: bool, now: datetime, ran: RunRecord | None
+) -> ListedSchedule:
     state = None if stored is None else stored.state
     following = None if state is None else state.next_after(now)
     return ListedSchedule(
@@ -167,6 +238,7 @@ def _listed(instance: Instance, stored: StoredState | None, unreadable: bool, no
         why_not=None if following is not None else _why_not(instance, state, unreadable),
         entry=instance.key.entry or None,
         args=instance.arguments,
+        ran=ran,
     )
 
 

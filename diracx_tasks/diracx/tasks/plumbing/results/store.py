@@ -11,6 +11,8 @@ import logging
 from datetime import timedelta
 from typing import Final
 
+import msgspec
+
 from diracx.tasks.plumbing.exceptions import ServerError, shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import MESSAGE_TOO_LARGE, STORE_FAILED, ApiError, bucket_full_text
@@ -18,6 +20,7 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.results.record import RETURN_LESS, ResultRecord
 from diracx.tasks.plumbing.wire.ending import MAX_KEEP_SECONDS, Ending
 from diracx.tasks.plumbing.wire.names import Namespace, escape
+from diracx.tasks.plumbing.wire.occurrence import RunRecord, run_key
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -60,6 +63,14 @@ class ResultStore:
         if record.problem is not None:
             text = "%s (%s) has succeeded, but its result is not kept: %s"
             logger.warning(text, shown(ending.task), shown(ending.id), record.problem)
+
+    async def keep_run(self, schedule: str, run: RunRecord) -> None:
+        """Store how the latest run of a schedule has ended, for a year.
+
+        Raises:
+            ServerError: It was not stored.
+        """
+        await self._bucket.put(run_key(schedule), msgspec.json.encode(run), timedelta(seconds=MAX_KEEP_SECONDS))
 
     async def _put(self, ending: Ending, body: bytes, seconds: float) -> None:
         try:

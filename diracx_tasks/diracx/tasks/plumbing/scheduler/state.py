@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
 from diracx.tasks.plumbing.wire.names import escape, escape_entry
+from diracx.tasks.plumbing.wire.occurrence import due_name
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -83,12 +84,6 @@ class Occurrence:
     """When the occurrence is dropped in favour of the next one if it is not done; None: never."""
     replaces: int | None = None
     """The sequence of the held message that it replaces, which the server must still hold; None: it replaces none."""
-
-
-def due_name(due: datetime) -> str:
-    """A due time as a part of subjects and ids: `20261201T060000Z`; with microseconds only if there are any."""
-    text = due.astimezone(UTC).strftime("%Y%m%dT%H%M%S")
-    return f"{text}_{due.microsecond:06}Z" if due.microsecond else f"{text}Z"
 
 
 def occurrence_id(key: ScheduleKey, due: datetime) -> str:

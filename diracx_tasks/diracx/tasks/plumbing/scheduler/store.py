@@ -20,9 +20,10 @@ from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.observability.telemetry import Outgoing, current
 from diracx.tasks.plumbing.scheduler.instances import Instance
 from diracx.tasks.plumbing.scheduler.reconciler import Change, StoredState
-from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState, due_name, occurrence_id
+from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState, occurrence_id
 from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_ID, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.occurrence import due_name
 
 MAX_PARALLEL_REQUESTS: Final = 64
 

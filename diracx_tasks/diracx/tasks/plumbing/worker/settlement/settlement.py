@@ -147,6 +147,9 @@ class Settlement:
         # Most messages have neither a record nor a copy.
         if isinstance(outcome, _FINISHING) and (attempts.revision or lease.delivery.origin is not None):
             await carried_through(self._clean_up(lease, name, attempts))
+        if lease.delivery.origin is not None:  # an occurrence of a schedule, maybe
+            self.on_writing(lease)
+            await carried_through(self._endings.note_run(lease.delivery, outcome, lease.elapsed))
 
     def ack_at_once(self, lease: Lease) -> bool:
         """Ack a success that leaves nothing to write or to delete, as most do, at the cost of one call.
