@@ -81,7 +81,7 @@ def test_the_command_line_starts_without_what_only_some_commands_need(tmp_path: 
 
 def test_a_help_page_does_without_what_the_command_needs(tmp_path: Path) -> None:
     places = [found.name for found in pkgutil.iter_modules(declared.__path__, f"{declared.__name__}.")]
-    assert len(places) == 7
+    assert len(places) == 8
     brought = modules_after_importing(tmp_path, *places)
     assert "rich_click" in brought
     assert not brought & {"rich", "msgspec", "nats", "yaml", "asyncio", "importlib.metadata"}

@@ -35,6 +35,7 @@ LOADED_ON_DEMAND = {
     ("cli.options", f"{ROOT}.cli.installed"),
     ("cli.options", f"{ROOT}.cli.logs"),
     ("cli.options", f"{ROOT}.installation"),
+    ("cli.commands.dashboard", f"{ROOT}.dashboard.serving"),  # an extra that need not be installed
     ("cli", f"{ROOT}.cli.app"),  # which cannot be imported where files of another distribution lie over ours
     ("cli", f"{ROOT}.installation"),  # which only a failed import asks for, and which costs more than a help page
 }
@@ -47,6 +48,9 @@ OWNERS = {
     "rich_click": ("cli",),
     "rich": ("cli",),
     "opentelemetry": ("plumbing.observability.otel", "cli.processes.telemetry_providers"),
+    "jinja2": ("dashboard",),
+    "starlette": ("dashboard",),
+    "uvicorn": ("dashboard",),
     "pytest": ("testing",),
 }
 

@@ -63,6 +63,7 @@ _add(app, "Run", "worker", "processes:worker", "Execute submitted tasks of one s
 _add(app, "Run", "scheduler", "processes:scheduler", "Submit periodic tasks on their schedules.")
 _add(app, "Run", "dev", "processes:dev", "Run a server, workers and a scheduler on this machine.")
 _add(app, "See and operate", "status", "operating:status", "Show queues, locks, scheduler and workers.")
+_add(app, "See and operate", "dashboard", "dashboard:dashboard", "Show the mesh in a browser, and steer it.")
 _add(app, "See and operate", "task", "operating:task", "Show where a task is, and why it does not run.")
 _add(app, "See and operate", "find", "operating:find", "List the tasks that run, wait or are dead.")
 _add(app, "See and operate", "tasks", "operating:tasks", "List the installed tasks.")

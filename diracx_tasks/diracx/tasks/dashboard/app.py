@@ -1,0 +1,263 @@
+"""The routes of the dashboard: pages, their streams of events, actions, jobs, the session, health."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from diracx.tasks.dashboard.access import SESSION_SECONDS, TOKEN_HOLDER, Gate, Visitor
+from diracx.tasks.dashboard.actions import Action, Jobs, RefusedError, job_page
+from diracx.tasks.dashboard.event_stream import EventStream
+from diracx.tasks.dashboard.guard import Guard, visitor_of
+from diracx.tasks.dashboard.live import Live, Parts, TooManyViewersError
+from diracx.tasks.dashboard.mesh import Mesh
+from diracx.tasks.dashboard.pages import Page
+from diracx.tasks.dashboard.rendering import Renderer
+from diracx.tasks.plumbing.exceptions import ServerError, TaskError
+
+STATIC: Final = Path(__file__).with_name("static")
+MAX_FORM_BYTES: Final = 1 << 20
+MAX_VALUE_CHARS: Final = 1_000
+"""A value in the address of a page is cut there."""
+WRONG_TOKEN_SECONDS: Final = 0.5
+"""The answer to a wrong token takes so long."""
+
+
+class Dashboard:
+    """One dashboard of one mesh.
+
+    Args:
+        cookie: The name of the cookie of its sessions: browsers keep cookies by host, whatever the port.
+    """
+
+    def __init__(
+        self, mesh: Mesh, gate: Gate, pages: Iterable[Page], actions: Iterable[Action], cookie: str = "dashboard"
+    ) -> None:
+        self.mesh, self.gate, self.jobs = mesh, gate, Jobs()
+        self._cookie, self._root = cookie, gate.settings.root_path
+        self._actions = {each.name: each for each in actions}
+        shown = [*pages, job_page(self.jobs)]
+        self._pages = {each.name: each for each in shown}
+        navigation = [each for each in shown if each.in_navigation]
+        shared = {
+            "namespace": mesh.namespace.name,
+            "navigation": navigation,
+            "signs_out": gate.settings.token is not None,
+        }
+        self.renderer = Renderer(self._root, shared)
+        self.live = Live(self._news, mesh.connection.clock.now)
+        errors: Any = {HTTPException: self._http_error, TaskError: self._task_error, Exception: self._bug}
+        # Outside all else, so that every answer has the headers.
+        self.app = Guard(Starlette(routes=self._routes(shown), exception_handlers=errors), gate, cookie)
+
+    def _routes(self, pages: Iterable[Page]) -> list[Route | Mount]:
+        return [
+            *(Route(page.path, partial(self._show, page)) for page in pages),
+            Route("/events/{page}", self._events),
+            Route("/actions/{name}", self._confirm, methods=["GET"]),
+            Route("/actions/{name}", self._act, methods=["POST"]),
+            Route("/login", self._login, methods=["GET", "POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+            Route("/live", self._alive),
+            Route("/ready", self._ready),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ]
+
+    async def close(self) -> None:
+        """End all streams, jobs and readings."""
+        await self.live.close()
+        await self.jobs.end()
+        await self.mesh.end()
+
+    # Pages
+
+    def _may_act(self, visitor: Visitor) -> bool:
+        return visitor.may_act and not self.mesh.read_only
+
+    def _news(self, problem: str | None, since: Any) -> str:
+        return self.renderer.render("news.html", problem=problem, since=since)
+
+    async def _read(self, page: Page, query: QueryParams, may_act: bool) -> tuple[Parts, Mapping[str, Any]]:
+        """The parts of a page, and the variables of its templates."""
+        variables = {"may_act": may_act, "query": query, "now": self.mesh.connection.clock.now()}
+        variables |= await page.view(self.mesh, query)
+        return self.renderer.parts(page, variables), variables
+
+    async def _parts(self, page: Page, query: QueryParams, may_act: bool) -> Parts:
+        return (await self._read(page, query, may_act))[0]
+
+    def _around(self, request: Request, page: Page | None, query: QueryParams) -> dict[str, Any]:
+        """The variables of the frame around a page."""
+        visitor = visitor_of(request)
+        job = self.jobs.get(request.query_params.get("told", ""))
+        return {
+            "page": page,
+            "title": "" if page is None else page.title,
+            "visitor": visitor,
+            "read_only": self.mesh.read_only,
+            "may_act": self._may_act(visitor),
+            "query": query,
+            "told": job if job is not None and job.result is not None else None,
+            "news": self._news(None, None),
+            "events": "" if page is None else self.renderer.url(f"/events/{page.name}", **dict(query)),
+        }
+
+    async def _show(self, page: Page, request: Request) -> Response:
+        query = _query_of(page, request)
+        around = self._around(request, page, query)
+        try:
+            parts, variables = await self._read(page, query, around["may_act"])
+        except ServerError as error:
+            news = self._news(str(error), None)
+            text = self.renderer.render("unavailable.html", **around, news=news, problem=str(error))
+            return HTMLResponse(text, 503)
+        news = self._news(None, self.mesh.connection.clock.now())
+        return HTMLResponse(self.renderer.page(page, parts, {**variables, **around, "news": news}))
+
+    async def _events(self, request: Request) -> Response:
+        page = self._pages.get(request.path_params["page"])
+        if page is None:
+            raise HTTPException(404)
+        query, may_act = _query_of(page, request), self._may_act(visitor_of(request))
+        key = (page.name, str(query), str(may_act))
+        try:
+            self.live.check_room()
+        except TooManyViewersError as error:
+            return PlainTextResponse(f"{error}\n", 503)
+        return EventStream(partial(self.live.events, key, partial(self._parts, page, query, may_act), page.every))
+
+    # Actions
+
+    def _action(self, request: Request) -> Action:
+        action = self._actions.get(request.path_params["name"])
+        if action is None:
+            raise HTTPException(404)
+        if self.mesh.read_only:
+            raise HTTPException(403, "this dashboard is read-only: it was started so, or has an observer's access")
+        if not visitor_of(request).may_act:
+            raise HTTPException(403, f"{visitor_of(request).name} may look, but not act")
+        return action
+
+    async def _confirm(self, request: Request) -> Response:
+        plan = await self._action(request).plan(self.mesh, request.query_params)
+        around = self._around(request, None, request.query_params) | {"title": plan.title}
+        return HTMLResponse(
+            self.renderer.render("confirm.html", **around, plan=plan, action=request.path_params["name"])
+        )
+
+    async def _act(self, request: Request) -> Response:
+        action, values, visitor = self._action(request), await _form_of(request), visitor_of(request)
+        if not self.gate.is_csrf(visitor, values.get("csrf", "")):
+            raise HTTPException(403, "the form is not of this session: load the page again")
+        plan = await action.plan(self.mesh, values)
+        job = await self.jobs.start(action, self.mesh, values, plan, visitor)
+        if job.result is None:
+            return RedirectResponse(self.renderer.url("/job", id=job.id), 303)
+        joint = "&" if "?" in job.back else "?"
+        return RedirectResponse(f"{self._root}{job.back}{joint}told={job.id}", 303)
+
+    # Sessions
+
+    async def _login(self, request: Request) -> Response:
+        values = await _form_of(request) if request.method == "POST" else request.query_params
+        address, then = request.client.host if request.client else "", _own_path(values.get("next", "/"))
+        if self.gate.settings.token is None:
+            return RedirectResponse(f"{self._root}/", 303)
+        wait, problem = self.gate.seconds_to_wait(address), None
+        if token := values.get("token", ""):
+            session = self.gate.log_in(token, address)
+            if session is not None:
+                answer: Response = RedirectResponse(f"{self._root}{then}", 303)
+                self._set_cookie(answer, request, session, SESSION_SECONDS)
+                return answer
+            await asyncio.sleep(WRONG_TOKEN_SECONDS)
+            problem = f"too many wrong tokens: wait {wait:.0f} s" if wait else "the token is wrong"
+        status = 429 if wait else 403 if problem else 200
+        answer = HTMLResponse(self.renderer.render("login.html", problem=problem, next=then), status)
+        if wait:
+            answer.headers["retry-after"] = f"{wait:.0f}"
+        return answer
+
+    async def _logout(self, request: Request) -> Response:
+        values, visitor = await _form_of(request), visitor_of(request)
+        if not self.gate.is_csrf(visitor, values.get("csrf", "")):
+            raise HTTPException(403, "the form is not of this session: load the page again")
+        if visitor.name == TOKEN_HOLDER:
+            self.gate.end_session(request.cookies.get(self._cookie, ""))
+        answer = RedirectResponse(f"{self._root}/login", 303)
+        self._set_cookie(answer, request, "", 0)
+        return answer
+
+    def _set_cookie(self, answer: Response, request: Request, value: str, seconds: int) -> None:
+        proxied = request.client is not None and request.client.host in self.gate.settings.proxies
+        secure = request.url.scheme == "https" or (proxied and request.headers.get("x-forwarded-proto") == "https")
+        answer.set_cookie(
+            self._cookie, value, seconds, path=self._root or "/", httponly=True, samesite="strict", secure=secure
+        )
+
+    # Health and errors
+
+    async def _alive(self, request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def _ready(self, request: Request) -> Response:
+        ready = self.mesh.connection.is_connected
+        return PlainTextResponse("ok\n" if ready else "not connected to NATS\n", 200 if ready else 503)
+
+    async def _http_error(self, request: Request, error: HTTPException) -> Response:
+        texts = {404: "there is no such page", 405: "this page is not for that"}
+        return self._problem(request, texts.get(error.status_code, error.detail), error.status_code)
+
+    async def _task_error(self, request: Request, error: TaskError) -> Response:
+        return self._problem(request, str(error), 409 if isinstance(error, RefusedError) else 503)
+
+    async def _bug(self, request: Request, error: Exception) -> Response:
+        return self._problem(request, "an unforeseen error, see the log of the dashboard", 500)
+
+    def _problem(self, request: Request, text: str, status: int) -> Response:
+        if getattr(request.state, "visitor", None) is None:
+            return PlainTextResponse(f"{text}\n", status)
+        around = self._around(request, None, QueryParams()) | {
+            "title": "It was not done" if status == 409 else "Problem"
+        }
+        return HTMLResponse(self.renderer.render("problem.html", **around, problem=text), status)
+
+
+def _query_of(page: Page, request: Request) -> QueryParams:
+    """The parameters that a page reads, cut to a length that no name or id has."""
+    given = request.query_params
+    return QueryParams([(name, given[name][:MAX_VALUE_CHARS]) for name in page.query if given.get(name)])
+
+
+async def _form_of(request: Request) -> QueryParams:
+    """The values of a form that a browser sent.
+
+    Raises:
+        HTTPException: It is no such form, or too long.
+    """
+    if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
+        raise HTTPException(415, "this is no form")
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM_BYTES:
+            raise HTTPException(413, "the form is too long")
+    return QueryParams(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+
+
+def _own_path(path: str) -> str:
+    """A path of this site; `/` for anything else, which could lead elsewhere."""
+    own = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if own else "/"

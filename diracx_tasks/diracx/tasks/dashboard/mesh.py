@@ -1,0 +1,103 @@
+"""The facts of one mesh, read once for all who look at the same time.
+
+A reading that is young enough serves everybody; while one is made, everybody waits for that one. So a hundred viewers
+cost the mesh as much as one, and nobody costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+from diracx.tasks.plumbing.clock import Clock, boottime
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
+from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
+from diracx.tasks.plumbing.operations.task_lookup import TaskLookup
+from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.wire.names import Namespace
+
+FRESH_SECONDS: Final = 1.0
+"""A reading serves for so long."""
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """A reading that several share.
+
+    Args:
+        read: Makes it.
+        fresh_seconds: How long it serves after it was made.
+    """
+
+    def __init__(
+        self, read: Callable[[], Awaitable[T]], fresh_seconds: float = FRESH_SECONDS, clock: Clock = boottime
+    ) -> None:
+        self._read, self._fresh, self._clock = read, fresh_seconds, clock
+        self._reading: asyncio.Task[T] | None = None
+        self._made = float("-inf")
+
+    async def get(self) -> T:
+        """The reading: that of a moment ago, the one that is being made, or a new one. It fails as `read` does."""
+        reading = self._reading
+        if reading is None or (reading.done() and (self._clock() - self._made > self._fresh or _failed(reading))):
+            reading = self._reading = asyncio.create_task(self._make(), name="facts for the dashboard")
+        # Whoever goes away meanwhile leaves the reading to the others.
+        return await asyncio.shield(reading)
+
+    def forget(self) -> None:
+        """Let the next one who asks get a new reading, as after something was changed."""
+        if self._reading is not None and self._reading.done():
+            self._reading = None
+
+    async def end(self) -> None:
+        """Give up a reading that is being made."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+
+    async def _make(self) -> T:
+        try:
+            return await self._read()
+        finally:
+            self._made = self._clock()
+
+
+def _failed(reading: asyncio.Task[T]) -> bool:
+    return reading.cancelled() or reading.exception() is not None
+
+
+class Mesh:
+    """One mesh, for the pages and the actions.
+
+    Args:
+        registry: The tasks that are installed here: their classes tell which locks a task waits for.
+        read_only: Whether this process must not or cannot change anything.
+    """
+
+    def __init__(
+        self, connection: Connection, namespace: Namespace, registry: TaskRegistry, *, read_only: bool = False
+    ) -> None:
+        self.connection, self.namespace, self.registry = connection, namespace, registry
+        # An observer reaches the API under a prefix of its own, where nothing can be changed.
+        observes = connection.api_subject("INFO") == f"{namespace.imported_api}.INFO"
+        self.read_only = read_only or observes
+        self.lookup = TaskLookup(connection, namespace, registry)
+        self.snapshot = Shared[StatusSnapshot](StatusReader(connection, namespace).read)
+        self.in_flight = Shared[list[WorkerTasks]](self._in_flight)
+        self._shared: list[Shared[object]] = [self.snapshot, self.in_flight]  # type: ignore[list-item]
+
+    async def _in_flight(self) -> list[WorkerTasks]:
+        return await tasks_in_flight(self.connection, self.namespace)
+
+    def forget(self) -> None:
+        """Let all pages read anew, as after something was changed."""
+        for each in self._shared:
+            each.forget()
+
+    async def end(self) -> None:
+        """Give up what is being read."""
+        for each in self._shared:
+            await each.end()

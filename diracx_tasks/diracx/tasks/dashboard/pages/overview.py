@@ -1,0 +1,178 @@
+"""The overview: alerts, totals, the nine queues, workers and scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from starlette.datastructures import QueryParams
+
+from diracx.tasks.dashboard import words
+from diracx.tasks.dashboard.mesh import Mesh
+from diracx.tasks.dashboard.pages import Page, View
+from diracx.tasks.plumbing.clock import TOLERANCE
+from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text
+from diracx.tasks.plumbing.operations.alerts import alerts_of
+from diracx.tasks.plumbing.operations.status_document import QueueStatus, StatusSnapshot, WorkerStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueCell:
+    """One queue in the matrix."""
+
+    name: str
+    waiting: int
+    in_flight: int
+    parked: int | None
+    oldest_seconds: float | None
+    rate_in: float | None = None
+    rate_out: float | None = None
+    empty_in: str = words.NOTHING
+    note: str = ""
+    paused: bool = False
+    missing: bool = False
+
+    @property
+    def state(self) -> str:
+        """The class of its cell."""
+        if self.missing or self.paused:
+            return "halted"
+        return "busy" if self.waiting or self.in_flight or self.parked else "idle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    """One worker in its table."""
+
+    id: str
+    slots: int
+    busy: int
+    per_second: float | None
+    last_pull: float | None
+    memory: float | None
+    since: datetime
+    notes: list[str]
+
+    @property
+    def share(self) -> float:
+        """Which part of its slots is in use."""
+        return self.busy / self.slots if self.slots else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGroup:
+    """The workers of one size."""
+
+    size: Size
+    workers: list[WorkerRow]
+
+    @property
+    def slots(self) -> int:
+        """All their slots."""
+        return sum(worker.slots for worker in self.workers)
+
+    @property
+    def busy(self) -> int:
+        """Their slots in use."""
+        return sum(worker.busy for worker in self.workers)
+
+    @property
+    def share(self) -> float:
+        """Which part of the slots is in use."""
+        return self.busy / self.slots if self.slots else 0.0
+
+
+def queue_matrix(snapshot: StatusSnapshot) -> list[tuple[Priority, list[QueueCell]]]:
+    """The nine queues, a row for each priority."""
+    by_place = {(queue.priority, queue.size): queue for queue in snapshot.status.queues}
+    return [(priority, [_cell(snapshot, by_place[priority, size]) for size in Size]) for priority in Priority]
+
+
+def _cell(snapshot: StatusSnapshot, queue: QueueStatus) -> QueueCell:
+    note = ""
+    if queue.missing:
+        note = "missing"
+    elif queue.paused_until is not None:
+        note = f"paused until {pause_end_text(queue.paused_until)}"
+    return QueueCell(
+        name=f"{queue.priority}-{queue.size}",
+        waiting=queue.waiting,
+        in_flight=queue.in_hand,
+        parked=None if snapshot.parked is None else snapshot.parked.get(queue.subject, 0),
+        oldest_seconds=queue.oldest_seconds,
+        note=note,
+        paused=queue.paused_until is not None,
+        missing=queue.missing,
+    )
+
+
+def worker_groups(snapshot: StatusSnapshot) -> list[WorkerGroup]:
+    """The workers by their size."""
+    workers = snapshot.status.workers
+    groups = [(size, [_row(snapshot, worker) for worker in workers if worker.size == size]) for size in Size]
+    return [WorkerGroup(size, rows) for size, rows in groups if rows]
+
+
+def _row(snapshot: StatusSnapshot, worker: WorkerStatus) -> WorkerRow:
+    return WorkerRow(
+        id=worker.id,
+        slots=worker.slots,
+        busy=worker.busy,
+        per_second=snapshot.per_second.get(worker.id),
+        last_pull=snapshot.last_pull.get(worker.id),
+        memory=None,
+        since=worker.since,
+        notes=list(_remarks(worker)),
+    )
+
+
+def _remarks(worker: WorkerStatus) -> Iterable[str]:
+    if worker.isolated is not None:
+        yield f"isolates {worker.isolated}"
+    ahead = worker.clock_ahead_seconds
+    if ahead is not None and abs(ahead) > TOLERANCE.total_seconds():
+        yield f"clock {words.duration(abs(ahead))} {'ahead' if ahead > 0 else 'behind'}"
+    yield from (f"gives back {task}: {why}" for task, why in worker.not_served.items())
+
+
+def totals(snapshot: StatusSnapshot) -> list[tuple[str, str, str]]:
+    """The figures of the whole mesh: name, value and an explanation."""
+    status = snapshot.status
+    slots = sum(worker.slots for worker in status.workers)
+    parked = None if snapshot.parked is None else sum(snapshot.parked.values())
+    return [
+        ("waiting", words.count(sum(queue.waiting for queue in status.queues)), ""),
+        ("in flight", words.count(sum(queue.in_hand for queue in status.queues)), f"of {words.count(slots)} slots"),
+        ("parked", words.count(parked), "for a retry or a lock"),
+        ("delayed", words.count(status.delayed), "for later"),
+        ("dead letters", words.count(status.dead_letters), ""),
+        ("done", words.rate(sum(snapshot.per_second.values())), "over 10 s"),
+    ]
+
+
+async def view(mesh: Mesh, query: QueryParams) -> View:
+    """The variables of the overview."""
+    snapshot = await mesh.snapshot.get()
+    upcoming = snapshot.next_occurrence
+    return {
+        "at": snapshot.at,
+        "alerts": alerts_of(snapshot),
+        "totals": totals(snapshot),
+        "sizes": list(Size),
+        "queues": queue_matrix(snapshot),
+        "worker_groups": worker_groups(snapshot),
+        "scheduler": snapshot.status.scheduler,
+        "next_occurrence": upcoming,
+        "next_in": None if upcoming is None else max(0.0, (upcoming - snapshot.at).total_seconds()),
+    }
+
+
+PAGE = Page(
+    name="overview",
+    path="/",
+    title="Overview",
+    parts=("alerts", "totals", "queues", "workers", "scheduler"),
+    view=view,
+)

@@ -1,0 +1,91 @@
+"""A dashboard that listens: the whole of it, from a connection to the end of the last stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import uvicorn
+from starlette.datastructures import QueryParams
+
+from diracx.tasks.dashboard.access import LOOPBACK_NAMES, PROXIES, AccessSettings, Gate, is_loopback
+from diracx.tasks.dashboard.app import Dashboard
+from diracx.tasks.dashboard.mesh import Mesh
+from diracx.tasks.dashboard.pages import Page, View, overview, tasks
+from diracx.tasks.dashboard.queue_actions import PauseQueue, ResumeQueue
+
+__all__ = ["LOOPBACK_NAMES", "PROXIES", "AccessSettings", "Mesh", "is_loopback", "listen", "serving"]
+
+
+async def _unfinished(mesh: Mesh, query: QueryParams) -> View:
+    return {}
+
+
+def _page(name: str, title: str) -> Page:
+    """A page that is in the navigation, and not there yet. `PAGE` of a module of its name takes its place."""
+    return Page(name=name, path=f"/{name.replace('_', '-')}", title=title, parts=("list",), view=_unfinished)
+
+
+PAGES: Final = (
+    overview.PAGE,
+    tasks.PAGE,
+    _page("dead_letters", "Dead letters"),
+    _page("schedules", "Schedules"),
+    _page("locks", "Locks"),
+    _page("configuration", "Configuration"),
+    tasks.ONE_TASK,
+)
+ACTIONS: Final = (PauseQueue(), ResumeQueue())
+MAX_CONNECTIONS: Final = 500
+"""Further ones are answered 503."""
+CLOSE_SECONDS: Final = 1
+"""Requests that are being answered have this time at the end."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on an address; port 0 takes a free one.
+
+    Raises:
+        OSError: The address is in use or not available.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=128)
+
+
+class _Server(uvicorn.Server):
+    """The signals belong to the command that runs this."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(mesh: Mesh, settings: AccessSettings, listening: socket.socket) -> AsyncIterator[Dashboard]:
+    """Serve a dashboard on a socket within the block. At its end all streams end at once."""
+    port = listening.getsockname()[1]
+    dashboard = Dashboard(mesh, Gate(settings), PAGES, ACTIONS, cookie=f"diracx_tasks_{mesh.namespace.name}_{port}")
+    config = uvicorn.Config(
+        dashboard.app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        proxy_headers=False,  # the address of a request is that of the other end of the connection
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+    )
+    server = _Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listening]), name="dashboard")
+    try:
+        yield dashboard
+    finally:
+        await dashboard.close()
+        server.should_exit = True
+        await running
+        listening.close()

@@ -1,0 +1,101 @@
+"""Figures and times as the pages write them, and text that others chose, so that it hides nothing.
+
+`visible` is applied to everything that a template writes, before it is escaped for HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Final
+
+from markupsafe import Markup
+
+from diracx.tasks.plumbing.wire.times import readable_time
+
+NOTHING: Final = "\u2013"
+"""Stands for a figure that is not known, or that there is not."""
+
+_SUSPECT: Final = re.compile(r"[^\x20-\x7e\n]")
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def visible(value: object) -> object:
+    """Write as escapes the characters of a text that turn its direction, have no width or control anything."""
+    if type(value) is not str or value.isprintable():
+        return value
+    return _SUSPECT.sub(lambda match: match[0] if match[0].isprintable() else ascii(match[0])[1:-1], value)
+
+
+def count(number: float | None) -> str:
+    """Write a whole number in groups of three digits."""
+    return NOTHING if number is None else f"{round(number):,}"
+
+
+def duration(seconds: float | None) -> str:
+    """Write a duration in its two largest units, e.g. `2 h 5 min`; below 10 s with one decimal."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
+    left, words = round(seconds), list[str]()
+    for size, unit in _UNITS:
+        if left >= size:
+            words.append(f"{left // size} {unit}")
+            left %= size
+        elif words:
+            break
+        if len(words) == 2:
+            break
+    return " ".join(words)
+
+
+def age(moment: datetime | None, now: datetime) -> str:
+    """Write how long ago a time is."""
+    return NOTHING if moment is None else duration(max(0.0, round((now - moment).total_seconds(), 1)))
+
+
+def rate(per_second: float | None) -> str:
+    """Write a rate per second; a slow one per minute."""
+    if per_second is None:
+        return NOTHING
+    if per_second == 0:
+        return "0/s"
+    if per_second < 0.95:
+        return f"{per_second * 60:.1f}".removesuffix(".0") + "/min"
+    return (f"{per_second:.1f}".removesuffix(".0") if per_second < 99.5 else f"{per_second:,.0f}") + "/s"
+
+
+def size(octets: float | None) -> str:
+    """Write a number of bytes in units of 1,024."""
+    if octets is None:
+        return NOTHING
+    for unit in _BYTES[:-1]:
+        if octets < 1_000:
+            return f"{octets:.0f} {unit}" if octets >= 10 or unit == "B" else f"{octets:.1f} {unit}"
+        octets /= 1_024
+    return f"{octets:.1f} {_BYTES[-1]}"
+
+
+def moment(at: datetime | None) -> str:
+    """Write a time as an element with its full text."""
+    if at is None:
+        return NOTHING
+    text = readable_time(at)
+    return Markup('<time datetime="{0}">{1} {2}</time>').format(text, text[:10], text[11:19])
+
+
+def clock(at: datetime | None) -> str:
+    """Write the time of the day as an element, which tells the day, too."""
+    if at is None:
+        return NOTHING
+    text = readable_time(at)
+    return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(text, text[11:19])
+
+
+def plural(number: float, noun: str, nouns: str = "") -> str:
+    """Write a number with its noun, e.g. `1 task`, `2 tasks`."""
+    return f"{count(number)} {noun if number == 1 else nouns or noun + 's'}"
