@@ -7,7 +7,6 @@ from starlette.datastructures import QueryParams
 from diracx.tasks.dashboard.mesh import Mesh
 from diracx.tasks.dashboard.pages import Page, View
 
-
 PATH = "/tasks"
 
 
