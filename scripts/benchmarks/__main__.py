@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import crowd
+import dashboard
 import delayed
 import drain
 import failing
@@ -36,6 +37,7 @@ import transaction
 
 BENCHMARKS: Final[dict[str, ModuleType]] = {
     "crowd": crowd,
+    "dashboard": dashboard,
     "delayed": delayed,
     "drain": drain,
     "failing": failing,

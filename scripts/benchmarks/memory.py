@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +19,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from figures import Figures
 from noop import Noop, registry
+from worker_process import worker_process
 
 SUMMARY: Final = "the memory of a worker process with 100 slots: idle, busy, and while many tasks wait"
 MOST_MEGABYTES: Final = 38.0
@@ -34,7 +31,6 @@ CHUNK: Final = 20_000
 ROOM_BYTES: Final = 4 * 1024**3
 TIMEOUT_SECONDS: Final = 300.0
 POLL_SECONDS: Final = 0.05
-ENTRY_POINTS: Final = "[diracx.tasks.bench]\nNoop = noop:Noop\n"
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ async def _measure(waiting: int, tasks: int, rounds: int) -> MemoryReport:
     ):
         await make_room(broker)
         for _ in range(rounds):
-            async with _worker(server.url) as pid:
+            async with worker_process(server.url, SLOTS) as pid:
                 idle.append(_resident(pid))
             busy.append(await _after(broker, server.url, tasks, 0))
         left = 0
@@ -131,7 +127,7 @@ async def fill(broker: JetStreamBroker, tasks: int) -> None:
 async def _after(broker: JetStreamBroker, url: str, tasks: int, left: int) -> float:
     """The largest memory that a worker had until no more than `left` tasks wait."""
     await fill(broker, tasks)
-    async with _worker(url) as pid, asyncio.timeout(TIMEOUT_SECONDS):
+    async with worker_process(url, SLOTS) as pid, asyncio.timeout(TIMEOUT_SECONDS):
         while await _waiting(broker) > left:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(POLL_SECONDS)
         return _resident(pid, "VmHWM")
@@ -140,38 +136,6 @@ async def _after(broker: JetStreamBroker, url: str, tasks: int, left: int) -> fl
 async def _waiting(broker: JetStreamBroker) -> int:
     info = await broker.connection.api(f"STREAM.INFO.{broker.namespace.tasks_stream}")
     return int(info["state"]["messages"])
-
-
-@asynccontextmanager
-async def _worker(url: str) -> AsyncIterator[int]:
-    """The id of a worker process that is ready and knows the task."""
-    arguments = ["worker", "--worker-size", "small", "--max-concurrent-tasks", str(SLOTS), "--nats-url", url]
-    with tempfile.TemporaryDirectory() as folder:
-        _install_task(Path(folder))
-        paths = os.pathsep.join([folder, str(Path(__file__).parent)])
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "diracx.tasks.cli", *arguments),
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths},
-        )
-        assert process.stderr is not None
-        try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                while f"{SLOTS} slots, 1 tasks known".encode() not in (line := await process.stderr.readline()):
-                    if not line:
-                        raise SystemExit("error: the worker did not start")
-            yield process.pid
-        finally:
-            process.kill()
-            await process.wait()
-
-
-def _install_task(folder: Path) -> None:
-    """Make `Noop` a task that a worker with this folder on its path finds."""
-    about = folder / "bench-0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bench\nVersion: 0\n")
-    (about / "entry_points.txt").write_text(ENTRY_POINTS)
 
 
 def _resident(pid: int, field: str = "VmRSS") -> float:
