@@ -179,12 +179,14 @@ OPERATIONS = (
         (
             Request("{api}.STREAM.LIST"),
             Request("{api}.STREAM.NAMES"),
-            Request("{api}.CONSUMER.LIST.{NS}_TASKS"),
         ),
     ),
     Operation(
+        "list the queues", _roles("scheduler", "operator", "observer"), (Request("{api}.CONSUMER.LIST.{NS}_TASKS"),)
+    ),
+    Operation(
         "read a task that waits",
-        _roles("worker", "operator", "observer"),
+        LOOKING,
         (_get("{NS}_TASKS", "{ns}.tasks.normal.small"),),
     ),
     Operation(
@@ -201,6 +203,8 @@ OPERATIONS = (
         (_get("{NS}_LATER", "{ns}.state.x"),),
     ),
     Operation("read a dead letter", _roles("worker", "operator", "observer"), (_get("{NS}_DLQ", "{ns}.dlq.a.b.1"),)),
+    Operation("keep the history", _roles("scheduler", "operator"), (Request("{ns}.history.minute", b"{}"),)),
+    Operation("read the history", _roles("operator", "observer"), (_get("{NS}_HISTORY", "{ns}.history.x"),)),
     Operation("read a lock", LOOKING, (_get("KV_{ns}_locks", "$KV.{ns}_locks.x"),)),
     Operation("read the configuration", LOOKING, (_get("KV_{ns}_config", "$KV.{ns}_config.configuration"),)),
     Operation("set the configuration", _roles("operator"), (Request("$KV.{ns}_config.configuration", b"vos: []"),)),
@@ -246,6 +250,11 @@ OPERATIONS = (
         ),
     ),
     Operation("ask workers and schedulers how they are", _roles("operator", "observer"), (Request("$SRV.PING"),)),
+    Operation(
+        "ask workers what they have done",
+        _roles("scheduler", "operator", "observer"),
+        (Request("$SRV.STATS.{ns}-worker"),),
+    ),
     Operation("be asked so", _roles("worker", "scheduler"), listens=("$SRV.>",)),
     Operation(
         "hear tasks as they are submitted, locks as they change, and advisories",

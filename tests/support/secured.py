@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
 
@@ -28,16 +28,19 @@ def password(namespace: str, role: str) -> str:
 
 
 @contextmanager
-def secured_server(*namespaces: str, tls: str = "") -> Iterator[EmbeddedServer]:
+def secured_server(*namespaces: str, tls: str = "", without: Sequence[str] = ()) -> Iterator[EmbeddedServer]:
     """A server with `server.conf` on loopback, with a temporary store and the accounts of the namespaces.
 
     Args:
         tls: Takes the place of the line that includes `tls.conf`.
+        without: Permissions that have one of these texts in them are left out, as in the file of an earlier version.
     """
     text = (NATS_FOLDER / "server.conf").read_text()
     assert INCLUDED in text
     assert TLS_LINE in text
-    text = text.replace(INCLUDED, "".join(accounts_conf(Namespace(name)) for name in namespaces))
+    accounts = "".join(accounts_conf(Namespace(name)) for name in namespaces).splitlines(keepends=True)
+    kept = (line for line in accounts if not any(each in line for each in without))
+    text = text.replace(INCLUDED, "".join(kept))
     text = text.replace(TLS_LINE, tls)
     variables = {
         password_variable(Namespace(name), role): password(name, role) for name in namespaces for role in ROLES

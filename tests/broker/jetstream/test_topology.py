@@ -75,9 +75,10 @@ async def test_a_fresh_namespace_gets_its_streams_queues_and_buckets(connection:
     done = await ensure(connection, wanted)
     assert sorted(done) == sorted(f"created {asset}" for asset in wanted)
     kinds = [asset.kind for asset in wanted]
-    assert (kinds.count("stream"), kinds.count("consumer"), kinds.count("bucket")) == (3, 9, 4)
+    assert (kinds.count("stream"), kinds.count("consumer"), kinds.count("bucket")) == (4, 9, 4)
     listed = (await connection.api("STREAM.NAMES", {"subject": f"{names.name}.>"}))["streams"]
-    assert sorted(listed) == sorted([names.tasks_stream, names.later_stream, names.dead_letters_stream])
+    streams = [names.tasks_stream, names.later_stream, names.dead_letters_stream, names.history_stream]
+    assert sorted(listed) == sorted(streams)
     queues = (await connection.api(f"CONSUMER.NAMES.{names.tasks_stream}"))["consumers"]
     assert sorted(queues) == sorted(asset.name for asset in wanted if asset.kind == "consumer")
 

@@ -73,7 +73,7 @@ async def test_each_operation_is_executed_or_refused_as_in_the_table(
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(connected(secured, OURS, role))
         if any(request.subject.startswith("$SRV") for request in operation.requests):
-            await answer_pings(await stack.enter_async_context(connected(secured, OURS, "worker")))
+            await answer_questions(await stack.enter_async_context(connected(secured, OURS, "worker")))
         wanted = role in operation.roles
         for each in operation.requests:
             request = each.filled(OURS, api_of(role))
@@ -88,11 +88,11 @@ async def test_each_operation_is_executed_or_refused_as_in_the_table(
             assert (not refused) == wanted, f"{subject}: {refused or 'accepted'}"
 
 
-async def answer_pings(worker: Connection) -> None:
+async def answer_questions(worker: Connection) -> None:
     async def answer(message: object) -> None:
         await worker.publish(message.reply, b"{}")  # type: ignore[attr-defined]
 
-    await worker.client.subscribe("$SRV.PING", cb=answer)
+    await worker.client.subscribe("$SRV.>", cb=answer)
     await worker.client.flush()
 
 

@@ -22,6 +22,7 @@ def test_every_stream_bucket_and_consumer_has_its_file() -> None:
     names = contents(FOLDER)
     assert sorted(name for name in names if name.startswith("streams/")) == [
         "streams/DIRACX_DLQ.json",
+        "streams/DIRACX_HISTORY.json",
         "streams/DIRACX_LATER.json",
         "streams/DIRACX_TASKS.json",
         *(f"streams/KV_diracx_{name}.json" for name in ("attempts", "config", "locks", "results")),

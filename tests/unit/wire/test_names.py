@@ -46,6 +46,7 @@ def test_streams_and_buckets_have_their_names(namespace: str, upper: str) -> Non
     assert names.tasks_stream == f"{upper}_TASKS"
     assert names.later_stream == f"{upper}_LATER"
     assert names.dead_letters_stream == f"{upper}_DLQ"
+    assert names.history_stream == f"{upper}_HISTORY"
     assert names.locks_bucket == f"{namespace}_locks"
     assert names.attempts_bucket == f"{namespace}_attempts"
     assert names.results_bucket == f"{namespace}_results"

@@ -24,6 +24,7 @@ from diracx.tasks.cli.processes.signals import StopSignals
 from diracx.tasks.cli.processes.telemetry import telemetry_from
 from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
+from diracx.tasks.plumbing.operations.history import keeping_history
 from diracx.tasks.plumbing.operations.scheduler_service import SchedulerHealth, advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
@@ -76,8 +77,7 @@ async def _serve(
     settings: SchedulerSettings,
     health_address: tuple[str, int] | None,
 ) -> None:
-    end_after = STOP_SECONDS + CLOSE_SECONDS + FORCED_END_SECONDS
-    signals = StopSignals(end_after=end_after, end_code=ExitCode.DONE)
+    signals = StopSignals(end_after=STOP_SECONDS + CLOSE_SECONDS + FORCED_END_SECONDS, end_code=ExitCode.DONE)
     signals.cancel_this_task()
     with signals.handled(), telemetry_from(os.environ, f"{namespace.name}-scheduler", scheduler_id()):
         try:
@@ -96,6 +96,7 @@ async def _serve(
                 async with (
                     health_endpoint(SchedulerHealth(scheduler, broker.connection), health_address),
                     advertised(scheduler, broker.connection, namespace),
+                    keeping_history(scheduler, broker.connection, namespace),
                 ):
                     try:
                         await scheduler.run()

@@ -50,6 +50,8 @@ class Asset:
     """The settings that the system depends on, in the server's own JSON."""
     initial: Mapping[str, Any] = field(default_factory=dict)
     """The settings that the operator may change, with the values at creation."""
+    optional: bool = False
+    """Whether the mesh works without it, as one does that an earlier version has set up."""
 
     def is_one_of(self, *names: str) -> bool:
         """Whether it is the stream or bucket of one of these names."""
@@ -72,7 +74,7 @@ def assets(namespace: Namespace, replicas: int = 1) -> list[Asset]:
         namespace: The names of the mesh.
         replicas: The number of copies of every stream, 1 to 5; consumers follow their stream.
     """
-    streams = [_later(namespace), _tasks(namespace), _dead_letters(namespace)]
+    streams = [_later(namespace), _tasks(namespace), _dead_letters(namespace), _history(namespace)]
     buckets = [
         _bucket(namespace.locks_bucket, "Who holds which lock", expiring=True),
         _bucket(namespace.attempts_bucket, "Failures and retries by sequence of the task stream"),
@@ -91,7 +93,7 @@ def assets(namespace: Namespace, replicas: int = 1) -> list[Asset]:
 def _replicated(asset: Asset, replicas: int) -> Asset:
     metadata = {**asset.initial.get("metadata", {}), **_replicas_watched(replicas)}
     initial = {**asset.initial, "num_replicas": replicas, "metadata": metadata}
-    return Asset(asset.kind, asset.name, asset.stream, asset.config, initial)
+    return replace(asset, initial=initial)
 
 
 def with_replicas(asset: Asset, replicas: int) -> Asset:
@@ -207,6 +209,23 @@ def _dead_letters(namespace: Namespace) -> Asset:
         "metadata": _monitored({"subjects-warn": 1, "subjects-critical": 1_000}),
     }
     return Asset("stream", name, name, config, initial)
+
+
+def _history(namespace: Namespace) -> Asset:
+    name = namespace.history_stream
+    config = {
+        "name": name,
+        "description": "What stood in the queues, and what became of their tasks, minute by minute",
+        "metadata": {"diracx.tasks": "history"},
+        "subjects": [namespace.history_subject],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "allow_direct": True,
+    }
+    # A minute takes some 2 kB.
+    initial = {"max_age": 2 * 86_400 * NANOSECONDS, "max_bytes": 64 * MEBIBYTE, "metadata": _monitored()}
+    return Asset("stream", name, name, config, initial, optional=True)
 
 
 def _bucket(name: str, description: str, *, expiring: bool = False, direct: bool = False, history: int = 1) -> Asset:

@@ -198,9 +198,12 @@ class _Answers:
             logger.debug("a message to %s was no answer", message.subject)
         return self._arrival.set()
 
-    def deny(self, denial: PermissionDeniedError) -> None:
-        if denial.subject in self._subjects:
-            self._end(allowed=False)
+    def deny(self, denial: PermissionDeniedError) -> bool:
+        """Returns whether the denial is of this question: then whoever asks gets it, and decides whether it matters."""
+        if denial.subject not in self._subjects:
+            return False
+        self._end(allowed=False)
+        return True
 
     def _end(self, *, allowed: bool) -> None:
         if not self._ended.done():

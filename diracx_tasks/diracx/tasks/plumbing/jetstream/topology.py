@@ -4,6 +4,7 @@
 * A safe difference is updated. An unsafe one is an error that names the field.
 * A bucket with a history keeps as many revisions of a key as defined, or more if an operator wants more.
 * A stream whose list of subjects became shorter keeps the messages on the others; `ensure` names their subjects.
+* Without an optional asset the mesh works: unless an operator asks for it, its failure is no more than a debug line.
 * Only the fields of the definition are compared and written. An update starts from the configuration on the server, so
   the other fields keep the values that an operator set.
 """
@@ -13,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from diracx.tasks.plumbing.exceptions import TopologyDriftError, shown
+from diracx.tasks.plumbing.exceptions import ServerError, TopologyDriftError, shown
 from diracx.tasks.plumbing.jetstream.assets import START, Asset, merged
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import (
@@ -51,7 +52,7 @@ _HISTORY = "max_msgs_per_subject"
 
 
 async def ensure(
-    connection: Connection, wanted: Iterable[Asset], *, tolerant: bool = True, update: bool = True
+    connection: Connection, wanted: Collection[Asset], *, tolerant: bool = True, update: bool = True
 ) -> list[str]:
     """Create and update assets, as far as this user has permission.
 
@@ -69,7 +70,7 @@ async def ensure(
         ApiError: The server refused an asset, e.g. for lack of storage.
         PermissionDeniedError: This user lacks a permission, and `tolerant` is False.
     """
-    assets = list(wanted)
+    assets, optional = [each for each in wanted if not each.optional], [each for each in wanted if each.optional]
     done: list[str] = []
     # Consumers need their stream, and the work queue needs the stream that it sources.
     for group in (
@@ -89,7 +90,19 @@ async def ensure(
                 raise
             logger.warning("not looking at streams, consumers and buckets: %s", error)
             return done
-    return done
+    return done + await _ensure_optional(connection, optional, tolerant, update)
+
+
+async def _ensure_optional(connection: Connection, assets: Iterable[Asset], tolerant: bool, update: bool) -> list[str]:
+    done = []
+    for asset in assets:
+        try:
+            done.append(await _ensure(connection, asset, update))
+        except ServerError as error:
+            if not tolerant:
+                raise
+            logger.debug("going on without the %s: %s", asset, error)
+    return list(filter(None, done))
 
 
 def _log_refusal(refusal: PermissionDeniedError) -> None:

@@ -27,6 +27,7 @@ from typing import Final
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection.handshake import API_PREFIX
 from diracx.tasks.plumbing.jetstream.handover import LEADER_ELECTED
+from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER, LeaderLock
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.settlement.ack_replay import CONSUMER_LEADER_ELECTED
@@ -119,6 +120,7 @@ def _scheduler(names: Namespace) -> Role:
         _leadership(names),
         f"{API}.STREAM.MSG.GET.{locks}",
         f"{API}.STREAM.MSG.DELETE.{locks}",
+        *_sampling(names),
     )
     return _serving(names, "scheduler", "supplies the occurrences of periodic tasks", publish)
 
@@ -174,6 +176,13 @@ def _start_checks(names: Namespace) -> tuple[str, ...]:
     """The requests with which a process checks the assets at its start."""
     infos = (f"{API}.STREAM.INFO.{stream}" for stream in _streams(names))
     return (f"{API}.INFO", *infos, f"{API}.CONSUMER.INFO.{names.tasks_stream}.*")
+
+
+def _sampling(names: Namespace) -> tuple[str, ...]:
+    # The leader keeps the history of the mesh: what stands in the queues, since when, and what the workers have done.
+    tasks = names.tasks_stream
+    asked = (f"{API}.CONSUMER.LIST.{tasks}", f"{API}.STREAM.MSG.GET.{tasks}", f"$SRV.STATS.{worker_service(names)}")
+    return (*asked, names.history_subject)
 
 
 def _call_inbox(names: Namespace) -> str:

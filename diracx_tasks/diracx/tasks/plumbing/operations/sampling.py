@@ -192,13 +192,16 @@ class _LoadReader(StatusReader):
 
     async def load(self, *, ask_schedulers: bool) -> _Load:
         names, service = self._namespace, worker_service(self._namespace)
-        workers, schedulers, info, consumers, delayed, dead = await asyncio.gather(
-            ask_all(self._connection, service),
-            ask_all(self._connection, scheduler_service(names)) if ask_schedulers else _nobody(),
+        info, consumers, delayed, dead = await asyncio.gather(
             self._connection.api(f"STREAM.INFO.{names.tasks_stream}"),
             self._connection.api(f"CONSUMER.LIST.{names.tasks_stream}"),
             self._count_subjects(names.later_stream, f"{names.name}.delayed.*"),
             self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>"),
+        )
+        # Right after the depths: workers answer at once, though it takes a moment until no more answers come.
+        workers, schedulers = await asyncio.gather(
+            ask_all(self._connection, service),
+            ask_all(self._connection, scheduler_service(names)) if ask_schedulers else _nobody(),
         )
         if workers is None:
             raise PermissionDeniedError("publish", f"{PREFIX}.STATS.{service}")

@@ -62,7 +62,7 @@ class StatusReader:
         try:
             return await self._read()
         except ApiError as error:
-            others = [each for each in assets(self._namespace) if each.kind != "consumer"]
+            others = [each for each in assets(self._namespace) if each.kind != "consumer" and not each.optional]
             tasks = [each for each in others if each.is_one_of(self._namespace.tasks_stream)]
             if error.err_code != STREAM_NOT_FOUND or await missing(self._connection, tasks) is not None:
                 raise

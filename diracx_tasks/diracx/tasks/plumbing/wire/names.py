@@ -185,6 +185,11 @@ class Namespace:
         """Tasks that will not run again, and the advisories of the work queue."""
         return f"{self.name.upper()}_DLQ"
 
+    @property
+    def history_stream(self) -> str:
+        """A sample of the mesh for each minute. The mesh works without it."""
+        return f"{self.name.upper()}_HISTORY"
+
     # Consumers
     @staticmethod
     def consumer(priority: Priority, size: Size) -> str:
@@ -269,6 +274,11 @@ class Namespace:
         """
         found = re.fullmatch(re.escape(self.replay_subject("", "")[:-1]) + r"(\d+)\.\d+", subject)
         return None if found is None else int(found[1])
+
+    @property
+    def history_subject(self) -> str:
+        """The subject of the samples, one a minute."""
+        return f"{self.name}.history.minute"
 
     @property
     def imported_api(self) -> str:
