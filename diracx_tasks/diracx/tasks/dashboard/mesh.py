@@ -8,18 +8,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
 
+from diracx.tasks.dashboard.recent import History, Recent
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
+from diracx.tasks.plumbing.operations.recent_failures import RecentFailure, recent_failures
+from diracx.tasks.plumbing.operations.sampling import Sample
 from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
+from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_lookup import TaskLookup
+from diracx.tasks.plumbing.operations.task_search import SearchResult, TaskSearch, Wanted
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 
 FRESH_SECONDS: Final = 1.0
 """A reading serves for so long."""
+HISTORY_SECONDS: Final = 30.0
+"""The history gets a sample a minute."""
+MAX_FAILURES: Final = 50
+MAX_PARKED: Final = 100
+MAX_SEARCHES: Final = 2
+"""At the same time."""
 
 T = TypeVar("T")
 
@@ -85,12 +97,35 @@ class Mesh:
         observes = connection.api_subject("INFO") == f"{namespace.imported_api}.INFO"
         self.read_only = read_only or observes
         self.lookup = TaskLookup(connection, namespace, registry)
+        self.recent = Recent(connection, namespace)
+        self._search = TaskSearch(connection, namespace, registry)
+        self._searches = asyncio.Semaphore(MAX_SEARCHES)
         self.snapshot = Shared[StatusSnapshot](StatusReader(connection, namespace).read)
-        self.in_flight = Shared[list[WorkerTasks]](self._in_flight)
-        self._shared: list[Shared[object]] = [self.snapshot, self.in_flight]  # type: ignore[list-item]
+        self.load = Shared[Sample | None](self.recent.look)
+        self.history = Shared[History](self._history, HISTORY_SECONDS)
+        self.in_flight = Shared[list[WorkerTasks]](partial(tasks_in_flight, connection, namespace, details=True))
+        self.failures = Shared[list[RecentFailure]](partial(recent_failures, connection, namespace, limit=MAX_FAILURES))
+        self.parked = Shared[SearchResult](partial(self.search, Wanted((State.PARKED,), limit=MAX_PARKED)), 3.0)
+        self._shared: tuple[Shared[Any], ...] = (
+            self.snapshot,
+            self.load,
+            self.history,
+            self.in_flight,
+            self.failures,
+            self.parked,
+        )
 
-    async def _in_flight(self) -> list[WorkerTasks]:
-        return await tasks_in_flight(self.connection, self.namespace)
+    async def _history(self) -> History:
+        return History((), kept=False)
+
+    async def search(self, wanted: Wanted) -> SearchResult:
+        """Search for tasks. It reads messages, so only a few searches run at the same time.
+
+        Raises:
+            ServerError: As `TaskSearch.find`.
+        """
+        async with self._searches:
+            return await self._search.find(wanted)
 
     def forget(self) -> None:
         """Let all pages read anew, as after something was changed."""

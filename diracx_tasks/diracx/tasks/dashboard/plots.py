@@ -117,7 +117,8 @@ class Plot:
             if value is None:
                 pen = "M"
                 continue
-            words.append(f"{pen}{self._x(at)} {_y(value, top)}")
+            # A line of no length is drawn as a dot: a value between two gaps.
+            words.append(f"{pen}{self._x(at)} {_y(value, top)}" + ("h0" if pen == "M" else ""))
             pen = "L"
         return "".join(words)
 

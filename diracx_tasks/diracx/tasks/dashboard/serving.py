@@ -14,8 +14,9 @@ from starlette.datastructures import QueryParams
 from diracx.tasks.dashboard.access import LOOPBACK_NAMES, PROXIES, AccessSettings, Gate, is_loopback
 from diracx.tasks.dashboard.app import Dashboard
 from diracx.tasks.dashboard.mesh import Mesh
-from diracx.tasks.dashboard.pages import Page, View, overview, tasks
+from diracx.tasks.dashboard.pages import Page, View, overview, task, tasks
 from diracx.tasks.dashboard.queue_actions import PauseQueue, ResumeQueue
+from diracx.tasks.dashboard.task_actions import CancelTask
 
 __all__ = ["LOOPBACK_NAMES", "PROXIES", "AccessSettings", "Mesh", "is_loopback", "listen", "serving"]
 
@@ -36,9 +37,9 @@ PAGES: Final = (
     _page("schedules", "Schedules"),
     _page("locks", "Locks"),
     _page("configuration", "Configuration"),
-    tasks.ONE_TASK,
+    task.PAGE,
 )
-ACTIONS: Final = (PauseQueue(), ResumeQueue())
+ACTIONS: Final = (PauseQueue(), ResumeQueue(), CancelTask())
 MAX_CONNECTIONS: Final = 500
 """Further ones are answered 503."""
 CLOSE_SECONDS: Final = 1

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from starlette.datastructures import QueryParams
 
 from diracx.tasks.dashboard import words
 from diracx.tasks.dashboard.mesh import Mesh
 from diracx.tasks.dashboard.pages import Page, View
+from diracx.tasks.dashboard.pages.trends import SPANS, plots
 from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text
+from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.operations.alerts import alerts_of
+from diracx.tasks.plumbing.operations.sampling import QueueSample, Sample, rate_in, rate_out, seconds_to_empty
 from diracx.tasks.plumbing.operations.status_document import QueueStatus, StatusSnapshot, WorkerStatus
 
 
@@ -84,28 +89,45 @@ class WorkerGroup:
         return self.busy / self.slots if self.slots else 0.0
 
 
-def queue_matrix(snapshot: StatusSnapshot) -> list[tuple[Priority, list[QueueCell]]]:
-    """The nine queues, a row for each priority."""
+def queue_matrix(snapshot: StatusSnapshot, load: Sample | None) -> list[tuple[Priority, list[QueueCell]]]:
+    """The nine queues, a row for each priority.
+
+    Args:
+        load: The last half minute; None: its rates are not known.
+    """
     by_place = {(queue.priority, queue.size): queue for queue in snapshot.status.queues}
-    return [(priority, [_cell(snapshot, by_place[priority, size]) for size in Size]) for priority in Priority]
+    return [(priority, [_cell(snapshot, by_place[priority, size], load) for size in Size]) for priority in Priority]
 
 
-def _cell(snapshot: StatusSnapshot, queue: QueueStatus) -> QueueCell:
-    note = ""
+def _cell(snapshot: StatusSnapshot, queue: QueueStatus, load: Sample | None) -> QueueCell:
+    name, note = f"{queue.priority}-{queue.size}", ""
     if queue.missing:
         note = "missing"
     elif queue.paused_until is not None:
         note = f"paused until {pause_end_text(queue.paused_until)}"
     return QueueCell(
-        name=f"{queue.priority}-{queue.size}",
+        name=name,
         waiting=queue.waiting,
         in_flight=queue.in_hand,
         parked=None if snapshot.parked is None else snapshot.parked.get(queue.subject, 0),
         oldest_seconds=queue.oldest_seconds,
+        **_rates(None if load is None else load.queues.get(name), 0.0 if load is None else load.seconds),
         note=note,
         paused=queue.paused_until is not None,
         missing=queue.missing,
     )
+
+
+def _rates(queue: QueueSample | None, seconds: float) -> dict[str, Any]:
+    if queue is None or seconds <= 0:
+        return {}
+    left = seconds_to_empty(queue, seconds)
+    ends = "grows" if left is None and rate_in(queue, seconds) > rate_out(queue, seconds) else words.duration(left)
+    return {
+        "rate_in": rate_in(queue, seconds),
+        "rate_out": rate_out(queue, seconds),
+        "empty_in": words.NOTHING if left == 0 else ends,
+    }
 
 
 def worker_groups(snapshot: StatusSnapshot) -> list[WorkerGroup]:
@@ -154,14 +176,19 @@ def totals(snapshot: StatusSnapshot) -> list[tuple[str, str, str]]:
 
 async def view(mesh: Mesh, query: QueryParams) -> View:
     """The variables of the overview."""
-    snapshot = await mesh.snapshot.get()
+    snapshot, load, history = await asyncio.gather(mesh.snapshot.get(), _load(mesh), mesh.history.get())
     upcoming = snapshot.next_occurrence
+    span = SPANS.get(query.get("span", ""), SPANS["hour"])
     return {
         "at": snapshot.at,
         "alerts": alerts_of(snapshot),
         "totals": totals(snapshot),
         "sizes": list(Size),
-        "queues": queue_matrix(snapshot),
+        "queues": queue_matrix(snapshot, load),
+        "spans": SPANS,
+        "span": span,
+        "plots": plots(mesh.recent.joined(history.samples), snapshot.at, span),
+        "kept": history.kept,
         "worker_groups": worker_groups(snapshot),
         "scheduler": snapshot.status.scheduler,
         "next_occurrence": upcoming,
@@ -169,10 +196,18 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
     }
 
 
+async def _load(mesh: Mesh) -> Sample | None:
+    try:
+        return await mesh.load.get()
+    except PermissionDeniedError:  # rates are not known then; the status says the rest
+        return None
+
+
 PAGE = Page(
     name="overview",
     path="/",
     title="Overview",
-    parts=("alerts", "totals", "queues", "workers", "scheduler"),
+    parts=("alerts", "totals", "queues", "plots", "workers", "scheduler"),
     view=view,
+    query=("span",),
 )

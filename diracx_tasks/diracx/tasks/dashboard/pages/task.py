@@ -1,0 +1,128 @@
+"""One task: where it is, why it does not run, and what happened to it so far, as a time line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from starlette.datastructures import QueryParams
+
+from diracx.tasks.dashboard.mesh import Mesh
+from diracx.tasks.dashboard.pages import Page, View
+from diracx.tasks.plumbing.operations.task_document import State, TaskDocument
+
+CANCELLABLE: Final = (State.DELAYED, State.WAITING, State.PARKED, State.RUNNING)
+"""Where a task may be so that it can be cancelled."""
+_STYLES: Final = {State.RUNNING: "busy", State.DEAD: "bad", State.PARKED: "warning", State.DONE: "good"}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One point of the time line."""
+
+    at: datetime | None
+    """None: the time is not known."""
+    text: str
+    kind: str = ""
+    """`good`, `bad`, `now`, `later`, or nothing."""
+    details: str = ""
+    """A traceback."""
+
+
+def time_line(task: TaskDocument) -> list[Event]:
+    """What happened to a task so far, the earliest first, and what is to come."""
+    events = list(_past(task))
+    dated = [(event.at, at, event) for at, event in enumerate(events) if event.at is not None]
+    undated = [event for event in events if event.at is None]
+    return [*(event for *_, event in sorted(dated)), *undated, *_present(task), *_to_come(task)]
+
+
+def _past(task: TaskDocument) -> Iterator[Event]:
+    if task.submitted is not None:
+        yield Event(task.submitted, "submitted" if task.parent is None else f"submitted by {task.parent}")
+    if task.due is not None and task.state is not State.DELAYED:
+        yield Event(task.due, "fell due")
+    known = len(task.errors)
+    for number, error in enumerate(task.errors, start=task.attempts - known + 1):
+        where = f" on {error.worker}" if error.worker else ""
+        text = f"attempt {number} failed{where}: {error.type}: {error.message}"
+        yield Event(error.at, text, "bad", error.traceback)
+    if task.cancelled is not None:
+        by = f" by {task.cancelled.by}" if task.cancelled.by else ""
+        yield Event(task.cancelled.at, f"cancelled{by} ({task.cancelled.kind})", "bad")
+    if task.dead_letter is not None:
+        yield Event(
+            task.dead_letter.died, f"became dead letter {task.dead_letter.seq}: {task.dead_letter.reason}", "bad"
+        )
+    for group in task.groups:
+        if group.parent == task.id:
+            yield Event(group.spawned, f"spawned group {group.id} of {group.children} children")
+    if task.result is not None:
+        kind = "good" if task.result.status == "succeeded" else "bad"
+        where = f" on {task.result.worker}" if task.result.worker else ""
+        yield Event(task.result.ended, f"ended: {task.result.status}{where}", kind)
+
+
+def _present(task: TaskDocument) -> Iterator[Event]:
+    for running in task.running:
+        told = f"; it was told to end: {running.cancelled_for}" if running.cancelled_since is not None else ""
+        text = f"attempt {running.attempt}, {running.state} on {running.worker}{told}"
+        yield Event(running.since, text, "now")
+    for lock in task.locks:
+        held = ", ".join(f"{holder.task} {holder.id}" for holder in lock.holders) or "somebody"
+        since = min((holder.since for holder in lock.holders), default=None)
+        yield Event(since, f"waits for the lock {lock.key}, held by {held}", "now")
+
+
+def _to_come(task: TaskDocument) -> Iterator[Event]:
+    if task.until is not None:
+        yield Event(task.until, "runs at the earliest", "later")
+    if task.expires is not None and task.state in CANCELLABLE:
+        yield Event(task.expires, "expires if no worker has taken it", "later")
+
+
+async def view(mesh: Mesh, query: QueryParams) -> View:
+    """The variables of the page."""
+    wanted = query.get("id", "")
+    if not wanted:
+        return {"task": None}
+    task = await mesh.lookup.find(wanted)
+    return {
+        "task": task,
+        "style": _STYLES.get(task.state, ""),
+        "events": time_line(task),
+        "args": pretty(task.args),
+        "value": None if task.result is None or task.result.value is None else pretty(task.result.value),
+        "cancellable": task.state in CANCELLABLE and task.cancelled is None,
+        "trace_id": await _trace_id(mesh, task),
+        "upcoming": task.until is not None and task.until > mesh.connection.clock.now(),
+    }
+
+
+async def _trace_id(mesh: Mesh, task: TaskDocument) -> str | None:
+    """The trace of a task that runs; others do not tell."""
+    if not task.running:
+        return None
+    workers = await mesh.in_flight.get()
+    return next((each.trace_id for worker in workers for each in worker.tasks if each.id == task.id), None)
+
+
+def pretty(value: Any) -> str:
+    """A value as JSON, indented."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+PAGE = Page(
+    name="task",
+    path="/task",
+    title="Task",
+    parts=("document",),
+    view=view,
+    query=("id",),
+    in_navigation=False,
+    within="tasks",
+    every=2.0,
+)

@@ -1,0 +1,82 @@
+"""What the mesh did of late: samples while somebody looks, and those that the mesh keeps of the last day.
+
+The mesh keeps a sample a minute where its scheduler writes them. Without that there is what this process saw itself:
+nothing of the time in which nobody looked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.operations.sampling import Sample, Sampler, merged
+from diracx.tasks.plumbing.wire.names import Namespace
+
+DAY: Final = timedelta(days=1)
+RATE_WINDOW: Final = timedelta(seconds=30)
+"""Rates are those of the last samples that cover so much time."""
+OLD_SECONDS: Final = 120.0
+"""A sample over a longer time tells no rate of now: nobody looked meanwhile."""
+MINUTE_SECONDS: Final = 60.0
+_HALF_A_MINUTE: Final = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the mesh keeps of the last day."""
+
+    samples: Sequence[Sample]
+    """The oldest first."""
+    kept: bool
+    """Whether it keeps any."""
+
+
+class Recent:
+    """The samples of one mesh, the latest in fine steps, and those of a day by the minute."""
+
+    def __init__(self, connection: Connection, namespace: Namespace) -> None:
+        self._sampler = Sampler(connection, namespace)
+        self._fine: deque[Sample] = deque()
+        self._minutes: deque[Sample] = deque()
+        """What this process saw itself, about one a minute."""
+        self._open: list[Sample] = []
+        """The samples of the minute that goes on."""
+
+    async def look(self) -> Sample | None:
+        """Take a sample; return the latest figures over `RATE_WINDOW`, None: there is no time to tell rates of.
+
+        Raises:
+            ServerError: As `Sampler.sample`.
+        """
+        sample = await self._sampler.sample()
+        if 0 < sample.seconds <= OLD_SECONDS:
+            self._fine.append(sample)
+            self._open.append(sample)
+        while self._fine and sample.at - self._fine[0].at > RATE_WINDOW:
+            self._fine.popleft()
+        if sum(each.seconds for each in self._open) >= MINUTE_SECONDS or (self._open and sample.seconds > OLD_SECONDS):
+            self._minutes.append(merged(self._open))
+            self._open.clear()
+        while self._minutes and sample.at - self._minutes[0].at > DAY:
+            self._minutes.popleft()
+        return merged(list(self._fine)) if self._fine else None
+
+    def joined(self, kept: Sequence[Sample]) -> list[Sample]:
+        """The samples that the mesh keeps, then what this process saw itself, the oldest first."""
+        own = [*self._minutes, *([merged(self._open)] if self._open else [])]
+        return [*kept, *(sample for sample in own if not kept or sample.at - kept[-1].at > _HALF_A_MINUTE)]
+
+
+def in_steps(samples: Sequence[Sample], start: datetime, end: datetime, steps: int) -> list[Sample | None]:
+    """The samples between two times in so many steps of equal length; None for a step without one."""
+    length = (end - start) / steps
+    found: list[list[Sample]] = [[] for _ in range(steps)]
+    for sample in samples:
+        at = int((sample.at - start) / length)
+        if 0 <= at < steps:
+            found[at].append(sample)
+    return [merged(each) if each else None for each in found]
