@@ -127,6 +127,10 @@ class Jobs:
         """A job by its id."""
         return self._jobs.get(wanted)
 
+    def running(self) -> list[Job]:
+        """The jobs that go on, the oldest first."""
+        return [job for job in self._jobs.values() if job.id in self._running]
+
     async def start(self, action: Action, mesh: Mesh, values: Values, plan: Plan, visitor: Visitor) -> Job:
         """Carry out an action, and wait a moment for its end."""
         begun = mesh.connection.clock.now()

@@ -91,7 +91,8 @@ class Dashboard:
 
     async def _read(self, page: Page, query: QueryParams, may_act: bool) -> tuple[Parts, Mapping[str, Any]]:
         """The parts of a page, and the variables of its templates."""
-        variables = {"may_act": may_act, "query": query, "now": self.mesh.connection.clock.now()}
+        variables: dict[str, Any] = {"may_act": may_act, "query": query, "now": self.mesh.connection.clock.now()}
+        variables["going_on"] = self.jobs.running()
         variables |= await page.view(self.mesh, query)
         return self.renderer.parts(page, variables), variables
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from diracx.tasks.dashboard.recent import History, Recent
 from diracx.tasks.plumbing.clock import Clock, boottime
@@ -81,6 +81,21 @@ def _failed(reading: asyncio.Task[T]) -> bool:
     return reading.cancelled() or reading.exception() is not None
 
 
+class Facts(Protocol):
+    """The facts of some pages, which `Mesh.facts` keeps for all viewers. They are made of the mesh alone."""
+
+    def __init__(self, mesh: Mesh) -> None: ...
+
+    def forget(self) -> None:
+        """Let the next one who asks get a new reading."""
+
+    async def end(self) -> None:
+        """Give up what is being read."""
+
+
+F = TypeVar("F", bound=Facts)
+
+
 class Mesh:
     """One mesh, for the pages and the actions.
 
@@ -114,6 +129,7 @@ class Mesh:
             self.failures,
             self.parked,
         )
+        self._facts: dict[type[Facts], Facts] = {}
 
     async def _history(self) -> History:
         return History((), kept=False)
@@ -127,12 +143,18 @@ class Mesh:
         async with self._searches:
             return await self._search.find(wanted)
 
+    def facts(self, kind: type[F]) -> F:
+        """The facts of some pages: made when the first viewer asks, and the same for all."""
+        if kind not in self._facts:
+            self._facts[kind] = kind(self)
+        return cast(F, self._facts[kind])
+
     def forget(self) -> None:
         """Let all pages read anew, as after something was changed."""
-        for each in self._shared:
+        for each in (*self._shared, *self._facts.values()):
             each.forget()
 
     async def end(self) -> None:
         """Give up what is being read."""
-        for each in self._shared:
+        for each in (*self._shared, *self._facts.values()):
             await each.end()

@@ -35,7 +35,16 @@ class Renderer:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        filters = (words.count, words.duration, words.age, words.rate, words.size, words.moment, words.clock)
+        filters = (
+            words.brief,
+            words.count,
+            words.duration,
+            words.age,
+            words.rate,
+            words.size,
+            words.moment,
+            words.clock,
+        )
         self._environment.filters.update({each.__name__: each for each in filters})
         self._environment.globals.update(shared, url=self.url, plural=words.plural, NOTHING=words.NOTHING)
         self._environment.globals.update(meter=plots.meter)

@@ -9,37 +9,39 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import uvicorn
-from starlette.datastructures import QueryParams
 
 from diracx.tasks.dashboard.access import LOOPBACK_NAMES, PROXIES, AccessSettings, Gate, is_loopback
 from diracx.tasks.dashboard.app import Dashboard
+from diracx.tasks.dashboard.letter_actions import PurgeLetters, ReplayLetters
+from diracx.tasks.dashboard.lock_actions import ReleaseLock
 from diracx.tasks.dashboard.mesh import Mesh
-from diracx.tasks.dashboard.pages import Page, View, overview, task, tasks
+from diracx.tasks.dashboard.pages import configuration, dead_letters, locks, overview, schedules, task, tasks
 from diracx.tasks.dashboard.queue_actions import PauseQueue, ResumeQueue
+from diracx.tasks.dashboard.schedule_actions import RunNow
 from diracx.tasks.dashboard.task_actions import CancelTask
 
 __all__ = ["LOOPBACK_NAMES", "PROXIES", "AccessSettings", "Mesh", "is_loopback", "listen", "serving"]
 
 
-async def _unfinished(mesh: Mesh, query: QueryParams) -> View:
-    return {}
-
-
-def _page(name: str, title: str) -> Page:
-    """A page that is in the navigation, and not there yet. `PAGE` of a module of its name takes its place."""
-    return Page(name=name, path=f"/{name.replace('_', '-')}", title=title, parts=("list",), view=_unfinished)
-
-
 PAGES: Final = (
     overview.PAGE,
     tasks.PAGE,
-    _page("dead_letters", "Dead letters"),
-    _page("schedules", "Schedules"),
-    _page("locks", "Locks"),
-    _page("configuration", "Configuration"),
+    dead_letters.PAGE,
+    schedules.PAGE,
+    locks.PAGE,
+    configuration.PAGE,
+    dead_letters.ONE_PAGE,
     task.PAGE,
 )
-ACTIONS: Final = (PauseQueue(), ResumeQueue(), CancelTask())
+ACTIONS: Final = (
+    PauseQueue(),
+    ResumeQueue(),
+    CancelTask(),
+    ReplayLetters(),
+    PurgeLetters(),
+    RunNow(),
+    ReleaseLock(),
+)
 MAX_CONNECTIONS: Final = 500
 """Further ones are answered 503."""
 CLOSE_SECONDS: Final = 1

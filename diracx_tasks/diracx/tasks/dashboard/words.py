@@ -16,6 +16,9 @@ from diracx.tasks.plumbing.wire.times import readable_time
 NOTHING: Final = "\u2013"
 """Stands for a figure that is not known, or that there is not."""
 
+MAX_BRIEF_CHARS: Final = 120
+"""Of a name, an id or a type that somebody chose, where it stands among others."""
+
 _SUSPECT: Final = re.compile(r"[^\x20-\x7e\n]")
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -26,6 +29,11 @@ def visible(value: object) -> object:
     if type(value) is not str or value.isprintable():
         return value
     return _SUSPECT.sub(lambda match: match[0] if match[0].isprintable() else ascii(match[0])[1:-1], value)
+
+
+def brief(text: str) -> str:
+    """Cut a text that somebody chose to a length for a list."""
+    return text if len(text) <= MAX_BRIEF_CHARS else f"{text[:MAX_BRIEF_CHARS]}…"
 
 
 def count(number: float | None) -> str:
