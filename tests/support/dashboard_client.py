@@ -65,6 +65,11 @@ class Page(HTMLParser):
         if tag == "input" and values.get("type") == "hidden":
             self.forms[-1].values.append((values["name"] or "", values.get("value") or ""))
 
+    def handle_endtag(self, tag: str) -> None:
+        """Keep the texts of cells and items apart."""
+        if tag in ("td", "th", "li", "dd", "dt", "p"):
+            self._text.append(" ")
+
     def handle_data(self, data: str) -> None:
         """Note the text."""
         self._text.append(data)
@@ -129,7 +134,7 @@ async def visiting(
     Args:
         acts: Whether visitors may act.
     """
-    mesh = Mesh(connection, namespace, registry or TaskRegistry())
+    mesh = Mesh(connection, namespace, TaskRegistry() if registry is None else registry)
     dashboard = Dashboard(mesh, Gate(AccessSettings(token=token, acts=acts)), PAGES, ACTIONS)
     transport = httpx.ASGITransport(app=dashboard.app)
     try:

@@ -121,8 +121,8 @@ class Dashboard:
         try:
             parts, variables = await self._read(page, query, around["may_act"])
         except ServerError as error:
-            news = self._news(str(error), None)
-            text = self.renderer.render("unavailable.html", **around, news=news, problem=str(error))
+            around |= {"news": self._news(str(error), None)}
+            text = self.renderer.render("unavailable.html", **around, problem=str(error))
             return HTMLResponse(text, 503)
         news = self._news(None, self.mesh.connection.clock.now())
         return HTMLResponse(self.renderer.page(page, parts, {**variables, **around, "news": news}))

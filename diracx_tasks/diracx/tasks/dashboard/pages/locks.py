@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 
 from diracx.tasks.dashboard.mesh import Mesh, Shared
 from diracx.tasks.dashboard.pages import Page, View
+from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockHolder, LockReader
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_search import FoundTask, TaskSearch, Wanted
@@ -56,7 +57,12 @@ class LockFacts:
         return await self.reader.all() if await self.reader.exists() else None
 
     async def _waiting(self) -> Waiting:
-        result = await self._search.find(Wanted(states=[State.PARKED], limit=MAX_PARKED))
+        try:
+            result = await self._search.find(Wanted(states=[State.PARKED], limit=MAX_PARKED))
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return Waiting()
+            raise
         by_key = defaultdict[str, list[FoundTask]](list)
         for task in result.tasks:
             for key in task.locks:
