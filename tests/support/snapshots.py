@@ -38,16 +38,23 @@ def healthy(status: Mapping[str, Any] | None = None, **changes: Any) -> StatusSn
         scheduler=SchedulerStatus(leader="node1-411-scheduler-ab3d", standbys=[]),
         workers=[a_worker(size) for size in Size],
         held=[],
+        at=NOW,
     )
-    defaults: dict[str, Any] = {"at": NOW, "parked": {queue.subject: 0 for queue in queues}}
-    return StatusSnapshot(status=msgspec.structs.replace(document, **(status or {})), **(defaults | changes))
+    return StatusSnapshot(status=msgspec.structs.replace(document, **(status or {})), **changes)
 
 
 def a_queue(priority: Priority, size: Size, **changes: Any) -> QueueStatus:
     """An empty queue."""
     subject = f"diracx.tasks.{priority}.{size}"
     queue = QueueStatus(
-        subject=subject, priority=priority, size=size, waiting=0, in_hand=0, redelivered=0, oldest_seconds=None
+        subject=subject,
+        priority=priority,
+        size=size,
+        waiting=0,
+        in_hand=0,
+        redelivered=0,
+        oldest_seconds=None,
+        parked=0,
     )
     return msgspec.structs.replace(queue, **changes)
 

@@ -130,7 +130,7 @@ def test_consumers_are_not_named_beside_their_stream() -> None:
 def test_due_tasks_that_are_not_sourced_are_counted_with_the_reason() -> None:
     alert = only(due=DueTasks(3, "its source was not heard for 12 s"))
     assert (alert.name, alert.level) == ("due-not-sourced", "critical")
-    assert alert.text.startswith("3 tasks fell due and do not reach DIRACX_TASKS")
+    assert alert.text.startswith("3 tasks or more fell due and do not reach DIRACX_TASKS")
     assert alert.text.endswith(": its source was not heard for 12 s")
 
 
@@ -150,7 +150,7 @@ def test_a_queue_with_tasks_and_no_worker_of_its_size_is_told_unless_it_is_pause
     alert = with_status(queues=queues, workers=workers)
     assert (alert.name, alert.command) == ("queue-not-served", "diracx-task-run worker --worker-size large")
     assert alert.text.endswith("3 tasks in normal-large, 1 task in background-large")
-    assert alerts_of(healthy(status={"queues": queues, "workers": workers}, parked=None)) == []
+    assert alerts_of(healthy(status={"queues": queues, "workers": workers}, workers_asked=False)) == []
     paused = [a_queue(Priority.NORMAL, Size.LARGE, waiting=3, paused_until=NOW + timedelta(hours=1))]
     assert with_status(queues=paused, workers=workers).name == "queue-paused"
 
@@ -205,7 +205,7 @@ def test_what_is_not_served_or_held_and_dead_letters_are_told() -> None:
 def test_replicas_that_are_behind_are_told() -> None:
     alert = with_status(catching_up=["stream DIRACX_LATER: server-2 is offline", "bucket diracx_locks: has no leader"])
     assert (alert.name, alert.level) == ("replicas-behind", "warning")
-    assert alert.text == "stream DIRACX_LATER: server-2 is offline; bucket diracx_locks: has no leader"
+    assert alert.text == "catching up: stream DIRACX_LATER: server-2 is offline; bucket diracx_locks: has no leader"
 
 
 def test_the_most_important_alert_comes_first_and_critical_ones_before_warnings() -> None:

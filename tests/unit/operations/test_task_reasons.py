@@ -75,6 +75,7 @@ def a_status(*workers: WorkerStatus, held: tuple[HeldTask, ...] = ()) -> Status:
         scheduler=SchedulerStatus(leader=None, standbys=[]),
         workers=list(workers),
         held=list(held),
+        at=AT,
     )
 
 

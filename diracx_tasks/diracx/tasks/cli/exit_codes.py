@@ -21,7 +21,10 @@ from diracx.tasks.plumbing.exceptions import (
 
 
 class ExitCode(IntEnum):
-    """Exit codes. Codes from 64 to 78 follow `sysexits.h`; 79 is free there; 128 + n is the end by signal n."""
+    """Exit codes. Codes from 64 to 78 follow `sysexits.h`; 79 is free there; 128 + n is the end by signal n.
+
+    `status --check` has codes of its own, those of monitors: see `commands.status_check`.
+    """
 
     DONE = 0
     TASK_FAILED = 1

@@ -41,7 +41,11 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     document = documents[-1]
     host = socket.gethostname()
     (listed,) = document["workers"]
-    assert " ".join(listed) == "id size slots busy host pid since isolated clock_ahead_seconds not_served"
+    order = (
+        "id size slots busy host pid since isolated clock_ahead_seconds not_served per_second last_pull_seconds "
+        "memory_bytes"
+    )
+    assert " ".join(listed) == order
     assert abs(listed.pop("clock_ahead_seconds")) < 5, "the server is on the same machine"
     since = listed.pop("since")
     assert since.endswith("Z")

@@ -16,6 +16,7 @@ from diracx.tasks.cli.declared import dead_letters, operating, processes
 from diracx.tasks.cli.lazy import LazyCommand
 from diracx.tasks.cli.queues import NAMES
 from diracx.tasks.plumbing.jetstream.connection.server_urls import DEFAULT_PORT
+from diracx.tasks.plumbing.operations.alerts import LEVELS
 from diracx.tasks.plumbing.scheduler.leadership import DEFAULT_TAKEOVER
 from diracx.tasks.plumbing.worker.settings import DEFAULT_SLOTS
 
@@ -77,3 +78,10 @@ def test_what_runs_takes_what_its_declaration_gives(name: str, monkeypatch: pyte
 
 def test_the_latest_dead_letters_are_named() -> None:
     assert f"the latest {dead_letters.LATEST};" in option(dead_letters.list_, "limit").help
+
+
+def test_all_alerts_are_completed() -> None:
+    context = click.Context(operating.status)
+    assert tuple(LEVELS) == operating.ALERTS
+    found = option(operating.status, "ignore").shell_complete(context, "dead")
+    assert [each.value for each in found] == ["dead-letters-full", "dead-letters"]

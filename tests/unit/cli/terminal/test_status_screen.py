@@ -15,18 +15,21 @@ from diracx.tasks.cli.terminal.status_screen import Screen, plain
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
 from diracx.tasks.plumbing.operations.status_document import (
+    Alert,
     QueueStatus,
     SchedulerStatus,
     Status,
     StatusSnapshot,
     WorkerStatus,
 )
-from diracx.tasks.plumbing.worker.snapshot import HeldTask
 
 NOW = datetime(2026, 12, 1, 6, tzinfo=UTC)
 
 
-def a_snapshot(workers: int = 2, **changes: Any) -> StatusSnapshot:
+def a_snapshot(workers: int = 2, status: Status | None = None, **changes: Any) -> StatusSnapshot:
+    """The fields of the document that differ are given by name; a `status` takes the place of the whole document."""
+    if status is not None:
+        return StatusSnapshot(status=status)
     queues = [
         QueueStatus(
             subject=f"diracx.tasks.{priority}.{size}",
@@ -36,6 +39,7 @@ def a_snapshot(workers: int = 2, **changes: Any) -> StatusSnapshot:
             in_hand=100,
             redelivered=7,
             oldest_seconds=90_061.5,
+            parked=42,
         )
         for priority in Priority
         for size in Size
@@ -48,23 +52,26 @@ def a_snapshot(workers: int = 2, **changes: Any) -> StatusSnapshot:
         dead_letters=3,
         locks=5,
         scheduler=SchedulerStatus(leader="node-7.example.org-123-scheduler", standbys=["node-8-1-scheduler"]),
-        workers=[
-            WorkerStatus(
-                id=f"node-{n}", size=Size.SMALL, slots=100, busy=7, host=f"node-{n}.example.org", pid=n, since=NOW
-            )
-            for n in range(workers)
-        ],
+        workers=[a_worker(n) for n in range(workers)],
         held=[],
+        at=NOW,
+        next=NOW + timedelta(minutes=5),
     )
-    defaults: dict[str, Any] = {
-        "status": status,
-        "at": NOW,
-        "parked": {queue.subject: 42 for queue in queues},
-        "per_second": {"node-0": 1234.5},
-        "last_pull": {"node-0": 0.1},
-        "next_occurrence": NOW + timedelta(minutes=5),
-    }
-    return StatusSnapshot(**(defaults | changes))
+    return StatusSnapshot(status=msgspec.structs.replace(status, **changes))
+
+
+def a_worker(number: int) -> WorkerStatus:
+    return WorkerStatus(
+        id=f"node-{number}-small-ab{number}",
+        size=Size.SMALL,
+        slots=100,
+        busy=7,
+        host=f"node-{number}.example.org",
+        pid=number,
+        since=NOW,
+        per_second=1234.5,
+        last_pull_seconds=0.1,
+    )
 
 
 def drawn(screen: Screen, width: int, height: int) -> list[str]:
@@ -137,7 +144,8 @@ def test_plain_text_has_every_worker_and_neither_colours_nor_frames() -> None:
 
 
 def test_unknown_values_are_shown_as_unknown() -> None:
-    lines = plain(a_snapshot(workers=0, parked=None, next_occurrence=None)).splitlines()
+    queues = [msgspec.structs.replace(queue, parked=None) for queue in a_snapshot().status.queues]
+    lines = plain(a_snapshot(workers=0, queues=queues, next=None)).splitlines()
     assert "no workers" in lines
     assert "next          none known" in lines
     assert "realtime   small   1234567  100      ?       7            1 d 1 h" in lines
@@ -150,12 +158,13 @@ def paused(*untils: datetime | None) -> StatusSnapshot:
             queue,
             in_hand=1_000_000,
             oldest_seconds=3_599,
+            parked=100_000,
             paused_until=untils[number] if number < len(untils) else None,
         )
         for number, queue in enumerate(a_snapshot().status.queues)
     ]
     status = msgspec.structs.replace(a_snapshot().status, queues=queues)
-    return a_snapshot(status=status, parked={queue.subject: 100_000 for queue in queues})
+    return a_snapshot(status=status)
 
 
 def last_words(lines: list[str], after: str) -> list[str]:
@@ -199,10 +208,12 @@ SUSPECT = "lollygag:SyncOwnersTask 18d9b0d4e5f8474e8f4ff9a3d80d43d4"
 
 def isolating(task: str | None) -> StatusSnapshot:
     """Three workers, of which the second one has an isolated task."""
-    first, second, third = a_snapshot(workers=3).status.workers
+    first, second, third = (
+        msgspec.structs.replace(worker, last_pull_seconds=71.5) for worker in a_snapshot(workers=3).status.workers
+    )
     workers = [first, msgspec.structs.replace(second, isolated=task), third]
     status = msgspec.structs.replace(a_snapshot().status, workers=workers)
-    return a_snapshot(status=status, last_pull={f"node-{n}": 71.5 for n in range(3)})
+    return a_snapshot(status=status)
 
 
 def test_a_narrow_terminal_marks_a_worker_with_an_isolated_task_in_place_of_its_last_pull() -> None:
@@ -245,60 +256,63 @@ def test_the_name_of_an_isolated_task_does_not_control_the_terminal() -> None:
     assert text.count(r"a:B \x1b[2J") == 2
 
 
-@pytest.mark.parametrize("height", [24, 40])
-def test_held_tasks_are_named_in_one_line_with_their_vo(height: int) -> None:
-    held = [HeldTask("lollygag:SyncOwnersTask", None), HeldTask("lollygag:FetchTask", "my vo.org")]
-    status = msgspec.structs.replace(a_snapshot(workers=50).status, held=held)
-    lines = drawn(Screen(a_snapshot(status=status), watching=True), 100, height)
-    assert "held          lollygag:SyncOwnersTask, lollygag:FetchTask of my vo.org" in lines
-    assert len(lines) <= height
-    assert "\nheld          lollygag:SyncOwnersTask, lollygag:FetchTask of my vo.org\n" in plain(
-        a_snapshot(status=status)
-    )
-    assert "held" not in plain(a_snapshot())
+ALERTS = [
+    Alert(
+        level="critical", name="bucket-missing", text="bucket diracx_locks is missing", command="diracx-task-run setup"
+    ),
+    Alert(level="warning", name="wrong-clock", text="the clock of a\x1b[2J is 2 h 0 min ahead of the server's"),
+]
+
+
+def test_alerts_are_lines_with_their_level_and_command_and_cannot_control_the_terminal() -> None:
+    snapshot = a_snapshot(alerts=ALERTS)
+    text = plain(snapshot)
+    assert "\n\ncritical  bucket diracx_locks is missing: run `diracx-task-run setup`\nwarning   the clock of " in text
+    for shown in (text, "\n".join(drawn(Screen(snapshot, watching=True), 140, 40))):
+        assert r"the clock of a\x1b[2J is 2 h 0 min ahead of the server's" in shown
+        assert "\x1b[2J" not in shown
+    for shown in (plain(a_snapshot()), "\n".join(drawn(Screen(a_snapshot()), 80, 40))):
+        assert "critical" not in shown
+        assert "warning" not in shown
+
+
+def test_long_alerts_are_wrapped_in_full() -> None:
+    alert = Alert(level="critical", name="x", text=" ".join(f"word{n}" for n in range(60)), command="mend it")
+    words = " ".join(drawn(Screen(a_snapshot(alerts=[alert])), 80, 40)).split()
+    assert [f"word{n}" for n in range(59)] == [word for word in words if word.startswith("word")][:59]
+    assert " ".join(words).count("run `mend it`") == 1
 
 
 @pytest.mark.parametrize("height", [24, 40])
-def test_tasks_that_are_not_served_are_named_in_one_line_with_the_number_of_workers(height: int) -> None:
-    status = a_snapshot(workers=50).status
-    down = {"garage:Open": "DoorSettings: no answer", "garage:Shut": "DoorSettings: no answer"}
-    first, second, *others = status.workers
-    first = msgspec.structs.replace(first, not_served=down)
-    second = msgspec.structs.replace(second, not_served={"garage:Open": "DoorSettings: no answer"})
-    status = msgspec.structs.replace(status, workers=[first, second, *others])
-    lines = drawn(Screen(a_snapshot(status=status), watching=True), 100, height)
-    assert "not served    garage:Open by 2 workers, garage:Shut by 1 worker" in lines
+def test_a_watched_screen_counts_the_alerts_for_which_it_has_no_room(height: int) -> None:
+    alerts = [Alert(level="warning", name="dead-letters", text=f"number {n}") for n in range(30)]
+    lines = drawn(Screen(a_snapshot(workers=50, alerts=alerts), watching=True), 80, height)
     assert len(lines) <= height
-    assert "\nnot served    garage:Open by 2 workers, garage:Shut by 1 worker\n" in plain(a_snapshot(status=status))
-    assert "not served" not in plain(a_snapshot())
+    shown = sum("number" in line for line in lines)
+    assert shown == (1 if height == 24 else 9)
+    assert f"and {30 - shown} more alerts: see `diracx-task-run status`" in lines
+    assert sum(" 7/100 " in line for line in lines) >= 1
+    few = drawn(Screen(a_snapshot(alerts=alerts[:2]), watching=True), 80, height)
+    assert sum("number" in line for line in few) == 2
 
 
-@pytest.mark.parametrize("width", [80, 140])
-def test_missing_queues_and_wrong_clocks_stand_out_and_are_there_only_if_there_are_any(width: int) -> None:
-    snapshot = a_snapshot()
-    for text in (plain(snapshot), "\n".join(drawn(Screen(snapshot), width, 40))):
-        assert "missing" not in text
-        assert "clock" not in text
-    status = snapshot.status
-    first, *queues = status.queues
-    workers = [
-        msgspec.structs.replace(worker, clock_ahead_seconds=seconds)
-        for worker, seconds in zip(status.workers, (7200.0, -4.9), strict=True)
+def test_a_long_alert_is_cut_on_a_low_watched_screen() -> None:
+    alerts = [Alert(level="critical", name="x", text="many words " * 60), ALERTS[1]]
+    lines = drawn(Screen(a_snapshot(workers=50, alerts=alerts), watching=True), 80, 24)
+    assert len(lines) <= 24
+    assert "2 alerts, the first one cut: see `diracx-task-run status`" in lines
+
+
+def test_workers_of_one_host_and_pid_are_told_apart_by_the_ends_of_their_ids() -> None:
+    worker = a_snapshot().status.workers[0]
+    twins = [msgspec.structs.replace(worker, id=f"box-1-small-{end}", host="box", pid=1) for end in ("ab3d", "x7k2")]
+    other = msgspec.structs.replace(worker, id="box-2-small-qqqq", host="box", pid=2)
+    text = plain(a_snapshot(workers=0, status=msgspec.structs.replace(a_snapshot().status, workers=[*twins, other])))
+    assert [line.split("  ")[0] for line in text.splitlines() if line.startswith("box")] == [
+        "box 1 ab3d",
+        "box 1 x7k2",
+        "box 2",
     ]
-    status = msgspec.structs.replace(
-        status,
-        queues=[msgspec.structs.replace(first, missing=True, redelivered=0), *queues],
-        workers=workers,
-        scheduler=msgspec.structs.replace(
-            status.scheduler, clock_ahead_seconds={"node-7-1-scheduler": -90.0, "node-8-1-scheduler": None}
-        ),
-    )
-    snapshot = a_snapshot(status=status)
-    for text in (plain(snapshot), "\n".join(drawn(Screen(snapshot, watching=True), width, 40))):
-        assert re.search(r"realtime +small +1234567 +100 +42 +missing", text)
-        assert re.search(r"missing +realtime-small: run `diracx-task-run setup`", text)
-        assert re.search(r"wrong clock +node-0.example.org 0 is 2 h 0 min ahead, node-7-1-scheduler is", text)
-    assert "node-7-1-scheduler is 1 min 30 s behind" in plain(snapshot)
 
 
 def test_a_missing_queue_stays_on_a_low_screen() -> None:
@@ -322,11 +336,3 @@ def test_open_groups_and_notes_of_cancellation_have_a_line_only_where_there_are_
         text = plain(a_snapshot(status=status))
         lines += [line.split() for line in text.splitlines() if line.startswith(("groups", "cancelled"))]
     assert lines == [["groups", "3"], ["cancelled", "1", "note"], ["groups", "many"], ["cancelled", "2", "notes"]]
-
-
-def test_replicas_that_are_catching_up_have_a_line_only_where_there_are_any() -> None:
-    snapshot = a_snapshot()
-    assert "catching up" not in plain(snapshot)
-    behind = ["stream DIRACX_LATER: server-2 is offline", "bucket diracx_locks: has no leader"]
-    text = plain(a_snapshot(status=msgspec.structs.replace(snapshot.status, catching_up=behind)))
-    assert re.search(f"^catching up +{behind[0]}; {behind[1]}$", text, re.MULTILINE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Final
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
+from diracx.tasks.cli.commands.status_check import check
 from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.own_log import log_kept_out
 from diracx.tasks.cli.terminal.output import note, print_document, print_text
@@ -25,7 +26,20 @@ from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 SHORTEST_INTERVAL: Final = timedelta(seconds=0.01)
 
 
-def command(*, watch: bool, interval: timedelta, as_json: bool, access: Access) -> None:
+def command(
+    *, watch: bool, interval: timedelta, checks: bool, ignore: Sequence[str], as_json: bool, access: Access
+) -> int | None:
+    if watch and checks:
+        raise click.UsageError("--watch and --check exclude each other")
+    if ignore and not checks:
+        raise click.UsageError("--ignore belongs to --check")
+    if checks:
+        return check(ignore=ignore, as_json=as_json, access=access)
+    _show(watch, interval, as_json, access)
+    return None
+
+
+def _show(watch: bool, interval: timedelta, as_json: bool, access: Access) -> None:
     if watch and interval < SHORTEST_INTERVAL:
         raise click.BadParameter(f"{interval.total_seconds():g} must be 0.01 or more", param_hint=["--interval"])
     showing = _watch(access, interval, as_json) if watch else _once(access, as_json)

@@ -23,11 +23,40 @@ from diracx.tasks.plumbing.enums import Priority, Size
 
 SHORTEST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(days=3_650)
+ALERTS: Final = (
+    "stream-missing",
+    "bucket-missing",
+    "consumer-missing",
+    "storage-full",
+    "stream-full",
+    "dead-letters-full",
+    "bucket-full",
+    "due-not-sourced",
+    "no-scheduler",
+    "queue-not-served",
+    "worker-gone",
+    "storage-filling",
+    "stream-filling",
+    "bucket-filling",
+    "replicas-behind",
+    "wrong-clock",
+    "task-not-served",
+    "worker-isolated",
+    "dead-letters",
+    "queue-paused",
+    "task-held",
+    "history-missing",
+)
+"""The names of alerts, for completion: their module takes several times as long to import as a help page."""
 
 
 def _complete_queues(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     names = (f"{priority}-{size}" for priority in Priority for size in Size)
     return [name for name in names if name.startswith(typed)]
+
+
+def _complete_alerts(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    return [name for name in ALERTS if name.startswith(typed)]
 
 
 def _queue_arguments(command: Command) -> Command:
@@ -56,6 +85,14 @@ def _queue_arguments(command: Command) -> Command:
     metavar="SECONDS",
     help="The time between two updates of --watch.",
 )
+@click.option("--check", "checks", is_flag=True, help="For monitors: look once; the exit code tells the worst alert.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=_complete_alerts,
+    help="An alert that does not count for --check, e.g. dead-letters; may be given several times.",
+)
 @json_option
 @log_option("error")
 @server_options
@@ -66,8 +103,10 @@ def status() -> None:
     Waiting tasks have not been delivered yet. Tasks in hand are running. Parked tasks wait for a retry or a lock.
     `oldest` is the age of the oldest waiting task. A worker that does not answer within two seconds is not listed.
     An isolated task may be killing its workers: the worker runs it alone at first.
+    Alerts say what is wrong, each with the command that mends it.
 
-    With --watch, --json prints one document a line.
+    With --watch, --json prints one document a line. With --check, as for Nagios: 0 OK, 1 WARNING, 2 CRITICAL, also for
+    bad usage, 3 UNKNOWN (no server, or no permission); the first line says why, and each further alert has one more.
     """
 
 

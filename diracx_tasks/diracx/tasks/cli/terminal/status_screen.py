@@ -14,25 +14,16 @@ from rich.text import Text
 
 from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.cli.terminal.tables import aligned
-from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
-from diracx.tasks.plumbing.operations.status_document import QueueStatus, Status, StatusSnapshot, WorkerStatus
+from diracx.tasks.plumbing.operations.status_document import Alert, QueueStatus, StatusSnapshot, WorkerStatus
 from diracx.tasks.plumbing.wire.times import duration, readable_time
 
 _QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
 _WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
 ISOLATED: Final = "isolated"
 """The column of isolated tasks, and the mark of a worker that has one."""
-HELD: Final = "held"
-"""The line of tasks that the configuration holds; it is there only if there are any."""
-NOT_SERVED: Final = "not served"
-"""The line of tasks that workers give back, since a service is down; it is there only if there are any."""
 MISSING: Final = "missing"
-"""The line of queues that the server does not have, and the mark of such a queue; it is there only if there are any."""
-CATCHING_UP: Final = "catching up"
-"""The line of replicas that are behind or away; it is there only if there are any."""
-CLOCKS: Final = "wrong clock"
-"""The line of processes whose machine is far off the server's time; it is there only if there are any."""
+"""The mark of a queue that the server does not have."""
 _TEXTS: Final = ("size", ISOLATED)
 GROUPS: Final = "groups"
 """The line of groups that wait for their children; it is there only if there are any."""
@@ -43,6 +34,10 @@ FIXED_LINES: Final = 10
 headings, summary."""
 SUMMARY_LINES: Final = 5
 """The lines of the summary that are always there."""
+ALERTS_SHARE: Final = 4
+"""A watched screen gives this part of its height to alerts: a quarter."""
+MIN_ALERTS: Final = 2
+"""The lines for alerts that are always there, if there are any."""
 MIN_WORKERS: Final = 3
 """Idle queues are left out before fewer workers are shown."""
 MIN_WIDTH_FOR_TIMES: Final = 94
@@ -57,8 +52,8 @@ def _clock(moment: datetime) -> str:
     return readable_time(moment).replace("T", " ").replace("Z", " UTC")
 
 
-def _queue_cells(snapshot: StatusSnapshot, queue: QueueStatus) -> list[str]:
-    parked = "?" if snapshot.parked is None else str(snapshot.parked.get(queue.subject, 0))
+def _queue_cells(queue: QueueStatus) -> list[str]:
+    parked = "?" if queue.parked is None else str(queue.parked)
     oldest = "" if queue.oldest_seconds is None else duration(queue.oldest_seconds)
     name = f"{queue.priority:<10} {queue.size}"
     redelivered = MISSING if queue.missing else str(queue.redelivered)
@@ -72,7 +67,11 @@ def _worker_rows(snapshot: StatusSnapshot, workers: Sequence[WorkerStatus], *, r
         roomy: True adds a column of isolated tasks, if there are any; False marks their workers in place of the time of
             the last pull: it is long ago, because a worker that isolates a task pulls nothing.
     """
+    places = Counter((worker.host, worker.pid) for worker in snapshot.status.workers)
     rows = [list(_WORKERS), *(_worker_cells(snapshot, worker) for worker in workers)]
+    for row, worker in zip(rows[1:], workers, strict=True):
+        if places[worker.host, worker.pid] > 1:  # in containers
+            row[0] += f" {one_line(worker.id.rpartition('-')[2])}"
     if not any(worker.isolated for worker in workers):
         return rows
     if roomy:
@@ -85,12 +84,12 @@ def _worker_rows(snapshot: StatusSnapshot, workers: Sequence[WorkerStatus], *, r
 
 
 def _worker_cells(snapshot: StatusSnapshot, worker: WorkerStatus) -> list[str]:
-    pull = snapshot.last_pull.get(worker.id)
+    pull = worker.last_pull_seconds
     return [
         one_line(f"{worker.host} {worker.pid}"),
         str(worker.size),
         f"{worker.busy}/{worker.slots}",
-        f"{snapshot.per_second.get(worker.id, 0.0):.1f}",
+        f"{worker.per_second:.1f}",
         "never" if pull is None else f"{duration(pull)} ago",
         duration(max(0.0, (snapshot.at - worker.since).total_seconds())),
     ]
@@ -103,9 +102,9 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
     standbys = len(scheduler.standbys)
     lead = f"{one_line(scheduler.leader)} leads" if scheduler.leader else "nobody leads"
     coming = "none known"
-    if snapshot.next_occurrence is not None:
-        ahead = max(0.0, (snapshot.next_occurrence - snapshot.at).total_seconds())
-        coming = f"{_clock(snapshot.next_occurrence)}, in {duration(ahead)}"
+    if status.next is not None:
+        ahead = max(0.0, (status.next - snapshot.at).total_seconds())
+        coming = f"{_clock(status.next)}, in {duration(ahead)}"
     rows = [
         ("delayed", str(status.delayed)),
         ("dead letters", str(status.dead_letters)),
@@ -117,30 +116,14 @@ def _summary(snapshot: StatusSnapshot) -> list[tuple[str, str]]:
         rows.append((GROUPS, "many" if status.groups is None else str(status.groups)))
     if status.cancelled:
         rows.append((CANCELLED, f"{status.cancelled} note{'s' if status.cancelled > 1 else ''}"))
-    if gone := [f"{queue.priority}-{queue.size}" for queue in status.queues if queue.missing]:
-        rows.append((MISSING, f"{', '.join(gone)}: run `diracx-task-run setup`"))
-    if status.catching_up:
-        rows.append((CATCHING_UP, one_line("; ".join(status.catching_up))))
-    if wrong := _wrong_clocks(status):
-        rows.append((CLOCKS, one_line(", ".join(wrong))))
-    if status.held:
-        held = (each.task if each.vo is None else f"{each.task} of {each.vo}" for each in status.held)
-        rows.append((HELD, one_line(", ".join(held))))
-    workers = Counter(task for worker in status.workers for task in worker.not_served)
-    if workers:
-        by = (f"{task} by {count} worker{'s' if count > 1 else ''}" for task, count in sorted(workers.items()))
-        rows.append((NOT_SERVED, one_line(", ".join(by))))
     return rows
 
 
-def _wrong_clocks(status: Status) -> list[str]:
-    """The processes whose machine is far off the server's time, and how far."""
-    ahead = {f"{worker.host} {worker.pid}": worker.clock_ahead_seconds for worker in status.workers}
-    ahead |= status.scheduler.clock_ahead_seconds
+def _alert_rows(alerts: Sequence[Alert]) -> list[list[str]]:
+    """The level of each alert, and its sentence with the command that mends it."""
     return [
-        f"{process} is {duration(abs(seconds))} {'ahead' if seconds > 0 else 'behind'}"
-        for process, seconds in ahead.items()
-        if seconds is not None and abs(seconds) > TOLERANCE.total_seconds()
+        [alert.level, one_line(alert.text if alert.command is None else f"{alert.text}: run `{alert.command}`")]
+        for alert in alerts
     ]
 
 
@@ -149,6 +132,7 @@ def plain(snapshot: StatusSnapshot) -> str:
     status = snapshot.status
     parts = [
         [f"namespace {status.namespace} on {one_line(status.server)} at {_clock(snapshot.at)}"],
+        *([aligned(_alert_rows(status.alerts))] if status.alerts else []),
         aligned(_queue_rows(snapshot, status.queues, roomy=True)),
         aligned(_summary(snapshot)),
         aligned(_worker_rows(snapshot, status.workers, roomy=True)) if status.workers else ["no workers"],
@@ -162,7 +146,7 @@ def _queue_rows(snapshot: StatusSnapshot, queues: Sequence[QueueStatus], *, room
     Args:
         roomy: True shows whole times of pauses; False shortens them to nine characters.
     """
-    rows = [list(_QUEUES), *(_queue_cells(snapshot, queue) for queue in queues)]
+    rows = [list(_QUEUES), *(_queue_cells(queue) for queue in queues)]
     if any(queue.paused_until for queue in queues):
         pauses = ["paused until" if roomy else "paused to"]
         pauses += [_pause_cell(queue.paused_until, snapshot.at, roomy) for queue in queues]
@@ -206,14 +190,20 @@ class Screen:
         if self.snapshot is None:
             yield from problem
             return
-        head = _head(self.snapshot, options.max_width) + problem
+        head: list[RenderableType] = [*_head(self.snapshot, options.max_width), *problem]
         queues = self.snapshot.status.queues
-        room = None
+        room = alerts_room = None
         if self.watching:
             spare = console.size.height - FIXED_LINES - len(head) - (len(_summary(self.snapshot)) - SUMMARY_LINES)
+            busy = [queue for queue in queues if _is_busy(queue)]
+            alerts_room = max(MIN_ALERTS, min(console.size.height // ALERTS_SHARE, spare - len(busy) - MIN_WORKERS))
+        alerts = _alert_lines(self.snapshot.status.alerts, console, options, alerts_room)
+        if self.watching:
+            spare -= len(alerts)
             if spare - len(queues) < min(MIN_WORKERS, len(self.snapshot.status.workers)):
-                queues = [queue for queue in queues if _is_busy(queue)]
+                queues = busy
             room = max(1, spare - len(queues))
+        head += alerts
         yield from head
         yield ""
         yield _queue_table(self.snapshot, queues, roomy=options.max_width >= MIN_WIDTH_FOR_TIMES)
@@ -229,6 +219,25 @@ def _head(snapshot: StatusSnapshot, width: int) -> list[Text]:
     clock = Text(_clock(snapshot.at), style="dim")
     room = width - title.cell_len - clock.cell_len
     return [Text.assemble(title, " " * room, clock)] if room > 1 else [title, clock]
+
+
+def _alert_lines(
+    alerts: Sequence[Alert], console: Console, options: ConsoleOptions, room: int | None
+) -> list[RenderableType]:
+    """Return the alerts in lines.
+
+    Args:
+        room: The most lines; alerts that find none are counted in the last line. None: all are shown.
+    """
+    lines: list[RenderableType] = []
+    for number, (level, text) in enumerate(_alert_rows(alerts)):
+        style = "bold red" if level == "critical" else "yellow"
+        lines += Text(f"{level}  {text}", style=style).wrap(console, options.max_width)
+        left = len(alerts) - number
+        if room is not None and len(lines) > room - (left > 1):
+            more = f"{left} alerts, the first one cut" if number == 0 else f"and {left} more alerts"
+            return [*lines[: room - 1], Text(f"{more}: see `diracx-task-run status`", style="dim")]
+    return lines
 
 
 def _cell(text: str, style: str) -> Text:
@@ -259,11 +268,7 @@ def _summary_table(snapshot: StatusSnapshot) -> RenderableType:
     table.add_column(style="bold", no_wrap=True, min_width=max(len(name) for name, _ in _summary(snapshot)))
     table.add_column(overflow="ellipsis", no_wrap=True)
     for name, value in _summary(snapshot):
-        alarming = (
-            name in (HELD, NOT_SERVED, MISSING, CATCHING_UP, CLOCKS)
-            or (name == "dead letters" and value != "0")
-            or value.startswith("nobody")
-        )
+        alarming = (name == "dead letters" and value != "0") or value.startswith("nobody")
         table.add_row(name, _cell(value, "bold red" if alarming else ""))
     return table
 

@@ -96,10 +96,10 @@ def queue_matrix(snapshot: StatusSnapshot, load: Sample | None) -> list[tuple[Pr
         load: The last half minute; None: its rates are not known.
     """
     by_place = {(queue.priority, queue.size): queue for queue in snapshot.status.queues}
-    return [(priority, [_cell(snapshot, by_place[priority, size], load) for size in Size]) for priority in Priority]
+    return [(priority, [_cell(by_place[priority, size], load) for size in Size]) for priority in Priority]
 
 
-def _cell(snapshot: StatusSnapshot, queue: QueueStatus, load: Sample | None) -> QueueCell:
+def _cell(queue: QueueStatus, load: Sample | None) -> QueueCell:
     name, note = f"{queue.priority}-{queue.size}", ""
     if queue.missing:
         note = "missing"
@@ -109,7 +109,7 @@ def _cell(snapshot: StatusSnapshot, queue: QueueStatus, load: Sample | None) -> 
         name=name,
         waiting=queue.waiting,
         in_flight=queue.in_hand,
-        parked=None if snapshot.parked is None else snapshot.parked.get(queue.subject, 0),
+        parked=queue.parked,
         oldest_seconds=queue.oldest_seconds,
         **_rates(None if load is None else load.queues.get(name), 0.0 if load is None else load.seconds),
         note=note,
@@ -133,18 +133,18 @@ def _rates(queue: QueueSample | None, seconds: float) -> dict[str, Any]:
 def worker_groups(snapshot: StatusSnapshot) -> list[WorkerGroup]:
     """The workers by their size."""
     workers = snapshot.status.workers
-    groups = [(size, [_row(snapshot, worker) for worker in workers if worker.size == size]) for size in Size]
+    groups = [(size, [_row(worker) for worker in workers if worker.size == size]) for size in Size]
     return [WorkerGroup(size, rows) for size, rows in groups if rows]
 
 
-def _row(snapshot: StatusSnapshot, worker: WorkerStatus) -> WorkerRow:
+def _row(worker: WorkerStatus) -> WorkerRow:
     return WorkerRow(
         id=worker.id,
         slots=worker.slots,
         busy=worker.busy,
-        per_second=snapshot.per_second.get(worker.id),
-        last_pull=snapshot.last_pull.get(worker.id),
-        memory=None,
+        per_second=worker.per_second,
+        last_pull=worker.last_pull_seconds,
+        memory=worker.memory_bytes,
         since=worker.since,
         notes=list(_remarks(worker)),
     )
@@ -163,21 +163,21 @@ def totals(snapshot: StatusSnapshot) -> list[tuple[str, str, str]]:
     """The figures of the whole mesh: name, value and an explanation."""
     status = snapshot.status
     slots = sum(worker.slots for worker in status.workers)
-    parked = None if snapshot.parked is None else sum(snapshot.parked.values())
+    parked = [queue.parked for queue in status.queues if queue.parked is not None]
     return [
         ("waiting", words.count(sum(queue.waiting for queue in status.queues)), ""),
         ("in flight", words.count(sum(queue.in_hand for queue in status.queues)), f"of {words.count(slots)} slots"),
-        ("parked", words.count(parked), "for a retry or a lock"),
+        ("parked", words.count(sum(parked) if parked else None), "for a retry or a lock"),
         ("delayed", words.count(status.delayed), "for later"),
         ("dead letters", words.count(status.dead_letters), ""),
-        ("done", words.rate(sum(snapshot.per_second.values())), "over 10 s"),
+        ("done", words.rate(sum(worker.per_second for worker in status.workers)), "over 10 s"),
     ]
 
 
 async def view(mesh: Mesh, query: QueryParams) -> View:
     """The variables of the overview."""
     snapshot, load, history = await asyncio.gather(mesh.snapshot.get(), _load(mesh), mesh.history.get())
-    upcoming = snapshot.next_occurrence
+    upcoming = snapshot.status.next
     span = SPANS.get(query.get("span", ""), SPANS["hour"])
     return {
         "at": snapshot.at,

@@ -124,7 +124,7 @@ def _size(count: int) -> str:
 def _storage(storage: StorageStatus | None) -> Iterator[Alert]:
     if storage is None or not storage.max_bytes or storage.bytes < NEARLY_FULL * storage.max_bytes:
         return
-    used = f"{_size(storage.bytes)} of {_size(storage.max_bytes)} are used or reserved"
+    used = f"{_size(storage.bytes)} of {_size(storage.max_bytes)} are used"
     if storage.bytes >= _FULL * storage.max_bytes:
         yield _alert("storage-full", f"the storage of the streams is full, {used}: writes fail", "nats account info")
     else:
@@ -162,7 +162,7 @@ def _due(snapshot: StatusSnapshot) -> Iterator[Alert]:
     due, names = snapshot.due, Namespace(snapshot.status.namespace)
     if not due.count:
         return
-    fallen = f"{_counted(due.count, 'task')} fell due and {'does' if due.count == 1 else 'do'} not reach"
+    fallen = f"{_counted(due.count, 'task')} or more fell due and do not reach"
     problem = f": {due.problem}" if due.problem else ""
     text = f"{fallen} {names.tasks_stream}, which takes them from {names.later_stream}{problem}"
     yield _alert("due-not-sourced", text, f"nats stream info {names.tasks_stream}")
@@ -181,7 +181,7 @@ def _scheduler(snapshot: StatusSnapshot) -> Iterator[Alert]:
 def _queues(snapshot: StatusSnapshot) -> Iterator[Alert]:
     status = snapshot.status
     paused = [queue for queue in status.queues if queue.paused_until is not None]
-    if snapshot.parked is not None:  # else the workers were not asked
+    if snapshot.workers_asked:
         served = {worker.size for worker in status.workers}
         idle = [queue for queue in status.queues if queue.waiting and queue.size not in served and queue not in paused]
         for size in dict.fromkeys(queue.size for queue in idle):
@@ -214,7 +214,7 @@ def _workers(snapshot: StatusSnapshot) -> Iterator[Alert]:
             task_id = shlex.quote(worker.isolated.partition(" ")[2])
             yield _alert("worker-isolated", text, _run(status, f"task {task_id}"))
     if status.catching_up:
-        yield _alert("replicas-behind", "; ".join(status.catching_up), "nats stream report")
+        yield _alert("replicas-behind", f"catching up: {'; '.join(status.catching_up)}", "nats stream report")
 
 
 def _tasks(status: Status) -> Iterator[Alert]:

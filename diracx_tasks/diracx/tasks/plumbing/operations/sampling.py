@@ -122,9 +122,7 @@ class Sampler:
         """
         load = await self._reader.load(ask_schedulers=self._leads is None)
         counted = self._counted(load)
-        queues = {
-            f"{queue.priority}-{queue.size}": self._queue(queue, parked, counted) for queue, parked in load.queues
-        }
+        queues = {f"{queue.priority}-{queue.size}": self._queue(queue, counted) for queue in load.queues}
         sample = Sample(
             at=load.at,
             seconds=0.0 if self._before is None else round((load.at - self._before.at).total_seconds(), 3),
@@ -154,13 +152,13 @@ class Sampler:
         self._totals = {key: each for key, each in self._totals.items() if load.at - each.seen < FORGET_AFTER}
         return counted
 
-    def _queue(self, queue: QueueStatus, parked: int, counted: Mapping[str, QueueTotals]) -> QueueSample:
+    def _queue(self, queue: QueueStatus, counted: Mapping[str, QueueTotals]) -> QueueSample:
         name = f"{queue.priority}-{queue.size}"
         totals, before = counted.get(name, QueueTotals()), None if self._before is None else self._before.queues[name]
         sample = QueueSample(
             waiting=queue.waiting,
             in_flight=queue.in_hand,
-            parked=parked,
+            parked=queue.parked or 0,
             oldest_seconds=queue.oldest_seconds,
             succeeded=totals.succeeded,
             retried=totals.retried,
@@ -178,8 +176,7 @@ class _Load(msgspec.Struct, frozen=True):
     """What stands in a mesh."""
 
     at: datetime
-    queues: list[tuple[QueueStatus, int]]
-    """Each with the number of its parked tasks."""
+    queues: list[QueueStatus]
     delayed: int
     dead_letters: int
     workers: list[dict[str, Any]]
@@ -194,7 +191,7 @@ class _LoadReader(StatusReader):
         names, service = self._namespace, worker_service(self._namespace)
         info, consumers, delayed, dead = await asyncio.gather(
             self._connection.api(f"STREAM.INFO.{names.tasks_stream}"),
-            self._connection.api(f"CONSUMER.LIST.{names.tasks_stream}"),
+            self._consumers(),
             self._count_subjects(names.later_stream, f"{names.name}.delayed.*"),
             self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>"),
         )
@@ -211,7 +208,7 @@ class _LoadReader(StatusReader):
                 in_flight[subject] = in_flight.get(subject, 0) + count
         return _Load(
             at=at,
-            queues=list(await self._queues(consumers["consumers"], in_flight, at)),
+            queues=await self._queues(consumers, in_flight, at),
             delayed=delayed,
             dead_letters=dead,
             workers=workers,

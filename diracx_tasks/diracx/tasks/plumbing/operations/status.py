@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from diracx.tasks.plumbing.enums import Priority, Size
-from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
@@ -28,23 +28,29 @@ from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.micro import ask_all
 from diracx.tasks.plumbing.jetstream.replicas import catching_up, read_replicas
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message, request_to_count
-from diracx.tasks.plumbing.jetstream.topology import missing
+from diracx.tasks.plumbing.operations.alerts import alerts_of
+from diracx.tasks.plumbing.operations.gone_workers import GoneWorkers
 from diracx.tasks.plumbing.operations.group_lookup import GroupReader
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.status_document import (
+    GoneWorker,
     QueueStatus,
     SchedulerStatus,
     Status,
     StatusSnapshot,
     WorkerStatus,
 )
+from diracx.tasks.plumbing.operations.storage import StorageReader, StoredMesh
 from diracx.tasks.plumbing.operations.worker_service import worker_service
+from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.plumbing.worker.snapshot import HeldTask
 
 __all__ = ["QueueStatus", "SchedulerStatus", "Status", "StatusReader", "StatusSnapshot", "WorkerStatus"]
+
+T = TypeVar("T")
 
 
 class StatusReader:
@@ -56,55 +62,59 @@ class StatusReader:
     def __init__(self, connection: Connection, namespace: Namespace) -> None:
         self._connection = connection
         self._namespace = namespace
+        self._storage = StorageReader(connection, namespace)
+        self._gone = GoneWorkers(connection, namespace)
 
     async def read(self) -> StatusSnapshot:
-        """Read the status once."""
-        try:
-            return await self._read()
-        except ApiError as error:
-            others = [each for each in assets(self._namespace) if each.kind != "consumer" and not each.optional]
-            tasks = [each for each in others if each.is_one_of(self._namespace.tasks_stream)]
-            if error.err_code != STREAM_NOT_FOUND or await missing(self._connection, tasks) is not None:
-                raise
-            raise ServerError(await missing(self._connection, others) or str(error)) from None
-
-    async def _read(self) -> StatusSnapshot:
+        """Read the status once. What is missing on the server counts as empty, and is an alert."""
         names = self._namespace
-        (workers, schedulers), (info, consumers), counts, replicas = await asyncio.gather(
+        (workers, schedulers), stored, consumers, counts, replicas = await asyncio.gather(
             self._ask_services(),
-            asyncio.gather(
-                self._connection.api(f"STREAM.INFO.{names.tasks_stream}"),
-                self._connection.api(f"CONSUMER.LIST.{names.tasks_stream}"),
-            ),
+            self._storage.read(),
+            self._consumers(),
             self._counts(),
             # A server that stands alone has no replicas to ask for.
             read_replicas(self._connection, assets(names) if self._connection.in_cluster else ()),
         )
+        queues = await self._queues(consumers, None if workers is None else _in_flight(workers), stored.at)
+        status = self._status(queues, counts, workers or (), schedulers or (), stored)
+        status = msgspec.structs.replace(status, catching_up=catching_up(replicas))
+        nobody_leads = schedulers is not None and status.scheduler.leader is None
+        snapshot = StatusSnapshot(
+            status=status,
+            missing=stored.missing,
+            due=stored.due,
+            schedules=await self._enabled_schedules() if nobody_leads else None,
+            gone=await self._gone_workers(workers, status, consumers),
+            workers_asked=workers is not None,
+        )
+        return replace(snapshot, status=msgspec.structs.replace(status, alerts=alerts_of(snapshot)))
+
+    def _status(
+        self,
+        queues: list[QueueStatus],
+        counts: tuple[int, int, int, int | None, int],
+        workers: Sequence[dict[str, Any]],
+        schedulers: Sequence[dict[str, Any]],
+        stored: StoredMesh,
+    ) -> Status:
         delayed, dead, locks, groups, cancelled = counts
-        now = from_rfc3339(info["ts"])
-        in_flight = None if workers is None else _in_flight(workers)
-        queues = await self._queues(consumers["consumers"], in_flight, now)
-        status = Status(
-            namespace=names.name,
+        return Status(
+            namespace=self._namespace.name,
             server=self._connection.server,
-            queues=[queue for queue, _ in queues],
+            queues=queues,
             delayed=delayed,
             dead_letters=dead,
             locks=locks,
-            scheduler=_scheduler_status(schedulers or ()),
-            workers=sorted(map(_worker_status, workers or ()), key=_worker_rank),
-            held=_held(workers or ()),
+            scheduler=_scheduler_status(schedulers),
+            workers=sorted(map(_worker_status, workers), key=_worker_rank),
+            held=_held(workers),
             groups=groups,
             cancelled=cancelled,
-            catching_up=catching_up(replicas),
-        )
-        return StatusSnapshot(
-            status=status,
-            at=now,
-            parked=None if in_flight is None else {queue.subject: parked for queue, parked in queues},
-            per_second=_by_worker(workers or (), "per_second"),
-            last_pull=_by_worker(workers or (), "last_pull_seconds"),
-            next_occurrence=_next_occurrence(schedulers or ()),
+            at=stored.at,
+            next=_next_occurrence(schedulers),
+            streams=stored.streams,
+            storage=stored.storage,
         )
 
     async def _ask_services(self) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]] | None]:
@@ -114,15 +124,25 @@ class StatusReader:
             ask_all(self._connection, scheduler_service(self._namespace)),
         )
 
+    async def _consumers(self) -> dict[str, dict[str, Any]]:
+        """The consumers of the stream of tasks by name; an operator may have created others than the nine."""
+        try:
+            answer = await self._connection.api(f"CONSUMER.LIST.{self._namespace.tasks_stream}")
+        except ApiError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+            return {}
+        return {each["name"]: each for each in answer["consumers"] or ()}
+
     async def _counts(self) -> tuple[int, int, int, int | None, int]:
         """The numbers of delayed tasks, dead letters, locks, open groups and notes of cancellation."""
         names = self._namespace
         return await asyncio.gather(
-            self._count_subjects(names.later_stream, f"{names.name}.delayed.*"),
-            self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>"),
-            LockReader(self._connection, names).count(),
-            GroupReader(self._connection, names).open_groups(),
-            self._count_subjects(names.later_stream, f"{names.name}.cancelled.*.*"),
+            _or_zero(self._count_subjects(names.later_stream, f"{names.name}.delayed.*")),
+            _or_zero(self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>")),
+            _or_zero(LockReader(self._connection, names).count()),
+            _or_zero(GroupReader(self._connection, names).open_groups()),
+            _or_zero(self._count_subjects(names.later_stream, f"{names.name}.cancelled.*.*")),
         )
 
     async def _count_subjects(self, stream: str, pattern: str) -> int:
@@ -130,11 +150,28 @@ class StatusReader:
         answer = await self._connection.api(f"STREAM.INFO.{stream}", request_to_count(pattern))
         return int(answer.get("total", 0))
 
+    async def _enabled_schedules(self) -> int:
+        states = await _or_zero(JetStreamScheduleStore(self._connection, self._namespace).read_all())
+        return sum(stored.state.enabled and not stored.state.ended for stored in states.values()) if states else 0
+
+    async def _gone_workers(
+        self, workers: list[dict[str, Any]] | None, status: Status, consumers: Mapping[str, Mapping[str, Any]]
+    ) -> list[GoneWorker]:
+        if workers is None:
+            return []
+        parked: Counter[Size] = Counter()
+        for queue in status.queues:
+            parked[queue.size] += queue.parked or 0
+        leases = {
+            size: max(_ack_wait(consumers.get(self._namespace.consumer(priority, size))) for priority in Priority)
+            for size in Size
+        }
+        return await self._gone.find(workers, parked, leases, status.locks, status.at)
+
     async def _queues(
-        self, consumers: Iterable[Mapping[str, Any]], in_flight: Mapping[str, int] | None, now: datetime
-    ) -> list[tuple[QueueStatus, int]]:
-        """The nine queues in their order, each with the number of its parked tasks."""
-        infos = {each["name"]: each for each in consumers}  # an operator may have created others
+        self, infos: Mapping[str, Mapping[str, Any]], in_flight: Mapping[str, int] | None, now: datetime
+    ) -> list[QueueStatus]:
+        """The nine queues in their order."""
         queues = [(priority, size) for priority in Priority for size in Size]
         return await asyncio.gather(
             *(self._queue(*each, infos.get(self._namespace.consumer(*each)), in_flight, now) for each in queues)
@@ -147,8 +184,8 @@ class StatusReader:
         info: Mapping[str, Any] | None,
         in_flight: Mapping[str, int] | None,
         now: datetime,
-    ) -> tuple[QueueStatus, int]:
-        """The status of a queue, and the number of its parked tasks.
+    ) -> QueueStatus:
+        """The status of a queue.
 
         Args:
             info: Its consumer; None: it is missing. Then all tasks wait that no worker has in flight.
@@ -156,8 +193,7 @@ class StatusReader:
         subject = self._namespace.task_subject(priority, size)
         stream, own = self._namespace.tasks_stream, None if in_flight is None else in_flight.get(subject, 0)
         if info is None:
-            found = await self._connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject})
-            stored = int((found["state"].get("subjects") or {}).get(subject, 0))
+            stored = await _or_zero(self._count_messages(stream, subject))
             unsettled = executing = min(stored, own or 0)
             waiting, redelivered, first = stored - executing, 0, 1
         else:
@@ -165,7 +201,7 @@ class StatusReader:
             executing = unsettled if own is None else min(unsettled, own)
             redelivered, first = int(info["num_redelivered"]), info["delivered"]["stream_seq"] + 1
         oldest = await read_message(self._connection, stream, seq=first, next_by_subj=subject) if waiting else None
-        queue = QueueStatus(
+        return QueueStatus(
             subject=subject,
             priority=priority,
             size=size,
@@ -175,8 +211,27 @@ class StatusReader:
             oldest_seconds=None if oldest is None else max(0.0, round((now - oldest.stored) / timedelta(seconds=1), 3)),
             paused_until=None if info is None else paused_until(info),
             missing=info is None,
+            parked=None if own is None else unsettled - executing,
         )
-        return queue, unsettled - executing
+
+    async def _count_messages(self, stream: str, subject: str) -> int:
+        found = await self._connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject})
+        return int((found["state"].get("subjects") or {}).get(subject, 0))
+
+
+async def _or_zero(reading: Awaitable[T]) -> T | Literal[0]:
+    """What was read; 0 where its stream is missing."""
+    try:
+        return await reading
+    except ApiError as error:
+        if error.err_code != STREAM_NOT_FOUND:
+            raise
+        return 0
+
+
+def _ack_wait(consumer: Mapping[str, Any] | None) -> timedelta:
+    nanoseconds = 0 if consumer is None else int(consumer["config"].get("ack_wait", 0))
+    return timedelta(microseconds=nanoseconds / 1_000)
 
 
 def _worker_rank(worker: WorkerStatus) -> tuple[int, str]:
@@ -186,10 +241,6 @@ def _worker_rank(worker: WorkerStatus) -> tuple[int, str]:
 def _endpoint_data(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     data: Mapping[str, Any] = answer["endpoints"][0]["data"]
     return data
-
-
-def _by_worker(workers: Iterable[dict[str, Any]], fact: str) -> dict[str, Any]:
-    return {answer["metadata"]["id"]: _endpoint_data(answer)[fact] for answer in workers}
 
 
 def _in_flight(workers: Iterable[Mapping[str, Any]]) -> Counter[str]:
@@ -212,6 +263,9 @@ def _worker_status(answer: Mapping[str, Any]) -> WorkerStatus:
         isolated=data.get("isolated"),  # earlier workers do not tell
         clock_ahead_seconds=data.get("clock_ahead_seconds"),
         not_served=data.get("not_served", {}),
+        per_second=data["per_second"],
+        last_pull_seconds=data["last_pull_seconds"],
+        memory_bytes=data.get("memory_bytes"),
     )
 
 

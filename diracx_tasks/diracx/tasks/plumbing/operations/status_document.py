@@ -1,9 +1,9 @@
-"""The status of a mesh as a document: what `status --json` prints, and what only a screen shows."""
+"""The status of a mesh as a document: what `status --json` prints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -44,6 +44,8 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     """When its pause ends (`consumer_pause.UNTIL_RESUMED`: no end); None if it is not paused."""
     missing: bool = False
     """Whether the server has no such consumer: no worker gets its tasks. `diracx-task-run setup` creates it."""
+    parked: int | None = None
+    """Tasks that wait for a retry or a lock; None: this user may not ask the workers."""
 
 
 class SchedulerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +76,12 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How far the clock of its machine is ahead of the server's; negative: behind. None: it does not tell."""
     not_served: dict[str, str] = {}
     """Why it gives a task back, by the name of the task: a resource that the task needs is down in this worker."""
+    per_second: float = 0.0
+    """Deliveries processed per second over the last ten seconds."""
+    last_pull_seconds: float | None = None
+    """Seconds since the last answered pull; None: no pull was answered."""
+    memory_bytes: int | None = None
+    """The memory that its process takes up (RSS); None: it does not tell."""
 
 
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,9 +102,9 @@ class StorageStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The storage of all streams of the account, in files."""
 
     bytes: int
-    """What is stored, or reserved by limits of streams, whichever is more."""
+    """What is stored, on all servers."""
     max_bytes: int | None
-    """The most that this account, or the server, may store; None: that is not known."""
+    """The most that this account may store; None: only the disks of the servers set a limit, which they do not tell."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +130,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     catching_up: list[str] = []
     """On a cluster: a line for each stream, bucket and group of consumers that has no leader, or of which a replica is
     behind, away or still to be made."""
+    alerts: list[Alert] = []
+    """The most important first."""
+    at: datetime
+    """When the status was read, by the server's clock."""
+    next: datetime | None = None
+    """The next occurrence of all periodic tasks; None if it is not known."""
     streams: list[StreamStatus] = []
     """The streams and buckets that the server has."""
     storage: StorageStatus | None = None
@@ -150,22 +164,19 @@ class GoneWorker:
 
 @dataclass(frozen=True, slots=True)
 class StatusSnapshot:
-    """A status, and further values that only the screen shows."""
+    """A status, and what else its alerts are made from."""
 
     status: Status
-    at: datetime
-    """When the status was read, by the server's clock."""
-    parked: Mapping[str, int] | None
-    """Tasks that wait for a retry or a lock, by subject of the queue; None if this user may not ask the workers."""
-    per_second: Mapping[str, float] = field(default_factory=dict)
-    """Deliveries processed per second over the last ten seconds, by id of the worker."""
-    last_pull: Mapping[str, float | None] = field(default_factory=dict)
-    """Seconds since the last answered pull, by id of the worker; None if no pull was answered."""
-    next_occurrence: datetime | None = None
-    """The next occurrence of all periodic tasks; None if it is not known."""
+    workers_asked: bool = True
+    """Whether this user may ask the workers and schedulers; False: they are not listed."""
     missing: Sequence[str] = ()
     """Streams and buckets that the server does not have, e.g. `stream DIRACX_DLQ`."""
     due: DueTasks = DueTasks(0)
     schedules: int | None = None
     """Schedules that are enabled; None: not known. They are counted while nobody leads."""
     gone: Sequence[GoneWorker] = ()
+
+    @property
+    def at(self) -> datetime:
+        """When the status was read, by the server's clock."""
+        return self.status.at

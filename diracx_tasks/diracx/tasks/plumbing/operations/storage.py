@@ -1,0 +1,134 @@
+"""What the streams and buckets of a mesh hold, which are missing, and whether what falls due is handed over.
+
+A missing one does not end the reading. The server names no cause for tasks that are not handed over but an error of the
+source; a full stream of tasks and a silent source are told apart here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from diracx.tasks.plumbing.jetstream.assets import Asset, assets
+from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError, PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.handover import SILENT_SECONDS
+from diracx.tasks.plumbing.jetstream.stream_messages import read_message
+from diracx.tasks.plumbing.operations.status_document import DueTasks, StorageStatus, StreamStatus
+from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import from_rfc3339
+
+LATE_AFTER: Final = timedelta(seconds=5)
+"""A task that fell due so long ago should be in its queue; it takes milliseconds, on a cluster up to some seconds."""
+_NANOSECONDS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMesh:
+    """The streams and buckets of a mesh."""
+
+    at: datetime
+    """The time of the server."""
+    streams: list[StreamStatus]
+    missing: list[str]
+    """E.g. `bucket diracx_locks`."""
+    storage: StorageStatus | None
+    due: DueTasks
+
+
+class StorageReader:
+    """Reads the streams and buckets of one mesh, any number of times."""
+
+    def __init__(self, connection: Connection, namespace: Namespace) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._assets = [asset for asset in assets(namespace) if asset.kind != "consumer"]
+
+    async def read(self) -> StoredMesh:
+        """Read them once.
+
+        Raises:
+            ServerUnavailableError: No answer.
+            ApiError: All are missing; or as `Connection.api`.
+        """
+        storage, *found = await asyncio.gather(self._account(), *(self._info(asset) for asset in self._assets))
+        infos = {asset.stream: info for asset, info in zip(self._assets, found, strict=True) if info is not None}
+        if not infos:
+            raise ApiError(404, STREAM_NOT_FOUND, "stream not found")
+        at = max(from_rfc3339(info["ts"]) for info in infos.values())
+        return StoredMesh(
+            at=at,
+            streams=[_stream(asset, infos[asset.stream]) for asset in self._assets if asset.stream in infos],
+            missing=[str(asset) for asset in self._assets if asset.stream not in infos],
+            storage=storage,
+            due=await self._due(infos, at),
+        )
+
+    async def _info(self, asset: Asset) -> dict[str, Any] | None:
+        try:
+            return await self._connection.api(f"STREAM.INFO.{asset.stream}")
+        except ApiError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+            return None
+
+    async def _account(self) -> StorageStatus | None:
+        try:
+            info = await self._connection.api("INFO")
+        except PermissionDeniedError:
+            return None
+        limit = int(info.get("limits", {}).get("max_storage", -1))
+        return StorageStatus(bytes=int(info.get("storage", 0)), max_bytes=limit if limit > 0 else None)
+
+    async def _due(self, infos: Mapping[str, dict[str, Any]], now: datetime) -> DueTasks:
+        """The tasks that the stream of tasks should have taken by now."""
+        names = self._namespace
+        tasks = infos.get(names.tasks_stream)
+        if tasks is None or names.later_stream not in infos:
+            return DueTasks(0)
+        source = next((each for each in tasks.get("sources", ()) if each["name"] == names.later_stream), None)
+        if source is None:  # which keeps each worker from starting
+            return DueTasks(0)
+        problem, lag = _problem(source), int(source.get("lag", 0))
+        if not lag and problem is None:
+            return DueTasks(0)
+        # The lag stays as it was while the source is away, and counts nothing that arrived since.
+        first = await read_message(
+            self._connection,
+            names.later_stream,
+            seq=int(source.get("seq", 0)) + 1,
+            next_by_subj=f"{names.name}.due.*.*",
+        )
+        if first is None or now - first.stored < LATE_AFTER:
+            return DueTasks(0)
+        return DueTasks(max(1, lag), problem)
+
+
+def _problem(source: Mapping[str, Any]) -> str | None:
+    """Why a stream takes nothing from its source, as far as the server tells."""
+    if error := source.get("error"):
+        return f"the server says: {error.get('description', 'no description')}"
+    silent = int(source.get("active", 0)) / _NANOSECONDS
+    if silent < 0:
+        return "nothing was heard of that stream yet"
+    return f"nothing was heard of that stream for {silent:.0f} s" if silent > 2 * SILENT_SECONDS else None
+
+
+def _stream(asset: Asset, info: Mapping[str, Any]) -> StreamStatus:
+    config, state = info["config"], info["state"]
+    return StreamStatus(
+        name=asset.stream,
+        messages=int(state["messages"]),
+        bytes=int(state["bytes"]),
+        max_bytes=_limit(config, "max_bytes"),
+        max_messages=_limit(config, "max_msgs"),
+        refuses=config.get("discard") == "new",
+    )
+
+
+def _limit(config: Mapping[str, Any], name: str) -> int | None:
+    limit = int(config.get(name, -1))
+    return limit if limit > 0 else None
