@@ -80,7 +80,7 @@ def started() -> list[str]:
 def masked(line: str) -> str:
     """Without what differs from one run to the next: ids, times, who, where, and the widths of columns."""
     line = re.sub(r"\b[0-9a-f]{32}\b", "ID", line)
-    line = re.sub(r"[\w.-]+-\d+-(small|scheduler)\b|\bdiracx-worker/small/[\w.-]+/\d+", "WHO", line)
+    line = re.sub(r"[\w.-]+-\d+-(small|scheduler)(-\w{4})?\b|\bdiracx-worker/small/[\w.-]+/\d+", "WHO", line)
     time = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000 UTC)?|\b\d{8}T\d{6}Z|\b\d\d:\d\d:\d\d\b"
     line = re.sub(time, "TIME", line)
     line = re.sub(r"\b127\.0\.0\.1:\d+\b", "ADDRESS", line)

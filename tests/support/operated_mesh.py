@@ -139,7 +139,7 @@ async def _submit(server: EmbeddedServer, registry: TaskRegistry) -> None:
 async def _scheduler(server: EmbeddedServer, registry: TaskRegistry) -> AsyncIterator[None]:
     async with (
         _broker(server, registry, "scheduler", "diracx-scheduler/node1/411") as broker,
-        SchedulingMesh(broker).scheduling(name="node1-411-scheduler") as scheduler,
+        SchedulingMesh(broker).scheduling(name="node1-411-scheduler-ab3d") as scheduler,
         scheduler_advertised(scheduler, broker.connection, NAMES),
     ):
         yield

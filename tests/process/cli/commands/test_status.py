@@ -51,8 +51,12 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     assert since.endswith("Z")
     assert datetime.fromisoformat(since) <= datetime.now(UTC) + timedelta(seconds=2), "by the server's clock"
     expected = {"size": "small", "slots": 3, "busy": 1, "host": host, "pid": worker.pid, "isolated": None}
-    assert listed == {"id": f"{host}-{worker.pid}-small", **expected, "not_served": {}}
-    leader = f"{host}-{scheduler.pid}-scheduler"
+    assert re.fullmatch(rf"{re.escape(host)}-{worker.pid}-small-[a-z2-9]{{4}}", listed.pop("id"))
+    assert listed.pop("per_second") == 0.0
+    assert listed.pop("last_pull_seconds") >= 0
+    assert listed == {**expected, "not_served": {}}
+    leader = document["scheduler"]["leader"]
+    assert re.fullmatch(rf"{re.escape(host)}-{scheduler.pid}-scheduler-[a-z2-9]{{4}}", leader)
     assert list(document["scheduler"].pop("clock_ahead_seconds")) == [leader]
     assert document["scheduler"] == {"leader": leader, "standbys": []}
     (queue,) = (each for each in document["queues"] if each["in_hand"])
@@ -195,7 +199,7 @@ def test_json_logs_are_one_object_a_line_with_task_id_attempt_and_worker(with_se
     (dead,) = (line for line in lines if line["level"] == "error" and "task" in line)
     assert dead["message"].startswith("dead: lollygag:Dies")
     assert (dead["task"], dead["id"], dead["attempt"]) == ("lollygag:Dies", task_id, 1)
-    assert re.fullmatch(rf"{re.escape(socket.gethostname())}-\d+-small", dead["worker"])
+    assert re.fullmatch(rf"{re.escape(socket.gethostname())}-\d+-small-\w{{4}}", dead["worker"])
     assert datetime.fromisoformat(dead["time"]).tzinfo is not None
     assert dead["logger"] == "diracx.tasks.worker"
 
@@ -205,7 +209,7 @@ def test_text_logs_are_one_line_an_event_with_the_same_facts(with_server: Comman
     done = with_server(*SMALL, "--burst")
     (line,) = (each for each in done.stderr.splitlines() if "dead: " in each)
     assert "ValueError: line\\nbreak [task=lollygag:Dies" in line
-    assert re.search(rf" \[task=lollygag:Dies id={task_id} attempt=1 worker=\S+-small\]$", line)
+    assert re.search(rf" \[task=lollygag:Dies id={task_id} attempt=1 worker=\S+-small-\w{{4}}\]$", line)
 
 
 def test_telemetry_is_set_up_by_the_standard_variables(with_server: CommandLine) -> None:

@@ -67,7 +67,7 @@ async def test_an_idle_worker_has_created_the_queues_and_ends_in_order_on_ctrl_c
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
     process = with_server.start("worker", "--worker-size", "large")
-    said(process, f"-{process.pid}-large: 1 slot,")
+    assert re.search(rf"-{process.pid}-large-\w{{4}}: 1 slot,", said(process, ": 1 slot,"))
     infos = await on_the_server.connection.api(f"CONSUMER.LIST.{on_the_server.names.tasks_stream}")
     assert len(infos["consumers"]) == 9
     process.send_signal(signal.SIGINT)
@@ -174,7 +174,7 @@ async def test_a_task_whose_lock_a_call_holds_waits_without_using_up_a_retry(
     process = with_server.start("worker", "--worker-size", "small", "--lock-retry-delay", "0.2")
     line = said(process, "waits")
     assert "mutex.lollygag.door is held by lollygag:Waits" in line
-    assert f"-{holder.pid}-call since" in line
+    assert re.search(rf"-{holder.pid}-call-\w{{4}} since", line)
     assert await on_the_server.attempts() == 0
     with_server.release("door")
     await with_server.wait_for_line("end door", 2)

@@ -15,10 +15,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
 import pdb
 import signal
-import socket
 import sys
 import traceback
 from bdb import BdbQuit
@@ -50,6 +48,7 @@ from diracx.tasks.plumbing.registry import RegisteredTask, TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.wire.failure import Failure, message_of
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.process_id import process_id
 
 logger = logging.getLogger("diracx.tasks.call")
 
@@ -106,7 +105,7 @@ class Call:
                 lock_server(settings, namespace, self._registry) as connection,
                 LockKeeper(Bucket(connection, namespace.locks_bucket)) as keeper,
             ):
-                worker = f"{socket.gethostname()}-{os.getpid()}-call"
+                worker = process_id("call")
                 debugging = self.debugger is not Debugger.NONE
                 executor = Executor(
                     self._injector, keeper, worker, limiters=False, timeouts=not debugging, invoke=invoke

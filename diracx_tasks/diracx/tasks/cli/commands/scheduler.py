@@ -28,9 +28,10 @@ from diracx.tasks.plumbing.operations.history import keeping_history
 from diracx.tasks.plumbing.operations.scheduler_service import SchedulerHealth, advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
-from diracx.tasks.plumbing.scheduler.scheduler import STOP_SECONDS, scheduler_id
+from diracx.tasks.plumbing.scheduler.scheduler import STOP_SECONDS
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.process_id import process_id
 
 logger = logging.getLogger("diracx.tasks.scheduler")
 
@@ -79,7 +80,7 @@ async def _serve(
 ) -> None:
     signals = StopSignals(end_after=STOP_SECONDS + CLOSE_SECONDS + FORCED_END_SECONDS, end_code=ExitCode.DONE)
     signals.cancel_this_task()
-    with signals.handled(), telemetry_from(os.environ, f"{namespace.name}-scheduler", scheduler_id()):
+    with signals.handled(), telemetry_from(os.environ, f"{namespace.name}-scheduler", process_id("scheduler")):
         try:
             async with JetStreamBroker.connect(
                 settings=access,

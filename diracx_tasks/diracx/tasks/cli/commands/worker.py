@@ -30,8 +30,9 @@ from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettin
 from diracx.tasks.plumbing.operations.worker_service import WorkerHealth, advertised
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.process_id import process_id
 from diracx.tasks.plumbing.worker import Worker, WorkerSettings
-from diracx.tasks.plumbing.worker.settings import DEFAULT_SLOTS, worker_id
+from diracx.tasks.plumbing.worker.settings import DEFAULT_SLOTS
 from diracx.tasks.plumbing.worker.snapshot import Counters
 
 logger = logging.getLogger("diracx.tasks.worker")
@@ -94,7 +95,7 @@ async def _serve(
 ) -> ExitCode:
     signals.cancel_this_task()
     last_resort = LastResort(lambda: end_process(ExitCode.DONE if signals.received else ExitCode.STUCK))
-    with telemetry_from(os.environ, f"{namespace.name}-worker", worker_id(settings.size)):
+    with telemetry_from(os.environ, f"{namespace.name}-worker", process_id(settings.size)):
         try:
             async with (
                 JetStreamBroker.connect(

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -43,6 +41,7 @@ from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.scheduler.store import JetStreamScheduleStore
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.process_id import process_id
 
 logger = logging.getLogger("diracx.tasks.scheduler")
 
@@ -76,11 +75,6 @@ def _needed(namespace: Namespace) -> list[Asset]:
     return [asset for asset in assets(namespace) if asset.is_one_of(*names)]
 
 
-def scheduler_id() -> str:
-    """`<host>-<pid>-scheduler`."""
-    return f"{socket.gethostname()}-{os.getpid()}-scheduler"
-
-
 class Scheduler:
     """Keeps the schedules of the installed periodic tasks supplied until `stop`.
 
@@ -103,7 +97,7 @@ class Scheduler:
         now: Now | None = None,
         name: str | None = None,
     ) -> None:
-        self.id = name or scheduler_id()
+        self.id = name or process_id("scheduler")
         self.leads = False
         """Whether this scheduler leads at the moment."""
         self.published = 0

@@ -1,9 +1,7 @@
-"""The settings of one worker, and its id."""
+"""The settings of one worker."""
 
 from __future__ import annotations
 
-import os
-import socket
 from datetime import timedelta
 from typing import Final
 
@@ -39,8 +37,3 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     unknown_delay: timedelta = timedelta(seconds=5)
     """The time between two of these deliveries. A message that was moved to another queue waits as long before it is
     moved again."""
-
-
-def worker_id(size: Size) -> str:
-    """The id `<host>-<pid>-<size>`. It names the worker in locks, failures and logs."""
-    return f"{socket.gethostname()}-{os.getpid()}-{size}"

@@ -45,6 +45,7 @@ from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.results.store import ResultStore
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.process_id import process_id
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.holds import Holds
 from diracx.tasks.plumbing.worker.in_flight import InFlight
@@ -55,7 +56,7 @@ from diracx.tasks.plumbing.worker.limits import ConfiguredLimits
 from diracx.tasks.plumbing.worker.loop_watch import LoopWatch
 from diracx.tasks.plumbing.worker.processing import OnOutcome, Processor
 from diracx.tasks.plumbing.worker.relief import Relief
-from diracx.tasks.plumbing.worker.settings import WorkerSettings, worker_id
+from diracx.tasks.plumbing.worker.settings import WorkerSettings
 from diracx.tasks.plumbing.worker.settlement.endings import Endings
 from diracx.tasks.plumbing.worker.settlement.settlement import Settlement
 from diracx.tasks.plumbing.worker.slots import Slots
@@ -105,7 +106,7 @@ class Worker:
         outages: Outages | None = None,
         counters: Counters | None = None,
     ) -> None:
-        self.id, self.settings, self.counters = worker_id(settings.size), settings, counters or Counters()
+        self.id, self.settings, self.counters = process_id(settings.size), settings, counters or Counters()
         self._broken: BackgroundEndedError | None = None
         self._last_resort = last_resort
         self._connection, self._registry, self._stream = connection, registry, namespace.tasks_stream
