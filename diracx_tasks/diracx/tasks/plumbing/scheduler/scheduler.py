@@ -22,7 +22,7 @@ import msgspec
 
 from diracx.tasks.plumbing.background import in_background, wait_for_event
 from diracx.tasks.plumbing.base_task import PeriodicVoAwareBaseTask
-from diracx.tasks.plumbing.clock import Now
+from diracx.tasks.plumbing.clock import Now, boottime
 from diracx.tasks.plumbing.exceptions import BackgroundEndedError, ServerError, UnableToAcquireLockError
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -47,6 +47,9 @@ logger = logging.getLogger("diracx.tasks.scheduler")
 
 _TICK_SECONDS: Final = 0.5
 _BACKOFF_SECONDS: Final = 2.0
+LOOK_SECONDS: Final = 10.0
+"""How often the leader looks whether the states that it knows are still stored."""
+MAX_NAMED: Final = 5
 STOP_SECONDS: Final = 10.0
 """The time that the round in progress has to end after a stop."""
 
@@ -108,8 +111,8 @@ class Scheduler:
         self._vos = vos
         self._leader_lock = LeaderLock(ttl_for(settings.takeover))
         self._locks = LockKeeper(Bucket(connection, namespace.locks_bucket), on_end=self._background_ended)
-        store, horizon = JetStreamScheduleStore(connection, namespace), settings.effective_horizon
-        self._reconciler = ScheduleReconciler(store, horizon, self.id, self._now, clock.corrected)
+        self._store, horizon = JetStreamScheduleStore(connection, namespace), settings.effective_horizon
+        self._reconciler = ScheduleReconciler(self._store, horizon, self.id, self._now, clock.corrected)
         self._configuration = ConfigurationFollower(connection, namespace)
         self._configuration.on_change(self._wake)
         self._configured = False
@@ -226,14 +229,19 @@ class Scheduler:
                 logger.info("%s is no longer the leader", self.id)
 
     async def _lead(self, lost: asyncio.Event) -> None:
-        loaded = False
+        loaded, look_at = False, 0.0
         while not self._stopping and not lost.is_set():
             pause = _TICK_SECONDS
             try:
                 if not loaded:
                     await self._reconciler.load()
                     self._instance_inputs = None
-                    loaded = True
+                    loaded, look_at = True, boottime() + LOOK_SECONDS
+                elif boottime() >= look_at:
+                    look_at = boottime() + LOOK_SECONDS
+                    if await self._states_are_gone():
+                        loaded = False
+                        continue
                 published = await self._advance()
                 self._no_supply.succeeded()
                 if published:
@@ -247,6 +255,15 @@ class Scheduler:
                 self._no_supply.failed(str(error))
                 pause = _BACKOFF_SECONDS
             await self._pause(pause)
+
+    async def _states_are_gone(self) -> bool:
+        """Whether states that this scheduler has read or written are not stored any more, and the server holds no
+        occurrence of their schedules either. Without this look they would begin anew only when the next is due."""
+        if not (gone := await self._store.missing(self._reconciler.known)):
+            return False
+        some = ", ".join(map(str, gone[:MAX_NAMED])) + (", ..." if len(gone) > MAX_NAMED else "")
+        logger.warning("the states of %d schedules are gone, and these begin anew: %s", len(gone), some)
+        return True
 
     async def _advance(self) -> bool:
         """Supply the due schedules; return whether anything was published, since there may then be more to publish."""

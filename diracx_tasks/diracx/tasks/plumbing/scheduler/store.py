@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Final
@@ -53,12 +53,20 @@ class JetStreamScheduleStore:
 
     async def read_all(self) -> dict[ScheduleKey, StoredState]:
         """Read the latest states of all schedules."""
-        pattern = f"{self._namespace.name}.state.>"
-        subjects = await subjects_of(self._connection, self._stream, pattern)
         # The markers of unfinished replays have subjects there, too.
-        subjects = [each for each in subjects if self._namespace.replayed(each) is None]
+        subjects = [each for each in await self._subjects() if self._namespace.replayed(each) is None]
         self._unreadable = {each: self._unreadable[each] for each in subjects if each in self._unreadable}
         return await self._read(subjects)
+
+    async def missing(self, keys: Collection[ScheduleKey]) -> list[ScheduleKey]:
+        """Those of these schedules that have no stored state any more: it was purged, or the stream made anew."""
+        if not keys:
+            return []
+        there = set(await self._subjects())
+        return [key for key in keys if self._state_subject(key) not in there]
+
+    async def _subjects(self) -> list[str]:
+        return await subjects_of(self._connection, self._stream, f"{self._namespace.name}.state.>")
 
     async def _read(self, subjects: Sequence[str]) -> dict[ScheduleKey, StoredState]:
         found: dict[ScheduleKey, StoredState] = {}
