@@ -13,7 +13,7 @@ from typing import Any, Final
 import rich_click as click
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -70,7 +70,7 @@ def _resource(environ: Mapping[str, str], service: str, instance: str) -> Resour
 
 def _provide(resource: Resource, trace_exporters: Sequence[str], metric_exporters: Sequence[str]) -> Callable[[], None]:
     """Set up the providers of this process; return a function that sends the rest and ends them."""
-    readers = [PeriodicExportingMetricReader(_exporter("metrics", name)()) for name in metric_exporters]
+    readers = [_reader(_exporter("metrics", name)) for name in metric_exporters]
     # They are ended here, and not once more at the exit of the interpreter, which nothing would limit.
     meters = MeterProvider(readers, resource, shutdown_on_exit=False)
     tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -114,6 +114,11 @@ def _ended(what: str, end: Callable[[], None]) -> None:
         end()
     except Exception as error:  # of an exporter, which is no part of this project
         logger.warning("not sent: %s: %s", what, message_of(error))
+
+
+def _reader(exporter: Any) -> MetricReader:
+    # `prometheus` is no exporter, but a reader: it serves metrics in place of sending them.
+    return exporter() if issubclass(exporter, MetricReader) else PeriodicExportingMetricReader(exporter())
 
 
 def _exporter(signal: str, name: str) -> Any:
