@@ -18,7 +18,7 @@ from support.monitoring import (
 )
 from support.processes import LoggedProcess, free_port
 
-TASKS = (("Waits", '["held"]'), ("Dies", '["no"]'), ("Submits", None))
+TASKS = (("Waits", '["held"]'), ("Dies", '["no"]'), ("Submits", '["bob"]'))
 
 
 def serving(command_line: CommandLine, *arguments: str) -> tuple[LoggedProcess, str]:
@@ -50,7 +50,7 @@ async def test_each_metric_and_label_in_the_files_is_served(with_server: Command
     worker, of_the_worker = serving(with_server, "worker", "--worker-size", "small")
     scheduler, of_the_scheduler = serving(with_server, "scheduler")
     await wait_until(lambda: "tasks known" in worker.log, description="the worker runs", timeout=60)
-    submit = [("submit", f"lollygag:{task}", *(("--args", args) if args else ())) for task, args in TASKS]
+    submit = [("submit", f"lollygag:{task}", "--args", args) for task, args in TASKS]
     assert all(done.returncode == 0 for done in with_server.each(submit))
     await with_server.wait_for_line("begin held")
     (key,) = [lock["key"] for lock in with_server.json("locks", "list") if "held" in lock["key"]]

@@ -10,7 +10,8 @@ from support.paths import NATS_FOLDER as FOLDER
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.json")}
+    found = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.json")}
+    return {name: text for name, text in found.items() if not name.startswith("grafana/")}  # written by hand
 
 
 def test_the_folder_nats_equals_the_code(tmp_path: Path) -> None:
