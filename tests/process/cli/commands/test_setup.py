@@ -14,7 +14,7 @@ def test_it_prints_each_asset_that_it_created_and_then_that_nothing_is_left_to_d
     assert f"created stream {namespace.upper()}_TASKS" in lines
     assert f"created bucket {namespace}_locks" in lines
     assert "created consumer normal-small" in lines
-    assert len(lines) == 16
+    assert len(lines) == 17
     assert with_server("setup").stdout == f"namespace {namespace} is up to date\n"
 
 

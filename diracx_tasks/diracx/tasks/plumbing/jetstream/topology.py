@@ -46,6 +46,9 @@ _MAX_SUBJECTS_SHOWN: Final = 5
 _UPDATE_SECONDS: Final = 2.0
 """How long the answer to an update may take before the stream is asked whether it is updated."""
 
+_OPTIONAL_SECONDS: Final = 2.0
+"""A start waits no longer for an asset that it can do without: its stream may have no leader."""
+
 _SOURCES: Final = "sources"
 _HISTORY = "max_msgs_per_subject"
 """The number of revisions that a bucket keeps of each key. To keep more removes nothing."""
@@ -97,11 +100,12 @@ async def _ensure_optional(connection: Connection, assets: Iterable[Asset], tole
     done = []
     for asset in assets:
         try:
-            done.append(await _ensure(connection, asset, update))
-        except ServerError as error:
+            async with asyncio.timeout(_OPTIONAL_SECONDS if tolerant else None):
+                done.append(await _ensure(connection, asset, update))
+        except (ServerError, TimeoutError) as error:
             if not tolerant:
                 raise
-            logger.debug("going on without the %s: %s", asset, error)
+            logger.debug("going on without the %s: %r", asset, error)
     return list(filter(None, done))
 
 

@@ -44,7 +44,6 @@ DENIED_SECONDS: Final = 300.0
 """The time between two tries while this user lacks a permission: the server logs each."""
 _LOOK_SECONDS: Final = 1.0
 """How often a scheduler that stands by looks whether it leads."""
-_NO_HISTORY: Final = "no history of the mesh is kept, and all else goes on"
 
 _decoder: Final = msgspec.json.Decoder(Sample)
 
@@ -104,7 +103,7 @@ class HistoryKeeper:
         except Exception as error:
             self.latest = None
             if self._told is None:
-                logger.exception(_NO_HISTORY)
+                logger.exception("no history of the mesh is kept, and all else goes on: an error in the scheduler")
             self._told = str(error)
         return self._sample_seconds
 
@@ -133,7 +132,7 @@ class HistoryKeeper:
 
     def _tell(self, reason: str) -> None:
         if self._told is None:
-            logger.warning("%s: %s", _NO_HISTORY, reason)
+            logger.warning("no history of the mesh is kept, and all else goes on: %s", reason)
         self._told = reason
 
     def gauges(self) -> Iterator[Gauge]:
