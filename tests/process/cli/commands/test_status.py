@@ -154,6 +154,31 @@ def test_watching_on_a_terminal_draws_until_ctrl_c_and_piped_it_is_a_document_a_
     assert b"Traceback" not in seen
 
 
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_an_outage_is_one_line_of_a_watched_status_and_its_end_another(
+    extension: CommandLine, own_server: EmbeddedServer, options: list[str]
+) -> None:
+    extension.environment["DIRACX_TASKS_NATS_URL"] = own_server.url
+    assert extension("setup").returncode == 0
+    watching = extension.start("status", "--watch", "--interval", "0.05", *options)
+    assert watching.stdout is not None
+    assert watching.stderr is not None
+    assert watching.stdout.readline()
+    own_server.stop()
+    lines = [next(line for line in watching.stderr if "no news" in line)]
+    own_server.start()
+    while "the news go on" not in lines[-1]:
+        lines.append(next(line for line in watching.stderr if "news" in line))
+    watching.send_signal(signal.SIGINT)
+    _, rest = watching.communicate(timeout=30)
+    assert all(line.startswith("warning: no news: ") for line in lines[:-1])
+    assert len(lines[:-1]) == len({line.partition(" (tried")[0] for line in lines[:-1]}), "no reason is told twice"
+    told = re.fullmatch(r"the news go on, after (\d+) failed tries in \d+ s\n", lines[-1])
+    assert told, lines
+    assert int(told[1]) >= 2
+    assert "news" not in rest
+
+
 async def test_a_worker_is_live_and_ready_and_not_ready_without_its_server(
     extension: CommandLine, own_server: EmbeddedServer
 ) -> None:

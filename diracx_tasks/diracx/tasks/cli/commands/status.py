@@ -21,6 +21,7 @@ from diracx.tasks.cli.own_log import log_kept_out
 from diracx.tasks.cli.terminal.output import note, print_document, print_text
 from diracx.tasks.cli.terminal.status_screen import Screen, plain
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
+from diracx.tasks.plumbing.observability.lasting_failure import LastingFailure
 from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 
 SHORTEST_INTERVAL: Final = timedelta(seconds=0.01)
@@ -66,16 +67,22 @@ async def _once(access: Access, as_json: bool) -> None:
 
 async def _watch(access: Access, interval: timedelta, as_json: bool) -> None:
     console = Console()
+    # One line a minute, and not one for each look.
+    outage = LastingFailure(_Notes(), "no news", "the news go on")
     if as_json:
         async for snapshot in _snapshots(access, interval):
             if isinstance(snapshot, StatusSnapshot):
+                outage.succeeded()
                 print_document(snapshot.status, indent=None)
             else:
-                note(f"warning: {snapshot}")
+                outage.failed(str(snapshot))
     elif not sys.stdout.isatty() or console.is_dumb_terminal:
         async for snapshot in _snapshots(access, interval):
-            text = plain(snapshot) if isinstance(snapshot, StatusSnapshot) else f"warning: {snapshot}"
-            print_text(f"{text}\n")
+            if isinstance(snapshot, StatusSnapshot):
+                outage.succeeded()
+                print_text(f"{plain(snapshot)}\n")
+            else:
+                outage.failed(str(snapshot))
     else:
         last = None
         with _full_screen(console) as live:
@@ -83,6 +90,16 @@ async def _watch(access: Access, interval: timedelta, as_json: bool) -> None:
                 last = snapshot if isinstance(snapshot, StatusSnapshot) else last
                 problem = None if isinstance(snapshot, StatusSnapshot) else str(snapshot)
                 live.update(Screen(last, problem, watching=True), refresh=True)
+
+
+class _Notes:
+    """Writes lines to standard error."""
+
+    def warning(self, msg: str, *args: object) -> None:
+        note(f"warning: {msg % args}")
+
+    def info(self, msg: str, *args: object) -> None:
+        note(msg % args)
 
 
 @contextmanager

@@ -7,8 +7,7 @@ fine --`failed`--> failing --`succeeded`--> fine
 
 from __future__ import annotations
 
-import logging
-from typing import Final
+from typing import Final, Protocol
 
 from diracx.tasks.plumbing.clock import Clock, boottime
 
@@ -16,6 +15,16 @@ REPEAT_SECONDS: Final = 60.0
 """The time between two lines about one reason."""
 MAX_REASONS: Final = 8
 """The reasons that have a line of their own within `REPEAT_SECONDS`; more are told with the next line."""
+
+
+class Lines(Protocol):
+    """Takes lines, as a `logging.Logger` does."""
+
+    def warning(self, msg: str, *args: object) -> None:
+        """Take a warning."""
+
+    def info(self, msg: str, *args: object) -> None:
+        """Take a line of information."""
 
 
 class LastingFailure:
@@ -27,7 +36,7 @@ class LastingFailure:
         can_again: What can be done again, e.g. `can pull again`.
     """
 
-    def __init__(self, logger: logging.Logger, cannot: str, can_again: str, clock: Clock = boottime) -> None:
+    def __init__(self, logger: Lines, cannot: str, can_again: str, clock: Clock = boottime) -> None:
         self._logger = logger
         self.cannot = cannot
         """What cannot be done."""

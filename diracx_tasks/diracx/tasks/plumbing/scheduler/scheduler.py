@@ -86,7 +86,7 @@ class Scheduler:
         registry: The tasks to schedule. Stored schedules of other tasks are left alone for a week.
         vos: The virtual organisations.
         now: The time by which occurrences are planned; None: that of the server.
-        name: The id of this scheduler in states, locks and logs; None: `<host>-<pid>-scheduler`.
+        name: The id of this scheduler in states, locks and logs; None: see `process_id`.
     """
 
     def __init__(

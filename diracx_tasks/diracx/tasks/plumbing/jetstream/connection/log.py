@@ -1,4 +1,4 @@
-"""The log of one connection: one line for each event, and no error twice within half a minute of one outage."""
+"""The log of one connection: one line for each event, and no error twice within a minute of one outage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diracx.tasks.plumbing.clock import Clock
 
 logger = logging.getLogger("diracx.tasks.jetstream")
 
-REPEAT_INTERVAL = timedelta(seconds=30)
+REPEAT_INTERVAL = timedelta(seconds=60)
 """An error that stays the same is logged again after this time."""
 
 MAX_TEXTS = 100
