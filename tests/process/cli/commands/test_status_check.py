@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from support.command_line import CommandLine, OnTheServer
 
 
@@ -56,6 +57,18 @@ def test_without_a_server_or_a_permission_the_state_is_unknown(extension: Comman
     done = extension("status", "--check", "--json")
     assert (done.returncode, done.stderr) == (3, "")
     assert json.loads(done.stdout)["state"] == "UNKNOWN"
+
+
+def test_jetstream_that_was_disabled_is_critical_and_named(extension: CommandLine, own_server: EmbeddedServer) -> None:
+    """As the server of a cluster does by itself when its disk is full."""
+    extension.environment["DIRACX_TASKS_NATS_URL"] = own_server.url
+    own_server.extra_config = "jetstream: disabled"
+    own_server.reload()
+    done = extension("status", "--check")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout.startswith(
+        f"CRITICAL: JetStream is disabled on {own_server.url}, by its configuration or since "
+    )
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,10 @@ async def test_a_user_who_may_ask_under_another_prefix_is_told_that_no_leader_an
     ("failure", "words"),
     [
         (NoRespondersError("s"), "nats://host has no JetStream: start it with -js; or if its account imports"),
-        (RequestTimeoutError("s", 5), "JetStream of nats://host does not answer: no reply from s within 5 s"),
+        (
+            RequestTimeoutError("s", 5),
+            "JetStream of nats://host does not answer: no reply from s within 5 s: the server ",
+        ),
         (ApiError(503, 10039, "d"), "no JetStream on nats://host for this user: JetStream says: d"),
     ],
 )

@@ -216,8 +216,11 @@ class RequestTimeoutError(ServerUnavailableError):
 
     def __init__(self, subject: str, timeout: float, *, in_cluster: bool = False) -> None:
         self.subject = subject
-        hint = f": there is no leader, or a server hangs; {WHERE_TO_LOOK}" if in_cluster else ""
-        super().__init__(f"no reply from {subject} within {timeout:g} s{hint}")
+        # A server that cannot write does not say so: it does not answer.
+        hint = "the server hangs, or cannot write, e.g. since its disk is full; look at its log"
+        if in_cluster:
+            hint = f"there is no leader, or a server hangs; {WHERE_TO_LOOK}"
+        super().__init__(f"no reply from {subject} within {timeout:g} s: {hint}")
 
 
 class NoRespondersError(ServerUnavailableError):

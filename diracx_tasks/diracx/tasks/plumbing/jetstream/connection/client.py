@@ -103,6 +103,11 @@ class PersistentClient(Client):
         """Whether the server said, at the last connect, that it is part of a cluster."""
         return bool(self._server_info.get("cluster"))
 
+    @property
+    def has_jetstream(self) -> bool:
+        """Whether the server said, at the last connect, that JetStream is enabled on it."""
+        return bool(self._server_info.get("jetstream"))
+
     async def leave_server(self) -> None:
         """Disconnect, and connect to another server."""
         self._left, self._left_until = self._current_server, boottime() + PASS_OVER_SECONDS

@@ -318,7 +318,9 @@ class Connection:
         self._connected.set()
         prefixes = (self._api_prefix, *other_api_prefixes)
         patience = max(timeout, ELECTION_SECONDS) if self.in_cluster else timeout
-        self._api_prefix, answered = await find_jetstream(self.api, prefixes, self.server, patience)
+        self._api_prefix, answered = await find_jetstream(
+            self.api, prefixes, self.server, patience, self.client.has_jetstream
+        )
         if not answered:
             self._inbox.hint = PREFIX_HINT
         self._log.info(f"connected to {self.server}")

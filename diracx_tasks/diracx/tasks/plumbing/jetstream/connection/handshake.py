@@ -172,7 +172,9 @@ def check_version(client: PersistentClient) -> None:
         raise UnsupportedServerError(_dotted(found), _dotted(OLDEST_SERVER))
 
 
-async def find_jetstream(api: Api, prefixes: Sequence[str], server: str, timeout: float) -> tuple[str, bool]:
+async def find_jetstream(
+    api: Api, prefixes: Sequence[str], server: str, timeout: float, enabled: bool = True
+) -> tuple[str, bool]:
     """Find the prefix under which the server has JetStream for this user.
 
     Args:
@@ -180,6 +182,7 @@ async def find_jetstream(api: Api, prefixes: Sequence[str], server: str, timeout
         prefixes: The prefixes of the API to try, the likeliest first.
         server: The URL of the server for error texts, without credentials.
         timeout: Seconds to wait for an answer.
+        enabled: Whether the server said, at the connect, that it has JetStream itself.
 
     Returns:
         The prefix, and whether the server answered there. It may forbid this user to ask: a role need not have the
@@ -197,20 +200,30 @@ async def find_jetstream(api: Api, prefixes: Sequence[str], server: str, timeout
             if error.action == "subscription":
                 raise
         except (NoLeaderError, RequestTimeoutError) as error:
-            # JetStream is there, also if it is not the first of the prefixes: elsewhere nobody would listen.
-            problem = problem or JetStreamUnavailableError(f"JetStream of {server} does not answer: {error}")
+            # JetStream is there, also under a later prefix: elsewhere nobody would listen.
+            problem = problem or _silent(server, error, enabled)
         except NoRespondersError:
             if prefix == prefixes[0]:
                 problem = JetStreamUnavailableError(_nobody_answers(server, prefix))
         except ApiError as error:
             if prefix == prefixes[0]:
-                text = f"no JetStream on {server} for this user: {error}; or {PREFIX_HINT}"
-                problem = JetStreamUnavailableError(text)
+                problem = JetStreamUnavailableError(
+                    f"no JetStream on {server} for this user: {error}; or {PREFIX_HINT}"
+                )
         else:
             return prefix, True
     if problem is not None:
         raise problem
     return prefixes[0], False
+
+
+def _silent(server: str, error: Exception, enabled: bool) -> JetStreamUnavailableError:
+    if enabled:
+        return JetStreamUnavailableError(f"JetStream of {server} does not answer: {error}")
+    return JetStreamUnavailableError(
+        f"JetStream is disabled on {server}, by its configuration or since its disk is full: look at its log, make "
+        f"room, and start it again ({error})"
+    )
 
 
 def _nobody_answers(server: str, prefix: str) -> str:
