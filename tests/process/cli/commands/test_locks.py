@@ -19,8 +19,10 @@ from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import ConcurrencyLimiter, ExclusiveRWLock, MutexLock, RateLimiter, SharedRWLock
 from diracx.tasks.plumbing.wire.names import Namespace
+from support.command_line import CommandLine
 from support.locking import new_owner
 from support.paths import CONSOLE_SCRIPT
+from support.processes import LoggedProcess
 
 
 @pytest.fixture
@@ -98,10 +100,11 @@ async def test_a_lock_is_released_after_a_yes_and_all_its_keys_go(bucket: Bucket
     refused = await run(environment, "release", "rw.job.7", answer="n\n")
     assert refused.returncode != 0
     assert "held by lollygag:SyncOwnersTask 0192 on reader-0" in refused.stderr
-    assert "and 1 more?" in refused.stderr
+    assert "and 1 more? Its task runs on, beside the next owner, until it renews the lock" in refused.stderr
     assert len(await bucket.keys()) == 3
     done = await run(environment, "release", "rw.job.7", answer="y\n")
     assert done.returncode == 0, done.stderr
+    assert "lollygag:SyncOwnersTask 0192 on reader-1: it does not answer. If it lives, its task runs" in done.stderr
     assert await bucket.keys() == ["mutex.job.8"]
     await (await ExclusiveRWLock(JOB, 7).acquire(bucket, new_owner())).release()
 
@@ -117,3 +120,19 @@ async def test_releasing_a_lock_that_is_not_held_is_a_usage_error(bucket: Bucket
     refused = await run(environment, "release", "mutex.job.9", "--yes")
     assert refused.returncode == 2
     assert "no lock mutex.job.9 is held" in refused.stderr
+
+
+async def test_the_holder_of_a_released_lock_is_waited_for(with_server: CommandLine) -> None:
+    worker = LoggedProcess(with_server, "worker", "--worker-size", "small")
+    task_id = with_server("submit", "lollygag:Waits", "--args", '["held"]').stdout.strip()
+    await with_server.wait_for_line("begin held")
+    (lock,) = with_server.json("locks", "list")
+    done = with_server("locks", "release", lock["key"], "--yes")
+    assert done.returncode == 0, done.stderr
+    first, second = done.stderr.splitlines()
+    assert first == f"released {lock['key']}"
+    assert second == f"lollygag:Waits {task_id} on {lock['holders'][0]['worker']}: it does not run any more"
+    assert "cancelled held" in with_server.journal()
+    (with_server.folder / "held").touch()
+    await with_server.wait_for_line("end held")
+    assert await worker.stop() == 0

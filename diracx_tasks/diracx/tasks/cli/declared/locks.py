@@ -29,5 +29,6 @@ def release() -> None:
     """Take a lock away from its holder.
 
     The lock of a dead holder expires by itself. A live holder runs on until it next renews the lock, up to a third of
-    the lock's time to live; meanwhile another task may acquire the lock.
+    the lock's time to live; then its task is cancelled, and tried again. Meanwhile another task may acquire the lock.
+    The command waits up to 15 s for that, and ends with 75 if the task still runs.
     """

@@ -6,16 +6,25 @@ that `nats kv del` leaves are no locks: they stand in nobody's way.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
+from diracx.tasks.plumbing.clock import boottime
+from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.locks import StoredKey
 from diracx.tasks.plumbing.locks.acquired import decode_owner
+from diracx.tasks.plumbing.operations.in_flight import tasks_in_flight
 from diracx.tasks.plumbing.wire.names import Namespace
+
+NOTICE_SECONDS: Final = 15.0
+"""How long `holders_notice` waits: a holder renews its lock at a third of its time to live, 10 s by default."""
+LOOK_SECONDS: Final = 0.5
 
 
 class LockHolder(msgspec.Struct, frozen=True):
@@ -38,6 +47,53 @@ class HeldLock(msgspec.Struct, frozen=True):
     """The longest holder first. Left out: the mark of a waiting writer, and a value that cannot be read."""
     expires_in: float | None
     """Seconds until its last key expires if it is not renewed, by the server's clock; None: never."""
+
+
+class Noticed(msgspec.Struct, frozen=True):
+    """What has become of the holder of a lock that was released under it."""
+
+    holder: LockHolder
+    runs: bool
+    """Whether its task was still running when it was last asked for."""
+    cancelled: bool = False
+    """Whether its task was told to end; it cleans up, if it still runs."""
+    known: bool = True
+    """Whether its worker answers. False: nothing is known of its task."""
+
+
+async def holders_notice(
+    connection: Connection, namespace: Namespace, lock: HeldLock, seconds: float = NOTICE_SECONDS
+) -> list[Noticed]:
+    """Wait until the tasks that held a lock, which was just released, have ended, but not longer than `seconds`.
+
+    A live holder notices at its next renewal. Those of limiters that admit starts have nothing to notice.
+
+    Raises:
+        ServerError: The workers cannot be asked.
+    """
+    if not lock.holders or lock.kind == "rate":
+        return []
+    released, limit = connection.clock.now(), boottime() + seconds
+    while True:
+        noticed = await _look(connection, namespace, lock, released)
+        if not any(each.runs for each in noticed) or boottime() >= limit:
+            return noticed
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _look(connection: Connection, namespace: Namespace, lock: HeldLock, released: datetime) -> list[Noticed]:
+    workers = await tasks_in_flight(connection, namespace, ids=[holder.id for holder in lock.holders])
+    there = {worker.worker: worker for worker in workers}
+    found = []
+    for holder in lock.holders:
+        worker = there.get(holder.worker)
+        # One that came later is the next execution of the task: what lost its lock is tried again.
+        running = [
+            task for task in (worker.tasks if worker else ()) if task.id == shown(holder.id) and task.since < released
+        ]
+        cancelled = any(task.cancelled_for is not None for task in running)
+        found.append(Noticed(holder, bool(running), cancelled, known=worker is not None and worker.answered))
+    return found
 
 
 class LockReader:
