@@ -17,7 +17,7 @@ from diracx.tasks.plumbing.exceptions import ServerError, shown
 from diracx.tasks.plumbing.operations.locks import NOTICE_SECONDS, HeldLock, LockReader, Noticed, holders_notice
 from diracx.tasks.plumbing.wire.times import readable_time
 
-_UNTIL: Final = "its task runs on, beside the next owner, until it renews the lock at a third of its time to live; then it is cancelled"
+_UNTIL: Final = "its task runs on, beside the next owner, until it renews the lock (a third of its time to live)"
 
 
 def command(*, key: str, yes: bool, access: Access) -> int:
