@@ -28,8 +28,8 @@ FRESH_SECONDS: Final = 1.0
 """A reading serves for so long."""
 HISTORY_SECONDS: Final = 30.0
 """The history gets a sample a minute."""
-MAX_FAILURES: Final = 50
-MAX_PARKED: Final = 100
+MAX_FAILURES: Final = 30
+MAX_PARKED: Final = 30
 MAX_SEARCHES: Final = 2
 """At the same time."""
 

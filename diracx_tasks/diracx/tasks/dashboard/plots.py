@@ -14,9 +14,9 @@ from typing import Final
 from markupsafe import Markup
 
 METER_WIDTH: Final = 100
-WIDTH: Final = 620
-HEIGHT: Final = 190
-LEFT: Final = 52
+WIDTH: Final = 420
+HEIGHT: Final = 150
+LEFT: Final = 50
 TOP: Final = 8
 BOTTOM: Final = 22
 TICKS: Final = 4
@@ -103,7 +103,7 @@ class Plot:
 
     def _marks(self) -> Iterator[Markup]:
         seconds = (self.end - self.start).total_seconds()
-        step = next((each for each in _STEPS if seconds / each <= 7), _STEPS[-1])
+        step = next((each for each in _STEPS if seconds / each <= 6), _STEPS[-1])
         first = math.ceil(self.start.timestamp() / step) * step
         mark = self.start + timedelta(seconds=first - self.start.timestamp())
         while mark <= self.end:
