@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -36,7 +37,7 @@ queues = st.builds(
 )
 
 
-def a_sample(number: int = 0, seconds: float = 10.0, **queue: int) -> Sample:
+def a_sample(number: int = 0, seconds: float = 10.0, **queue: Any) -> Sample:
     at = AT + timedelta(seconds=10 * number)
     workers = {"small": WorkersSample(1, 10, number)}
     return Sample(at, seconds, {QUEUE: QueueSample(**queue)}, number, 0, workers, leader=True)

@@ -24,6 +24,9 @@ from support.queues import set_ack_wait
 SMALL = ("worker", "--worker-size", "small")
 
 
+WORKER_FIELDS = "id size slots busy host pid since isolated clock_ahead_seconds not_served per_second last_pull_seconds memory_bytes"
+
+
 async def test_the_document_names_a_running_worker_and_scheduler(
     with_server: CommandLine, on_the_server: OnTheServer
 ) -> None:
@@ -41,14 +44,10 @@ async def test_the_document_names_a_running_worker_and_scheduler(
     document = documents[-1]
     host = socket.gethostname()
     (listed,) = document["workers"]
-    order = (
-        "id size slots busy host pid since isolated clock_ahead_seconds not_served per_second last_pull_seconds "
-        "memory_bytes"
-    )
-    assert " ".join(listed) == order
+    assert " ".join(listed) == WORKER_FIELDS
+    assert listed.pop("memory_bytes") > 1 << 20
     assert abs(listed.pop("clock_ahead_seconds")) < 5, "the server is on the same machine"
-    since = listed.pop("since")
-    assert since.endswith("Z")
+    assert (since := listed.pop("since")).endswith("Z")
     assert datetime.fromisoformat(since) <= datetime.now(UTC) + timedelta(seconds=2), "by the server's clock"
     expected = {"size": "small", "slots": 3, "busy": 1, "host": host, "pid": worker.pid, "isolated": None}
     assert re.fullmatch(rf"{re.escape(host)}-{worker.pid}-small-[a-z2-9]{{4}}", listed.pop("id"))

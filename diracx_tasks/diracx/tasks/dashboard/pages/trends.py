@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 from diracx.tasks.dashboard import words
 from diracx.tasks.dashboard.plots import Plot, Series
@@ -22,6 +22,8 @@ class Span:
     step: timedelta
     steps: int
 
+
+_Value: TypeAlias = Callable[[Sample], float | None]
 
 SPANS: Final = {
     "hour": Span("hour", "last hour", timedelta(minutes=1), 60),
@@ -45,32 +47,7 @@ def plots(samples: Sequence[Sample], now: datetime, span: Span) -> list[Plot]:
         return Plot(title, start, end, times, series, write)
 
     return [
-        plot(
-            "Throughput",
-            words.rate,
-            line("submitted", "s5", lambda sample: _rate(sample, lambda queue: queue.submitted)),
-            line("done", "s2", lambda sample: _rate(sample, lambda queue: queue.succeeded)),
-        ),
-        plot(
-            "Failures",
-            words.rate,
-            line("retried", "s4", lambda sample: _rate(sample, lambda queue: queue.retried)),
-            line("failed for good", "s1", lambda sample: _rate(sample, lambda queue: queue.dead + queue.dropped)),
-            line("dead letters", "s3", lambda sample: _rate(sample, lambda queue: queue.dead)),
-        ),
-        plot(
-            "Queue wait",
-            words.duration,
-            line("p50", "s1", lambda sample: percentile(_wait(sample), 0.5)),
-            line("p95", "s4", lambda sample: percentile(_wait(sample), 0.95)),
-        ),
-        plot(
-            "Backlog",
-            words.count,
-            line("waiting", "s1", lambda sample: sum(queue.waiting for queue in _queues(sample))),
-            line("in flight", "s2", lambda sample: sum(queue.in_flight for queue in _queues(sample))),
-            line("parked", "s4", lambda sample: sum(queue.parked for queue in _queues(sample))),
-        ),
+        plot(title, write, *(line(name, style, value) for name, style, value in lines)) for title, write, lines in PLOTS
     ]
 
 
@@ -84,3 +61,42 @@ def _rate(sample: Sample, count: Callable[[QueueSample], int]) -> float | None:
 
 def _wait(sample: Sample) -> list[int]:
     return added(queue.wait for queue in _queues(sample))
+
+
+PLOTS: Final[Sequence[tuple[str, Callable[[float | None], str], Sequence[tuple[str, str, _Value]]]]] = (
+    (
+        "Throughput",
+        words.rate,
+        (
+            ("submitted", "s5", lambda sample: _rate(sample, lambda queue: queue.submitted)),
+            ("done", "s2", lambda sample: _rate(sample, lambda queue: queue.succeeded)),
+        ),
+    ),
+    (
+        "Failures",
+        words.rate,
+        (
+            ("retried", "s4", lambda sample: _rate(sample, lambda queue: queue.retried)),
+            ("failed for good", "s1", lambda sample: _rate(sample, lambda queue: queue.dead + queue.dropped)),
+            ("dead letters", "s3", lambda sample: _rate(sample, lambda queue: queue.dead)),
+        ),
+    ),
+    (
+        "Queue wait",
+        words.duration,
+        (
+            ("p50", "s1", lambda sample: percentile(_wait(sample), 0.5)),
+            ("p95", "s4", lambda sample: percentile(_wait(sample), 0.95)),
+        ),
+    ),
+    (
+        "Backlog",
+        words.count,
+        (
+            ("waiting", "s1", lambda sample: sum(queue.waiting for queue in _queues(sample))),
+            ("in flight", "s2", lambda sample: sum(queue.in_flight for queue in _queues(sample))),
+            ("parked", "s4", lambda sample: sum(queue.parked for queue in _queues(sample))),
+        ),
+    ),
+)
+"""The plots: title, how a value is written, and the lines of each with name, style and value."""
