@@ -322,6 +322,7 @@ COMMANDS = (
     Command("status", _SEEING),
     Command("task", _SEEING, ("{later}",)),
     Command("find", _SEEING),
+    Command("history", _SEEING),
     Command("schedule list", _SEEING),
     Command("dlq list", _SEEING),
     Command("dlq show", _SEEING, ("{shown}",)),

@@ -15,7 +15,6 @@ from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_search import FoundTask, SearchResult, TaskSearch, Wanted
 from diracx.tasks.plumbing.operations.worker_service import advertised
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
-from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
 from support.mesh import TaskMesh
@@ -65,14 +64,17 @@ async def test_each_state_is_found_with_what_it_waits_for(mesh: TaskMesh) -> Non
     retried, dead = await Later().schedule(), await Dies().schedule(labels={"of": "atlas"})
     delayed = await Record(1).schedule(at_time=datetime(2099, 1, 1, tzinfo=UTC))
     holder = await Locked(1).schedule()
-    async with mesh.working(slots=2) as worker, advertised(worker, Counters(), mesh.connection, mesh.namespace):
+    async with mesh.working(slots=2) as worker, advertised(worker, worker.counters, mesh.connection, mesh.namespace):
         await wait_until(lambda: recording_tasks.running, description="the holder runs")
         parked = await Locked(1).schedule()
         blocked = await wait_until_parked(mesh, parked)
         running = (await search(mesh, states=[State.RUNNING])).tasks
+        failed = {each.id: each for each in (await search(mesh, states=[State.FAILED])).tasks}
         recording_tasks.go.set()
     waiting = await Record(2).schedule()
     assert [(each.id, each.worker, each.reason) for each in running] == [(holder, worker.id, "executing")]
+    assert set(failed) == {retried, dead}
+    assert (failed[retried].worker, failed[retried].reason) == (worker.id, "retry: ValueError: no such owner")
     assert blocked.reason is not None
     assert f"it waits for mutex.job.alice, held by test:Locked {holder} on {worker.id}" in blocked.reason
     assert blocked.locks == ["mutex.job.alice"]

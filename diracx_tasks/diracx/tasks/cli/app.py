@@ -66,6 +66,7 @@ _add(app, "See and operate", "status", "operating:status", "Show queues, locks, 
 _add(app, "See and operate", "dashboard", "dashboard:dashboard", "Show the mesh in a browser, and steer it.")
 _add(app, "See and operate", "task", "operating:task", "Show where a task is, and why it does not run.")
 _add(app, "See and operate", "find", "operating:find", "List the tasks that run, wait or are dead.")
+_add(app, "See and operate", "history", "operating:history", "Show what happened in the mesh.")
 _add(app, "See and operate", "tasks", "operating:tasks", "List the installed tasks.")
 for group in (schedule, dead_letters, locks, config):
     app.add_command(group)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -69,14 +69,3 @@ class Recent:
         """The samples that the mesh keeps, then what this process saw itself, the oldest first."""
         own = [*self._minutes, *([merged(self._open)] if self._open else [])]
         return [*kept, *(sample for sample in own if not kept or sample.at - kept[-1].at > _HALF_A_MINUTE)]
-
-
-def in_steps(samples: Sequence[Sample], start: datetime, end: datetime, steps: int) -> list[Sample | None]:
-    """The samples between two times in so many steps of equal length; None for a step without one."""
-    length = (end - start) / steps
-    found: list[list[Sample]] = [[] for _ in range(steps)]
-    for sample in samples:
-        at = int((sample.at - start) / length)
-        if 0 <= at < steps:
-            found[at].append(sample)
-    return [merged(each) if each else None for each in found]

@@ -24,7 +24,10 @@ from support.queues import set_ack_wait
 SMALL = ("worker", "--worker-size", "small")
 
 
-WORKER_FIELDS = "id size slots busy host pid since isolated clock_ahead_seconds not_served per_second last_pull_seconds memory_bytes"
+WORKER_FIELDS = (
+    "id size slots busy host pid since isolated clock_ahead_seconds not_served per_second last_pull_seconds "
+    "memory_bytes"
+)
 
 
 async def test_the_document_names_a_running_worker_and_scheduler(

@@ -129,7 +129,7 @@ def task() -> None:
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(["running", "parked", "waiting", "delayed", "dead"]),
+    type=click.Choice(["running", "parked", "waiting", "delayed", "failed", "dead"]),
     help="Only tasks in this state. Repeatable.",
 )
 @click.option(
@@ -153,10 +153,47 @@ def task() -> None:
 @server_options
 @runs("find")
 def find() -> None:
-    """List the tasks that are in a queue, run, wait for later, or are dead letters.
+    """List the tasks that are in a queue, run, wait for later, have failed, or are dead letters.
 
-    They come by state, the oldest first; dead letters the latest first. A parked task waits for a retry or a lock, and
-    the reason says which one where its class is installed. `task ID` shows all of one task.
+    They come by state, the oldest first; dead letters and failures the latest first. A parked task waits for a retry or
+    a lock, and the reason says which one where its class is installed. `failed` lists the latest failures that workers
+    remember, retried or not, and only if it is asked for. `task ID` shows all of one task.
+    """
+
+
+@declared("history")
+@click.option(
+    "--since",
+    type=Duration(timedelta(minutes=1), timedelta(days=30)),
+    default="1h",
+    show_default=True,
+    metavar="DURATION",
+    help="How far back: 90 (seconds), 90s, 15m, 2h, 7d, 1w.",
+)
+@click.option(
+    "--step",
+    type=Duration(timedelta(minutes=1), timedelta(days=30)),
+    metavar="DURATION",
+    help="The time of one row; without it, as short as fits a screen.",
+)
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="QUEUE",
+    help="Only this queue, <priority>-<size>. Repeatable.",
+    shell_complete=_complete_queues,
+)
+@json_option
+@log_option("warning")
+@server_options
+@runs("history")
+def history() -> None:
+    """Show what happened in the mesh: tasks that came, ended and failed, and how long they waited.
+
+    The leading scheduler keeps the history, a sample each minute. `in` and `done` are tasks a minute. The wait is that
+    before the first delivery. `waiting`, `parked` and `busy` are those at the end of a row. Without --step, a minute
+    with --json.
     """
 
 

@@ -9,8 +9,7 @@ from typing import Final, TypeAlias
 
 from diracx.tasks.dashboard import words
 from diracx.tasks.dashboard.plots import Plot, Series
-from diracx.tasks.dashboard.recent import in_steps
-from diracx.tasks.plumbing.operations.sampling import QueueSample, Sample, added, percentile
+from diracx.tasks.plumbing.operations.sampling import QueueSample, Sample, added, in_steps, percentile
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,6 +264,17 @@ def merged(samples: Sequence[Sample]) -> Sample:
     return msgspec.structs.replace(last, seconds=round(sum(sample.seconds for sample in samples), 3), queues=queues)
 
 
+def in_steps(samples: Sequence[Sample], start: datetime, end: datetime, steps: int) -> list[Sample | None]:
+    """The samples between two times in so many steps of equal length; None for a step without one."""
+    length = (end - start) / steps
+    found: list[list[Sample]] = [[] for _ in range(steps)]
+    for sample in samples:
+        at = int((sample.at - start) / length)
+        if 0 <= at < steps:
+            found[at].append(sample)
+    return [merged(each) if each else None for each in found]
+
+
 def _merged_queue(queues: Sequence[QueueSample]) -> QueueSample:
     waits = [queue.wait for queue in queues if queue.wait]
     return msgspec.structs.replace(

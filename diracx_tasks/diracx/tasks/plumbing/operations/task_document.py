@@ -30,6 +30,8 @@ class State(StrEnum):
     """It has ended: its result, or its group, says how."""
     CANCELLED = "cancelled"
     """An operator has cancelled it, and it is nowhere any more."""
+    FAILED = "failed"
+    """An execution failed, whatever became of the task then. Only a search has this state."""
     GROUP = "group"
     """The id is that of a group."""
     UNKNOWN = "unknown"

@@ -7,6 +7,7 @@ No index leads from a name or a label to messages. Each state has a place that i
     waiting    messages beyond it
     delayed    the stream of later tasks
     dead       the stream of dead letters, the latest first
+    failed     the workers tell their latest failures, the latest first; neither arguments nor labels
 
 At most `MAX_MESSAGES` of a stream are read. A search that ends there, or at its limit, says that it is not complete. A
 task that moves meanwhile may be missed, or be listed in the state that it has left.
@@ -34,6 +35,7 @@ from diracx.tasks.plumbing.operations import task_reasons
 from diracx.tasks.plumbing.operations.busy_locks import LockLookup
 from diracx.tasks.plumbing.operations.in_flight import tasks_in_flight
 from diracx.tasks.plumbing.operations.locks import LockReader
+from diracx.tasks.plumbing.operations.recent_failures import RecentFailure, recent_failures
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded, scheduled_for
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
@@ -43,7 +45,8 @@ from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import InFlightTask
 
 STATES: Final = (State.RUNNING, State.PARKED, State.WAITING, State.DELAYED, State.DEAD)
-"""The states that can be searched, in the order of their results."""
+"""The states in which a task can be, in the order of their results. `FAILED` can be searched besides: a task that has
+failed is in one of them, too, or is gone."""
 MAX_MESSAGES: Final = 100_000
 """Of one stream in one search; they take about 2 s."""
 
@@ -57,7 +60,8 @@ class FoundTask(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     queue: str | None
     """`<priority>-<size>`; None: it is in none."""
-    submitted: datetime
+    submitted: datetime | None
+    """None: not known."""
     until: datetime | None = None
     """When it runs at the earliest: a delayed task, or one that waits for its retry. None: as soon as it can."""
     attempts: int = 0
@@ -65,7 +69,7 @@ class FoundTask(msgspec.Struct, frozen=True, kw_only=True):
     worker: str | None = None
     """The id of the worker that has it."""
     since: datetime | None = None
-    """When that worker took it, or when it died."""
+    """When that worker took it, or when it failed or died."""
     reason: str | None = None
     """Why it is parked or dead, or what it does in its worker."""
     args: Any = None
@@ -129,11 +133,13 @@ class TaskSearch:
         """Search once."""
         (running, known), floors = await asyncio.gather(self._running(), self._records.delivered())
         result = SearchResult([], workers_known=known)
-        for state in STATES:
+        for state in (*STATES, State.FAILED):
             if state not in wanted.states:
                 continue
             if state is State.DEAD:
                 found, complete = await self._dead(wanted)
+            elif state is State.FAILED:
+                found, complete = await self._failed(wanted)
             else:
                 read, complete = await _first(self._of(state, running, floors), wanted)
                 found = await self._explained(read) if state is State.PARKED else [each for *_, each in read]
@@ -194,6 +200,14 @@ class TaskSearch:
         found = [_of_letter(letter) for letter in reversed(letters)]
         return found[: wanted.limit], len(found) <= wanted.limit
 
+    async def _failed(self, wanted: Wanted) -> tuple[list[FoundTask], bool]:
+        try:
+            failures = await recent_failures(self._connection, self._namespace)
+        except PermissionDeniedError:
+            return [], True
+        found = [_of_failure(each) for each in failures if wanted.fits(each.ended.task, {})]
+        return found[: wanted.limit], len(found) <= wanted.limit
+
     async def _explained(self, parked: Sequence[_Read]) -> list[FoundTask]:
         """Parked tasks, each with what its attempts and its locks say."""
         if not parked:
@@ -239,6 +253,22 @@ def _of_letter(letter: DeadLetter) -> FoundTask:
         reason=letter.reason,
         args=letter.args,
         labels=letter.labels or {},
+    )
+
+
+def _of_failure(failure: RecentFailure) -> FoundTask:
+    ended = failure.ended
+    error = f"{ended.error}: {ended.message}" if ended.error else ended.message
+    return FoundTask(
+        id=ended.id,
+        task=ended.task,
+        state=State.FAILED,
+        queue=ended.queue,
+        submitted=None,
+        attempts=ended.attempt,
+        worker=failure.worker,
+        since=ended.at,
+        reason=f"{ended.outcome}: {error}",
     )
 
 

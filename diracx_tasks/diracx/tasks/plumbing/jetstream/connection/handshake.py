@@ -185,8 +185,8 @@ async def find_jetstream(
         enabled: Whether the server said, at the connect, that it has JetStream itself.
 
     Returns:
-        The prefix, and whether the server answered there. It may forbid this user to ask: a role need not have the
-        permission for this request. Then it is the first of the prefixes.
+        The prefix, and whether the server answered there. It may forbid this user to ask, as some roles: then it is the
+        first of the prefixes.
 
     Raises:
         JetStreamUnavailableError: JetStream is missing or does not answer.
