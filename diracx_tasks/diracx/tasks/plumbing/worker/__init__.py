@@ -14,7 +14,7 @@ A delivery passes through `Processor.process` in processing.py, in six verbs fro
              screen          processing.py                   decode; dead, cancelled, expired, early, unknown?
              run             execution/executor.py           locks, injection, `execute()`, retry policy
              settle          settlement/settlement.py        outcome -> attempt record, dead letter, ack, nak or term
-             report          processing.py                   tell `on_outcome`
+             report          processing.py, snapshot.py      count the outcome, and tell `on_outcome`
 
 Each file answers one question:
 
