@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
+import nats
 import pytest
 from nats.aio.msg import Msg
 
@@ -17,9 +18,10 @@ from diracx.tasks.plumbing.jetstream.errors import NoRespondersError, Permission
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.operations.permissions import API
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.testing import wait_until
 from support.paths import NATS_FOLDER
 from support.permission_table import INBOXES, OPERATIONS, ROLES, Operation, Request, table
-from support.secured import connected, secured_server
+from support.secured import connected, password, secured_server
 
 OURS, OTHERS = "diracx", "acme"
 README = NATS_FOLDER / "README.md"
@@ -86,6 +88,41 @@ async def test_each_operation_is_executed_or_refused_as_in_the_table(
                 connection, subject.replace("{ns}", OURS).replace("{NS}", OURS.upper())
             )
             assert (not refused) == wanted, f"{subject}: {refused or 'accepted'}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_only_an_operator_confirms_what_it_watches_backs_up_and_restores(
+    secured: EmbeddedServer, operator: Connection, role: str
+) -> None:
+    async with connected(secured, OURS, role) as connection:
+        for subject in ("$JS.FC.KV_diracx_results.x.y", "$JS.SNAPSHOT.ACK.x.y", "$JS.SNAPSHOT.RESTORE.x.y"):
+            # Nobody listens there at the moment.
+            with pytest.raises(NoRespondersError if role == "operator" else PermissionDeniedError):
+                await connection.request(subject)
+
+
+async def test_the_user_of_the_system_account_hears_requests_to_jetstream_and_their_answers(
+    secured: EmbeddedServer, operator: Connection
+) -> None:
+    heard: list[bytes] = []
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.data)
+
+    url = secured.url.replace("nats://", f"nats://admin:{password('sys', 'admin')}@")
+    admin = await nats.connect(url)
+    try:
+        await admin.subscribe(">", cb=hear)
+        await admin.flush()
+        sent = await operator.request("diracx.tasks.normal.large", b'{"month":"2026-05"}')
+        sequence = json.loads(sent.data)["seq"]
+        stored = await operator.api("STREAM.MSG.GET.DIRACX_TASKS", {"seq": sequence})
+        body = stored["message"]["data"].encode()
+        await wait_until(lambda: any(body in each for each in heard), description="the stored task is heard")
+        assert not any(b"2026-05" in each for each in heard), "not as it is submitted"
+    finally:
+        await admin.close()
+        await operator.api("STREAM.PURGE.DIRACX_TASKS")
 
 
 async def answer_questions(worker: Connection) -> None:

@@ -136,8 +136,9 @@ def _operator(names: Namespace) -> Role:
     return Role(
         "operator",
         "creates, repairs and replays: everything within the mesh",
-        # A restore sends its chunks to the last one, and a backup acknowledges them there.
-        (*subjects, f"{API}.>", "$JS.ACK.>", _SERVICES, "$JS.SNAPSHOT.>"),
+        # A restore sends its chunks to `$JS.SNAPSHOT.RESTORE.>`, a backup acknowledges them on `$JS.SNAPSHOT.ACK.>`.
+        # `nats kv watch` stops after some megabytes that it could not confirm on `$JS.FC.>`.
+        (*subjects, f"{API}.>", "$JS.ACK.>", _SERVICES, "$JS.SNAPSHOT.>", "$JS.FC.>"),
         (*inboxes, *subjects, "$JS.EVENT.ADVISORY.>"),
     )
 

@@ -182,15 +182,14 @@ async def find_jetstream(
         prefixes: The prefixes of the API to try, the likeliest first.
         server: The URL of the server for error texts, without credentials.
         timeout: Seconds to wait for an answer.
-        enabled: Whether the server said, at the connect, that it has JetStream itself.
+        enabled: Whether the server itself said that it has JetStream.
 
     Returns:
-        The prefix, and whether the server answered there. It may forbid this user to ask, as some roles: then it is the
-        first of the prefixes.
+        The prefix, and whether the server answered there. It may forbid this user to ask. Then it is the first prefix.
 
     Raises:
         JetStreamUnavailableError: JetStream is missing or does not answer.
-        PermissionDeniedError: The server forbids this user to receive replies, so no request can work.
+        PermissionDeniedError: This user may not receive replies.
     """
     problem: JetStreamUnavailableError | None = None
     for prefix in prefixes:
@@ -199,17 +198,15 @@ async def find_jetstream(
         except PermissionDeniedError as error:
             if error.action == "subscription":
                 raise
-        except (NoLeaderError, RequestTimeoutError) as error:
-            # JetStream is there, also under a later prefix: elsewhere nobody would listen.
+        except (NoLeaderError, RequestTimeoutError) as error:  # elsewhere nobody would listen
             problem = problem or _silent(server, error, enabled)
         except NoRespondersError:
             if prefix == prefixes[0]:
                 problem = JetStreamUnavailableError(_nobody_answers(server, prefix))
         except ApiError as error:
             if prefix == prefixes[0]:
-                problem = JetStreamUnavailableError(
-                    f"no JetStream on {server} for this user: {error}; or {PREFIX_HINT}"
-                )
+                said = f"{error}; or {PREFIX_HINT}"
+                problem = JetStreamUnavailableError(f"no JetStream on {server} for this user: {said}")
         else:
             return prefix, True
     if problem is not None:
