@@ -44,8 +44,8 @@ def running(blocked_at: str | None = None) -> list[RunningTask]:
         (
             {},
             (
-                "a is not waiting, nor running: it has ended, or was never submitted. If it comes yet, it is dropped. "
-                "The children of a group are cancelled by --group"
+                "no message of a is in a queue or runs: it has ended, was never submitted, or waits for its group to "
+                "store it. If it comes yet, it is dropped. A group and its children are cancelled by --group"
             ),
         ),
     ],

@@ -78,8 +78,8 @@ def _of_one(answer: Answer) -> list[str]:
         )
     if not said:
         said.append(
-            f"{key} is not waiting, nor running: it has ended, or was never submitted. If it comes yet, it is dropped. "
-            "The children of a group are cancelled by --group"
+            f"no message of {key} is in a queue or runs: it has ended, was never submitted, or waits for its group to "
+            "store it. If it comes yet, it is dropped. A group and its children are cancelled by --group"
         )
     return said
 
