@@ -80,8 +80,8 @@ async def _count(mesh: Mesh, chosen: _Chosen) -> _Count:
         raise RefusedError(f"there is no stream {mesh.namespace.dead_letters_stream}: diracx-task-run setup creates it")
     found.last = size.last
     if not chosen.selection.seqs:
-        async for letter in reader.letters(last=size.last):
-            if chosen.selection.selects(letter):
+        async for letter in reader.newest(size.last - size.first + 1):
+            if letter.seq <= size.last and chosen.selection.selects(letter):
                 found.of_tasks[letter.task] += 1
         return found
     room = asyncio.Semaphore(_READ_AT_ONCE)

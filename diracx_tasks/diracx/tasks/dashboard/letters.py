@@ -2,7 +2,8 @@
 
 * Letters are read as a stream, from its end. What a page shows of each is cut to a row.
 * A reading is kept until the stream changes, so that a page that is kept up costs one small request.
-* Groups are counted over the last `MAX_GROUPED` messages, and say so if there are more.
+* Groups are counted over the last `MAX_GROUPED` messages, and say so if there are more. A page of the list goes
+  through `MAX_SEARCHED` messages; if its filter lets few of them through, the next page goes on from there.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
 
 PAGE_ROWS: Final = 50
-MAX_GROUPED: Final = 20_000
+MAX_GROUPED: Final = 10_000
 """Messages of the stream, advisories included."""
+MAX_SEARCHED: Final = 20_000
 MAX_READINGS: Final = 20
 """The readings that are kept, each of one filter and page."""
 MAX_REASON_CHARS: Final = 300
@@ -120,9 +122,18 @@ class DeadLetterFacts:
         """
 
         async def read() -> Listing:
-            found = await self.reader.latest(PAGE_ROWS + 1, filter_.selects, since=filter_.stored_since, before=before)
+            most = MAX_SEARCHED if filter_.since is None else None  # else the time is the bound
+            found = await self.reader.latest(
+                PAGE_ROWS + 1, filter_.selects, since=filter_.stored_since, before=before, most=most
+            )
             rows = [_row(each) for each in reversed(found)]
-            return Listing(rows[:PAGE_ROWS], rows[PAGE_ROWS - 1].seq if len(rows) > PAGE_ROWS else None)
+            if len(rows) > PAGE_ROWS:
+                return Listing(rows[:PAGE_ROWS], rows[PAGE_ROWS - 1].seq)
+            size = await self._size.get()
+            if size is None or most is None:
+                return Listing(rows, None)
+            unread = min(size.last + 1, before or size.last + 1) - most
+            return Listing(rows, unread if unread > size.first else None)
 
         return await self._reading(("rows", filter_, before), read) or Listing([], None)
 

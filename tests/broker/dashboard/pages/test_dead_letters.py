@@ -60,6 +60,22 @@ async def test_the_list_is_paged_from_the_latest_on(
     assert rows == [["letter-5", "letter-4"], ["letter-3", "letter-2"], ["letter-1"]]
 
 
+async def test_a_filter_that_lets_few_through_goes_on_page_by_page(
+    client: Client, box: DeadLetterBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters_module, "MAX_SEARCHED", 4)
+    await box.add(headers=OTHER)
+    await box.fill(9, advised=False)
+    first = await client.get("/dead-letters", task="lollygag:Other")
+    assert "No dead letters of lollygag:Other down to 7" in first.text
+    (older,) = [link for link in first.links if "before=" in link]
+    second = await client.get(older)
+    (oldest,) = [link for link in second.links if "before=" in link]
+    last = await client.get(oldest)
+    assert "/dead-letter?seq=1" in last.links
+    assert not [link for link in last.links if "before=" in link]
+
+
 async def test_what_is_shown_follows_the_stream_and_is_read_again_only_if_it_changed(
     client: Client, box: DeadLetterBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

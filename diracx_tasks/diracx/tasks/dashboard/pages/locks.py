@@ -86,6 +86,8 @@ class Row:
 
     key: str
     kind: str
+    is_task: bool
+    """Whether its holders are tasks, and no scheduler."""
     holders: Sequence[LockHolder]
     more_holders: int
     expires_in: float | None
@@ -99,6 +101,7 @@ def row_of(lock: HeldLock, waiting: Waiting) -> Row:
     return Row(
         key=lock.key,
         kind=KINDS.get(lock.kind, lock.kind),
+        is_task=lock.kind != "leader",
         holders=lock.holders[:MAX_HOLDERS],
         more_holders=max(0, len(lock.holders) - MAX_HOLDERS),
         expires_in=lock.expires_in,

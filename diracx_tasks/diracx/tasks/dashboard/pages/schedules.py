@@ -121,6 +121,7 @@ class Strip:
 
     label: str
     words: str
+    """The schedule in words."""
     svg: Markup
 
 
@@ -153,7 +154,7 @@ def strips_of(read: Read, now: datetime) -> list[Strip]:
     """The days of the enabled schedules."""
     start = timeline.start_of(now)
     return [
-        Strip(label_of(listed), timeline.in_words(day), timeline.strip(day, start, now))
+        Strip(label_of(listed), listed.schedule, timeline.strip(day, start, now))
         for listed, day in zip(read.schedules.listed, read.days, strict=False)
         if listed.next is not None
     ]

@@ -125,7 +125,13 @@ class DeadLetterReader:
                 yield letter
 
     async def latest(
-        self, limit: int, selects: Selects, *, since: datetime | None = None, before: int | None = None
+        self,
+        limit: int,
+        selects: Selects,
+        *,
+        since: datetime | None = None,
+        before: int | None = None,
+        most: int | None = None,
     ) -> list[DeadLetter]:
         """The latest dead letters that are selected, the oldest first, read from the end of the stream.
 
@@ -135,6 +141,7 @@ class DeadLetterReader:
             limit: How many at the most; 1 or more.
             since: Messages that were stored earlier need not be read; None: all may be.
             before: The sequence, in the dead letter stream, before which it begins; None: the end of the stream.
+            most: How many messages are read at the most, advisories included; None: as many as it takes.
         """
         size = await self.size()
         found: list[DeadLetter] = []
@@ -143,8 +150,9 @@ class DeadLetterReader:
             return found
         limit = min(limit, max(size.last, 1))
         end, width = size.last if before is None else min(size.last, before - 1), max(FIRST_WINDOW, 3 * limit)
-        while end >= size.first and len(found) < limit:
-            first = max(size.first, end - width + 1)
+        start = size.first if most is None else max(size.first, end - most + 1)
+        while end >= start and len(found) < limit:
+            first = max(start, end - width + 1)
             window: deque[DeadLetter] = deque(maxlen=limit)
             reached = False
             async for letter, stored in self._window(first, end, seen):
