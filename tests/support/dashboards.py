@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import re
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from diracx.tasks.dashboard.serving import listen, serving
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.testing import wait_until
 
 TOKEN = "a-token-that-tests-know"
 EVENT_SECONDS = 20.0
@@ -42,7 +44,7 @@ class Site:
     async def text(self, path: str, **query: str) -> str:
         """The html of a page."""
         answer = await self.client.get(path, params=query)
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, answer.text.partition("<main")[2] or answer.text
         return answer.text
 
     async def form(self, path: str, **query: str) -> dict[str, str]:
@@ -51,14 +53,17 @@ class Site:
         return dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)"', text))
 
     async def act(self, name: str, /, choices: dict[str, str] | None = None, **query: str) -> str:
-        """Confirm an action; the sentence that its result is told in."""
+        """Confirm an action; the sentence that the page tells as its result."""
         values = await self.form(f"/actions/{name}", **query)
         answer = await self.client.post(f"/actions/{name}", data=values | (choices or {}))
         assert answer.status_code == 303, answer.text
-        page = await self.client.get(answer.headers["location"])
-        told = re.search(r'role="alert"><p><strong>[^<]*</strong> (.*?)</p>', page.text, re.DOTALL)
-        assert told is not None, page.text
-        return told[1]
+        where, _, told = answer.headers["location"].rpartition("=")
+        job = self.dashboard.jobs.get(told)
+        assert job is not None, where
+        await wait_until(lambda: job.result is not None, description=f"{name} ends", timeout=EVENT_SECONDS)
+        path = "/job?id=" if where.endswith("/job?id") else f"{where}="
+        assert html.escape(str(job.result)[1:]) in (await self.client.get(f"{path}{told}")).text
+        return str(job.result)
 
     async def parts(self, page: str, **query: str) -> AsyncIterator[tuple[str, str]]:
         """The parts that the stream of a page sends, each with its html."""
@@ -76,8 +81,8 @@ class Site:
     async def sees(self, page: str, part: str, text: str, **query: str) -> None:
         """Wait until the stream of a page brings a part with a text."""
         async with asyncio.timeout(EVENT_SECONDS):
-            async for name, html in self.parts(page, **query):
-                if name == part and text in html:
+            async for name, content in self.parts(page, **query):
+                if name == part and text in content:
                     return
         raise AssertionError(f"the stream ended without {text!r}")
 

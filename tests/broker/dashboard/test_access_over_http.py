@@ -145,8 +145,8 @@ async def test_an_observer_sees_all_pages_and_changes_nothing() -> None:
             assert "lollygag:SyncOwnersTask" in await site.text("/tasks")
             await site.sees("overview", "workers", "small")
             assert (await site.client.get("/actions/pause", params={"queue": "normal-small"})).status_code == 403
-        async with connected(server, NAMES.name, "operator") as operator, signed_in(operator, NAMES) as site:
-            assert "/actions/pause" in await site.text("/")
+            async with connected(server, NAMES.name, "operator") as operator, signed_in(operator, NAMES) as other:
+                assert "/actions/pause" in await other.text("/")
 
 
 async def test_the_users_of_a_proxy_need_no_token_and_only_operators_act(

@@ -18,7 +18,7 @@ from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED, pause
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
-from support.dashboards import signed_in
+from support.dashboards import Site, listening, signed_in
 
 
 async def test_a_change_of_the_mesh_reaches_the_page(connection: Connection, topology: Namespace) -> None:
@@ -48,19 +48,13 @@ async def test_one_poller_reads_for_all_who_look_and_ends_after_them(
 
 async def test_viewers_with_other_rights_do_not_share_a_page(connection: Connection, topology: Namespace) -> None:
     settings = {"token": None, "user_header": "X-Remote-User", "operators": frozenset({"alice"})}
-    async with signed_in_by_proxy(connection, topology, settings) as site:
+    async with listening(connection, topology, **settings) as site:
         for user, offered in (("alice", True), ("bob", False)):
             site.client.headers["X-Remote-User"] = user
             async for name, html in site.parts("overview"):
                 if name == "queues":
                     assert ("/actions/pause" in html) == offered
                     break
-
-
-def signed_in_by_proxy(connection: Connection, names: Namespace, settings: dict[str, object]):  # type: ignore[no-untyped-def]
-    from support.dashboards import listening
-
-    return listening(connection, names, **settings)
 
 
 async def test_a_viewer_that_does_not_read_holds_nothing_up(connection: Connection, topology: Namespace) -> None:
@@ -112,7 +106,7 @@ async def test_an_outage_of_the_server_is_told_and_its_end_too(own_server: Embed
                 await _through_an_outage(site, own_server)
 
 
-async def _through_an_outage(site, server: EmbeddedServer) -> None:  # type: ignore[no-untyped-def]
+async def _through_an_outage(site: Site, server: EmbeddedServer) -> None:
     killed = back = False
     async for name, html in site.parts("overview"):
         if name != "news":

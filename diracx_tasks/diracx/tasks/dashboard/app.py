@@ -26,6 +26,7 @@ from diracx.tasks.dashboard.mesh import Mesh
 from diracx.tasks.dashboard.pages import Page
 from diracx.tasks.dashboard.rendering import Renderer
 from diracx.tasks.plumbing.exceptions import ServerError, TaskError
+from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 
 STATIC: Final = Path(__file__).with_name("static")
 MAX_FORM_BYTES: Final = 1 << 20
@@ -93,7 +94,15 @@ class Dashboard:
         """The parts of a page, and the variables of its templates."""
         variables: dict[str, Any] = {"may_act": may_act, "query": query, "now": self.mesh.connection.clock.now()}
         variables["going_on"] = self.jobs.running()
-        variables |= await page.view(self.mesh, query)
+        try:
+            variables |= await page.view(self.mesh, query)
+        except ApiError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+            raise ServerError(
+                f"a stream or bucket of the namespace {self.mesh.namespace.name} is missing on this server: "
+                "`diracx-task-run setup` creates what is missing"
+            ) from None
         return self.renderer.parts(page, variables), variables
 
     async def _parts(self, page: Page, query: QueryParams, may_act: bool) -> Parts:

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
-from diracx.tasks.dashboard.recent import History, Recent
+from diracx.tasks.dashboard.recent import DAY, Recent
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.errors import ApiError, PermissionDeniedError
+from diracx.tasks.plumbing.operations.history import History, HistoryReader
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.recent_failures import RecentFailure, recent_failures
 from diracx.tasks.plumbing.operations.sampling import Sample
@@ -112,6 +114,7 @@ class Mesh:
         observes = connection.api_subject("INFO") == f"{namespace.imported_api}.INFO"
         self.read_only = read_only or observes
         self.lookup = TaskLookup(connection, namespace, registry)
+        self._kept = HistoryReader(connection, namespace)
         self.recent = Recent(connection, namespace)
         self._search = TaskSearch(connection, namespace, registry)
         self._searches = asyncio.Semaphore(MAX_SEARCHES)
@@ -132,7 +135,10 @@ class Mesh:
         self._facts: dict[type[Facts], Facts] = {}
 
     async def _history(self) -> History:
-        return History((), kept=False)
+        try:
+            return await self._kept.since(self.connection.clock.now() - DAY)
+        except (ApiError, PermissionDeniedError):  # users of an earlier version may not read it
+            return History(kept=False)
 
     async def search(self, wanted: Wanted) -> SearchResult:
         """Search for tasks. It reads messages, so only a few searches run at the same time.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -23,16 +22,6 @@ OLD_SECONDS: Final = 120.0
 """A sample over a longer time tells no rate of now: nobody looked meanwhile."""
 MINUTE_SECONDS: Final = 60.0
 _HALF_A_MINUTE: Final = timedelta(seconds=30)
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What the mesh keeps of the last day."""
-
-    samples: Sequence[Sample]
-    """The oldest first."""
-    kept: bool
-    """Whether it keeps any."""
 
 
 class Recent:

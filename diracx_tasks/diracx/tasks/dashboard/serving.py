@@ -75,6 +75,7 @@ async def serving(mesh: Mesh, settings: AccessSettings, listening: socket.socket
     config = uvicorn.Config(
         dashboard.app,
         log_config=None,
+        log_level="warning",
         access_log=False,
         lifespan="off",
         ws="none",

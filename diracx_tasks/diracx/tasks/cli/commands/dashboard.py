@@ -11,13 +11,14 @@ import secrets
 import socket
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 import rich_click as click
 
-from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
+from diracx.tasks.cli.access import namespace_of, operator_connection
 from diracx.tasks.cli.exit_codes import ExitCode
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access
@@ -31,6 +32,7 @@ DEFAULT_PORT: Final = 8225
 TOKEN_VARIABLE: Final = "DIRACX_TASKS_DASHBOARD_TOKEN"  # noqa: S105  # its name
 END_SECONDS: Final = 5.0
 """The time from a signal until the process is ended by force."""
+_LIBRARIES: Final = ("starlette", "uvicorn", "jinja2")
 _MIN_TOKEN_CHARS: Final = 16
 """A shorter token could be guessed."""
 _ROOT_PATH: Final = re.compile(r"(/[\w.~-]+)*", re.ASCII)
@@ -66,21 +68,30 @@ def command(
         asyncio.run(_serve(dashboard, settings, listening, host, read_only, access))
 
 
+def missing_library() -> str | None:
+    """The first library that the dashboard needs and that is not installed; None: all are. Nothing is imported."""
+    return next((name for name in _LIBRARIES if not _is_installed(name)), None)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ImportError:
+        return False
+
+
 def _installed() -> Any:
     """The package of the dashboard.
 
     Raises:
         click.UsageError: The libraries that it needs are not installed.
     """
-    try:
-        # An extra that need not be installed.
-        return import_module("diracx.tasks.dashboard.serving")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "jinja2", "markupsafe"):
-            raise
+    if (name := missing_library()) is not None:
         raise click.UsageError(
-            f"the dashboard needs {error.name}, which is not installed: pip install 'diracx-tasks[dashboard]'"
-        ) from None
+            f"the dashboard needs {name}, which is not installed: pip install 'diracx-tasks[dashboard]'"
+        )
+    # An extra that need not be installed.
+    return import_module("diracx.tasks.dashboard.serving")
 
 
 def _token(file: Path | None) -> str | None:
@@ -169,8 +180,6 @@ async def _serve(
         try:
             async with operator_connection(access, "dashboard") as connection:
                 mesh = dashboard.Mesh(connection, namespace, installed_tasks(), read_only=read_only)
-                with mesh_expected(namespace):
-                    await mesh.snapshot.get()
                 signals.on_signal(stop.set)
                 async with dashboard.serving(mesh, settings, listening):
                     say(_address(settings, host, listening.getsockname()[1]))

@@ -16,6 +16,7 @@ from typing import Any, Final, get_type_hints
 
 import rich_click as click
 
+from diracx.tasks.cli.commands.dashboard import missing_library
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.logs import LogLine
 from diracx.tasks.cli.processes.children import Child
@@ -34,12 +35,12 @@ from diracx.tasks.plumbing.wire.names import Namespace
 _SAMPLE_VALUES: Final[dict[Any, object]] = {str: "...", int: 1, float: 1.0, bool: False}
 
 
-def command(*, port: int | None, store: Path, namespace: str) -> None:
+def command(*, port: int | None, store: Path, no_dashboard: bool, namespace: str) -> None:
     try:
         names = Namespace(namespace)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    asyncio.run(_run(port, store, names, installed_tasks()))
+    asyncio.run(_run(port, store, names, installed_tasks(), dashboard=not no_dashboard))
 
 
 @asynccontextmanager
@@ -86,10 +87,14 @@ def found_by_other_commands(settings: ConnectionSettings) -> Iterator[str]:
         file.unlink(missing_ok=True)
 
 
-async def _run(port: int | None, store: Path, namespace: Namespace, registry: TaskRegistry) -> None:
+async def _run(port: int | None, store: Path, namespace: Namespace, registry: TaskRegistry, *, dashboard: bool) -> None:
     async with embedded_server([DEFAULT_PORT, None] if port is None else [port], store) as server:
         with found_by_other_commands(server) as context:
-            await _run_children(_children(server, namespace), _welcome(server, context, store, namespace, registry))
+            welcome = _welcome(server, context, store, namespace, registry)
+            if dashboard and (lack := missing_library()) is not None:
+                welcome += [f"no dashboard, since {lack} is not installed: pip install 'diracx-tasks[dashboard]'", ""]
+                dashboard = False
+            await _run_children(_children(server, namespace, dashboard=dashboard), welcome)
 
 
 async def _run_children(children: list[Child], welcome: list[str]) -> None:
@@ -111,7 +116,7 @@ async def _run_children(children: list[Child], welcome: list[str]) -> None:
     note("all ended")
 
 
-def _children(server: ConnectionSettings, namespace: Namespace) -> list[Child]:
+def _children(server: ConnectionSettings, namespace: Namespace, *, dashboard: bool) -> list[Child]:
     environment = {
         **os.environ,
         **server.as_variables(),
@@ -121,7 +126,12 @@ def _children(server: ConnectionSettings, namespace: Namespace) -> list[Child]:
         "PYTHONUNBUFFERED": "1",
     }
     workers = [Child(size, ["worker", "--worker-size", size, "--stop-with-input"], environment) for size in Size]
-    return [*workers, Child("scheduler", ["scheduler", "--stop-with-input"], environment)]
+    children = [*workers, Child("scheduler", ["scheduler", "--stop-with-input"], environment)]
+    if dashboard:
+        # Its own log is not of use here: the link that it prints is.
+        quiet = environment | {"DIRACX_TASKS_LOG_LEVEL": "warning"}
+        children.append(Child("dashboard", ["dashboard", "--stop-with-input"], quiet))
+    return children
 
 
 def _welcome(

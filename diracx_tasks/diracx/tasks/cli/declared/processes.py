@@ -160,10 +160,11 @@ def scheduler() -> None:
     metavar="FOLDER",
     help="The folder in which the server keeps its streams from one run to the next.",
 )
+@click.option("--no-dashboard", is_flag=True, help="Start no dashboard.")
 @namespace_option
 @runs("dev")
 def dev() -> None:
-    """Run a server, one worker of each size and a scheduler, until Ctrl-C.
+    """Run a server, one worker of each size, a scheduler and the dashboard, until Ctrl-C.
 
     Submitted tasks survive a restart, in the folder of --store. Workers load changed code when this command is started
     again. The server admits you alone: your other commands on this host find its password by themselves.

@@ -17,7 +17,7 @@ from diracx.tasks.dashboard.pages.trends import SPANS, plots
 from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text
-from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.errors import ApiError, PermissionDeniedError
 from diracx.tasks.plumbing.operations.alerts import alerts_of
 from diracx.tasks.plumbing.operations.sampling import QueueSample, Sample, rate_in, rate_out, seconds_to_empty
 from diracx.tasks.plumbing.operations.status_document import QueueStatus, StatusSnapshot, WorkerStatus
@@ -199,7 +199,7 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
 async def _load(mesh: Mesh) -> Sample | None:
     try:
         return await mesh.load.get()
-    except PermissionDeniedError:  # rates are not known then; the status says the rest
+    except (ApiError, PermissionDeniedError):  # rates are not known then; the status says why
         return None
 
 
