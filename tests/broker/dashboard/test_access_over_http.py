@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -152,7 +154,7 @@ async def test_an_observer_sees_all_pages_and_changes_nothing() -> None:
 async def test_the_users_of_a_proxy_need_no_token_and_only_operators_act(
     connection: Connection, topology: Namespace
 ) -> None:
-    settings = {"token": None, "user_header": "X-Remote-User", "operators": frozenset({"alice"})}
+    settings: dict[str, Any] = {"token": None, "user_header": "X-Remote-User", "operators": frozenset({"alice"})}
     async with listening(connection, topology, **settings) as site:
         assert (await site.client.get("/")).status_code == 401
         for user, status in (("alice", 200), ("bob", 403)):
@@ -167,7 +169,7 @@ async def test_the_users_of_a_proxy_need_no_token_and_only_operators_act(
 async def test_a_user_header_from_elsewhere_than_the_proxy_is_not_believed(
     connection: Connection, topology: Namespace
 ) -> None:
-    settings = {"token": None, "user_header": "X-Remote-User", "proxies": frozenset({"192.0.2.1"})}
+    settings: dict[str, Any] = {"token": None, "user_header": "X-Remote-User", "proxies": frozenset({"192.0.2.1"})}
     async with listening(connection, topology, **settings) as site:
         assert (await site.client.get("/", headers={"X-Remote-User": "alice"})).status_code == 401
 

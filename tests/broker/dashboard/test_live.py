@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -47,7 +48,7 @@ async def test_one_poller_reads_for_all_who_look_and_ends_after_them(
 
 
 async def test_viewers_with_other_rights_do_not_share_a_page(connection: Connection, topology: Namespace) -> None:
-    settings = {"token": None, "user_header": "X-Remote-User", "operators": frozenset({"alice"})}
+    settings: dict[str, Any] = {"token": None, "user_header": "X-Remote-User", "operators": frozenset({"alice"})}
     async with listening(connection, topology, **settings) as site:
         for user, offered in (("alice", True), ("bob", False)):
             site.client.headers["X-Remote-User"] = user

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final
 
 from diracx.tasks.dashboard import words
 from diracx.tasks.dashboard.plots import Plot, Series
@@ -21,8 +21,6 @@ class Span:
     step: timedelta
     steps: int
 
-
-_Value: TypeAlias = Callable[[Sample], float | None]
 
 SPANS: Final = {
     "hour": Span("hour", "last hour", timedelta(minutes=1), 60),
@@ -45,9 +43,7 @@ def plots(samples: Sequence[Sample], now: datetime, span: Span) -> list[Plot]:
     def plot(title: str, write: Callable[[float | None], str], *series: Series) -> Plot:
         return Plot(title, start, end, times, series, write)
 
-    return [
-        plot(title, write, *(line(name, style, value) for name, style, value in lines)) for title, write, lines in PLOTS
-    ]
+    return [plot(title, write, *(line(*each) for each in lines)) for title, write, lines in _PLOTS]
 
 
 def _queues(sample: Sample) -> Iterator[QueueSample]:
@@ -62,7 +58,10 @@ def _wait(sample: Sample) -> list[int]:
     return added(queue.wait for queue in _queues(sample))
 
 
-PLOTS: Final[Sequence[tuple[str, Callable[[float | None], str], Sequence[tuple[str, str, _Value]]]]] = (
+_Line = tuple[str, str, Callable[[Sample], float | None]]
+"""The name of a line, its class, and its value in a sample."""
+
+_PLOTS: Final[Sequence[tuple[str, Callable[[float | None], str], Sequence[_Line]]]] = (
     (
         "Throughput",
         words.rate,
@@ -98,4 +97,3 @@ PLOTS: Final[Sequence[tuple[str, Callable[[float | None], str], Sequence[tuple[s
         ),
     ),
 )
-"""The plots: title, how a value is written, and the lines of each with name, style and value."""
