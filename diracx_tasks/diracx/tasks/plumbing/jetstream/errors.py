@@ -57,6 +57,8 @@ WRITE_IN_PROCESS = 10164
 those of `WRONG_LAST_SEQUENCE`."""
 BATCH_INCOMPLETE = 10176
 """The leader of a stream does not have the first messages of a batch: it has changed meanwhile. Nothing was stored."""
+INSUFFICIENT_RESOURCES = 10023
+"""The server has used up the storage that it takes for JetStream: `max_file_store`, by default 75 % of its disk."""
 DUPLICATE_MESSAGE_ID = 10201
 """A message of an atomic batch was stored before, within the stream's duplicate window."""
 TOO_MANY_BATCHES = 10210
@@ -155,6 +157,15 @@ class SubjectTooLongError(UnsendableError):
         )
 
 
+def _hint(err_code: int) -> str:
+    if err_code != INSUFFICIENT_RESOURCES:
+        return ""
+    return (
+        ": the server has used up its storage for JetStream: remove what is not needed, or make room on its disk, raise "
+        "max_file_store, and start it again"
+    )
+
+
 class ApiError(ServerError):
     """JetStream understood the request and refused it.
 
@@ -168,7 +179,7 @@ class ApiError(ServerError):
         self.code = code
         self.err_code = err_code
         self.description = description
-        super().__init__(f"JetStream says: {description} (code {code}, err_code {err_code})")
+        super().__init__(f"JetStream says: {description} (code {code}, err_code {err_code}){_hint(err_code)}")
 
     @classmethod
     def from_answer(cls, error: Mapping[str, object]) -> ApiError:
