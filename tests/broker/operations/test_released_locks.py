@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from diracx.tasks.cli.commands.locks.release import told
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.lock_registry import JOB
@@ -91,21 +90,3 @@ async def test_of_a_holder_that_no_worker_has_nothing_is_known(mesh: TaskMesh) -
 @pytest.mark.parametrize("lock", [HeldLock("rate.job.7", "rate", [HOLDER], 1.0), HeldLock("rw.job.7", "rw", [], 1.0)])
 async def test_what_nobody_holds_concerns_nobody(mesh: TaskMesh, lock: HeldLock) -> None:
     assert await holders_notice(mesh.connection, mesh.namespace, lock) == []
-
-
-@pytest.mark.parametrize(
-    ("noticed", "line"),
-    [
-        (Noticed(HOLDER, runs=False), ": it does not run any more"),
-        (Noticed(HOLDER, runs=False, known=False), ": it does not answer. If it lives, its task runs on"),
-        (Noticed(HOLDER, runs=True, cancelled=True), ": it was cancelled, and has not ended yet; it runs beside"),
-        (
-            Noticed(HOLDER, runs=True),
-            ": it has not noticed within 15 s; its task runs on, beside the next owner, until",
-        ),
-    ],
-)
-def test_the_operator_reads_what_has_become_of_the_holder(noticed: Noticed, line: str) -> None:
-    assert line in told(noticed)
-    assert told(noticed).startswith("warning: ") == noticed.runs
-    assert "\x1b" not in told(noticed)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from diracx.tasks.dashboard.actions import Job, Plan, RefusedError, Values
 from diracx.tasks.dashboard.mesh import Mesh
 from diracx.tasks.dashboard.pages.locks import LockFacts
-from diracx.tasks.plumbing.exceptions import shown
-from diracx.tasks.plumbing.operations.lock_release import holders_that_run, is_waited_for, of_holders, of_meanwhile
-from diracx.tasks.plumbing.operations.locks import HeldLock
+from diracx.tasks.plumbing.exceptions import ServerError, shown
+from diracx.tasks.plumbing.operations.lock_release import UNTIL_NOTICED, of_holders, of_meanwhile, told
+from diracx.tasks.plumbing.operations.locks import HeldLock, holders_notice
+
+MAX_NOTES: Final = 10
 
 
 class ReleaseLock:
@@ -30,20 +34,18 @@ class ReleaseLock:
     async def carry_out(self, mesh: Mesh, values: Values, job: Job) -> str:
         """See `Action.carry_out`."""
         lock = await self._held(mesh, values.get("key", ""))
-        released = mesh.connection.clock.now()
         if not await mesh.facts(LockFacts).reader.release(lock.key):
             return f"{shown(lock.key)} was given back meanwhile"
-        if not is_waited_for(lock):
-            return f"released {shown(lock.key)}"
-        job.notes.append("It is released. Its holders are waited for, until they have noticed.")
         mesh.forget()
-        running = await holders_that_run(
-            mesh.connection, mesh.namespace, [holder.id for holder in lock.holders], released
-        )
-        job.notes.clear()
-        if running:
-            return f"released {shown(lock.key)}; it has not ended the task of each holder yet: {', '.join(running[:5])}"
-        return f"released {shown(lock.key)}; no holder runs on"
+        if lock.kind == "leader":
+            return f"released {shown(lock.key)}"
+        try:
+            noticed = await holders_notice(mesh.connection, mesh.namespace, lock)
+        except ServerError as error:
+            return f"released {shown(lock.key)}; {UNTIL_NOTICED}; whether it has noticed is not known: {error}"
+        job.notes += [told(each) for each in noticed[:MAX_NOTES]]
+        job.failed = any(each.runs for each in noticed)
+        return f"released {shown(lock.key)}"
 
     @staticmethod
     async def _held(mesh: Mesh, key: str) -> HeldLock:

@@ -69,9 +69,10 @@ async def test_a_lock_shows_its_holder_and_who_waits_and_is_released_once_the_ho
         assert f"on {worker.id} since" in (await client.get("/locks")).text
         confirmation = await client.confirm("release", key=KEY)
         assert f"Held by test:Locked {holds} on {worker.id}" in confirmation.text
-        assert "Until then it runs at the same time as the next holder" in confirmation.text
+        assert "Its task runs on, beside the next owner, until it renews the lock" in confirmation.text
         page = await client.do("release", key=KEY)
-        assert f"eleased {KEY}; no holder runs on" in page.text
+        assert f"eleased {KEY}" in page.text
+        assert f"{holds} on {worker.id}: it does not run any more" in page.text
         recording_tasks.go.set()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,17 +17,14 @@ from diracx.tasks.dashboard.mesh import Mesh, Shared
 from diracx.tasks.dashboard.pages import Page, View
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks
 from diracx.tasks.plumbing.operations.schedules import ListedSchedule, ScheduleReader, Schedules, occurrences
-from diracx.tasks.plumbing.operations.task_document import KeptResult
-from diracx.tasks.plumbing.operations.task_records import TaskRecords
 from diracx.tasks.plumbing.scheduler.planning import Rule
 from diracx.tasks.plumbing.scheduler.state import ScheduleKey, occurrence_id
 
 MAX_STRIPS: Final = 60
 MAX_ROWS: Final = 500
-MAX_RESULTS: Final = 200
-"""The outcomes of so many last runs are looked up."""
 FRESH_SECONDS: Final = 3.0
-_READ_AT_ONCE: Final = 16
+_TONES: Final = {"succeeded": "good", "failed": "bad", "dead": "bad"}
+"""The class of an outcome; of any other it is `warning`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +34,6 @@ class Read:
     schedules: Schedules
     days: list[list[datetime]]
     """The occurrences of each listed schedule in the next 24 hours; of one with more than `MOST_MARKS` the first."""
-    results: dict[str, KeptResult]
-    """The kept results of the last runs, by the id of the run."""
 
 
 class ScheduleFacts:
@@ -47,7 +42,6 @@ class ScheduleFacts:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._reader = ScheduleReader(mesh.connection, mesh.namespace, mesh.registry)
-        self._records = TaskRecords(mesh.connection, mesh.namespace)
         self._days: dict[tuple[str, datetime], list[datetime]] = {}
         """What the rules said last: they are the code of authors, and are not asked twice."""
         self._shared = Shared[Read](self._read, FRESH_SECONDS)
@@ -63,7 +57,7 @@ class ScheduleFacts:
         pairs = list(zip(schedules.listed, schedules.rules, strict=True))[:MAX_STRIPS]
         # Not on the loop of the pages: a rule may take its time.
         days = await asyncio.to_thread(self._ask_rules, pairs, until)
-        return Read(schedules, days, await self._results(schedules.listed[:MAX_RESULTS]))
+        return Read(schedules, days)
 
     def _ask_rules(self, pairs: Sequence[tuple[ListedSchedule, Rule]], until: datetime) -> list[list[datetime]]:
         asked: dict[tuple[str, datetime], list[datetime]] = {}
@@ -81,18 +75,6 @@ class ScheduleFacts:
         self._days = asked
         return days
 
-    async def _results(self, listed: Sequence[ListedSchedule]) -> dict[str, KeptResult]:
-        room, found = asyncio.Semaphore(_READ_AT_ONCE), dict[str, KeptResult]()
-
-        async def read(wanted: str) -> None:
-            async with room:
-                result = await self._records.result(wanted)
-            if result is not None:
-                found[wanted] = result
-
-        await asyncio.gather(*(read(wanted) for each in listed if (wanted := last_run(each))))
-        return found
-
     def forget(self) -> None:
         """See `Facts`."""
         self._shared.forget()
@@ -109,10 +91,11 @@ class Row:
     schedule: ListedSchedule
     args: str
     last_id: str | None
-    """The id of the last run."""
-    outcome: str | None
-    """How the last run ended, or that it runs; None: it is not known."""
-    failed: bool
+    """The id of the latest occurrence that has fallen due."""
+    runs_on: str | None
+    """The worker that has it in flight; None: none says so."""
+    tone: str
+    """The class of the outcome of the latest run: `good`, `bad` or `warning`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +119,13 @@ def label_of(schedule: ListedSchedule) -> str:
     return " ".join(filter(None, (schedule.task, schedule.vo and f"for {schedule.vo}", schedule.entry)))
 
 
-def row_of(schedule: ListedSchedule, results: Mapping[str, KeptResult], workers: Sequence[WorkerTasks]) -> Row:
+def row_of(schedule: ListedSchedule, workers: Sequence[WorkerTasks]) -> Row:
     """One row of the list."""
     wanted = last_run(schedule)
-    runs = next((worker.worker for worker in workers for task in worker.tasks if task.id == wanted), None)
-    result = results.get(wanted or "")
-    outcome = None if result is None else str(result.status)
-    if result is not None and result.error is not None:
-        outcome = f"{outcome}: {result.error.type}"
+    runs_on = next((worker.worker for worker in workers for task in worker.tasks if task.id == wanted), None)
     args = msgspec.json.encode(schedule.args).decode() if schedule.args else ""
-    return Row(
-        schedule, args, wanted, f"runs on {runs}" if runs else outcome, result is not None and result.error is not None
-    )
+    tone = "" if schedule.ran is None else _TONES.get(schedule.ran.outcome, "warning")
+    return Row(schedule, args, wanted, runs_on, tone)
 
 
 def strips_of(read: Read, now: datetime) -> list[Strip]:
@@ -164,11 +142,11 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
     """What the page shows."""
     read, workers = await asyncio.gather(mesh.facts(ScheduleFacts).get(), mesh.in_flight.get())
     now = mesh.connection.clock.now()
-    listed = read.schedules.listed
+    listed = sorted([*read.schedules.listed, *read.schedules.without_vo], key=lambda each: each.task)
     shown: dict[str, Any] = {
-        "rows": [row_of(each, read.results, workers) for each in listed[:MAX_ROWS]],
+        "rows": [row_of(each, workers) for each in listed[:MAX_ROWS]],
         "total": len(listed),
-        "without_vo": read.schedules.without_vo,
+        "runs_problem": read.schedules.runs_problem,
         "problems": bool(mesh.registry.problems),
         "strips": strips_of(read, now),
         "drawn": MAX_STRIPS,

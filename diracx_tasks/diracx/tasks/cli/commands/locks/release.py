@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 import rich_click as click
 
@@ -13,11 +12,10 @@ from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.interaction import confirmed
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.cli.terminal.printable import one_line
-from diracx.tasks.plumbing.exceptions import ServerError, shown
-from diracx.tasks.plumbing.operations.locks import NOTICE_SECONDS, HeldLock, LockReader, Noticed, holders_notice
+from diracx.tasks.plumbing.exceptions import ServerError
+from diracx.tasks.plumbing.operations.lock_release import UNTIL_NOTICED, told
+from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader, holders_notice
 from diracx.tasks.plumbing.wire.times import readable_time
-
-_UNTIL: Final = "its task runs on, beside the next owner, until it renews the lock (a third of its time to live)"
 
 
 def command(*, key: str, yes: bool, access: Access) -> int:
@@ -47,23 +45,11 @@ async def _release(access: Access, lock: HeldLock) -> ExitCode:
         try:
             noticed = await holders_notice(connection, namespace, lock)
         except ServerError as error:
-            note(f"warning: {_UNTIL}; whether it has noticed is not known: {error}")
+            note(f"warning: {UNTIL_NOTICED}; whether it has noticed is not known: {error}")
             return ExitCode.DONE
     for each in noticed:
-        note(told(each))
+        note(one_line(told(each)))
     return ExitCode.LOCKED if any(each.runs for each in noticed) else ExitCode.DONE
-
-
-def told(noticed: Noticed) -> str:
-    """What the operator reads of a holder."""
-    named = one_line(f"{noticed.holder.task} {shown(noticed.holder.id)} on {noticed.holder.worker}")
-    if not noticed.known:
-        return f"{named}: it does not answer. If it lives, {_UNTIL}"
-    if not noticed.runs:
-        return f"{named}: it does not run any more"
-    if noticed.cancelled:
-        return f"warning: {named}: it was cancelled, and has not ended yet; it runs beside the next owner"
-    return f"warning: {named}: it has not noticed within {NOTICE_SECONDS:g} s; {_UNTIL}"
 
 
 def _question(lock: HeldLock) -> str:
@@ -72,5 +58,5 @@ def _question(lock: HeldLock) -> str:
     first = lock.holders[0]
     others = f" and {len(lock.holders) - 1} more" if len(lock.holders) > 1 else ""
     holder = f"{first.task} {first.id} on {first.worker} since {readable_time(first.since)}"
-    goes_on = "" if lock.kind == "rate" else f" {_UNTIL[0].upper()}{_UNTIL[1:]}."
+    goes_on = "" if lock.kind == "rate" else f" {UNTIL_NOTICED[0].upper()}{UNTIL_NOTICED[1:]}."
     return f"Release {lock.key}, held by {holder}{others}?{goes_on}"
