@@ -31,6 +31,10 @@ def test_a_duration_has_its_two_largest_units(seconds: float | None, text: str) 
     assert words.duration(seconds) == text
 
 
+def test_where_there_is_little_room_a_duration_has_one_unit() -> None:
+    assert [words.coarse(each) for each in (None, 0.012, 61, 90_000)] == [words.NOTHING, "12 ms", "1 min", "1 d"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

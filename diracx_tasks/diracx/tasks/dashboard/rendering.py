@@ -39,6 +39,7 @@ class Renderer:
             words.brief,
             words.count,
             words.duration,
+            words.coarse,
             words.age,
             words.rate,
             words.size,

@@ -61,6 +61,11 @@ def duration(seconds: float | None) -> str:
     return " ".join(words)
 
 
+def coarse(seconds: float | None) -> str:
+    """Write a duration in its largest unit, where there is little room."""
+    return " ".join(duration(seconds).split()[:2])
+
+
 def age(moment: datetime | None, now: datetime) -> str:
     """Write how long ago a time is."""
     return NOTHING if moment is None else duration(max(0.0, round((now - moment).total_seconds(), 1)))

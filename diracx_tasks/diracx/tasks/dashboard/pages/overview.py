@@ -122,7 +122,7 @@ def _rates(queue: QueueSample | None, seconds: float) -> dict[str, Any]:
     if queue is None or seconds <= 0:
         return {}
     left = seconds_to_empty(queue, seconds)
-    ends = "grows" if left is None and rate_in(queue, seconds) > rate_out(queue, seconds) else words.duration(left)
+    ends = "grows" if left is None and rate_in(queue, seconds) > rate_out(queue, seconds) else words.coarse(left)
     return {
         "rate_in": rate_in(queue, seconds),
         "rate_out": rate_out(queue, seconds),
