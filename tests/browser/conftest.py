@@ -1,4 +1,4 @@
-"""A browser for each process of the tests, and a page for each test."""
+"""A browser for each process of the tests, a page for each test, and a mesh to look at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from support.browser import chromium, opened_page
+from support.scheduling import SchedulingMesh
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -25,3 +27,11 @@ async def page(browser_url: str) -> AsyncIterator[Page]:
     """A page that nobody has used, 1,024 px wide."""
     async with opened_page(browser_url) as page:
         yield page
+
+
+@pytest.fixture
+async def mesh(server: EmbeddedServer, namespace: str) -> AsyncIterator[SchedulingMesh]:
+    """A mesh without processes; its tasks are submitted by its broker."""
+    async with SchedulingMesh.open(server.url, namespace) as mesh:
+        yield mesh
+        await mesh.remove()

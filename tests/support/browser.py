@@ -66,12 +66,13 @@ def _port(process: subprocess.Popen[bytes], written: Path) -> int:
 
 
 @asynccontextmanager
-async def opened_page(debugging_url: str, *, width: int = 1024, dark: bool = False) -> AsyncIterator[Page]:
+async def opened_page(debugging_url: str, *, width: int = 1024, scripts: bool = True) -> AsyncIterator[Page]:
     """A page in a context of its own: no cookie of another test. Every request must stay on this host, without errors
-    of scripts and of the content security policy.
+    of scripts and of the content security policy, and without a dialog.
 
     Args:
         width: Of the window, in CSS pixels.
+        scripts: Whether the browser runs scripts.
     """
     from playwright.async_api import async_playwright
 
@@ -79,13 +80,12 @@ async def opened_page(debugging_url: str, *, width: int = 1024, dark: bool = Fal
     problems: list[str] = []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.connect_over_cdp(debugging_url)
-        context = await browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-        )
+        context = await browser.new_context(viewport={"width": width, "height": 900}, java_script_enabled=scripts)
         page = await context.new_page()
         page.on("request", lambda request: requests.append(request))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda line: problems.append(line.text) if _is_refusal(line.text) else None)
+        page.on("dialog", lambda dialog: problems.append(f"a dialog: {dialog.message}"))
         page.set_default_timeout(15_000)
         try:
             yield page
@@ -95,6 +95,13 @@ async def opened_page(debugging_url: str, *, width: int = 1024, dark: bool = Fal
     hosts = {urlsplit(request.url).hostname for request in requests if request.url.startswith("http")}
     assert hosts <= {"127.0.0.1"}, f"requests left this host: {sorted(map(str, hosts))}"
     assert not problems, problems
+
+
+async def open_session(page: Page, url: str) -> None:
+    """Begin a session by the link that the dashboard prints; the page shows the overview then."""
+    from support.dashboards import TOKEN
+
+    await page.goto(f"{url}/login?token={TOKEN}")
 
 
 def _is_refusal(line: str) -> bool:
