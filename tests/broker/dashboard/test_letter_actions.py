@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from diracx.tasks.dashboard import letter_actions
+from diracx.tasks.dashboard.letters import DeadLetterFacts
+from diracx.tasks.plumbing.dead_letters.bulk import OnDone, purge_selected
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.testing import wait_until
@@ -24,7 +26,7 @@ async def client(connection: Connection, topology: Namespace) -> AsyncIterator[C
 
 
 async def seqs(client: Client) -> list[int]:
-    reader = client.dashboard.mesh.facts(letter_actions.DeadLetterFacts).reader
+    reader = client.dashboard.mesh.facts(DeadLetterFacts).reader
     return [letter.seq for letter in await reader.all()]
 
 
@@ -71,9 +73,8 @@ async def test_a_long_run_shows_its_progress_to_everybody_and_goes_on_after_it_w
 ) -> None:
     await box.fill(30, advised=False)
     gate = asyncio.Event()
-    purge_selected = letter_actions.purge_selected
 
-    async def held(*args: object, on_done: letter_actions.OnDone, **kwargs: object) -> None:
+    async def held(*args: object, on_done: OnDone, **kwargs: object) -> None:
         def count(*error: object) -> None:
             on_done()
             if len(done) < 9:
@@ -101,7 +102,7 @@ async def test_a_run_is_shown_on_the_list_while_it_goes_on(
     await box.fill(2, advised=False)
     go = asyncio.Event()
 
-    async def held(*args: object, on_done: letter_actions.OnDone, **kwargs: object) -> None:
+    async def held(*args: object, on_done: OnDone, **kwargs: object) -> None:
         on_done()
         await go.wait()
 

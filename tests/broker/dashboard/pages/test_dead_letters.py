@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from diracx.tasks.dashboard import letters as letters_module
+from diracx.tasks.plumbing.dead_letters.selection import Filter
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -81,14 +82,14 @@ async def test_what_is_shown_follows_the_stream_and_is_read_again_only_if_it_cha
 ) -> None:
     await box.add()
     facts = client.dashboard.mesh.facts(letters_module.DeadLetterFacts)
-    first = await facts.listing(letters_module.Filter(), None)
+    first = await facts.listing(Filter(), None)
     client.dashboard.mesh.forget()
-    assert await facts.listing(letters_module.Filter(), None) is first
+    assert await facts.listing(Filter(), None) is first
     await box.add()
     client.dashboard.mesh.forget()
-    assert [row.seq for row in (await facts.listing(letters_module.Filter(), None)).rows] == [2, 1]
+    assert [row.seq for row in (await facts.listing(Filter(), None)).rows] == [2, 1]
     monkeypatch.setattr(letters_module, "MAX_GROUPED", 1)
-    grouping = await facts.grouping(letters_module.Filter(task=HEADERS["Task-Name"]))
+    grouping = await facts.grouping(Filter(task=HEADERS["Task-Name"]))
     assert (grouping.count, grouping.complete) == (1, False)
 
 

@@ -161,8 +161,8 @@ def _hint(err_code: int) -> str:
     if err_code != INSUFFICIENT_RESOURCES:
         return ""
     return (
-        ": the server has used up its storage for JetStream: remove what is not needed, or make room on its disk, raise "
-        "max_file_store, and start it again"
+        ": the server has used up its storage for JetStream: remove what is not needed, or make room on its disk, "
+        "raise max_file_store, and start it again"
     )
 
 
