@@ -10,6 +10,8 @@ import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.cancellations.note import Kind, Note
+from diracx.tasks.plumbing.dead_letters.dead_tasks import dead_tasks
+from diracx.tasks.plumbing.dead_letters.replay import Replayer
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.exceptions import ServerError
@@ -353,3 +355,26 @@ async def test_a_malformed_message_that_was_given_back_says_so(mesh: TaskMesh) -
     found = await find(mesh, "bad")
     assert (found.state, found.sequence, found.place) == (State.PARKED, sequence, None)
     assert found.why[0].startswith("it is malformed, and becomes a dead letter in its turn: Task-Due")
+
+
+async def test_a_replayed_task_says_when_it_was_put_back_and_its_trace(mesh: TaskMesh) -> None:
+    mesh.register(Dies)
+    mesh.allows_residue = True
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {TASK_NAME: "test:Dies", TASK_ID: "replay-x", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    await mesh.publish_by_hand((headers, b"{}"))
+    first = await find(mesh, "replay-x")
+    assert (first.replayed, first.trace_id) == (None, trace)
+    await mesh.burst()
+    (dead,) = [each async for each in dead_tasks(mesh.connection, mesh.namespace, lambda letter: True, last=2)]
+    began = mesh.connection.clock.now() - timedelta(seconds=1)
+    await Replayer(mesh.connection, mesh.namespace).replay(dead)
+
+    async def is_back() -> bool:
+        return (await find(mesh, "replay-x")).state is State.WAITING
+
+    await wait_until(is_back, description="it is in its queue again")
+    again = await find(mesh, "replay-x")
+    assert again.replayed is not None
+    assert began <= again.replayed <= mesh.connection.clock.now() + timedelta(seconds=1)
+    assert again.trace_id == trace

@@ -45,6 +45,8 @@ def _past(task: TaskDocument) -> Iterator[Event]:
         yield Event(task.submitted, "submitted" if task.parent is None else f"submitted by {task.parent}")
     if task.due is not None and task.state is not State.DELAYED:
         yield Event(task.due, "fell due")
+    if task.replayed is not None:
+        yield Event(task.replayed, "replayed: put back into its queue after it was a dead letter")
     known = len(task.errors)
     for number, error in enumerate(task.errors, start=task.attempts - known + 1):
         where = f" on {error.worker}" if error.worker else ""
@@ -97,17 +99,8 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
         "args": pretty(task.args),
         "value": None if task.result is None or task.result.value is None else pretty(task.result.value),
         "cancellable": task.state in CANCELLABLE and task.cancelled is None,
-        "trace_id": await _trace_id(mesh, task),
         "upcoming": task.until is not None and task.until > mesh.connection.clock.now(),
     }
-
-
-async def _trace_id(mesh: Mesh, task: TaskDocument) -> str | None:
-    """The trace of a task that runs; others do not tell."""
-    if not task.running:
-        return None
-    workers = await mesh.in_flight.get()
-    return next((each.trace_id for worker in workers for each in worker.tasks if each.id == task.id), None)
 
 
 def pretty(value: Any) -> str:

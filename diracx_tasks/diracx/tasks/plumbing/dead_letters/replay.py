@@ -66,6 +66,8 @@ from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_EXPIRES, TASK_ID
 from diracx.tasks.plumbing.wire.names import Namespace
 
 REPLAY_TTL: Final = "168h"
+_REPLAY: Final = "replay-"
+"""How the `Nats-Msg-Id` of a replayed task begins."""
 """How long a replayed task waits in the stream `later` for room in a queue that filled up in the meantime."""
 
 
@@ -176,4 +178,10 @@ def _headers(task: DeadTask, stored: Mapping[str, str]) -> dict[str, str]:
     own = without_server_headers(stored, "dead-")
     own.pop(TASK_EXPIRES, None)
     own[TASK_ID] = own.get(TASK_ID) or str(task.sequence)
-    return own | {MSG_ID: f"replay-{task.seq}-{task.stored_us}", TTL: REPLAY_TTL}
+    return own | {MSG_ID: f"{_REPLAY}{task.seq}-{task.stored_us}", TTL: REPLAY_TTL}
+
+
+def is_replay(headers: Mapping[str, str]) -> bool:
+    """Whether a message of a queue was put there by a replay."""
+    message_id = headers.get(MSG_ID, "")
+    return message_id.startswith(_REPLAY) and message_id != headers.get(TASK_ID)

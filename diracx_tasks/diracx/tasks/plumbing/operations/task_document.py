@@ -168,3 +168,9 @@ class TaskDocument(msgspec.Struct, frozen=True, kw_only=True):
     result: KeptResult | None = None
     groups: list[GroupState] = []
     """The group that the id names, or those that the task has spawned."""
+    trace_id: str | None = None
+    """The trace to which it belongs (W3C Trace Context)."""
+    replayed: datetime | None = None
+    """When it was put back into its queue after it was a dead letter; None: it was not, or that is not known."""
+    deliveries: int = 0
+    """How often the server had delivered it when its attempts were written down last; 0: nothing was."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
+from diracx.tasks.plumbing.dead_letters.replay import is_replay
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
 from diracx.tasks.plumbing.groups.records import Ended, split_place
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -45,7 +46,7 @@ from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.ending import Status
-from diracx.tasks.plumbing.wire.envelope import Envelope
+from diracx.tasks.plumbing.wire.envelope import Envelope, trace_id_of
 from diracx.tasks.plumbing.wire.names import Namespace
 
 
@@ -157,7 +158,10 @@ class TaskLookup:
             "expires": envelope.expires,
             "parent": envelope.parent,
             "callback_of": envelope.callback,
+            "trace_id": trace_id_of(message.headers),
         }
+        if queue is not None and is_replay(message.headers):
+            fields["replayed"] = message.stored
         try:
             fields["group"], fields["index"] = split_place(envelope.group or "")
         except ValueError:
@@ -309,4 +313,7 @@ class TaskLookup:
 
 
 def _tried(record: AttemptRecord | None) -> dict[str, Any]:
-    return {} if record is None else {"attempts": record.failed + record.crashes, "errors": list(record.failures)}
+    if record is None:
+        return {}
+    attempts = record.failed + record.crashes
+    return {"attempts": attempts, "errors": list(record.failures), "deliveries": record.deliveries}

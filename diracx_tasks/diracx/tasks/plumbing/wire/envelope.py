@@ -51,6 +51,8 @@ _USUAL_BLOCK: Final = re.compile(
     ).encode()
 )
 """The headers of a task without a delay, a group, labels and the like, as `to_headers` orders them."""
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+"""A traceparent (W3C Trace Context), also of a later version, with the id of its trace."""
 _NO_LABELS: Final[dict[str, Any]] = {}
 _labels_decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -165,6 +167,12 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
             traceparent=headers.get(TRACEPARENT),
             moved=_number(headers, TASK_MOVED) if TASK_MOVED in headers else 0,
         )
+
+
+def trace_id_of(headers: Mapping[str, str]) -> str | None:
+    """The id of the trace to which a task belongs, 32 hexadecimal digits; None: it tells none."""
+    trace = _TRACEPARENT.fullmatch(headers.get(TRACEPARENT, ""))
+    return None if trace is None else trace[1]
 
 
 def _number(headers: Mapping[str, str], header: str) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from diracx.tasks.plumbing.execution.execution import Execution
 from diracx.tasks.plumbing.execution.shared_loop import EAGERLY, ExecutionTask
 from diracx.tasks.plumbing.execution.stacks import line_of_thread
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
-from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_LABELS, TRACEPARENT
+from diracx.tasks.plumbing.wire.envelope import TASK_ID, TASK_LABELS, trace_id_of
 from diracx.tasks.plumbing.worker.attempts import AttemptStore
 from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, shown_name
@@ -46,7 +45,6 @@ MAX_WITHOUT_SLOT: Final = 100
 MAX_ARGS_BYTES: Final = 500
 MAX_LABELS_BYTES: Final = 2_000
 MAX_LOCKS_SHOWN: Final = 20
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-").match
 
 
 class InFlight:
@@ -193,7 +191,7 @@ class InFlight:
             args=delivery.body[:MAX_ARGS_BYTES].decode(errors="replace") if details else None,
             labels=_labels(headers) if details else {},
             locks=[] if held is None else [shown(each.key) for each in held.acquired[:MAX_LOCKS_SHOWN]],
-            trace_id=found[1] if (found := _TRACEPARENT(headers.get(TRACEPARENT, ""))) is not None else None,
+            trace_id=trace_id_of(headers),
         )
 
     def stop(self, reason: str) -> None:

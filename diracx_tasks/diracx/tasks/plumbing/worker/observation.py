@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import datetime
@@ -24,15 +23,13 @@ from diracx.tasks.plumbing.execution.job import (
 )
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability.telemetry import Received, Telemetry
-from diracx.tasks.plumbing.wire.envelope import TASK_DUE, TASK_ID, TASK_LABELS, TASK_NAME, TRACEPARENT, read_labels
+from diracx.tasks.plumbing.wire.envelope import TASK_DUE, TASK_ID, TASK_LABELS, TASK_NAME, read_labels, trace_id_of
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.plumbing.worker.attempts import Attempts
 
 MAX_LOGGED_LABELS: Final = 4_096
 """Labels that are longer as JSON, in characters, are in no log line: each line of a task would have them."""
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-"""A traceparent (W3C Trace Context), also of a later version, with the id of its trace."""
 
 OUTCOME_WORDS: Final[dict[type[Outcome], str]] = {
     Succeeded: "succeeded",
@@ -77,8 +74,8 @@ def log_fields(delivery: Delivery, attempt: int, details: bool = False) -> dict[
     }
     if details:
         fields["queue"] = queue_of(delivery.subject)
-        if (trace := _TRACEPARENT.fullmatch(headers.get(TRACEPARENT, ""))) is not None:
-            fields["trace_id"] = trace[1]
+        if (trace := trace_id_of(headers)) is not None:
+            fields["trace_id"] = trace
         with suppress(MalformedTaskError):  # which the outcome says
             if 0 < len(headers.get(TASK_LABELS, "")) <= MAX_LOGGED_LABELS:
                 fields["labels"] = read_labels(headers)
