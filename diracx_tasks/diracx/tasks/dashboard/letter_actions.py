@@ -59,7 +59,8 @@ def _chosen(mesh: Mesh, values: Values) -> _Chosen:
         raise RefusedError("a dead letter is named by its sequence, a number")
     if seqs:
         return _Chosen(Selection(seqs, filter_), filter_, [("seq", str(seq)) for seq in seqs])
-    if not filter_ and values.get("everything") != "1":
+    # Beside the boxes stands the filter of the list: without a tick it must not mean all that it lets through.
+    if values.get("ticked") or (not filter_ and values.get("everything") != "1"):
         raise RefusedError("no dead letter is chosen: tick some of them first")
     return _Chosen(Selection((), filter_), filter_, values_of(filter_) or [("everything", "1")])
 
