@@ -173,6 +173,7 @@ class Dashboard:
             raise HTTPException(403, "the form is not of this session: load the page again")
         plan = await action.plan(self.mesh, values)
         job = await self.jobs.start(action, self.mesh, values, plan, visitor)
+        self.live.forget()
         if job.result is None:
             return RedirectResponse(self.renderer.url("/job", id=job.id), 303)
         joint = "&" if "?" in job.back else "?"

@@ -76,6 +76,14 @@ class _Feed:
     empty_since: float = 0.0
     good_at: datetime | None = None
     """The time of the last good reading."""
+    changes: int = 0
+    """How often something was changed here; a reading that began before a change is not shown."""
+
+    def forget(self) -> None:
+        """Read it anew."""
+        self.parts.clear()
+        self.due = 0.0
+        self.changes += 1
 
 
 class Live:
@@ -128,8 +136,9 @@ class Live:
             if len(self._feeds) >= MAX_FEEDS:
                 self._drop_an_empty_feed()
             feed = self._feeds[key] = _Feed(read, every)
+        if not feed.viewers:
+            feed.forget()  # what it has is of the time when somebody looked
         feed.viewers.add(viewer)
-        feed.due = min(feed.due, self._clock() + every) if feed.parts else 0.0
         self._start_poller()
         try:
             yield b"retry: 2000\n\n"
@@ -144,6 +153,12 @@ class Live:
         finally:
             feed.viewers.discard(viewer)
             feed.empty_since = self._clock()
+
+    def forget(self) -> None:
+        """Read all pages anew, as after something was changed: nobody is shown again what was there before."""
+        for feed in self._feeds.values():
+            feed.forget()
+        self._wake.set()
 
     def _drop_an_empty_feed(self) -> None:
         key = next((key for key, feed in self._feeds.items() if not feed.viewers), None)
@@ -170,7 +185,7 @@ class Live:
         return not feed.viewers and now - feed.empty_since >= LINGER_SECONDS
 
     async def _refresh(self, feed: _Feed) -> None:
-        begun = self._clock()
+        begun, changes = self._clock(), feed.changes
         if not feed.viewers:
             feed.due = begun + feed.every
             return
@@ -184,6 +199,8 @@ class Live:
             logger.exception("a page could not be made")
             problem = f"an unforeseen error, see the log of the dashboard: {error!r}"
             parts = {"news": self._news(problem, feed.good_at)}
+        if feed.changes != changes:
+            return
         changed = [name for name, html in parts.items() if feed.parts.get(name) != html]
         feed.parts.update(parts)
         took = self._clock() - begun

@@ -51,6 +51,8 @@ class Shared(Generic[T]):
     ) -> None:
         self._read, self._fresh, self._clock = read, fresh_seconds, clock
         self._reading: asyncio.Task[T] | None = None
+        self._forgotten: set[asyncio.Task[T]] = set()
+        """Those that were being made when they were forgotten."""
         self._made = float("-inf")
 
     async def get(self) -> T:
@@ -62,15 +64,23 @@ class Shared(Generic[T]):
         return await asyncio.shield(reading)
 
     def forget(self) -> None:
-        """Let the next one who asks get a new reading, as after something was changed."""
-        if self._reading is not None and self._reading.done():
-            self._reading = None
+        """Let the next one who asks get a new reading, as after something was changed.
+
+        One that is being made may have read what was there before: it goes to those who wait for it, and no others.
+        """
+        reading, self._reading = self._reading, None
+        if reading is not None and not reading.done():
+            self._forgotten.add(reading)
+            reading.add_done_callback(self._forgotten.discard)
 
     async def end(self) -> None:
-        """Give up a reading that is being made."""
-        if self._reading is not None and not self._reading.done():
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
+        """Give up the readings that are being made."""
+        reading = {*self._forgotten, *({self._reading} if self._reading is not None else ())}
+        going_on = [each for each in reading if not each.done()]
+        for each in going_on:
+            each.cancel()
+        if going_on:
+            await asyncio.wait(going_on)
 
     async def _make(self) -> T:
         try:
