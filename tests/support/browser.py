@@ -104,5 +104,24 @@ async def open_session(page: Page, url: str) -> None:
     await page.goto(f"{url}/login?token={TOKEN}")
 
 
+async def confirm(page: Page, button: str) -> str:
+    """Press the button of a confirmation page.
+
+    Returns:
+        What the page has said before.
+    """
+    pressed = page.locator("form.confirm").get_by_role("button", name=button, exact=True)
+    await pressed.wait_for()
+    text = await page.locator("form.confirm").inner_text()
+    async with page.expect_navigation():
+        await pressed.click()
+    return text
+
+
+async def shown_result(page: Page) -> str:
+    """The line that tells how an action has ended, also if it takes so long that it has a page of its own."""
+    return await page.locator("[role=alert], #part-progress strong").inner_text()
+
+
 def _is_refusal(line: str) -> bool:
     return "Content Security Policy" in line or "Refused to" in line

@@ -125,5 +125,9 @@
       else if (!source) listen();
     });
     window.addEventListener("pagehide", leave);
+    // Whoever goes back to a page may get it as it was left.
+    window.addEventListener("pageshow", (event) => {
+      if (event.persisted && !source) listen();
+    });
   }
 })();
