@@ -73,3 +73,9 @@ def test_an_age_is_never_negative() -> None:
 def test_a_number_goes_with_its_noun() -> None:
     assert [words.plural(n, "task") for n in (0, 1, 1_000)] == ["0 tasks", "1 task", "1,000 tasks"]
     assert words.plural(2, "child", "children") == "2 children"
+
+
+def test_json_is_indented_and_cut_to_what_a_browser_bears() -> None:
+    assert words.pretty({"a": [1]}) == '{\n  "a": [\n    1\n  ]\n}'
+    assert words.pretty("x" * 50_000).endswith("\n[cut: 50,002 characters]")
+    assert len(words.pretty("x" * 50_000)) < 21_000

@@ -9,6 +9,7 @@ import re
 from datetime import datetime
 from typing import Final
 
+import msgspec
 from markupsafe import Markup
 
 from diracx.tasks.plumbing.wire.times import readable_time
@@ -18,6 +19,9 @@ NOTHING: Final = "\u2013"
 
 MAX_BRIEF_CHARS: Final = 120
 """Of a name, an id or a type that somebody chose, where it stands among others."""
+
+MAX_JSON_CHARS: Final = 20_000
+"""Longer arguments, labels and results are cut."""
 
 _SUSPECT: Final = re.compile(r"[^\x20-\x7e\n]")
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -34,6 +38,12 @@ def visible(value: object) -> object:
 def brief(text: str) -> str:
     """Cut a text that somebody chose to a length for a list."""
     return text if len(text) <= MAX_BRIEF_CHARS else f"{text[:MAX_BRIEF_CHARS]}…"
+
+
+def pretty(value: object) -> str:
+    """Write JSON that a person reads, cut to a length that a browser bears."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return text if len(text) <= MAX_JSON_CHARS else f"{text[:MAX_JSON_CHARS]}\n[cut: {len(text):,} characters]"
 
 
 def count(number: float | None) -> str:

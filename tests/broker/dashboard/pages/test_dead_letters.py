@@ -107,6 +107,7 @@ async def test_one_letter_has_its_arguments_labels_and_each_error(client: Client
         assert text in page.text
     assert page.text.index("second") < page.text.index("first")
     assert "/task?id=abc" in page.links
+    assert "/dead-letter?seq=1" in (await client.get("/task", id="abc")).links
     assert "There is no dead letter 7" in (await client.get("/dead-letter", seq=7)).text
     assert (await client.get("/dead-letter", seq="x")).status == 409
 

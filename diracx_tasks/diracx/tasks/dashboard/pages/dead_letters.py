@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
 from starlette.datastructures import QueryParams
 
+from diracx.tasks.dashboard import words
 from diracx.tasks.dashboard.actions import RefusedError
 from diracx.tasks.dashboard.letters import FILTER, PERIODS, DeadLetterFacts, filter_of, values_of
 from diracx.tasks.dashboard.mesh import Mesh
 from diracx.tasks.dashboard.pages import Page, View
 
 MAX_GROUPS: Final = 50
-MAX_JSON_CHARS: Final = 20_000
-"""Longer arguments and labels are cut."""
 
 
 def sequence_of(text: str) -> int | None:
@@ -60,16 +58,10 @@ async def one_view(mesh: Mesh, query: QueryParams) -> View:
     return {
         "seq": seq,
         "letter": letter,
-        "args": pretty(letter.args),
-        "labels": pretty(letter.labels),
+        "args": words.pretty(letter.args),
+        "labels": words.pretty(letter.labels),
         "errors": list(reversed(letter.errors)),
     }
-
-
-def pretty(value: object) -> str:
-    """JSON that a person reads, cut to a length that a browser bears."""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    return text if len(text) <= MAX_JSON_CHARS else f"{text[:MAX_JSON_CHARS]}\n[cut: {len(text):,} characters]"
 
 
 PAGE = Page(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from starlette.datastructures import QueryParams
 
+from diracx.tasks.dashboard import words
 from diracx.tasks.dashboard.mesh import Mesh
 from diracx.tasks.dashboard.pages import Page, View
 from diracx.tasks.plumbing.operations.task_document import State, TaskDocument
+from diracx.tasks.plumbing.wire.times import readable_time
 
 CANCELLABLE: Final = (State.DELAYED, State.WAITING, State.PARKED, State.RUNNING)
 """Where a task may be so that it can be cancelled."""
+MAX_HOLDERS: Final = 5
+"""So many holders of a lock are named; a limiter may have many."""
 _STYLES: Final = {State.RUNNING: "busy", State.DEAD: "bad", State.PARKED: "warning", State.DONE: "good"}
 
 
@@ -24,7 +27,7 @@ class Event:
     """One point of the time line."""
 
     at: datetime | None
-    """None: the time is not known."""
+    """None: the time is not known, or it is now."""
     text: str
     kind: str = ""
     """`good`, `bad`, `now`, `later`, or nothing."""
@@ -74,9 +77,13 @@ def _present(task: TaskDocument) -> Iterator[Event]:
         text = f"attempt {running.attempt}, {running.state} on {running.worker}{told}"
         yield Event(running.since, text, "now")
     for lock in task.locks:
-        held = ", ".join(f"{holder.task} {holder.id}" for holder in lock.holders) or "somebody"
-        since = min((holder.since for holder in lock.holders), default=None)
-        yield Event(since, f"waits for the lock {lock.key}, held by {held}", "now")
+        held = [f"{holder.task} {holder.id} since {readable_time(holder.since)}" for holder in lock.holders]
+        yield Event(None, f"waits for the lock {lock.key}, held by {_listed(held) or 'somebody'}", "now")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MAX_HOLDERS
+    return ", ".join(names[:MAX_HOLDERS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _to_come(task: TaskDocument) -> Iterator[Event]:
@@ -96,16 +103,11 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
         "task": task,
         "style": _STYLES.get(task.state, ""),
         "events": time_line(task),
-        "args": pretty(task.args),
-        "value": None if task.result is None or task.result.value is None else pretty(task.result.value),
+        "args": words.pretty(task.args),
+        "value": None if task.result is None or task.result.value is None else words.pretty(task.result.value),
         "cancellable": task.state in CANCELLABLE and task.cancelled is None,
         "upcoming": task.until is not None and task.until > mesh.connection.clock.now(),
     }
-
-
-def pretty(value: Any) -> str:
-    """A value as JSON, indented."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 PAGE = Page(

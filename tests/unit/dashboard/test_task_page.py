@@ -1,0 +1,56 @@
+"""The time line of one task."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from diracx.tasks.dashboard.pages.task import Event, time_line
+from diracx.tasks.plumbing.operations.locks import LockHolder
+from diracx.tasks.plumbing.operations.task_document import BusyLock, DeadTask, Running, State, TaskDocument
+from diracx.tasks.plumbing.wire.failure import Failure
+
+NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def failure(minute: int) -> Failure:
+    return Failure(type="ValueError", message=f"at {minute}", traceback="lines", worker="w", at=NOON + minute * MINUTE)
+
+
+def test_what_happened_is_in_order_and_what_is_to_come_follows() -> None:
+    holders = [LockHolder("a:B", str(number), "w", NOON - MINUTE) for number in range(7)]
+    task = TaskDocument(
+        id="0192",
+        state=State.PARKED,
+        why=[],
+        submitted=NOON,
+        parent="parent",
+        attempts=3,
+        errors=[failure(1), failure(2)],
+        locks=[BusyLock(key="conc.job.7", kind="conc", holders=holders, limit=7, expires_in=None)],
+        until=NOON + 5 * MINUTE,
+    )
+    submitted, second, third, lock, later = time_line(task)
+    assert submitted == Event(NOON, "submitted by parent")
+    assert second == Event(NOON + MINUTE, "attempt 2 failed on w: ValueError: at 1", "bad", "lines")
+    assert third.text.startswith("attempt 3 failed")
+    assert (lock.at, lock.kind) == (None, "now"), "the task has not waited since its holder has it"
+    assert lock.text.startswith("waits for the lock conc.job.7, held by a:B 0 since 2026-12-01T11:59:00Z, a:B 1")
+    assert lock.text.endswith("a:B 4 since 2026-12-01T11:59:00Z and 2 more")
+    assert later == Event(NOON + 5 * MINUTE, "runs at the earliest", "later")
+
+
+def test_a_running_and_a_dead_task_tell_so() -> None:
+    running = Running(
+        worker="w",
+        since=NOON,
+        attempt=1,
+        state="executing",
+        cancelled_since=NOON,
+        cancelled_for="a stop",
+        blocked_at=None,
+    )
+    (event,) = time_line(TaskDocument(id="1", state=State.RUNNING, why=[], running=[running]))
+    assert event == Event(NOON, "attempt 1, executing on w; it was told to end: a stop", "now")
+    dead = TaskDocument(id="1", state=State.DEAD, why=[], dead_letter=DeadTask(seq=4, reason="poison", died=NOON))
+    assert time_line(dead) == [Event(NOON, "became dead letter 4: poison", "bad")]
