@@ -94,15 +94,17 @@ async def listening(
     registry: TaskRegistry | None = None,
     *,
     read_only: bool = False,
+    port: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Site]:
     """Run a dashboard of a mesh during the block.
 
     Args:
+        port: 0 takes a free one.
         settings: Further fields of `AccessSettings`.
     """
     mesh = Mesh(connection, names, TaskRegistry() if registry is None else registry, read_only=read_only)
-    with listen("127.0.0.1", 0) as sock:
+    with listen("127.0.0.1", port) as sock:
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         access = AccessSettings(**({"token": TOKEN} | settings))
         async with serving(mesh, access, sock) as dashboard, httpx.AsyncClient(base_url=url, timeout=30) as client:
