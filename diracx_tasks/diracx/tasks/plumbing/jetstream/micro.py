@@ -148,22 +148,28 @@ async def _send(connection: Connection, reply: str, answer: bytes) -> None:
 
 
 async def ask_all(
-    connection: Connection, name: str, verb: str = "STATS", request: bytes = b""
+    connection: Connection,
+    name: str,
+    verb: str = "STATS",
+    request: bytes = b"",
+    *,
+    shape: type[msgspec.Struct] | None = None,
 ) -> list[dict[str, Any]] | None:
     """Ask every process of a service, and collect the answers of the next two seconds at most.
 
     Args:
         verb: `PING`, `INFO`, `STATS`, or one of the `questions` of the service.
         request: What a question asks.
+        shape: What each answer has to be convertible to; None: any object with an `id`.
 
     Returns:
-        The answers, sorted by id; an answer that is no JSON object is left out. None: this user may not ask.
+        The answers, sorted by id; an answer of another shape is left out. None: this user may not ask.
 
     Raises:
         NotConnectedError: Nothing was sent.
     """
     subject, inbox = f"{PREFIX}.{verb}.{name}", connection.client.new_inbox()
-    answers = _Answers({subject.lower(), inbox.lower()})
+    answers = _Answers({subject.lower(), inbox.lower()}, shape)
     connection.on_permission_denied(answers.deny)
     subscription = await connection.client.listen(inbox, answers.receive)
     try:
@@ -180,11 +186,12 @@ class _Answers:
 
     Args:
         subjects: The subjects on which a denial ends the question, in lower case.
+        shape: See `ask_all`.
     """
 
-    def __init__(self, subjects: set[str]) -> None:
+    def __init__(self, subjects: set[str], shape: type[msgspec.Struct] | None) -> None:
         self.found: dict[str, dict[str, Any]] = {}
-        self._subjects = subjects
+        self._subjects, self._shape = subjects, shape
         self._arrival = asyncio.Event()
         self._ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -193,9 +200,11 @@ class _Answers:
             return self._end(allowed=True)
         try:
             answer = msgspec.json.decode(message.data, type=dict[str, Any])
+            if self._shape is not None:
+                msgspec.convert(answer, self._shape)
             self.found[str(answer["id"])] = answer
-        except (msgspec.MsgspecError, KeyError):
-            logger.debug("a message to %s was no answer", message.subject)
+        except (msgspec.MsgspecError, KeyError, RecursionError) as error:
+            logger.debug("a message to %s was no answer: %s", message.subject, error)
         return self._arrival.set()
 
     def deny(self, denial: PermissionDeniedError) -> bool:

@@ -40,6 +40,7 @@ from diracx.tasks.plumbing.jetstream.stream_messages import (
     read_messages,
 )
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
+from diracx.tasks.plumbing.operations.service_answers import CancelledAnswer
 from diracx.tasks.plumbing.operations.worker_service import CANCELLED, NoteEffect, worker_service
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_KEEP_RESULT
@@ -254,7 +255,13 @@ class Canceller:
         service = worker_service(self._namespace)
         answers = await asyncio.gather(
             *(
-                ask_all(self._connection, service, CANCELLED, msgspec.json.encode([each.key for each in page]))
+                ask_all(
+                    self._connection,
+                    service,
+                    CANCELLED,
+                    msgspec.json.encode([each.key for each in page]),
+                    shape=CancelledAnswer,
+                )
                 for page in pages
             )
         )
@@ -343,7 +350,7 @@ def _identity(message: StoredMessage) -> Identity:
 
 
 def _effects(answers: Sequence[dict[str, Any]]) -> list[NoteEffect]:
-    return [msgspec.convert(note, NoteEffect) for answer in answers for note in answer.get("notes", ())]
+    return [msgspec.convert(note, NoteEffect) for answer in answers for note in answer["notes"]]
 
 
 def _sort(standing: _Standing, workers: Sequence[WorkerTasks]) -> None:

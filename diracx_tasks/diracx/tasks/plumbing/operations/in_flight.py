@@ -8,7 +8,8 @@ is gone, cut off, or does not answer yet.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.micro import PREFIX, ask_all
+from diracx.tasks.plumbing.operations.service_answers import TasksAnswer, WorkerAnswer
 from diracx.tasks.plumbing.operations.worker_service import TASKS, worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import InFlightQuery, InFlightTask
@@ -72,25 +74,31 @@ async def tasks_in_flight(
         for first in range(0, max(1, len(ids)), MAX_IDS)
     ]
     there, *answers = await asyncio.gather(
-        ask_all(connection, service, "PING"),
-        *(ask_all(connection, service, TASKS, msgspec.json.encode(query)) for query in queries),
+        ask_all(connection, service, "PING", shape=WorkerAnswer),
+        *(ask_all(connection, service, TASKS, msgspec.json.encode(query), shape=TasksAnswer) for query in queries),
     )
     if there is None:
         raise PermissionDeniedError("publish", f"{PREFIX}.PING.{service}")
-    by_worker = {each["metadata"]["id"]: [each] for each in there}
-    for answer in [each for some in answers for each in some or ()]:
-        by_worker.setdefault(answer["metadata"]["id"], []).append(answer)
-    return [_merged(by_worker[each]) for each in sorted(by_worker)]
+    return _by_worker(there, [answer for some in answers for answer in some or ()])
 
 
-def _merged(answers: Sequence[dict[str, Any]]) -> WorkerTasks:
-    """All that one worker has answered."""
-    named = [answer for answer in answers if "tasks" in answer]
-    tasks = [msgspec.convert(task, InFlightTask) for answer in named for task in answer["tasks"]]
+def _by_worker(there: Iterable[dict[str, Any]], answers: Iterable[dict[str, Any]]) -> list[WorkerTasks]:
+    """What each worker has answered, of those that are there or have answered the question."""
+    sizes, of_worker = dict[str, Size](), defaultdict[str, list[dict[str, Any]]](list)
+    for answer in answers:
+        of_worker[answer["metadata"]["id"]].append(answer)
+    for answer in [*there, *(each for some in of_worker.values() for each in some)]:
+        sizes[answer["metadata"]["id"]] = Size(answer["metadata"]["size"])
+    return [_merged(worker, sizes[worker], of_worker[worker]) for worker in sorted(sizes)]
+
+
+def _merged(worker: str, size: Size, answers: Sequence[dict[str, Any]]) -> WorkerTasks:
+    """All that one worker has answered to the question."""
+    tasks = [msgspec.convert(task, InFlightTask) for answer in answers for task in answer["tasks"]]
     return WorkerTasks(
-        worker=answers[0]["metadata"]["id"],
-        size=Size(answers[0]["metadata"]["size"]),
+        worker=worker,
+        size=size,
         tasks=list({task.sequence: task for task in tasks}.values()),
-        answered=bool(named),
-        left_off=sum(answer["left_off"] for answer in named),
+        answered=bool(answers),
+        left_off=sum(answer["left_off"] for answer in answers),
     )

@@ -14,6 +14,7 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.micro import PREFIX, ask_all
+from diracx.tasks.plumbing.operations.service_answers import EndedAnswer
 from diracx.tasks.plumbing.operations.worker_service import ENDED, worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import MAX_ENDED, EndedQuery, EndedTask
@@ -44,7 +45,8 @@ async def recent_failures(
         NotConnectedError: Nothing was sent.
     """
     service = worker_service(namespace)
-    answers = await ask_all(connection, service, ENDED, msgspec.json.encode(EndedQuery(limit, given_back)))
+    query = EndedQuery(limit, given_back)
+    answers = await ask_all(connection, service, ENDED, msgspec.json.encode(query), shape=EndedAnswer)
     if answers is None:
         raise PermissionDeniedError("publish", f"{PREFIX}.{ENDED}.{service}")
     found = [

@@ -24,10 +24,11 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.micro import PREFIX, ask_all
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
+from diracx.tasks.plumbing.operations.service_answers import SchedulerStats, WorkerLoad
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.wire.times import from_rfc3339
+from diracx.tasks.plumbing.wire.times import AwareTime, from_rfc3339
 from diracx.tasks.plumbing.worker.snapshot import WAIT_BOUNDS_SECONDS, QueueTotals
 
 FORGET_AFTER: Final = timedelta(minutes=10)
@@ -76,7 +77,7 @@ class WorkersSample(msgspec.Struct, frozen=True, omit_defaults=True):
 class Sample(msgspec.Struct, frozen=True):
     """A mesh at one moment, and what became of its tasks since the sample before."""
 
-    at: datetime
+    at: AwareTime
     """By the server's clock."""
     seconds: float
     """The time since the sample before; 0: there was none."""
@@ -197,8 +198,8 @@ class _LoadReader(StatusReader):
         )
         # Right after the depths: workers answer at once, though it takes a moment until no more answers come.
         workers, schedulers = await asyncio.gather(
-            ask_all(self._connection, service),
-            ask_all(self._connection, scheduler_service(names)) if ask_schedulers else _nobody(),
+            ask_all(self._connection, service, shape=WorkerLoad),
+            ask_all(self._connection, scheduler_service(names), shape=SchedulerStats) if ask_schedulers else _nobody(),
         )
         if workers is None:
             raise PermissionDeniedError("publish", f"{PREFIX}.STATS.{service}")

@@ -33,6 +33,7 @@ from diracx.tasks.plumbing.operations.gone_workers import GoneWorkers
 from diracx.tasks.plumbing.operations.group_lookup import GroupReader
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
+from diracx.tasks.plumbing.operations.service_answers import SchedulerStats, WorkerStats
 from diracx.tasks.plumbing.operations.status_document import (
     GoneWorker,
     QueueStatus,
@@ -120,8 +121,8 @@ class StatusReader:
     async def _ask_services(self) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]] | None]:
         """The answers of the workers and of the schedulers; None if this user may not ask them."""
         return await asyncio.gather(
-            ask_all(self._connection, worker_service(self._namespace)),
-            ask_all(self._connection, scheduler_service(self._namespace)),
+            ask_all(self._connection, worker_service(self._namespace), shape=WorkerStats),
+            ask_all(self._connection, scheduler_service(self._namespace), shape=SchedulerStats),
         )
 
     async def _consumers(self) -> dict[str, dict[str, Any]]:

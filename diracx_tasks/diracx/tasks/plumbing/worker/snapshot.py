@@ -27,6 +27,7 @@ from diracx.tasks.plumbing.execution.job import (
 )
 from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_ID, TASK_NAME, TASK_PART
 from diracx.tasks.plumbing.wire.failure import Failure, message_of
+from diracx.tasks.plumbing.wire.times import AwareTime
 from diracx.tasks.plumbing.worker.leases import Lease
 from diracx.tasks.plumbing.worker.observation import error_of, outcome_in_words, queue_of
 
@@ -96,14 +97,14 @@ class InFlightTask(msgspec.Struct, frozen=True):
     """The subject of its queue."""
     sequence: int
     """Of its message, in the stream of tasks."""
-    since: datetime
+    since: AwareTime
     """When the worker took it, by the server's clock."""
     attempt: int
     """1 at the first execution. Only failed ones raise the count."""
     state: str
     """`starting` (its attempts are read and its locks taken), `waiting for isolation`, `executing`, or `settling` (its
     code has ended)."""
-    cancelled_since: datetime | None = None
+    cancelled_since: AwareTime | None = None
     """When its execution was cancelled first, whatever for; None: it was not."""
     cancelled_for: str | None = None
     """Why its execution was cancelled."""
@@ -207,7 +208,7 @@ class EndedTask(msgspec.Struct, frozen=True):
     """The message of the error, else the reason; at most 300 characters."""
     attempt: int
     """1 at the first execution. Only failed ones raise the count."""
-    at: datetime
+    at: AwareTime
     """When it ended, by the server's clock."""
     seconds: float
     """How long the worker had it."""
