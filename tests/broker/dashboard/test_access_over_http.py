@@ -166,6 +166,15 @@ async def test_the_users_of_a_proxy_need_no_token_and_only_operators_act(
         assert (await site.client.get("/login")).status_code == 303
 
 
+async def test_a_second_user_header_is_refused_since_the_visitor_may_have_sent_it(
+    connection: Connection, topology: Namespace
+) -> None:
+    async with listening(connection, topology, token=None, user_header="X-Remote-User") as site:
+        headers = [("X-Remote-User", "alice"), ("X-Remote-User", "bob")]
+        assert (await site.client.get("/", headers=headers)).status_code == 400
+        assert (await site.client.get("/", headers={"X_Remote_User": "alice"})).status_code == 401
+
+
 async def test_a_user_header_from_elsewhere_than_the_proxy_is_not_believed(
     connection: Connection, topology: Namespace
 ) -> None:

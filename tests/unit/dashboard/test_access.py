@@ -11,6 +11,7 @@ from diracx.tasks.dashboard.access import (
     LOOPBACK_NAMES,
     MAX_ADDRESSES,
     MAX_FAILURES,
+    MAX_FAILURES_OF_PROXY,
     SESSION_SECONDS,
     TOKEN_HOLDER,
     AccessSettings,
@@ -95,6 +96,37 @@ def test_after_wrong_tokens_an_address_waits_and_others_do_not(gate: Gate, times
     assert gate.log_in(TOKEN, HERE) is not None
 
 
+@pytest.mark.parametrize(
+    ("address", "forwarded", "sender"),
+    [
+        (HERE, ["192.0.2.1"], ("192.0.2.1", HERE)),
+        (HERE, ["192.0.2.9, 192.0.2.1"], ("192.0.2.1", HERE)),
+        (HERE, ["192.0.2.9", "192.0.2.1"], ("192.0.2.1", HERE)),
+        (HERE, ["nobody"], (HERE, "")),
+        (HERE, [], (HERE, "")),
+        ("192.0.2.7", ["192.0.2.1"], ("192.0.2.7", "")),
+    ],
+)
+def test_a_proxy_names_the_sender_and_nobody_else_does(
+    gate: Gate, address: str, forwarded: list[str], sender: tuple[str, str]
+) -> None:
+    assert gate.sender(address, forwarded) == sender
+
+
+def test_who_gives_wrong_tokens_through_a_proxy_does_not_shut_out_its_other_users(gate: Gate) -> None:
+    for _ in range(MAX_FAILURES_OF_PROXY):
+        gate.log_in("wrong", "192.0.2.1", HERE)
+    assert gate.log_in(TOKEN, "192.0.2.1", HERE) is None
+    assert gate.log_in(TOKEN, "192.0.2.2", HERE) is not None
+
+
+def test_who_passes_for_a_proxy_gives_no_more_tokens_under_many_names(gate: Gate) -> None:
+    for number in range(MAX_FAILURES_OF_PROXY):
+        assert gate.seconds_to_wait("192.0.2.254", HERE) == 0
+        gate.log_in("wrong", f"192.0.2.{number}", HERE)
+    assert gate.log_in(TOKEN, "192.0.2.254", HERE) is None
+
+
 def test_wrong_tokens_from_many_addresses_fill_no_memory(gate: Gate) -> None:
     for number in range(MAX_ADDRESSES + 10):
         gate.log_in("wrong", f"192.0.2.{number}")
@@ -111,6 +143,8 @@ def proxied(**settings: frozenset[str]) -> Gate:
         (HERE, {"x-remote-user": "alice"}, "alice"),
         ("::1", {"x-remote-user": "alice"}, "alice"),
         ("192.0.2.1", {"x-remote-user": "alice"}, None),
+        (HERE, {"x-remote-user": "\u00c9ric".encode().decode("latin-1")}, "\u00c9ric"),
+        (HERE, {"x-remote-user": "a\x9b31mb"}, "a\\x9b31mb"),
         (HERE, {"x-remote-user": ""}, None),
         (HERE, {}, None),
     ],

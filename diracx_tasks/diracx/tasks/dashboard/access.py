@@ -9,11 +9,13 @@
   (`Sec-Fetch-Site`, or else `Origin`) must name this site.
 * On loopback the `Host` of a request must be a name of this machine: a foreign page whose name was bent to 127.0.0.1
   (DNS rebinding) is refused.
-* Secrets are compared in constant time. After `MAX_FAILURES` wrong tokens an address waits.
+* Secrets are compared in constant time. After `MAX_FAILURES` wrong tokens an address waits. Behind a proxy that is the
+  address that the proxy names, so that one user does not shut out the others; all behind it together have a limit, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -21,10 +23,11 @@ import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from diracx.tasks.dashboard.words import visible
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import shown
 
@@ -34,6 +37,8 @@ SESSION_SECONDS: Final = 12 * 3_600
 """After this time a session asks for the token again."""
 MAX_FAILURES: Final = 5
 """So many wrong tokens an address may give within `FAILURE_SECONDS`."""
+MAX_FAILURES_OF_PROXY: Final = 100
+"""So many all may give that one proxy, or one who passes for it, names."""
 FAILURE_SECONDS: Final = 60.0
 MAX_ADDRESSES: Final = 1_000
 """The addresses whose failures are kept, and the sessions that are known to have ended."""
@@ -125,7 +130,7 @@ class Gate:
             cookie: The value of the session's cookie; empty if there is none.
         """
         if self.settings.user_header is not None and address in self.settings.proxies:
-            user = headers.get(self.settings.user_header.lower(), "")
+            user = _in_unicode(headers.get(self.settings.user_header.lower(), ""))
             if user:
                 return self._named(user, f"user {user}")
         if self.settings.token is not None and self._is_session(cookie):
@@ -136,28 +141,40 @@ class Gate:
         named = not self.settings.operators or name in self.settings.operators
         return Visitor(name, self.settings.acts and named, self._signature(f"csrf {session}"))
 
-    def log_in(self, token: str, address: str) -> str | None:
-        """Begin a session: the value of its cookie; None: the token is wrong, or this address has to wait."""
-        if self.seconds_to_wait(address) > 0:
+    def sender(self, address: str, forwarded: Sequence[str]) -> tuple[str, str]:
+        """Who gives a token: an address, and that of the proxy in front of it, which is empty if there is none.
+
+        Args:
+            address: Of the other end of the connection.
+            forwarded: The values of the headers `X-Forwarded-For`; the last address is the one that the proxy wrote.
+        """
+        named = forwarded[-1].rpartition(",")[2].strip() if forwarded else ""
+        try:
+            return (str(ipaddress.ip_address(named)), address) if address in self.settings.proxies else (address, "")
+        except ValueError:
+            return address, ""
+
+    def log_in(self, token: str, address: str, proxy: str = "") -> str | None:
+        """Begin a session: the value of its cookie; None: the token is wrong, or this sender has to wait."""
+        if self.seconds_to_wait(address, proxy) > 0:
             return None
         right = self.settings.token
         if right is not None and hmac.compare_digest(token.encode(), right.encode()):
-            self._failures.pop(address, None)
+            self._failures.pop(f"{address} {proxy}", None)
             name = f"{int(self._now())}.{secrets.token_urlsafe(16)}"
             return f"{name}.{self._signature(f'session {name}')}"
-        failures = self._failures.setdefault(address, deque(maxlen=MAX_FAILURES))
-        self._failures.move_to_end(address)
-        failures.append(self._clock())
+        for key, most in _limits(address, proxy):
+            self._failures.setdefault(key, deque(maxlen=most)).append(self._clock())
+            self._failures.move_to_end(key)
         _cut(self._failures)
-        logger.warning("a wrong token from %s", address)
+        logger.warning("a wrong token from %s%s", address, f" behind {proxy}" if proxy else "")
         return None
 
-    def seconds_to_wait(self, address: str) -> float:
-        """How long an address has to wait before it may give a token again; 0: it may now."""
-        failures = self._failures.get(address)
-        if failures is None or len(failures) < MAX_FAILURES:
-            return 0.0
-        return max(0.0, failures[0] + FAILURE_SECONDS - self._clock())
+    def seconds_to_wait(self, address: str, proxy: str = "") -> float:
+        """How long a sender has to wait before it may give a token again; 0: it may now."""
+        kept = [(self._failures.get(key, deque()), most) for key, most in _limits(address, proxy)]
+        ends = [failures[0] + FAILURE_SECONDS for failures, most in kept if len(failures) == most]
+        return max(0.0, max(ends, default=0.0) - self._clock())
 
     def end_session(self, cookie: str) -> None:
         """Let a session end before its time."""
@@ -177,6 +194,19 @@ class Gate:
 
     def _signature(self, text: str) -> str:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _limits(address: str, proxy: str) -> list[tuple[str, int]]:
+    """The counts of wrong tokens in which a sender is, each with its limit."""
+    own = (f"{address} {proxy}", MAX_FAILURES)
+    return [own, (f"all {proxy}", MAX_FAILURES_OF_PROXY)] if proxy else [own]
+
+
+def _in_unicode(value: str) -> str:
+    """The value of a header as its sender wrote it, in UTF-8; what controls a terminal is written as an escape."""
+    with contextlib.suppress(UnicodeError):
+        value = value.encode("latin-1").decode()
+    return shown(str(visible(value)))
 
 
 def _cut(kept: OrderedDict[str, deque[float]] | OrderedDict[str, None]) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -29,7 +29,8 @@ from diracx.tasks.plumbing.exceptions import ServerError, TaskError
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 
 STATIC: Final = Path(__file__).with_name("static")
-MAX_FORM_BYTES: Final = 1 << 20
+MAX_FORM_BYTES: Final = 1 << 17
+MAX_FORM_VALUES: Final = 2_000
 MAX_VALUE_CHARS: Final = 1_000
 """A value in the address of a page is cut there."""
 WRONG_TOKEN_SECONDS: Final = 0.5
@@ -59,9 +60,16 @@ class Dashboard:
         }
         self.renderer = Renderer(self._root, shared)
         self.live = Live(self._news, mesh.connection.clock.now)
-        errors: Any = {HTTPException: self._http_error, TaskError: self._task_error, Exception: self._bug}
+        errors: Any = {
+            HTTPException: self._http_error,
+            TaskError: self._task_error,
+            ClientDisconnect: self._gone,
+            Exception: self._bug,
+        }
+        site = Starlette(routes=self._routes(shown), exception_handlers=errors)
+        site.router.redirect_slashes = False  # it would lead to a host and a path that a proxy has changed
         # Outside all else, so that every answer has the headers.
-        self.app = Guard(Starlette(routes=self._routes(shown), exception_handlers=errors), gate, cookie)
+        self.app = Guard(site, gate, cookie)
 
     def _routes(self, pages: Iterable[Page]) -> list[Route | Mount]:
         return [
@@ -146,7 +154,12 @@ class Dashboard:
             self.live.check_room()
         except TooManyViewersError as error:
             return PlainTextResponse(f"{error}\n", 503)
-        return EventStream(partial(self.live.events, key, partial(self._parts, page, query, may_act), page.every))
+        read = partial(self._parts, page, query, may_act)
+        return EventStream(partial(self.live.events, key, read, page.every), partial(self._is_still_in, request))
+
+    def _is_still_in(self, request: Request) -> bool:
+        cookie = request.cookies.get(self._cookie, "")
+        return self.gate.visitor(request.client.host if request.client else "", request.headers, cookie) is not None
 
     # Actions
 
@@ -183,12 +196,12 @@ class Dashboard:
 
     async def _login(self, request: Request) -> Response:
         values = await _form_of(request) if request.method == "POST" else request.query_params
-        address, then = request.client.host if request.client else "", _own_path(values.get("next", "/"))
+        sender, then = self._sender(request), _own_path(values.get("next", "/"))
         if self.gate.settings.token is None:
             return RedirectResponse(f"{self._root}/", 303)
-        wait, problem = self.gate.seconds_to_wait(address), None
+        wait, problem = self.gate.seconds_to_wait(*sender), None
         if token := values.get("token", ""):
-            session = self.gate.log_in(token, address)
+            session = self.gate.log_in(token, *sender)
             if session is not None:
                 answer: Response = RedirectResponse(f"{self._root}{then}", 303)
                 self._set_cookie(answer, request, session, SESSION_SECONDS)
@@ -200,6 +213,10 @@ class Dashboard:
         if wait:
             answer.headers["retry-after"] = f"{wait:.0f}"
         return answer
+
+    def _sender(self, request: Request) -> tuple[str, str]:
+        forwarded = request.headers.getlist("x-forwarded-for")
+        return self.gate.sender(request.client.host if request.client else "", forwarded)
 
     async def _logout(self, request: Request) -> Response:
         values, visitor = await _form_of(request), visitor_of(request)
@@ -234,6 +251,9 @@ class Dashboard:
     async def _task_error(self, request: Request, error: TaskError) -> Response:
         return self._problem(request, str(error), 409 if isinstance(error, RefusedError) else 503)
 
+    async def _gone(self, request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody reads it
+
     async def _bug(self, request: Request, error: Exception) -> Response:
         return self._problem(request, "an unforeseen error, see the log of the dashboard", 500)
 
@@ -265,7 +285,11 @@ async def _form_of(request: Request) -> QueryParams:
         body += chunk
         if len(body) > MAX_FORM_BYTES:
             raise HTTPException(413, "the form is too long")
-    return QueryParams(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+    try:
+        values = parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=MAX_FORM_VALUES)
+    except ValueError:
+        raise HTTPException(413, "the form has too many values") from None
+    return QueryParams(values)
 
 
 def _own_path(path: str) -> str:

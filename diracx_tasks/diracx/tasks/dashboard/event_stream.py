@@ -13,13 +13,17 @@ from diracx.tasks.dashboard.live import Viewer
 
 
 class EventStream(Response):
-    """Sends what `events` yields for a viewer, as `text/event-stream`."""
+    """Sends what `events` yields for a viewer, as `text/event-stream`.
+
+    Args:
+        allowed: Asked before each event: the session may have ended meanwhile.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Callable[[Viewer], AsyncGenerator[bytes, None]]) -> None:
+    def __init__(self, events: Callable[[Viewer], AsyncGenerator[bytes, None]], allowed: Callable[[], bool]) -> None:
         super().__init__()
-        self._of = events
+        self._of, self._allowed = events, allowed
         del self.headers["content-length"]
         self.headers["x-accel-buffering"] = "no"  # a proxy that collects an answer would hold the events back
 
@@ -31,6 +35,8 @@ class EventStream(Response):
         try:
             async with aclosing(self._of(viewer)) as events:
                 async for chunk in events:
+                    if not self._allowed():
+                        break
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             if not viewer.gone:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -76,6 +76,10 @@ class Guard:
             return PlainTextResponse(f"{why}\n", 421)
         if scope["method"] not in ("GET", "HEAD") and (why := self._gate.why_not_posted_here(headers)) is not None:
             return PlainTextResponse(f"{why}\n", 403)
+        user_header = self._gate.settings.user_header
+        if user_header is not None and len(headers.getlist(user_header)) > 1:
+            # A proxy that adds its header instead of replacing it lets its visitor choose the first one.
+            return PlainTextResponse(f"more than one header {user_header}: the proxy has to replace it\n", 400)
         client = scope.get("client")
         visitor = self._gate.visitor(client[0] if client else "", headers, self._session(scope))
         scope.setdefault("state", {})["visitor"] = visitor

@@ -12,6 +12,7 @@ import uvicorn
 
 from diracx.tasks.dashboard.access import LOOPBACK_NAMES, PROXIES, AccessSettings, Gate, is_loopback
 from diracx.tasks.dashboard.app import Dashboard
+from diracx.tasks.dashboard.connections import MAX_CONNECTIONS, PromptProtocol
 from diracx.tasks.dashboard.letter_actions import PurgeLetters, ReplayLetters
 from diracx.tasks.dashboard.lock_actions import ReleaseLock
 from diracx.tasks.dashboard.mesh import Mesh
@@ -42,8 +43,6 @@ ACTIONS: Final = (
     RunNow(),
     ReleaseLock(),
 )
-MAX_CONNECTIONS: Final = 500
-"""Further ones are answered 503."""
 CLOSE_SECONDS: Final = 1
 """Requests that are being answered have this time at the end."""
 
@@ -74,8 +73,9 @@ async def serving(mesh: Mesh, settings: AccessSettings, listening: socket.socket
     dashboard = Dashboard(mesh, Gate(settings), PAGES, ACTIONS, cookie=f"diracx_tasks_{mesh.namespace.name}_{port}")
     config = uvicorn.Config(
         dashboard.app,
+        http=PromptProtocol,
         log_config=None,
-        log_level="warning",
+        log_level="error",  # anybody can send what is no request: not a line for each
         access_log=False,
         lifespan="off",
         ws="none",
