@@ -87,6 +87,13 @@ async def test_of_a_holder_that_no_worker_has_nothing_is_known(mesh: TaskMesh) -
     assert await holders_notice(mesh.connection, mesh.namespace, lock) == [Noticed(HOLDER, runs=False, known=False)]
 
 
-@pytest.mark.parametrize("lock", [HeldLock("rate.job.7", "rate", [HOLDER], 1.0), HeldLock("rw.job.7", "rw", [], 1.0)])
+@pytest.mark.parametrize(
+    "lock",
+    [
+        HeldLock("rate.job.7", "rate", [HOLDER], 1.0),
+        HeldLock("leader.scheduler", "leader", [HOLDER], 1.0),
+        HeldLock("rw.job.7", "rw", [], 1.0),
+    ],
+)
 async def test_what_nobody_holds_concerns_nobody(mesh: TaskMesh, lock: HeldLock) -> None:
     assert await holders_notice(mesh.connection, mesh.namespace, lock) == []

@@ -37,8 +37,6 @@ class ReleaseLock:
         if not await mesh.facts(LockFacts).reader.release(lock.key):
             return f"{shown(lock.key)} was given back meanwhile"
         mesh.forget()
-        if lock.kind == "leader":
-            return f"released {shown(lock.key)}"
         try:
             noticed = await holders_notice(mesh.connection, mesh.namespace, lock)
         except ServerError as error:

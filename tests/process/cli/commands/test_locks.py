@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
@@ -18,6 +19,7 @@ from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import ConcurrencyLimiter, ExclusiveRWLock, MutexLock, RateLimiter, SharedRWLock
+from diracx.tasks.plumbing.scheduler.leadership import LeaderLock
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.command_line import CommandLine
 from support.locking import new_owner
@@ -99,14 +101,25 @@ async def test_a_lock_is_released_after_a_yes_and_all_its_keys_go(bucket: Bucket
     await MutexLock(JOB, 8).acquire(bucket, new_owner())
     refused = await run(environment, "release", "rw.job.7", answer="n\n")
     assert refused.returncode != 0
-    assert "held by lollygag:SyncOwnersTask 0192 on reader-0" in refused.stderr
-    assert "and 1 more? Its task runs on, beside the next owner, until it renews the lock" in refused.stderr
+    assert "Held by lollygag:SyncOwnersTask 0192 on reader-0 since 2" in refused.stderr
+    assert "Its task runs on, beside the next owner, until it renews the lock" in refused.stderr
+    assert "Release rw.job.7?" in refused.stderr
     assert len(await bucket.keys()) == 3
     done = await run(environment, "release", "rw.job.7", answer="y\n")
     assert done.returncode == 0, done.stderr
     assert "lollygag:SyncOwnersTask 0192 on reader-1: it does not answer. If it lives, its task runs" in done.stderr
     assert await bucket.keys() == ["mutex.job.8"]
     await (await ExclusiveRWLock(JOB, 7).acquire(bucket, new_owner())).release()
+
+
+async def test_the_leadership_has_no_task_that_runs_on(bucket: Bucket, environment: dict[str, str]) -> None:
+    await LeaderLock(timedelta(seconds=30)).acquire(bucket, new_owner("node1-411-scheduler"))
+    (lock,) = json.loads((await run(environment, "list", "--json")).stdout)
+    asked = await run(environment, "release", lock["key"], answer="y\n")
+    assert asked.returncode == 0, asked.stderr
+    assert "one of them takes it" in asked.stderr
+    assert "its task runs on" not in asked.stderr.lower()
+    assert asked.stderr.endswith(f"released {lock['key']}\n")
 
 
 async def test_yes_skips_the_question(bucket: Bucket, environment: dict[str, str]) -> None:

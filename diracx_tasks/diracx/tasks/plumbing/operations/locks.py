@@ -66,12 +66,13 @@ async def holders_notice(
 ) -> list[Noticed]:
     """Wait until the tasks that held a lock, which was just released, have ended, but not longer than `seconds`.
 
-    A live holder notices at its next renewal. Those of limiters that admit starts have nothing to notice.
+    A live holder notices at its next renewal. Those of limiters that admit starts have nothing to notice, and whoever
+    leads as the scheduler is no task.
 
     Raises:
         ServerError: The workers cannot be asked.
     """
-    if not lock.holders or lock.kind == "rate":
+    if not lock.holders or lock.kind in ("rate", "leader"):
         return []
     released, limit = connection.clock.now(), boottime() + seconds
     while True:

@@ -13,9 +13,8 @@ from diracx.tasks.cli.terminal.interaction import confirmed
 from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.exceptions import ServerError
-from diracx.tasks.plumbing.operations.lock_release import UNTIL_NOTICED, told
+from diracx.tasks.plumbing.operations.lock_release import UNTIL_NOTICED, of_holders, of_meanwhile, told
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader, holders_notice
-from diracx.tasks.plumbing.wire.times import readable_time
 
 
 def command(*, key: str, yes: bool, access: Access) -> int:
@@ -53,10 +52,4 @@ async def _release(access: Access, lock: HeldLock) -> ExitCode:
 
 
 def _question(lock: HeldLock) -> str:
-    if not lock.holders:
-        return f"Release {lock.key}, which nobody holds?"
-    first = lock.holders[0]
-    others = f" and {len(lock.holders) - 1} more" if len(lock.holders) > 1 else ""
-    holder = f"{first.task} {first.id} on {first.worker} since {readable_time(first.since)}"
-    goes_on = "" if lock.kind == "rate" else f" {UNTIL_NOTICED[0].upper()}{UNTIL_NOTICED[1:]}."
-    return f"Release {lock.key}, held by {holder}{others}?{goes_on}"
+    return " ".join([of_holders(lock), *of_meanwhile(lock), f"Release {lock.key}?"])
