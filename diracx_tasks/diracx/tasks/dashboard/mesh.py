@@ -7,7 +7,7 @@ cost the mesh as much as one, and nobody costs nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
@@ -51,38 +51,37 @@ class Shared(Generic[T]):
     ) -> None:
         self._read, self._fresh, self._clock = read, fresh_seconds, clock
         self._reading: asyncio.Task[T] | None = None
-        self._forgotten: set[asyncio.Task[T]] = set()
-        """Those that were being made when they were forgotten."""
+        """The latest; None: the next one who asks gets a new one."""
+        self._running: set[asyncio.Task[T]] = set()
+        """The latest, and one that was forgotten while it was made."""
         self._made = float("-inf")
 
     async def get(self) -> T:
         """The reading: that of a moment ago, the one that is being made, or a new one. It fails as `read` does."""
         reading = self._reading
         if reading is None or (reading.done() and (self._clock() - self._made > self._fresh or _failed(reading))):
-            reading = self._reading = asyncio.create_task(self._make(), name="facts for the dashboard")
+            before = tuple(self._running)
+            reading = self._reading = asyncio.create_task(self._make(before), name="facts for the dashboard")
+            self._running.add(reading)
+            reading.add_done_callback(self._running.discard)
         # Whoever goes away meanwhile leaves the reading to the others.
         return await asyncio.shield(reading)
 
     def forget(self) -> None:
-        """Let the next one who asks get a new reading, as after something was changed.
-
-        One that is being made may have read what was there before: it goes to those who wait for it, and no others.
-        """
-        reading, self._reading = self._reading, None
-        if reading is not None and not reading.done():
-            self._forgotten.add(reading)
-            reading.add_done_callback(self._forgotten.discard)
+        """Let the next one who asks get a reading that begins now or later, as after something was changed. One that is
+        being made goes on for those who wait for it."""
+        self._reading = None
 
     async def end(self) -> None:
-        """Give up the readings that are being made."""
-        reading = {*self._forgotten, *({self._reading} if self._reading is not None else ())}
-        going_on = [each for each in reading if not each.done()]
-        for each in going_on:
-            each.cancel()
-        if going_on:
-            await asyncio.wait(going_on)
+        """Give up a reading that is being made."""
+        if running := tuple(self._running):
+            for each in running:
+                each.cancel()
+            await asyncio.wait(running)
 
-    async def _make(self) -> T:
+    async def _make(self, before: Collection[asyncio.Task[T]]) -> T:
+        if before:  # readers are not made for two readings at the same time
+            await asyncio.wait(before)
         try:
             return await self._read()
         finally:
