@@ -7,7 +7,7 @@ cost the mesh as much as one, and nobody costs nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
@@ -18,7 +18,7 @@ from diracx.tasks.plumbing.jetstream.errors import ApiError, PermissionDeniedErr
 from diracx.tasks.plumbing.operations.history import History, HistoryReader
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.recent_failures import RecentFailure, recent_failures
-from diracx.tasks.plumbing.operations.sampling import Sample
+from diracx.tasks.plumbing.operations.sampling import Sample, Sampler
 from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_lookup import TaskLookup
@@ -51,37 +51,38 @@ class Shared(Generic[T]):
     ) -> None:
         self._read, self._fresh, self._clock = read, fresh_seconds, clock
         self._reading: asyncio.Task[T] | None = None
-        """The latest; None: the next one who asks gets a new one."""
-        self._running: set[asyncio.Task[T]] = set()
-        """The latest, and one that was forgotten while it was made."""
+        self._forgotten: set[asyncio.Task[T]] = set()
+        """Those that were being made when they were forgotten."""
         self._made = float("-inf")
 
     async def get(self) -> T:
         """The reading: that of a moment ago, the one that is being made, or a new one. It fails as `read` does."""
         reading = self._reading
         if reading is None or (reading.done() and (self._clock() - self._made > self._fresh or _failed(reading))):
-            before = tuple(self._running)
-            reading = self._reading = asyncio.create_task(self._make(before), name="facts for the dashboard")
-            self._running.add(reading)
-            reading.add_done_callback(self._running.discard)
+            reading = self._reading = asyncio.create_task(self._make(), name="facts for the dashboard")
         # Whoever goes away meanwhile leaves the reading to the others.
         return await asyncio.shield(reading)
 
     def forget(self) -> None:
-        """Let the next one who asks get a reading that begins now or later, as after something was changed. One that is
-        being made goes on for those who wait for it."""
-        self._reading = None
+        """Let the next one who asks get a new reading, as after something was changed.
+
+        One that is being made may have read what was there before: it goes to those who wait for it, and no others.
+        """
+        reading, self._reading = self._reading, None
+        if reading is not None and not reading.done():
+            self._forgotten.add(reading)
+            reading.add_done_callback(self._forgotten.discard)
 
     async def end(self) -> None:
-        """Give up a reading that is being made."""
-        if running := tuple(self._running):
-            for each in running:
-                each.cancel()
-            await asyncio.wait(running)
+        """Give up the readings that are being made."""
+        reading = {*self._forgotten, *({self._reading} if self._reading is not None else ())}
+        going_on = [each for each in reading if not each.done()]
+        for each in going_on:
+            each.cancel()
+        if going_on:
+            await asyncio.wait(going_on)
 
-    async def _make(self, before: Collection[asyncio.Task[T]]) -> T:
-        if before:  # readers are not made for two readings at the same time
-            await asyncio.wait(before)
+    async def _make(self) -> T:
         try:
             return await self._read()
         finally:
@@ -124,7 +125,7 @@ class Mesh:
         self.read_only = read_only or observes
         self.lookup = TaskLookup(connection, namespace, registry)
         self._kept = HistoryReader(connection, namespace)
-        self.recent = Recent(connection, namespace)
+        self.recent = Recent(Sampler(connection, namespace))
         self._search = TaskSearch(connection, namespace, registry)
         self._searches = asyncio.Semaphore(MAX_SEARCHES)
         self.snapshot = Shared[StatusSnapshot](StatusReader(connection, namespace).read)

@@ -6,14 +6,13 @@ nothing of the time in which nobody looked.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.operations.sampling import Sample, Sampler, merged
-from diracx.tasks.plumbing.wire.names import Namespace
 
 DAY: Final = timedelta(days=1)
 RATE_WINDOW: Final = timedelta(seconds=30)
@@ -25,10 +24,14 @@ _HALF_A_MINUTE: Final = timedelta(seconds=30)
 
 
 class Recent:
-    """The samples of one mesh, the latest in fine steps, and those of a day by the minute."""
+    """The samples of one mesh, the latest in fine steps, and those of a day by the minute.
 
-    def __init__(self, connection: Connection, namespace: Namespace) -> None:
-        self._sampler = Sampler(connection, namespace)
+    Args:
+        sampler: Takes them, for nobody else.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler, self._looking = sampler, asyncio.Lock()
         self._fine: deque[Sample] = deque()
         self._minutes: deque[Sample] = deque()
         """What this process saw itself, about one a minute."""
@@ -41,7 +44,9 @@ class Recent:
         Raises:
             ServerError: As `Sampler.sample`.
         """
-        sample = await self._sampler.sample()
+        # Each sample is the difference to the one before: two that are taken together would count twice.
+        async with self._looking:
+            sample = await self._sampler.sample()
         if 0 < sample.seconds <= OLD_SECONDS:
             self._fine.append(sample)
             self._open.append(sample)

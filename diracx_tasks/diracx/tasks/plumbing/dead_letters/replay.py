@@ -66,9 +66,9 @@ from diracx.tasks.plumbing.wire.envelope import MSG_ID, TASK_EXPIRES, TASK_ID
 from diracx.tasks.plumbing.wire.names import Namespace
 
 REPLAY_TTL: Final = "168h"
+"""How long a replayed task waits in the stream `later` for room in a queue that filled up in the meantime."""
 _REPLAY: Final = "replay-"
 """How the `Nats-Msg-Id` of a replayed task begins."""
-"""How long a replayed task waits in the stream `later` for room in a queue that filled up in the meantime."""
 
 
 class NotReplayableError(TaskError):
