@@ -43,15 +43,18 @@ def forged(data: object = None, **changes: object) -> dict[str, Any]:
 
 
 TEXTS = (b"", b"null", b"[]", b"{}", b"\xff\xfe", b"NaN", b"[" * 100_000, b'{"id":' + b"[" * 20_000)
+NO_METADATA: tuple[Any, ...] = (None, {}, {"id": 5, "size": "small"}, {"id": ["x"]})
+NO_ENDPOINTS: tuple[Any, ...] = (None, [], [{}], [{"data": None}])
+NO_COUNTS: tuple[Any, ...] = ([], {"a": "b"}, {"a": -1}, {"a": 10**30})
 DOCUMENTS = (
     {"id": "forged"},
-    *({"id": "forged", "metadata": each} for each in (None, {}, {"id": 5, "size": "small"}, {"id": ["x"]})),
+    *({"id": "forged", "metadata": each} for each in NO_METADATA),
     forged(metadata={"id": "forged", "size": "huge", "host": "h", "pid": "1"}),
     forged({}, metadata={"id": "forged", "size": "small", "host": "h", "pid": "x"}),
     *(forged({}, started=each) for each in ("yesterday", "2026-11-27T10:00:00", "0001-01-01T00:00:00+12:00", 5)),
-    *(forged({}, endpoints=each) for each in (None, [], [{}], [{"data": None}])),
+    *(forged({}, endpoints=each) for each in NO_ENDPOINTS),
     forged(None),
-    *(forged({"in_hand": each}) for each in ([], {"a": "b"}, {"a": -1}, {"a": 10**30})),
+    *(forged({"in_hand": each}) for each in NO_COUNTS),
     *(forged({name: "x"}) for name in ("slots", "busy", "per_second", "last_pull_seconds", "queues")),
     *(forged({"queues": each}) for each in ({"normal-small": {"wait": ["x"]}}, {"normal-small": 1})),
     *(forged(each, metadata={"id": "forged"}) for each in ({"leads": 1}, {"next": 5}, {"leads": True, "next": "2026"})),
