@@ -143,6 +143,19 @@ def test_a_further_verb_answers_what_it_was_asked_and_nothing_to_what_it_cannot_
     assert service.answer("ECHO", b"no JSON") is None
 
 
+async def test_a_question_that_is_broken_off_leaves_nothing_behind(connection: Connection, namespace: str) -> None:
+    def waiting() -> list[asyncio.Task[Any]]:
+        return [each for each in asyncio.all_tasks() if each.get_name() == "an answer arrives"]
+
+    async with serving(connection, a_service(namespace)):
+        asking = asyncio.create_task(ask_all(connection, namespace))
+        await wait_until(lambda: bool(waiting()), description="it waits for answers")
+        asking.cancel()
+        await asyncio.wait([asking])
+        await asyncio.sleep(0)
+        assert not waiting()
+
+
 async def test_the_stats_of_a_worker_count_its_deliveries(mesh: TaskMesh) -> None:
     recording_tasks.reset()
     mesh.register(Record, Breaks)

@@ -224,12 +224,14 @@ class _Answers:
         deadline = loop.time() + _MAX_SECONDS
         while not self._ended.done() and (remaining := deadline - loop.time()) > 0:
             self._arrival.clear()
-            arrival = asyncio.create_task(self._arrival.wait())
+            arrival = asyncio.create_task(self._arrival.wait(), name="an answer arrives")
             either: list[asyncio.Future[Any]] = [arrival, self._ended]
             # Where nobody listens the server says so at once. Else the first answer may come late from a busy machine.
             timeout = min(remaining, _QUIET_SECONDS) if self.found else remaining
-            done, _ = await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            arrival.cancel()
+            try:
+                done, _ = await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                arrival.cancel()
             if not done:
                 break
         return self._ended.result() if self._ended.done() else True
