@@ -115,6 +115,25 @@ async def test_an_action_that_takes_long_shows_its_progress_and_then_its_result(
         await ended
 
 
+async def test_a_job_that_goes_on_is_known_however_many_others_come_after_it(
+    connection: Connection, topology: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "AT_ONCE_SECONDS", 0.05)
+    monkeypatch.setattr(actions, "MAX_JOBS", 2)
+    slow = Slow()
+    async with signed_in(connection, topology) as site:
+        site.dashboard._actions["slow"] = slow
+        answer = await site.client.post("/actions/slow", data=await site.form("/actions/slow"))
+        job = answer.headers["location"].partition("?id=")[2]
+        for _ in range(4):
+            await site.act("resume", queue="normal-small")
+        assert "4 of 10" in await site.text("/job", id=job)
+        assert [each.id for each in site.dashboard.jobs.running()] == [job]
+        assert len(site.dashboard.jobs._jobs) == 2
+        slow.go.set()
+        await site.sees("job", "progress", "All of it is done", id=job)
+
+
 async def test_the_end_of_the_dashboard_breaks_an_action_off(
     connection: Connection,
     topology: Namespace,

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,7 +30,7 @@ from diracx.tasks.plumbing.exceptions import TaskError
 logger = logging.getLogger("diracx.tasks.dashboard")
 
 MAX_JOBS: Final = 200
-"""The jobs whose results are kept."""
+"""The results of so many jobs are kept; those that go on are known in any case."""
 AT_ONCE_SECONDS: Final = 1.0
 """A job that takes longer has a page of its own."""
 
@@ -120,7 +119,8 @@ class Jobs:
     """The actions that are carried out, and the results of the latest."""
 
     def __init__(self) -> None:
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._jobs: dict[str, Job] = {}
+        """The oldest first."""
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def get(self, wanted: str) -> Job | None:
@@ -136,8 +136,9 @@ class Jobs:
         begun = mesh.connection.clock.now()
         job = Job(secrets.token_urlsafe(9), plan.title, visitor.name, plan.back, begun)
         self._jobs[job.id] = job
-        while len(self._jobs) > MAX_JOBS:
-            self._jobs.popitem(last=False)
+        ended = [each for each, kept in self._jobs.items() if each not in self._running and kept is not job]
+        for each in ended[: max(0, len(self._jobs) - MAX_JOBS)]:
+            del self._jobs[each]
         running = asyncio.create_task(self._run(action, mesh, values, job), name=f"action {action.name}")
         self._running[job.id] = running
         running.add_done_callback(lambda _: self._running.pop(job.id, None))

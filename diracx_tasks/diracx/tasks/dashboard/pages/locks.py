@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec.structs import replace
 from starlette.datastructures import QueryParams
 
 from diracx.tasks.dashboard.mesh import Mesh, Shared
@@ -15,7 +16,7 @@ from diracx.tasks.dashboard.pages import Page, View
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockHolder, LockReader
 from diracx.tasks.plumbing.operations.task_document import State
-from diracx.tasks.plumbing.operations.task_search import FoundTask, TaskSearch, Wanted
+from diracx.tasks.plumbing.operations.task_search import FoundTask, Wanted
 
 MAX_ROWS: Final = 300
 MAX_HOLDERS: Final = 20
@@ -48,7 +49,7 @@ class LockFacts:
 
     def __init__(self, mesh: Mesh) -> None:
         self.reader = LockReader(mesh.connection, mesh.namespace)
-        self._search = TaskSearch(mesh.connection, mesh.namespace, mesh.registry)
+        self._search = mesh.search
         self.held = Shared[list[HeldLock] | None](self._held)
         """None: there is no bucket."""
         self.waiting = Shared[Waiting](self._waiting, WAITING_SECONDS)
@@ -58,7 +59,7 @@ class LockFacts:
 
     async def _waiting(self) -> Waiting:
         try:
-            result = await self._search.find(Wanted(states=[State.PARKED], limit=MAX_PARKED))
+            result = await self._search(Wanted(states=[State.PARKED], limit=MAX_PARKED))
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:
                 return Waiting()
@@ -66,7 +67,8 @@ class LockFacts:
         by_key = defaultdict[str, list[FoundTask]](list)
         for task in result.tasks:
             for key in task.locks:
-                by_key[key].append(task)
+                # Without its arguments, which may be large: the tasks are kept.
+                by_key[key].append(replace(task, args=None, labels={}))
         return Waiting(by_key, not result.incomplete)
 
     def forget(self) -> None:

@@ -18,7 +18,6 @@ from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text
 from diracx.tasks.plumbing.jetstream.errors import ApiError, PermissionDeniedError
-from diracx.tasks.plumbing.operations.alerts import alerts_of
 from diracx.tasks.plumbing.operations.sampling import QueueSample, Sample, rate_in, rate_out, seconds_to_empty
 from diracx.tasks.plumbing.operations.status_document import QueueStatus, StatusSnapshot, WorkerStatus
 
@@ -181,7 +180,7 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
     span = SPANS.get(query.get("span", ""), SPANS["hour"])
     return {
         "at": snapshot.at,
-        "alerts": alerts_of(snapshot),
+        "alerts": snapshot.status.alerts,
         "totals": totals(snapshot),
         "sizes": list(Size),
         "queues": queue_matrix(snapshot, load),
