@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -146,7 +147,7 @@ async def test_what_somebody_wrote_by_hand_is_no_sample(mesh: TaskMesh) -> None:
 
 
 async def test_more_than_one_batch_is_read_the_oldest_first(mesh: TaskMesh) -> None:
-    start = datetime.now(UTC)
+    start = datetime.now(UTC) - timedelta(minutes=1_201)
     samples = [Sample(start + timedelta(minutes=n), 60.0, {}, n, 0, {}, leader=True) for n in range(1, 1_201)]
     for first in range(0, len(samples), 300):
         await asyncio.gather(
@@ -181,3 +182,27 @@ async def test_telemetry_hears_of_the_mesh_from_its_leader(mesh: TaskMesh) -> No
                 with pytest.raises(KeyError):
                     measured.metric("diracx.tasks.queue.waiting")
     await mesh.burst()
+
+
+HUGE = 10**400
+STRANGE = (
+    *({"at": each} for each in ("2026-11-27T13:00:00", "9999-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00", 5)),
+    *({"seconds": each} for each in (-1, 1e308)),
+    *({"queues": {"normal-small": {name: value}}} for name in ("submitted", "waiting") for value in (-1, HUGE, 0.5)),
+    *({"queues": {"normal-small": {"wait": [each]}}} for each in (-1, HUGE)),
+    {"queues": {"normal-small": {"oldest_seconds": 1e308}}},
+    {"workers": {"small": {"slots": HUGE}}},
+    {"dead_letters": HUGE},
+)
+
+
+async def test_what_somebody_wrote_beside_the_samples_is_left_out(mesh: TaskMesh) -> None:
+    subject = mesh.namespace.history_subject
+    good = Sample(
+        at=mesh.connection.clock.now(), seconds=60, queues={}, dead_letters=0, delayed=0, workers={}, leader=True
+    )
+    fields = json.loads(msgspec.json.encode(good))
+    for body in (b"", b"null", b"\xff", b"[" * 50_000, *(json.dumps(fields | each).encode() for each in STRANGE)):
+        await publish(mesh.connection, subject, body, {})
+    await publish(mesh.connection, subject, msgspec.json.encode(good), {})
+    assert await history(mesh) == [good]

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from diracx.tasks.plumbing.wire.bounds import AwareTime
 from diracx.tasks.plumbing.wire.ending import OutcomeError, Status
 
 MAX_TTL_SECONDS: Final = 365 * 86_400
@@ -51,7 +52,7 @@ class Ended(StrEnum):
 class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One group."""
 
-    spawned: Annotated[datetime, msgspec.Meta(tz=True)]
+    spawned: AwareTime
     """By the server's clock."""
     ttl_seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_SECONDS)]
     """How long after that the callback runs at the latest."""

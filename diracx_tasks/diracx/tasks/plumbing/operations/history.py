@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -42,6 +42,8 @@ SAMPLE_SECONDS: Final = 10.0
 STORE_SECONDS: Final = 60.0
 DENIED_SECONDS: Final = 300.0
 """The time between two tries while this user lacks a permission: the server logs each."""
+_CLOCK_SKEW: Final = timedelta(minutes=1)
+"""A sample that is later than now by more tells of a time that has not been."""
 _LOOK_SECONDS: Final = 1.0
 """How often a scheduler that stands by looks whether it leads."""
 
@@ -201,4 +203,5 @@ class HistoryReader:
                 samples.append(_decoder.decode(message.body))
             except (msgspec.MsgspecError, RecursionError):  # somebody wrote it by hand
                 logger.debug("message %d of %s is no sample", message.sequence, self._stream)
-        return History([sample for sample in samples if sample.at > at])
+        latest = self._connection.clock.now() + _CLOCK_SKEW  # the clock of the server may have been set back
+        return History([sample for sample in samples if at < sample.at < latest])

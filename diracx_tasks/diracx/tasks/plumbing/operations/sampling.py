@@ -27,8 +27,9 @@ from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.service_answers import SchedulerStats, WorkerLoad
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader
 from diracx.tasks.plumbing.operations.worker_service import worker_service
+from diracx.tasks.plumbing.wire.bounds import AwareTime, Count, Seconds
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.wire.times import AwareTime, from_rfc3339
+from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.plumbing.worker.snapshot import WAIT_BOUNDS_SECONDS, QueueTotals
 
 FORGET_AFTER: Final = timedelta(minutes=10)
@@ -38,20 +39,20 @@ FORGET_AFTER: Final = timedelta(minutes=10)
 class QueueSample(msgspec.Struct, frozen=True, omit_defaults=True):
     """One of the nine queues: how many tasks stand in it, and how many came and left since the sample before."""
 
-    waiting: int = 0
+    waiting: Count = 0
     """Tasks that were never delivered."""
-    in_flight: int = 0
-    parked: int = 0
+    in_flight: Count = 0
+    parked: Count = 0
     """Tasks that wait for a retry or a lock."""
-    oldest_seconds: float | None = None
+    oldest_seconds: Seconds | None = None
     """The age of the oldest waiting task; None: none waits."""
-    submitted: int = 0
-    succeeded: int = 0
-    retried: int = 0
-    dead: int = 0
-    dropped: int = 0
-    cancelled: int = 0
-    wait: list[int] = []
+    submitted: Count = 0
+    succeeded: Count = 0
+    retried: Count = 0
+    dead: Count = 0
+    dropped: Count = 0
+    cancelled: Count = 0
+    wait: list[Count] = []
     """First deliveries by the time for which their tasks had waited, see `QueueTotals.wait`; empty: there were none."""
 
     @property
@@ -68,9 +69,9 @@ class QueueSample(msgspec.Struct, frozen=True, omit_defaults=True):
 class WorkersSample(msgspec.Struct, frozen=True, omit_defaults=True):
     """The workers of one size together."""
 
-    workers: int = 0
-    slots: int = 0
-    busy: int = 0
+    workers: Count = 0
+    slots: Count = 0
+    busy: Count = 0
     """Slots in use."""
 
 
@@ -79,12 +80,12 @@ class Sample(msgspec.Struct, frozen=True):
 
     at: AwareTime
     """By the server's clock."""
-    seconds: float
+    seconds: Seconds
     """The time since the sample before; 0: there was none."""
     queues: dict[str, QueueSample]
     """By `<priority>-<size>`."""
-    dead_letters: int
-    delayed: int
+    dead_letters: Count
+    delayed: Count
     """Tasks that were submitted for later and have not fallen due."""
     workers: dict[str, WorkersSample]
     """By size; a size without workers is not there."""

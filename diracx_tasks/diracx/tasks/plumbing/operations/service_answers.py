@@ -15,11 +15,9 @@ from msgspec import Meta
 
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.operations.worker_service import NoteEffect
-from diracx.tasks.plumbing.wire.times import AwareTime
+from diracx.tasks.plumbing.wire.bounds import AwareTime, Count
 from diracx.tasks.plumbing.worker.snapshot import EndedTask, HeldTask, InFlightTask, QueueTotals
 
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-"""A whole number that JSON can carry."""
 Id = Annotated[str, Meta(min_length=1)]
 
 

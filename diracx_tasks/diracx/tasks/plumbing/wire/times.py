@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
-
-import msgspec
 
 from diracx.tasks.plumbing.clock import LATEST_TIME
 from diracx.tasks.plumbing.exceptions import shown
-
-AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
-"""A time of a stored or sent document: one without an offset, which cannot be compared with others, is refused."""
 
 
 def to_rfc3339(moment: datetime) -> str:

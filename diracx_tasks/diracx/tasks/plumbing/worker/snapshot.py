@@ -25,9 +25,9 @@ from diracx.tasks.plumbing.execution.job import (
     Succeeded,
     WrongQueue,
 )
+from diracx.tasks.plumbing.wire.bounds import AwareTime, Count
 from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_ID, TASK_NAME, TASK_PART
 from diracx.tasks.plumbing.wire.failure import Failure, message_of
-from diracx.tasks.plumbing.wire.times import AwareTime
 from diracx.tasks.plumbing.worker.leases import Lease
 from diracx.tasks.plumbing.worker.observation import error_of, outcome_in_words, queue_of
 
@@ -158,23 +158,23 @@ class WorkerSnapshot:
 class QueueTotals(msgspec.Struct):
     """What a worker has done with the deliveries of one queue since it started: one count for each kind of outcome."""
 
-    succeeded: int = 0
-    retried: int = 0
+    succeeded: Count = 0
+    retried: Count = 0
     """Failed, and will be executed again."""
-    dead: int = 0
+    dead: Count = 0
     """Became dead letters."""
-    dropped: int = 0
+    dropped: Count = 0
     """Expired, or failed for good without becoming a dead letter."""
-    cancelled: int = 0
-    lock_busy: int = 0
+    cancelled: Count = 0
+    lock_busy: Count = 0
     """Given back since somebody else held a lock."""
-    held: int = 0
+    held: Count = 0
     """Given back since the configuration disables the task."""
-    interrupted: int = 0
+    interrupted: Count = 0
     """Given back for any other reason, e.g. a stop of the worker."""
-    moved: int = 0
+    moved: Count = 0
     """Put into the queue of another size."""
-    wait: list[int] = msgspec.field(default_factory=lambda: [0] * (len(WAIT_BOUNDS_SECONDS) + 1))
+    wait: list[Count] = msgspec.field(default_factory=lambda: [0] * (len(WAIT_BOUNDS_SECONDS) + 1))
     """First deliveries by the time for which their tasks had waited: since they were due, else since they were stored.
     One count for each of `WAIT_BOUNDS_SECONDS`, of those up to it and beyond the one before, and one of what is
     longer."""
