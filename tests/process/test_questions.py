@@ -27,7 +27,7 @@ from support.secured import connected, secured_server
 QUESTIONS, RUNBOOK = DOCS / "questions.md", DOCS / "runbook.md"
 NAMESPACE = "diracx"
 TOKEN = "a-token-of-a-test-process"
-TASKS = ("SyncOwnersTask", "OwnerCleanupTask", "Dies", "Retried", "Typed", "Waits", "Spawns")
+TASKS = ("SyncOwnersTask", "OwnerCleanupTask", "Dies", "Waits", "Spawns")
 ROW = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| (.+) \|$", re.M)
 PATHS = {
     "Overview": "/",
@@ -52,7 +52,7 @@ class Asked:
     command_line: CommandLine
     dashboard: str
     ids: dict[str, str]
-    """By state: `runs`, `parked`, `later`, `waits`, `done`, `dead`, `group`."""
+    """By state: `runs`, `parked`, `later`, `withdrawn`, `done`, `dead`, `group`."""
 
 
 class Words(HTMLParser):
@@ -115,7 +115,7 @@ def at_work(line: CommandLine) -> Asked:
     LoggedProcess(line, "worker", "--worker-size", "small")
     LoggedProcess(line, "scheduler")
     dashboard = LoggedProcess(line, "dashboard", "--port", "0", DIRACX_TASKS_DASHBOARD_TOKEN=TOKEN)
-    names = ("runs", "parked", "later", "withdrawn", "waits")
+    names = ("runs", "parked", "later", "withdrawn")
     for number, limit in enumerate((1, 2)):
         (line.folder / f"mesh-{number}.yaml").write_text(f"tasks: {{lollygag:Dies: {{concurrency_limit: {limit}}}}}\n")
     done = line.each(
@@ -123,18 +123,18 @@ def at_work(line: CommandLine) -> Asked:
             ["config", "set", "mesh-0.yaml"],
             ["config", "set", "mesh-1.yaml"],
             ["submit", "lollygag:Waits", "--args", '["runs"]'],
-            ["submit", "lollygag:Retried"],
+            # It waits for the lock of the first.
+            ["submit", "lollygag:Waits", "--args", '["runs"]'],
             ["submit", "lollygag:SyncOwnersTask", "--args", '["alice"]', "--delay", "3600", "--label", "vo=atlas"],
             ["submit", "lollygag:SyncOwnersTask", "--args", '["bob"]', "--delay", "3600"],
-            ["submit", "lollygag:Waits", "--args", '["runs"]'],
             ["submit", "lollygag:Spawns", "--wait"],
             ["submit", "lollygag:SyncOwnersTask", "--args", '["eve"]', "--wait"],
             ["submit", "lollygag:Dies", "--args", '["mice"]', "--wait"],
         ]
     )
-    assert [each.returncode for each in done] == [0] * 9 + [1], done
-    ids = dict(zip(names, (each.stdout.strip() for each in done[2:7]), strict=True))
-    spawned, synced, dead = done[7:]
+    assert [each.returncode for each in done] == [0] * 8 + [1], done
+    ids = dict(zip(names, (each.stdout.strip() for each in done[2:6]), strict=True))
+    spawned, synced, dead = done[6:]
     ids["group"] = spawned.stdout.split()[-1].strip("'\"")
     ids["done"], ids["dead"] = (re.findall(r"[0-9a-f]{32}", each.stderr)[0] for each in (synced, dead))
     link = wait_for(re.compile(r"http://\S+/(?=login)"), dashboard)
@@ -179,7 +179,7 @@ def test_each_question_is_answered_on_the_command_line(asked: Asked) -> None:
         "14": asked.ids["parked"],
         "15": "ValueError: mice",
         "16": asked.ids["later"],
-        "17": "it is tried again at",
+        "17": "it waits for mutex.lollygag.runs",
         "18": "ValueError: mice",
         "19": "Result: ",
         "20": "2 children",
