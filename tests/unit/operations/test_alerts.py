@@ -165,6 +165,13 @@ def test_paused_queues_share_one_command() -> None:
     assert alert.command == "diracx-task-run resume normal-large normal-small"
 
 
+def test_when_all_queues_are_paused_they_are_not_listed() -> None:
+    queues = [a_queue(priority, size, paused_until=UNTIL_RESUMED) for priority in Priority for size in Size]
+    alert = with_status(queues=queues)
+    assert alert.text == "paused: all queues, each until it is resumed"
+    assert alert.command == "diracx-task-run resume --all"
+
+
 def test_a_worker_that_is_gone_is_told_with_the_time_at_which_its_tasks_come_back() -> None:
     gone = [GoneWorker("node1-412-small-x7k2", "holds 2 locks", NOW), GoneWorker("node2-1-large-a2b3", "had 1 task")]
     first, second = alerts_of(healthy(gone=gone))

@@ -189,9 +189,11 @@ def _queues(snapshot: StatusSnapshot) -> Iterator[Alert]:
             text = f"no worker of size {size} answers, and tasks wait: {', '.join(waiting)}"
             yield _alert("queue-not-served", text, _run(status, f"worker --worker-size {size}"))
     if paused:
-        names = [f"{_name(queue)} until {pause_end_text(queue.paused_until)}" for queue in paused if queue.paused_until]
-        mend = _run(status, f"resume {' '.join(map(_name, paused))}")
-        yield _alert("queue-paused", f"paused: {', '.join(names)}", mend)
+        ends = {_name(queue): pause_end_text(queue.paused_until) for queue in paused if queue.paused_until}
+        text, which = ", ".join(f"{name} until {end}" for name, end in ends.items()), " ".join(ends)
+        if len(ends) == len(status.queues) > 1 and len(set(ends.values())) == 1:
+            text, which = f"all queues, each until {next(iter(ends.values()))}", "--all"
+        yield _alert("queue-paused", f"paused: {text}", _run(status, f"resume {which}"))
 
 
 def _workers(snapshot: StatusSnapshot) -> Iterator[Alert]:
