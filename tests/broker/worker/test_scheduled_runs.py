@@ -85,7 +85,7 @@ async def test_the_end_of_a_scheduled_run_is_noted(mesh: TaskMesh, task: str, ou
     assert (ran.outcome, ran.error) == (outcome, error)
     assert 0 <= ran.duration < 30
     assert timedelta(0) <= ran.ended - ran.due < timedelta(minutes=1)
-    assert ran.worker.endswith("-small")
+    assert "-small-" in ran.worker
 
 
 async def test_an_occurrence_that_gave_way_is_noted_as_expired_and_a_later_end_replaces_it(mesh: TaskMesh) -> None:

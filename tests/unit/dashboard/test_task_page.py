@@ -54,3 +54,10 @@ def test_a_running_and_a_dead_task_tell_so() -> None:
     assert event == Event(NOON, "attempt 1, executing on w; it was told to end: a stop", "now")
     dead = TaskDocument(id="1", state=State.DEAD, why=[], dead_letter=DeadTask(seq=4, reason="poison", died=NOON))
     assert time_line(dead) == [Event(NOON, "became dead letter 4: poison", "bad")]
+
+
+def test_the_submission_comes_first_also_if_the_worker_s_clock_is_behind() -> None:
+    task = TaskDocument(
+        id="0192", state=State.PARKED, why=[], submitted=NOON + MINUTE, attempts=1, errors=[failure(0)], parent=None
+    )
+    assert [event.text.partition(" on ")[0] for event in time_line(task)] == ["submitted", "attempt 1 failed"]

@@ -38,9 +38,11 @@ class Event:
 def time_line(task: TaskDocument) -> list[Event]:
     """What happened to a task so far, the earliest first, and what is to come."""
     events = list(_past(task))
+    # Its submission comes first, also where the clocks of the producer and the worker differ by a little.
+    begins = [] if task.submitted is None else [events.pop(0)]
     dated = [(event.at, at, event) for at, event in enumerate(events) if event.at is not None]
     undated = [event for event in events if event.at is None]
-    return [*(event for *_, event in sorted(dated)), *undated, *_present(task), *_to_come(task)]
+    return [*begins, *(event for *_, event in sorted(dated)), *undated, *_present(task), *_to_come(task)]
 
 
 def _past(task: TaskDocument) -> Iterator[Event]:
