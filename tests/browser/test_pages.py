@@ -22,12 +22,9 @@ def paths(busy: BusyMesh) -> list[str]:
     """A path of each page, and of confirmations."""
     return [
         "/",
-        "/?span=day",
-        "/tasks",
         "/tasks?state=all",
         *(f"/task?id={each}" for each in (busy.runs, busy.waits, busy.fails, "odd")),
         "/dead-letters",
-        "/dead-letters?reason=over",
         "/dead-letter?seq=1",
         "/schedules",
         "/locks",
