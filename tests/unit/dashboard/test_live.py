@@ -1,4 +1,4 @@
-"""What was read before a change is shown to nobody after it."""
+"""What was read before a change is shown to nobody after it, and no page waits for another."""
 
 from __future__ import annotations
 
@@ -63,3 +63,21 @@ async def test_a_stream_never_shows_what_was_read_before_a_change() -> None:
     assert b"after" in await anext(events)
     await events.aclose()
     await live.close()
+
+
+async def test_a_page_that_takes_long_holds_up_no_other_and_ends_with_the_dashboard() -> None:
+    slow, fast = Source(), Source()
+    fast.go.set()
+    live = Live(lambda problem, since: "news", lambda: datetime(2026, 5, 4, tzinfo=UTC))
+    waits = live.events(("slow",), slow.parts, 1.0, Viewer())
+    await anext(waits)
+    await wait_until(lambda: slow.begun == 1, description="the slow page is read")
+    events = live.events(("fast",), fast.parts, 0.05, Viewer())
+    await anext(events)
+    assert b"before" in await asyncio.wait_for(anext(events), 5)
+    await wait_until(lambda: fast.begun >= 3, description="the fast page is read again and again")
+    assert slow.begun == 1
+    await live.close()
+    assert not [task for task in asyncio.all_tasks() if "dashboard" in task.get_name()]
+    await events.aclose()
+    await waits.aclose()

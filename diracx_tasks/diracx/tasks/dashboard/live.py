@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -73,6 +72,8 @@ class _Feed:
     parts: dict[str, str] = field(default_factory=dict)
     due: float = 0.0
     """When it is read next."""
+    is_read: bool = False
+    """Whether it is being read."""
     empty_since: float = 0.0
     good_at: datetime | None = None
     """The time of the last good reading."""
@@ -99,6 +100,7 @@ class Live:
         self._news, self._now, self._clock = news, now, clock
         self._feeds: dict[tuple[str, ...], _Feed] = {}
         self._poller: asyncio.Task[None] | None = None
+        self._readings: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._closed = False
 
@@ -176,15 +178,33 @@ class Live:
             now = self._clock()
             for key in [key for key, feed in self._feeds.items() if self._is_over(feed, now)]:
                 del self._feeds[key]
-            await asyncio.gather(*(self._refresh(feed) for feed in self._feeds.values() if feed.due <= now))
-            ends = [feed.due if feed.viewers else feed.empty_since + LINGER_SECONDS for feed in self._feeds.values()]
-            if ends:
-                await wait_for_event(self._wake, max(0.01, min(ends) - self._clock()))
+            for feed in self._feeds.values():
+                # Each by itself: a page that takes long holds up no other.
+                if feed.due <= now and not feed.is_read:
+                    feed.is_read = True
+                    reading = asyncio.create_task(self._refresh(feed), name="reading for the dashboard")
+                    self._readings.add(reading)
+                    reading.add_done_callback(self._readings.discard)
+            ends = [self._end_of(feed) for feed in self._feeds.values() if not feed.is_read]
+            if self._feeds:
+                await wait_for_event(self._wake, max(0.01, min(ends, default=now + LINGER_SECONDS) - self._clock()))
+
+    @staticmethod
+    def _end_of(feed: _Feed) -> float:
+        """When there is something to do for a feed."""
+        return feed.due if feed.viewers else feed.empty_since + LINGER_SECONDS
 
     def _is_over(self, feed: _Feed, now: float) -> bool:
         return not feed.viewers and now - feed.empty_since >= LINGER_SECONDS
 
     async def _refresh(self, feed: _Feed) -> None:
+        try:
+            await self._read(feed)
+        finally:
+            feed.is_read = False
+            self._wake.set()
+
+    async def _read(self, feed: _Feed) -> None:
         begun, changes = self._clock(), feed.changes
         if not feed.viewers:
             feed.due = begun + feed.every
@@ -215,10 +235,11 @@ class Live:
         for feed in self._feeds.values():
             for viewer in feed.viewers:
                 viewer.changed.set()
-        if self._poller is not None:
-            self._poller.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._poller
+        running = [each for each in (self._poller, *self._readings) if each is not None and not each.done()]
+        for each in running:
+            each.cancel()
+        if running:
+            await asyncio.wait(running)
 
 
 def _event(name: str, html: str) -> bytes:
