@@ -99,18 +99,18 @@ def queue_matrix(snapshot: StatusSnapshot, load: Sample | None) -> list[tuple[Pr
 
 
 def _cell(queue: QueueStatus, load: Sample | None) -> QueueCell:
-    name, note = f"{queue.priority}-{queue.size}", ""
+    note = ""
     if queue.missing:
         note = "missing"
     elif queue.paused_until is not None:
         note = f"paused until {pause_end_text(queue.paused_until)}"
     return QueueCell(
-        name=name,
+        name=queue.name,
         waiting=queue.waiting,
         in_flight=queue.in_hand,
         parked=queue.parked,
         oldest_seconds=queue.oldest_seconds,
-        **_rates(None if load is None else load.queues.get(name), 0.0 if load is None else load.seconds),
+        **_rates(None if load is None else load.queues.get(queue.name), 0.0 if load is None else load.seconds),
         note=note,
         paused=queue.paused_until is not None,
         missing=queue.missing,

@@ -181,6 +181,12 @@ async def ask_all(
     return [answers.found[each] for each in sorted(answers.found)] if allowed else None
 
 
+def endpoint_data(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a process of ours tells in its answer to `STATS`, beyond what all services tell."""
+    data: Mapping[str, Any] = answer["endpoints"][0]["data"]
+    return data
+
+
 class _Answers:
     """The answers to one question.
 

@@ -15,7 +15,6 @@ from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text
 from diracx.tasks.plumbing.operations.status_document import (
     Alert,
-    QueueStatus,
     Status,
     StatusSnapshot,
     StorageStatus,
@@ -86,10 +85,6 @@ def _run(status: Status, words: str) -> str:
     return f"diracx-task-run {words}{namespace}"
 
 
-def _name(queue: QueueStatus) -> str:
-    return f"{queue.priority}-{queue.size}"
-
-
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _MAX_NAMED
     return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
@@ -113,7 +108,7 @@ def _missing(snapshot: StatusSnapshot) -> Iterator[Alert]:
     # Consumers go with their stream, and come back with it.
     if any(each == f"stream {Namespace(status.namespace).tasks_stream}" for each in snapshot.missing):
         return
-    if queues := [_name(queue) for queue in status.queues if queue.missing]:
+    if queues := [queue.name for queue in status.queues if queue.missing]:
         yield _alert("consumer-missing", f"no worker can take tasks from {_listed(queues)}: no such consumer", setup)
 
 
@@ -185,11 +180,11 @@ def _queues(snapshot: StatusSnapshot) -> Iterator[Alert]:
         served = {worker.size for worker in status.workers}
         idle = [queue for queue in status.queues if queue.waiting and queue.size not in served and queue not in paused]
         for size in dict.fromkeys(queue.size for queue in idle):
-            waiting = [f"{_counted(queue.waiting, 'task')} in {_name(queue)}" for queue in idle if queue.size == size]
+            waiting = [f"{_counted(queue.waiting, 'task')} in {queue.name}" for queue in idle if queue.size == size]
             text = f"no worker of size {size} answers, and tasks wait: {', '.join(waiting)}"
             yield _alert("queue-not-served", text, _run(status, f"worker --worker-size {size}"))
     if paused:
-        ends = {_name(queue): pause_end_text(queue.paused_until) for queue in paused if queue.paused_until}
+        ends = {queue.name: pause_end_text(queue.paused_until) for queue in paused if queue.paused_until}
         text, which = ", ".join(f"{name} until {end}" for name, end in ends.items()), " ".join(ends)
         if len(ends) == len(status.queues) > 1 and len(set(ends.values())) == 1:
             text, which = f"all queues, each until {next(iter(ends.values()))}", "--all"

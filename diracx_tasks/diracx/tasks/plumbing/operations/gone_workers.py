@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.micro import endpoint_data
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.status_document import GoneWorker
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -114,7 +115,7 @@ class GoneWorkers:
 
     def _remember(self, there: Mapping[str, Mapping[str, Any]], now: datetime) -> None:
         for worker, answer in there.items():
-            data = answer["endpoints"][0]["data"]
+            data = endpoint_data(answer)
             tasks = sum(data["in_hand"].values())
             self._seen.pop(worker, None)
             if tasks and not data.get("stopping"):

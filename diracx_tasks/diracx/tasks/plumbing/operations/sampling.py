@@ -22,10 +22,10 @@ import msgspec
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
-from diracx.tasks.plumbing.jetstream.micro import PREFIX, ask_all
+from diracx.tasks.plumbing.jetstream.micro import PREFIX, ask_all, endpoint_data
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.service_answers import SchedulerStats, WorkerLoad
-from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader
+from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, in_flight_by_subject
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.bounds import AwareTime, Count, Seconds
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -124,7 +124,7 @@ class Sampler:
         """
         load = await self._reader.load(ask_schedulers=self._leads is None)
         counted = self._counted(load)
-        queues = {f"{queue.priority}-{queue.size}": self._queue(queue, counted) for queue in load.queues}
+        queues = {queue.name: self._queue(queue, counted) for queue in load.queues}
         sample = Sample(
             at=load.at,
             seconds=0.0 if self._before is None else round((load.at - self._before.at).total_seconds(), 3),
@@ -142,7 +142,7 @@ class Sampler:
         counted: dict[str, QueueTotals] = {}
         for answer in load.workers:
             key = (str(answer["metadata"]["id"]), str(answer["started"]))
-            queues = msgspec.convert(_data(answer).get("queues", {}), dict[str, QueueTotals])
+            queues = msgspec.convert(endpoint_data(answer).get("queues", {}), dict[str, QueueTotals])
             known = self._totals.get(key)
             # One that began before the last sample, and was not heard of then, has totals of an unknown time.
             is_new = self._before is not None and from_rfc3339(key[1]) >= self._before.at
@@ -155,8 +155,8 @@ class Sampler:
         return counted
 
     def _queue(self, queue: QueueStatus, counted: Mapping[str, QueueTotals]) -> QueueSample:
-        name = f"{queue.priority}-{queue.size}"
-        totals, before = counted.get(name, QueueTotals()), None if self._before is None else self._before.queues[name]
+        totals = counted.get(queue.name, QueueTotals())
+        before = None if self._before is None else self._before.queues[queue.name]
         sample = QueueSample(
             waiting=queue.waiting,
             in_flight=queue.in_hand,
@@ -204,17 +204,14 @@ class _LoadReader(StatusReader):
         )
         if workers is None:
             raise PermissionDeniedError("publish", f"{PREFIX}.STATS.{service}")
-        at, in_flight = from_rfc3339(info["ts"]), dict[str, int]()
-        for answer in workers:
-            for subject, count in _data(answer)["in_hand"].items():
-                in_flight[subject] = in_flight.get(subject, 0) + count
+        at = from_rfc3339(info["ts"])
         return _Load(
             at=at,
-            queues=await self._queues(consumers, in_flight, at),
+            queues=await self._queues(consumers, in_flight_by_subject(workers), at),
             delayed=delayed,
             dead_letters=dead,
             workers=workers,
-            leader=any(_data(answer)["leads"] for answer in schedulers or ()),
+            leader=any(endpoint_data(answer)["leads"] for answer in schedulers or ()),
         )
 
 
@@ -222,15 +219,10 @@ async def _nobody() -> list[dict[str, Any]]:
     return []
 
 
-def _data(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    data: Mapping[str, Any] = answer["endpoints"][0]["data"]
-    return data
-
-
 def _workers(answers: Iterable[Mapping[str, Any]]) -> dict[str, WorkersSample]:
     found: dict[str, list[Mapping[str, Any]]] = {}
     for answer in answers:
-        found.setdefault(str(Size(answer["metadata"]["size"])), []).append(_data(answer))
+        found.setdefault(str(Size(answer["metadata"]["size"])), []).append(endpoint_data(answer))
     return {
         str(size): WorkersSample(
             len(found[size]), sum(each["slots"] for each in found[size]), sum(each["busy"] for each in found[size])

@@ -25,7 +25,7 @@ from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
-from diracx.tasks.plumbing.jetstream.micro import ask_all
+from diracx.tasks.plumbing.jetstream.micro import ask_all, endpoint_data
 from diracx.tasks.plumbing.jetstream.replicas import catching_up, read_replicas
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message, request_to_count
 from diracx.tasks.plumbing.operations.alerts import alerts_of
@@ -77,7 +77,7 @@ class StatusReader:
             # A server that stands alone has no replicas to ask for.
             read_replicas(self._connection, assets(names) if self._connection.in_cluster else ()),
         )
-        queues = await self._queues(consumers, None if workers is None else _in_flight(workers), stored.at)
+        queues = await self._queues(consumers, None if workers is None else in_flight_by_subject(workers), stored.at)
         status = self._status(queues, counts, workers or (), schedulers or (), stored)
         status = msgspec.structs.replace(status, catching_up=catching_up(replicas))
         nobody_leads = schedulers is not None and status.scheduler.leader is None
@@ -239,20 +239,16 @@ def _worker_rank(worker: WorkerStatus) -> tuple[int, str]:
     return list(Size).index(worker.size), worker.id
 
 
-def _endpoint_data(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    data: Mapping[str, Any] = answer["endpoints"][0]["data"]
-    return data
-
-
-def _in_flight(workers: Iterable[Mapping[str, Any]]) -> Counter[str]:
+def in_flight_by_subject(workers: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """The tasks that workers have in flight, by the subject of their queue."""
     total: Counter[str] = Counter()
     for answer in workers:
-        total.update(_endpoint_data(answer)["in_hand"])
+        total.update(endpoint_data(answer)["in_hand"])
     return total
 
 
 def _worker_status(answer: Mapping[str, Any]) -> WorkerStatus:
-    metadata, data = answer["metadata"], _endpoint_data(answer)
+    metadata, data = answer["metadata"], endpoint_data(answer)
     return WorkerStatus(
         id=metadata["id"],
         size=Size(metadata["size"]),
@@ -272,12 +268,12 @@ def _worker_status(answer: Mapping[str, Any]) -> WorkerStatus:
 
 def _held(workers: Iterable[Mapping[str, Any]]) -> list[HeldTask]:
     # Earlier workers hold nothing.
-    held = {msgspec.convert(each, HeldTask) for answer in workers for each in _endpoint_data(answer).get("held", ())}
+    held = {msgspec.convert(each, HeldTask) for answer in workers for each in endpoint_data(answer).get("held", ())}
     return sorted(held, key=lambda each: (each.task, each.vo or ""))
 
 
 def _scheduler_status(schedulers: Iterable[Mapping[str, Any]]) -> SchedulerStatus:
-    data = {answer["metadata"]["id"]: _endpoint_data(answer) for answer in schedulers}
+    data = {answer["metadata"]["id"]: endpoint_data(answer) for answer in schedulers}
     leads = {each: bool(values["leads"]) for each, values in data.items()}
     return SchedulerStatus(
         leader=next((each for each, leading in leads.items() if leading), None),
@@ -287,5 +283,5 @@ def _scheduler_status(schedulers: Iterable[Mapping[str, Any]]) -> SchedulerStatu
 
 
 def _next_occurrence(schedulers: Iterable[Mapping[str, Any]]) -> datetime | None:
-    texts = [_endpoint_data(answer)["next"] for answer in schedulers if _endpoint_data(answer)["leads"]]
+    texts = [endpoint_data(answer)["next"] for answer in schedulers if endpoint_data(answer)["leads"]]
     return min((from_rfc3339(text) for text in texts if text is not None), default=None)

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from diracx.tasks.plumbing.enums import Priority, Size
+from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import HeldTask
 
 
@@ -46,6 +47,11 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the server has no such consumer: no worker gets its tasks. `diracx-task-run setup` creates it."""
     parked: int | None = None
     """Tasks that wait for a retry or a lock; None: this user may not ask the workers."""
+
+    @property
+    def name(self) -> str:
+        """`<priority>-<size>`, the argument of `pause`."""
+        return Namespace.consumer(self.priority, self.size)
 
 
 class SchedulerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -99,13 +99,12 @@ def of_queue(queue: QueueStatus, name: str, vo: object, status: Status | None) -
         vo: Its VO, if it has one.
         status: Of the mesh; None: this user may not ask the workers.
     """
-    queue_name = f"{queue.priority}-{queue.size}"
     said = []
     if queue.missing:
-        said.append(f"its queue {queue_name} is missing on the server: run `diracx-task-run setup`")
+        said.append(f"its queue {queue.name} is missing on the server: run `diracx-task-run setup`")
     if queue.paused_until is not None:
         until = pause_end_text(queue.paused_until)
-        said.append(f"its queue is paused until {until}: `diracx-task-run resume {queue_name}`")
+        said.append(f"its queue is paused until {until}: `diracx-task-run resume {queue.name}`")
     if status is None:
         return [*said, "whether a worker serves it is not known: this user may not ask the workers"]
     if any(held.task == name and held.vo in (None, vo) for held in status.held):
