@@ -31,6 +31,7 @@ from diracx.tasks.plumbing.dead_letters.store import (
 from diracx.tasks.plumbing.exceptions import MalformedTaskError
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
+from diracx.tasks.plumbing.wire.bounds import AwareTime
 from diracx.tasks.plumbing.wire.envelope import TASK_NAME, Envelope
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.times import from_rfc3339
@@ -47,7 +48,7 @@ class _AdvisoryBody(msgspec.Struct):
     stream_seq: int
     consumer: str
     deliveries: int
-    timestamp: datetime
+    timestamp: AwareTime
     reason: str = ""
 
 
@@ -74,14 +75,15 @@ class Advisory(msgspec.Struct, frozen=True):
         """Read an advisory; one that cannot be read gets the sequence 0 and the error as its reason."""
         try:
             body = _advisory_body.decode(message.body)
-        except msgspec.MsgspecError as error:
+            at = body.timestamp.astimezone(UTC)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
             return cls(
                 message.sequence, message.stored_us, 0, message.stored, f"an advisory that cannot be read: {error}"
             )
         verb = "terminated" if _TERMINATED in message.subject else "given up"
         reason = f"{verb} on {body.consumer} after {body.deliveries} deliveries, message {body.stream_seq}"
         reason = f"{reason}: {body.reason}" if body.reason else reason
-        return cls(message.sequence, message.stored_us, body.stream_seq, body.timestamp.astimezone(UTC), reason)
+        return cls(message.sequence, message.stored_us, body.stream_seq, at, reason)
 
     def concerns(self, stored: datetime) -> bool:
         """Whether it reports a message stored at `stored`, and not one of an earlier stream of the same name."""
@@ -173,14 +175,15 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_number(headers: Mapping[str, str], name: str) -> int | None:
-    """A header as a whole number; None if it is missing or is not one."""
+    """A header as a whole number; None if it is missing, or is none of at most 64 bits."""
     text = headers.get(name, "")
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def original_stored(headers: Mapping[str, str]) -> datetime | None:
     """When the task stream stored the message of a dead letter with these headers; None if it is not known."""
     nanoseconds = read_number(headers, DEAD_STORED)
+    # 19 digits of nanoseconds end in the year 2286.
     return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, UTC)
 
 
@@ -202,7 +205,7 @@ def _json(body: bytes) -> Any:
 def _read_errors(headers: Mapping[str, str]) -> list[Failure]:
     try:
         return _errors.decode(headers.get(DEAD_ERRORS, "[]"))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return []
 
 

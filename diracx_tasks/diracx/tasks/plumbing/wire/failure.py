@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from diracx.tasks.plumbing.wire.bounds import AwareTime
+
 _MAX_MESSAGE_CHARS = 2_000
 _MAX_TRACEBACK_CHARS = 8_000
 
@@ -24,7 +26,7 @@ class Failure(msgspec.Struct, frozen=True):
     traceback: str
     """Empty if it would not help, e.g. for a retry that the task asked for."""
     worker: str
-    at: datetime
+    at: AwareTime
     """Aware, in UTC."""
 
     @classmethod
