@@ -235,15 +235,21 @@ def test_each_command_of_the_runbook_is_typed(asked: Asked) -> None:
 async def test_each_nats_command_of_the_runbook_is_typed(tmp_path: Path) -> None:
     names = Namespace(NAMESPACE)
     raising = re.findall(r"`(nats stream edit [^`]*)`", RUNBOOK.read_text("utf-8"))
-    assert raising
+    assert [command.split()[3] for command in raising] == ["DIRACX_TASKS", "DIRACX_DLQ", "KV_diracx_results"]
     with secured_server(NAMESPACE) as server:
         async with connected(server, NAMESPACE, "operator") as operator:
             await ensure(operator, assets(names), tolerant=False)
             shell = OperatorShell(server, tmp_path, NAMESPACE, folder=tmp_path)
             access = "--user diracx-operator --password $DIRACX_OPERATOR_PASSWORD"
             for command in raising:
-                await shell.type_in(f"{command} {access}")
                 stream, limit = re.findall(r"edit (\S+) --max-bytes=(\d+)", command)[0]
+                if stream.startswith("KV_"):
+                    # It asks at a terminal whether a bucket is meant, and refuses without one.
+                    refused = await shell.type_in(f"echo | {command} {access}", code=1)
+                    assert re.search(rf"\+\s+MaxBytes:\s+{limit},", refused)
+                    assert "Operating on the underlying stream of a Key-Value bucket" in refused
+                    continue
+                await shell.type_in(f"{command} {access}")
                 info = await operator.api(f"STREAM.INFO.{stream}")
                 assert info["config"]["max_bytes"] == int(limit)
             for words in commands(RUNBOOK, "nats"):

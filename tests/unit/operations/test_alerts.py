@@ -86,6 +86,11 @@ def test_a_full_stream_says_what_no_longer_works(stream: str, name: str, effect:
     assert stream in alert.command
 
 
+def test_a_limit_below_what_is_stored_is_raised_beyond_it() -> None:
+    stream = StreamStatus(name="DIRACX_TASKS", messages=9, bytes=3_000, max_bytes=1_000)
+    assert with_status(streams=[stream]).command == "nats stream edit DIRACX_TASKS --max-bytes=6000 --force"
+
+
 def test_a_limit_of_messages_counts_too() -> None:
     stream = StreamStatus(name="DIRACX_DLQ", messages=1_000, bytes=9_999, max_bytes=None, max_messages=1_000)
     alert = with_status(streams=[stream])

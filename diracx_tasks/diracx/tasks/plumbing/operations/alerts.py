@@ -135,7 +135,7 @@ def _stream(status: Status, stream: StreamStatus) -> Iterator[Alert]:
         text = f"{used:,} of {most:,} messages"
     if not stream.refuses or not most or used < NEARLY_FULL * most:
         return
-    mend = f"nats stream edit {stream.name} --{option}={2 * most} --force"
+    mend = f"nats stream edit {stream.name} --{option}={2 * max(used, most)} --force"
     bucket = stream.name.removeprefix("KV_")
     names = Namespace(status.namespace)
     what, full, filling = f"the stream {stream.name}", "stream-full", "stream-filling"
