@@ -115,15 +115,13 @@ async def test_tasks_that_fell_due_and_are_not_taken_by_a_full_stream_are_told(
     assert await told() is None, "it may be on its way"
     monkeypatch.setattr(storage, "LATE_AFTER", timedelta(seconds=0))
 
-    found: dict[str, Alert] = {}
+    async def the_server_tells_nothing() -> bool:
+        (source,) = (await mesh.connection.api(f"STREAM.INFO.{stream}"))["sources"]
+        return bool(source["lag"] == 0 and source["active"] >= 0)
 
-    async def all_told() -> bool:
-        # The server tells no lag in the moment in which the source begins anew, as it does again and again.
-        found.clear()
-        found.update(await alerts(mesh.connection, mesh.namespace))
-        return {"stream-full", "due-not-sourced", "queue-not-served"} <= set(found)
-
-    await wait_until(all_told, description="the source lags")
+    await wait_until(the_server_tells_nothing, description="the source begins anew, which it does again and again")
+    found = await alerts(mesh.connection, mesh.namespace)
+    assert {"stream-full", "due-not-sourced", "queue-not-served"} <= set(found)
     assert "or more fell due and do not reach " in found["due-not-sourced"].text
     await edit_stream(mesh.connection, stream, max_bytes=-1)
 
@@ -131,6 +129,28 @@ async def test_tasks_that_fell_due_and_are_not_taken_by_a_full_stream_are_told(
         return await told() is None
 
     await wait_until(mended, description="the source goes on", timeout=30)
+    await mesh.connection.api(f"STREAM.PURGE.{stream}")
+
+
+async def test_tasks_that_fell_due_and_wait_in_a_full_queue_are_where_they_belong(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LATE_AFTER", timedelta(seconds=0))
+    mesh.register(Record)
+    mesh.allows_residue = True
+    stream = mesh.namespace.tasks_stream
+    for _ in range(3):
+        await mesh.connection.request(mesh.namespace.due_subject(Record.priority, Record.size), b"{}")
+
+    async def taken() -> bool:
+        return bool((await mesh.connection.api(f"STREAM.INFO.{stream}"))["state"]["messages"] == 3)
+
+    await wait_until(taken, description="the queue has them", timeout=30)
+    used = (await mesh.connection.api(f"STREAM.INFO.{stream}"))["state"]["bytes"]
+    await edit_stream(mesh.connection, stream, max_bytes=used + 10)
+    found = await alerts(mesh.connection, mesh.namespace)
+    assert "stream-full" in found
+    assert "due-not-sourced" not in found
     await mesh.connection.api(f"STREAM.PURGE.{stream}")
 
 

@@ -1,7 +1,8 @@
 """What the streams and buckets of a mesh hold, which are missing, and whether what falls due is handed over.
 
 A missing one does not end the reading. The server names no cause for tasks that are not handed over but an error of the
-source; a full stream of tasks and a silent source are told apart here.
+source; a full stream of tasks and a silent source are told apart here. Where there is a hint, one task that fell due is
+looked for in the stream of tasks: what falls due stays in the stream of later until its task has ended.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError, PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.handover import SILENT_SECONDS
-from diracx.tasks.plumbing.jetstream.stream_messages import read_message
+from diracx.tasks.plumbing.jetstream.headers import STREAM_SOURCE
+from diracx.tasks.plumbing.jetstream.message_batches import read_batches
+from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message
 from diracx.tasks.plumbing.operations.status_document import DueTasks, StorageStatus, StreamStatus
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.wire.times import from_rfc3339
+from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
 
 LATE_AFTER: Final = timedelta(seconds=5)
 """A task that fell due so long ago should be in its queue; it takes milliseconds, on a cluster up to some seconds."""
+LOOK_BACK: Final = timedelta(seconds=30)
+"""A task that fell due within this time is looked for, else the latest."""
+MAX_SEARCHED: Final = 1_000
+"""Among so many messages of the stream of tasks."""
 _NANOSECONDS: Final = 1_000_000_000
 
 
@@ -93,18 +100,52 @@ class StorageReader:
         if source is None:  # which keeps each worker from starting
             return DueTasks(0)
         problem, lag = _problem(source), int(source.get("lag", 0))
-        if not lag and problem is None:
+        # While the stream of tasks is full the server begins anew with the source again and again, and tells no lag.
+        if not lag and problem is None and _has_room(tasks):
             return DueTasks(0)
-        # The lag stays as it was while the source is away, and counts nothing that arrived since.
-        first = await read_message(
-            self._connection,
-            names.later_stream,
-            seq=int(source.get("seq", 0)) + 1,
-            next_by_subj=f"{names.name}.due.*.*",
-        )
-        if first is None or now - first.stored < LATE_AFTER:
+        late = await self._late(now)
+        if late is None or await self._is_taken(late):
+            return DueTasks(0)
+        # A task that has ended meanwhile was removed from both.
+        if await read_message(self._connection, names.later_stream, seq=late.sequence) is None:
             return DueTasks(0)
         return DueTasks(max(1, lag), problem)
+
+    async def _late(self, now: datetime) -> StoredMessage | None:
+        """A task that fell due some time ago and has not ended, of the last half minute if there is one."""
+        later, due = self._namespace.later_stream, f"{self._namespace.name}.due.*.*"
+        since = to_rfc3339(now - LOOK_BACK)
+        found = await read_message(self._connection, later, start_time=since, next_by_subj=due)
+        if found is None:
+            found = await read_message(self._connection, later, last_by_subj=due)
+        return found if found is not None and now - found.stored >= LATE_AFTER else None
+
+    async def _is_taken(self, due: StoredMessage) -> bool:
+        """Whether the stream of tasks has a task that fell due, or a later one: they are taken in their order. Behind
+        more than `MAX_SEARCHED` tasks that were stored since then it counts as taken."""
+        stream, subject = self._namespace.tasks_stream, f"{self._namespace.name}.tasks.*.*"
+        since = to_rfc3339(due.stored)
+        first = await read_message(self._connection, stream, start_time=since, next_by_subj=subject)
+        if first is None:
+            return False
+        searched = 0
+        async for message in read_batches(self._connection, stream, subject, first=first.sequence):
+            _, _, origin = message.headers.get(STREAM_SOURCE, "").partition(" ")
+            sequence = origin.partition(" ")[0]
+            if sequence.isdecimal() and int(sequence) >= due.sequence:
+                return True
+            if (searched := searched + 1) >= MAX_SEARCHED:
+                return True
+        return False
+
+
+def _has_room(info: Mapping[str, Any]) -> bool:
+    """Whether a stream has room for one more message like those in it."""
+    config, state = info["config"], info["state"]
+    messages, size = int(state["messages"]), int(state["bytes"])
+    most, most_messages = _limit(config, "max_bytes"), _limit(config, "max_msgs")
+    average = size / max(1, messages)
+    return (most is None or size + average <= most) and (most_messages is None or messages < most_messages)
 
 
 def _problem(source: Mapping[str, Any]) -> str | None:
