@@ -32,8 +32,9 @@ from support.paths import SOURCE_ROOT, TOP
 CLAIMED = re.compile(
     r"diracx-task-run |scripts/|\.ci/run$|pip install |python3 -m venv \.venv$|\. \.venv/bin/activate$"
     r"|pytest$|export DIRACX_DB_URL|python -m diracx\.db |nats pub |eval "
+    r"|nats server report jetstream$"
 )
-"""The commands that `process/test_pages.py` types or parses."""
+"""The commands that `process/test_pages.py` and `process/test_questions.py` type or parse."""
 TYPED_BESIDE_DIRACX = re.compile(
     r"(uv )?pip |echo |export |\.\./diracx-tasks/scripts/diracx-own-tasks |diracx-task-run tasks$"
 )
