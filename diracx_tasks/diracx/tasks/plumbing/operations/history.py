@@ -115,8 +115,9 @@ class HistoryKeeper:
         begun = sample if self._minute is None else self._minute
         self._minute = sample if self._minute is None else merged([self._minute, sample])
         if self._number(sample.at) > self._number(begun.at) and self._leads():
-            await self._store(self._minute)
-            self._minute = None
+            # One that gets no answer may be stored all the same: it is not told twice.
+            minute, self._minute = self._minute, None
+            await self._store(minute)
 
     def _number(self, moment: datetime) -> int:
         """The number of a minute."""

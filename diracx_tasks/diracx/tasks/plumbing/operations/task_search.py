@@ -42,7 +42,7 @@ from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.worker.snapshot import InFlightTask
+from diracx.tasks.plumbing.worker.snapshot import MAX_ENDED, InFlightTask
 
 STATES: Final = (State.RUNNING, State.PARKED, State.WAITING, State.DELAYED, State.DEAD)
 """The states in which a task can be, in the order of their results. `FAILED` can be searched besides: a task that has
@@ -206,7 +206,8 @@ class TaskSearch:
         except PermissionDeniedError:
             return [], True
         found = [_of_failure(each) for each in failures if wanted.fits(each.ended.task, {})]
-        return found[: wanted.limit], len(found) <= wanted.limit
+        # So many are asked for: there may be more.
+        return found[: wanted.limit], len(found) <= wanted.limit and len(failures) < MAX_ENDED
 
     async def _explained(self, parked: Sequence[_Read]) -> list[FoundTask]:
         """Parked tasks, each with what its attempts and its locks say."""
