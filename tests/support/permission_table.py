@@ -323,6 +323,7 @@ COMMANDS = (
     Command("task", _SEEING, ("{later}",)),
     Command("find", _SEEING),
     Command("history", _SEEING),
+    Command("dashboard", _SEEING, ("--port", "0")),
     Command("schedule list", _SEEING),
     Command("dlq list", _SEEING),
     Command("dlq show", _SEEING, ("{shown}",)),
