@@ -146,3 +146,13 @@ async def test_the_end_of_the_dashboard_breaks_an_action_off(
         values = await site.form("/actions/slow")
         await site.client.post("/actions/slow", data=values)
     assert "Be slow: broken off after 4 of 10" in caplog.text
+
+
+async def test_a_button_that_is_pressed_twice_acts_once(connection: Connection, topology: Namespace) -> None:
+    async with signed_in(connection, topology) as site:
+        first, second = [await site.form("/actions/pause", queue="normal-small") for _ in range(2)]
+        answers = [
+            await site.client.post("/actions/pause", data=each | {"seconds": ""}) for each in (first, first, second)
+        ]
+        told = [answer.headers["location"].rpartition("=")[2] for answer in answers]
+        assert told[0] == told[1] != told[2]

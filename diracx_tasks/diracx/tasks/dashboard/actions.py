@@ -80,6 +80,8 @@ class Job:
     by: str
     back: str
     begun: datetime
+    form: str = ""
+    """The confirmation page that began it, which is sent once; empty: it is not known."""
     total: int = 0
     """How many things there are to do; 0: that is not known."""
     done: int = 0
@@ -127,14 +129,21 @@ class Jobs:
         """A job by its id."""
         return self._jobs.get(wanted)
 
+    def sent(self, form: str, visitor: Visitor) -> Job | None:
+        """What a confirmation page has begun already: its button was pressed twice."""
+        return next((job for job in self._jobs.values() if job.form == form and job.by == visitor.name), None)
+
     def running(self) -> list[Job]:
         """The jobs that go on, the oldest first."""
         return [job for job in self._jobs.values() if job.id in self._running]
 
     async def start(self, action: Action, mesh: Mesh, values: Values, plan: Plan, visitor: Visitor) -> Job:
         """Carry out an action, and wait a moment for its end."""
+        form = values.get("form", "")
+        if form and (known := self.sent(form, visitor)) is not None:
+            return known
         begun = mesh.connection.clock.now()
-        job = Job(secrets.token_urlsafe(9), plan.title, visitor.name, plan.back, begun)
+        job = Job(secrets.token_urlsafe(9), plan.title, visitor.name, plan.back, begun, form=form)
         self._jobs[job.id] = job
         ended = [each for each, kept in self._jobs.items() if each not in self._running and kept is not job]
         for each in ended[: max(0, len(self._jobs) - MAX_JOBS)]:

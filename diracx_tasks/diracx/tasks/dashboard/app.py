@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -177,7 +178,9 @@ class Dashboard:
         plan = await self._action(request).plan(self.mesh, request.query_params)
         around = self._around(request, None, request.query_params) | {"title": plan.title}
         return HTMLResponse(
-            self.renderer.render("confirm.html", **around, plan=plan, action=request.path_params["name"])
+            self.renderer.render(
+                "confirm.html", **around, plan=plan, action=request.path_params["name"], form=secrets.token_urlsafe(9)
+            )
         )
 
     async def _act(self, request: Request) -> Response:

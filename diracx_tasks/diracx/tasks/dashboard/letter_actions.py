@@ -54,7 +54,7 @@ def _chosen(mesh: Mesh, values: Values) -> _Chosen:
     texts = values.getlist("seq")
     if len(texts) > MAX_TICKED:
         raise RefusedError(f"that are more than {MAX_TICKED:,} dead letters: use a filter")
-    seqs = [seq for text in texts if (seq := sequence_of(text)) is not None]
+    seqs = [seq for text in texts if (seq := sequence_of(text))]
     if len(seqs) < len(texts):
         raise RefusedError("a dead letter is named by its sequence, a number")
     if seqs:

@@ -142,3 +142,9 @@ async def test_a_mesh_without_the_stream_says_what_creates_it(connection: Connec
         page = await client.get("/dead-letters")
     assert page.status == 200
     assert "diracx-task-run setup" in page.text
+
+
+async def test_there_is_no_dead_letter_of_number_0(client: Client, box: DeadLetterBox) -> None:
+    await box.add()
+    assert (await client.get("/dead-letter", seq=0)).status == 409
+    assert (await client.confirm("replay", seq=0)).status == 409

@@ -50,7 +50,7 @@ async def one_view(mesh: Mesh, query: QueryParams) -> View:
     Raises:
         RefusedError: `seq` is no sequence.
     """
-    if (seq := sequence_of(query.get("seq", ""))) is None:
+    if not (seq := sequence_of(query.get("seq", ""))):  # there is none of number 0
         raise RefusedError("a dead letter is named by its sequence, a number")
     letter = await mesh.facts(DeadLetterFacts).reader.get(seq)
     if letter is None:
