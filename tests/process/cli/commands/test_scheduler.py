@@ -128,7 +128,7 @@ async def leader(mesh: SchedulingMesh) -> int | None:
     """The process that leads."""
     bucket = Bucket(mesh.connection, mesh.namespace.locks_bucket)
     entry = await bucket.read("leader.task.scheduler")
-    return None if entry is None else int(json.loads(entry.value)["worker"].split("-")[-2])
+    return None if entry is None else int(json.loads(entry.value)["worker"].split("-")[-3])
 
 
 async def test_every_occurrence_comes_once_though_the_leader_is_killed_twice_and_old_ones_give_way(
