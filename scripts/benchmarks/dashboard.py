@@ -96,7 +96,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("--rate", type=int, default=2_000, metavar="N", help="tasks a second that are submitted (2000)")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each steady round (5)")
-    parser.add_argument("--tasks", type=int, default=20_000, metavar="N", help="tasks of each full queue (20000)")
+    parser.add_argument("--tasks", type=int, default=60_000, metavar="N", help="tasks of each full queue (60000)")
     parser.add_argument("--rounds", type=int, default=6, metavar="N", help="rounds of each kind, in turn (6)")
 
 

@@ -10,20 +10,8 @@ import pytest
 from support.command_line import CommandLine
 from support.secured import password, secured_server
 
-READING = (
-    ("dlq", "list"),
-    ("dlq", "list", "--group-by", "task"),
-    ("locks", "list"),
-    ("schedule", "list"),
-    ("status",),
-    ("config", "show"),
-    ("config", "history"),
-)
-WRITING = (
-    ("pause", "normal-small"),
-    ("resume", "--all"),
-    ("cancel", "0192"),
-)
+READING = (("dlq", "list"), ("locks", "list"), ("schedule", "list"), ("status",), ("config", "show"))
+WRITING = (("pause", "normal-small"), ("cancel", "0192"))
 
 
 @pytest.fixture
@@ -46,13 +34,14 @@ def secured(bare: CommandLine) -> Iterator[CommandLine]:
 
 
 def test_the_context_that_a_command_names_wins_over_exported_variables(secured: CommandLine) -> None:
-    assert secured("setup", "--context", "operator").returncode == 0
-    for done in secured.each([(*command, "--context", "observer") for command in READING]):
-        assert (done.returncode, "permission" in done.stderr) == (0, False), (done.args, done.stderr)
-    for done in secured.each([(*command, "--context", "operator") for command in WRITING]):
+    allowed = [(each, "observer") for each in READING] + [(each, "operator") for each in WRITING]
+    refused = [(each, "observer") for each in WRITING]
+    typed = [("setup", "--context", "operator"), *((*each, "--context", role) for each, role in (*allowed, *refused))]
+    _, *found = secured.each(typed)
+    for done in found[: len(allowed)]:
         assert done.returncode in (0, 1), (done.args, done.stderr)
         assert "permission" not in done.stderr
-    for done in secured.each([(*command, "--context", "observer") for command in WRITING]):
+    for done in found[len(allowed) :]:
         assert done.returncode == 69, (done.args, done.stderr)
         assert " as user diracx-observer, from context observer: grant it to this user" in done.stderr
 
