@@ -206,6 +206,13 @@ class _Mesh:
                 sample[f"{stream} messages"] = info["state"]["messages"]
             if stream == names.tasks_stream:
                 sample[f"{stream} consumers"] = info["state"]["consumer_count"]
+        # It grows by a message a minute, for two days.
+        del sample[f"{names.history_stream} messages"]
+        # Of each schedule that ever ran, how its latest run has ended stays for a year.
+        runs = await connection.api(
+            f"STREAM.INFO.KV_{names.results_bucket}", request_to_count(f"$KV.{names.results_bucket}.run.>")
+        )
+        sample[f"{names.results_bucket} keys"] -= int(runs.get("total", 0))
         counted = request_to_count(f"{names.name}.state.>")
         states = int((await connection.api(f"STREAM.INFO.{names.later_stream}", counted)).get("total", 0))
         sample[f"{names.later_stream} messages"] -= states

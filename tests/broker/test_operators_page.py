@@ -32,8 +32,12 @@ REFUSED_TO_OBSERVERS = ("kv ls", "view DIRACX_DLQ", "view DIRACX_LATER")
 NOT_FOR_OBSERVERS = (" context ", "--context", " add ", " pause ", " resume ", *REFUSED_TO_OBSERVERS)
 
 PROGRAMS = re.compile(r"(nats|nats-server|diracx-task-run) [a-z-]")
-TYPED_ELSEWHERE = ("nats consumer next", *(f"diracx-task-run {command.name}" for command in COMMANDS))
-"""In a test of its own, below, and in `process/test_roles.py`."""
+TYPED_ELSEWHERE = (
+    "nats consumer next",
+    "nats --context admin sub '>'",
+    *(f"diracx-task-run {command.name}" for command in COMMANDS),
+)
+"""In a test of its own, below, in `process/operations/test_roles.py` and in `test_permissions.py`."""
 
 needs_nats = pytest.mark.nats_command
 
@@ -209,7 +213,9 @@ async def test_the_assets_are_accepted_by_the_nats_command_and_are_all_that_is_n
 
 
 def files(folder: Path) -> list[tuple[str, str]]:
-    return [(path.parent.name, path.stem) for path in folder.rglob("*.json")]
+    return [
+        (path.parent.name, path.stem) for kind in ("streams", "consumers") for path in (folder / kind).glob("*.json")
+    ]
 
 
 def test_the_page_has_a_command_for_each_of_its_questions() -> None:
