@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.cancellations.note import Kind, Note
 from diracx.tasks.plumbing.dead_letters.dead_tasks import dead_tasks
 from diracx.tasks.plumbing.dead_letters.replay import Replayer
@@ -28,7 +27,6 @@ from diracx.tasks.plumbing.operations.task_reasons import UNKNOWN_MEANS
 from diracx.tasks.plumbing.operations.worker_service import advertised, worker_service
 from diracx.tasks.plumbing.overrides.follower import ConfigurationBucket
 from diracx.tasks.plumbing.registry import TaskRegistry
-from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.wire.envelope import (
     TASK_GROUP,
     TASK_ID,
@@ -41,6 +39,7 @@ from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
 from support.deliveries import leave_crashes
+from support.failing_tasks import Dies, Later
 from support.mesh import TaskMesh
 from support.recording_tasks import Record, RecordRealtime, Wait
 from support.task_lookups import find, put
@@ -51,24 +50,6 @@ AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
 @pytest.fixture(autouse=True)
 async def _fresh() -> None:
     recording_tasks.reset()
-
-
-class Later(BaseTask):
-    """Fails, and is tried again in an hour."""
-
-    size = Size.SMALL
-    retry_policy = ExponentialBackoff(base_delay_seconds=3_600)
-
-    async def execute(self) -> None:
-        raise ValueError("no such owner")
-
-
-class Dies(BaseTask):
-    size = Size.SMALL
-    dlq_eligible = True
-
-    async def execute(self) -> None:
-        raise ValueError("no such mouse")
 
 
 @dataclasses.dataclass

@@ -6,17 +6,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from diracx.tasks.plumbing.base_task import BaseTask
-from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.operations import task_search
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_search import FoundTask, SearchResult, TaskSearch, Wanted
 from diracx.tasks.plumbing.operations.worker_service import advertised
-from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
+from support.failing_tasks import Dies, Later
 from support.mesh import TaskMesh
 from support.recording_tasks import Record, Wait
 
@@ -24,24 +22,6 @@ from support.recording_tasks import Record, Wait
 @pytest.fixture(autouse=True)
 async def _fresh() -> None:
     recording_tasks.reset()
-
-
-class Later(BaseTask):
-    """Fails, and is tried again in an hour."""
-
-    size = Size.SMALL
-    retry_policy = ExponentialBackoff(base_delay_seconds=3_600)
-
-    async def execute(self) -> None:
-        raise ValueError("no such owner")
-
-
-class Dies(BaseTask):
-    size = Size.SMALL
-    dlq_eligible = True
-
-    async def execute(self) -> None:
-        raise ValueError("no such mouse")
 
 
 class Locked(Wait):
