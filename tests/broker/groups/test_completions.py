@@ -15,6 +15,7 @@ from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.execution.job import Discarded, Outcome
 from diracx.tasks.plumbing.groups.completions import GroupCompletions
 from diracx.tasks.plumbing.groups.records import Ended, callback_id, child_id
+from diracx.tasks.plumbing.groups.store import Change, JetStreamGroupStore
 from diracx.tasks.plumbing.jetstream.connection.incoming import Received
 from diracx.tasks.plumbing.jetstream.stream_messages import purge_subject, read_message
 from diracx.tasks.plumbing.wire.envelope import MSG_ID
@@ -63,8 +64,23 @@ async def test_children_of_one_worker_share_writes_and_the_callback_follows_the_
     assert not await delayed(mesh)
 
 
-async def test_the_only_slot_of_a_worker_is_free_for_the_next_child_while_one_is_counted(mesh: TaskMesh) -> None:
-    group = await store_group(mesh, [Child()] * 100, After())
+async def test_the_only_slot_of_a_worker_is_free_for_the_next_child_while_one_is_counted(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, write = 0, JetStreamGroupStore.write
+
+    class Counted(Child):
+        async def execute(self) -> None:
+            nonlocal begun
+            begun += 1
+
+    async def held(self: JetStreamGroupStore, change: Change) -> tuple[dict[int, int], int]:
+        await wait_until(lambda: begun > 1, description="the next child has begun")
+        return await write(self, change)
+
+    monkeypatch.setattr(JetStreamGroupStore, "write", held)
+    mesh.register(Counted)
+    group = await store_group(mesh, [Counted()] * 100, After())
     async with writes(mesh, group.id) as counted:
         await mesh.burst(slots=1)
     assert await group.letters() == "s" * 100

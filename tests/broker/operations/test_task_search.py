@@ -52,7 +52,8 @@ async def test_each_state_is_found_with_what_it_waits_for(mesh: TaskMesh) -> Non
         failed = {each.id: each for each in (await search(mesh, states=[State.FAILED])).tasks}
         recording_tasks.go.set()
     waiting = await Record(2).schedule()
-    assert [(each.id, each.worker, each.reason) for each in running] == [(holder, worker.id, "executing")]
+    # The others may be at their start for a moment, when their waits for the lock or for a retry are over.
+    assert [(each.id, each.worker) for each in running if each.reason == "executing"] == [(holder, worker.id)]
     assert set(failed) == {retried, dead}
     assert (failed[retried].worker, failed[retried].reason) == (worker.id, "retry: ValueError: no such owner")
     assert blocked.reason is not None

@@ -63,7 +63,9 @@ async def crowded_worker(broker: JetStreamBroker, url: str, journal: Path, kind:
 
     async with lock_requests(broker) as asked, worker_process(url, names.name, journal, slots=100, lock_retry_delay=5):
         await wait_until(all_looked_at, description="each of the crowd was looked at", timeout=60)
-        assert 0 < len(asked) < CROWD / 5, "a key known to be busy is answered from memory"
+        # Those that a rate limit lets in meanwhile ask, too, and the slower the machine is the more are let in.
+        most = CROWD / 5 + 3 * len(begun(journal, "crowded"))
+        assert 0 < len(asked) < most, "a key known to be busy is answered from memory"
         await broker.schedule_many([Free(number) for number in range(OTHERS)])
         await wait_until(lambda: len(begun(journal, "free")) == OTHERS, description="the others have begun", timeout=30)
         yield
