@@ -51,12 +51,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == TESTS / "cluster" and not config.getoption("--cluster") else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests in tests/broker as `broker`, those in tests/process as `process`, and so on."""
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests in tests/broker as `broker`, those in tests/process as `process`, and so on. Begin with the slow.
+
+    A run takes as long as what begins last. Each of several processes has a share of the items, one after another.
+    """
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
+    slow, others = [], []
+    for item in items:
+        (slow if item.get_closest_marker("slow") else others).append(item)
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    items.clear()
+    for number in range(processes):
+        items += slow[number::processes]
+        items += others[len(others) * number // processes : len(others) * (number + 1) // processes]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

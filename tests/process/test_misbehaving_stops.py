@@ -94,6 +94,7 @@ async def test_a_small_task_that_blocks_past_its_lease_fails_with_the_reason_and
         assert (journal.count(f"begin {name}"), journal.count(f"end {name}")) == (1, 1)
 
 
+@pytest.mark.slow
 async def test_a_timeout_is_a_failure_also_of_a_task_that_never_ends(
     unruly: CommandLine, on_the_server: OnTheServer
 ) -> None:

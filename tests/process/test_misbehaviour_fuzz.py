@@ -130,6 +130,7 @@ async def _at_work(command_line: CommandLine, namespace: str, size: Size) -> Asy
             yield Fuzz(workplace, server, Seat(workplace, *options, "--log-level", "debug"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [Size.SMALL, Size.MEDIUM])
 def test_each_unruly_task_ends_in_exactly_one_way_and_charges_no_neighbour(
     bare: CommandLine, namespace: str, size: Size

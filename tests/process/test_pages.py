@@ -137,6 +137,7 @@ def test_the_tests_of_the_authors_page_pass(acme: Extension) -> None:
     assert "2 passed" in run_pytest(acme.folder, acme.command_line)
 
 
+@pytest.mark.slow
 async def test_the_extension_of_the_authors_page_is_listed_called_and_run_in_dev(acme: Extension) -> None:
     acme.lists("acme:SyncOwnersTask")
     make_tables(acme)

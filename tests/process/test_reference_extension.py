@@ -125,6 +125,7 @@ def test_a_database_without_tables_is_told_in_a_line_with_the_command_that_makes
     assert gubbins(*call).stdout == "Result: 1\n"
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_all_as_expected(gubbins: CommandLine) -> None:
     told = run_python(str(DEMONSTRATION), command_line=gubbins)
     assert "All as expected: 1,000 stored, 1 recovered, 1 kept as a dead letter, 6 run by the scheduler" in told

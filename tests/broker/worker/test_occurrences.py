@@ -79,6 +79,7 @@ def note(name: str, task_id: str, outcome: Outcome) -> None:
         done.append((name, due))
 
 
+@pytest.mark.slow
 async def test_after_a_long_run_at_most_the_occurrence_runs_that_is_due(
     scheduled: SchedulingMesh, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -137,6 +137,7 @@ async def stored_ids(server: EmbeddedServer, namespace: str) -> Counter[str]:
         return Counter([message.headers["Task-Id"] async for message in messages])
 
 
+@pytest.mark.slow
 async def test_every_200_is_a_stored_task_and_none_is_stored_twice_across_a_kill_of_the_server(
     application: int, own_server: EmbeddedServer, namespace: str, tmp_path: Path
 ) -> None:

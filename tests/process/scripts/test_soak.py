@@ -21,6 +21,7 @@ def trend(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("trend")
 
 
+@pytest.mark.slow
 def test_a_small_run_leaves_nothing_behind() -> None:
     command = [
         "--minutes",

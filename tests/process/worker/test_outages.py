@@ -63,6 +63,7 @@ def health_of(worker: LoggedProcess) -> str:
     return f"{line.partition('health on ')[2].partition('/live')[0]}/ready"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "needing", "free"), [(Size.SMALL, "OpenDoor", "Sweep"), (Size.MEDIUM, "OpenDoorSlowly", "SweepSlowly")]
 )

@@ -46,6 +46,7 @@ class Workers:
             self._running.append(self._command_line.start("worker", "--worker-size", "small", "--log-level", "error"))
 
 
+@pytest.mark.slow
 # With one worker all others are there each time that it is killed, and look as guilty.
 @pytest.mark.parametrize("count", [1, 2])
 async def test_a_task_that_kills_its_worker_ends_as_a_dead_letter_and_all_others_get_done(

@@ -131,6 +131,7 @@ async def leader(mesh: SchedulingMesh) -> int | None:
     return None if entry is None else int(json.loads(entry.value)["worker"].split("-")[-3])
 
 
+@pytest.mark.slow
 async def test_every_occurrence_comes_once_though_the_leader_is_killed_twice_and_old_ones_give_way(
     mesh: SchedulingMesh, programs: Programs
 ) -> None:

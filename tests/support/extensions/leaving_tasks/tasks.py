@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ctypes
 import dataclasses
-import hashlib
 import inspect
 import multiprocessing
 import os
@@ -87,7 +87,10 @@ async def blocks() -> None:
 async def blocks_in_c() -> None:
     """Blocks in C code that frees the GIL and runs no handlers of signals."""
     note("begin")
-    hashlib.pbkdf2_hmac("sha512", b"x" * 1000, b"salt", 1_000_000_000)
+    library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+    library.pthread_mutex_init(mutex, None)
+    for _ in range(2):
+        library.pthread_mutex_lock(mutex)
 
 
 async def is_deaf() -> None:
