@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
-from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
 from support.installing import pip_install, run_pytest, run_python
 from support.paths import DEMONSTRATION, GUBBINS
-from support.processes import DevProcess, free_port
 
 VARIABLE = "DIRACX_DB_URL_LOLLYGAGDB"
 TASKS = ["lollygag:OwnerCleanupTask", "lollygag:OwnerReportTask", "lollygag:SyncOwnersTask"]
@@ -87,16 +84,6 @@ async def test_what_is_submitted_is_stored_by_a_worker(
     assert owners(with_database.folder) == ["bob"]
     assert await on_the_server.waiting() == 0
     assert await on_the_server.locks() == 0
-
-
-async def test_what_is_submitted_is_stored_by_dev(with_database: CommandLine) -> None:
-    dev = DevProcess(with_database, "--port", str(free_port()))
-    await dev.ready()
-    submitted = with_database("submit", "lollygag:SyncOwnersTask", "--args", '["alice"]', DIRACX_TASKS_NATS_URL=dev.url)
-    assert submitted.returncode == 0, submitted.stderr
-    await wait_until(lambda: owners(with_database.folder) == ["alice"], description="the row is stored", timeout=30)
-    dev.process.send_signal(signal.SIGINT)
-    assert await dev.ended() == 0
 
 
 def test_a_database_that_no_variable_names_is_told_with_the_task_before_anything_runs(gubbins: CommandLine) -> None:

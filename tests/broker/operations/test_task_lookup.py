@@ -207,7 +207,7 @@ async def test_a_dead_task_names_its_dead_letter_with_reason_and_errors(mesh: Ta
     assert found.dead_letter is not None
     (why,) = found.why
     assert why.startswith(f"it is dead letter {found.dead_letter.seq}, see `diracx-task-run dlq show ")
-    assert why.endswith(": no retry is left after 1 executions: ValueError: no such mouse")
+    assert why.endswith(": no retry is left after 1 execution: ValueError: no such mouse")
     assert (found.state, found.task, found.labels, found.attempts) == (State.DEAD, "test:Dies", {"of": "atlas"}, 1)
     assert [error.message for error in found.errors] == ["no such mouse"]
 

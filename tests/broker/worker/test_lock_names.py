@@ -92,7 +92,7 @@ async def test_a_lock_that_the_server_cannot_take_fails_its_own_task_only(mesh: 
     assert sorted(recording_tasks.ran) == [1_000 + number for number in range(len(awkward))]
     reasons = {letter.headers["Dead-Reason"] for letter in await mesh.dead_letters()}
     assert len(await mesh.dead_letters()) == len(LOCKS)
-    assert all(" after 1 executions: " in reason and len(reason) < 500 for reason in reasons), reasons
+    assert all(" after 1 execution: " in reason and len(reason) < 500 for reason in reasons), reasons
     assert any("at most 3000 are allowed" in reason for reason in reasons)
     assert any("is no key of a bucket" in reason for reason in reasons)
     assert any("max_control_line, 4096" in reason for reason in reasons)

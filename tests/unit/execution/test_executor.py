@@ -115,7 +115,7 @@ async def test_an_error_that_forbids_a_retry_does_not_ask_the_policy(
     policy = Policy(LATER)
     outcome = await executor.execute(job(raising(error), retry_policy=policy, dlq_eligible=True))
     assert isinstance(outcome, Dead)
-    assert outcome.reason.startswith(f"{verdict} after 1 executions: ")
+    assert outcome.reason.startswith(f"{verdict} after 1 execution: ")
     assert not policy.asked
 
 
@@ -153,7 +153,7 @@ async def test_a_policy_that_returns_no_aware_time_gives_no_retry_and_the_reason
 ) -> None:
     outcome = await executor.execute(job(raising(ValueError("no")), retry_policy=Policy(answer), dlq_eligible=True))
     assert isinstance(outcome, Dead)
-    assert outcome.reason == f"{verdict} after 1 executions: ValueError: no"
+    assert outcome.reason == f"{verdict} after 1 execution: ValueError: no"
 
 
 @pytest.mark.parametrize(

@@ -14,22 +14,25 @@ from diracx.tasks.plumbing.scheduler.state import ScheduleKey
 from diracx.tasks.plumbing.schedules import TaskScheduleBase
 from support.interleaving import START, Interleaving, Server, instance
 
+SEEDS = 400
+"""How many interleavings a test, or a part of one, tries."""
+
 
 @pytest.mark.parametrize("part", range(4))
 def test_two_schedulers_lose_and_double_nothing_in_any_interleaving(part: int) -> None:
     happened = 0
-    for seed in range(part * 1_000, (part + 1) * 1_000):
+    for seed in range(part * SEEDS, (part + 1) * SEEDS):
         run = Interleaving(seed, intervals=(3, 10, 47))
         run.run(steps=100)
         assert not run.doubled(), f"seed {seed}"
         assert not run.missing(), f"seed {seed}"
         happened += run.server.happened.total()
-    assert happened > 5_000, "the interleavings are too tame"
+    assert happened > 5 * SEEDS, "the interleavings are too tame"
 
 
 @pytest.mark.parametrize("part", range(2))
 def test_changing_rules_double_nothing_in_any_interleaving(part: int) -> None:
-    for seed in range(part * 1_000, (part + 1) * 1_000):
+    for seed in range(part * SEEDS, (part + 1) * SEEDS):
         run = Interleaving(seed, intervals=(3, 10))
         for _ in range(6):
             run.run(steps=20)
@@ -92,7 +95,7 @@ def test_a_stale_scheduler_withdraws_nothing_that_was_published_after_it_stopped
 
 @pytest.mark.parametrize("part", range(2))
 def test_changing_arguments_lose_and_double_nothing_in_any_interleaving(part: int) -> None:
-    for seed in range(part * 1_000, (part + 1) * 1_000):
+    for seed in range(part * SEEDS, (part + 1) * SEEDS):
         run = Interleaving(seed, intervals=(3, 10))
         for number in range(6):
             run.run(steps=20)
@@ -108,7 +111,7 @@ def test_changing_arguments_lose_and_double_nothing_in_any_interleaving(part: in
 
 
 def test_an_entry_that_comes_and_goes_doubles_nothing_and_leaves_nothing_in_any_interleaving() -> None:
-    for seed in range(1_000):
+    for seed in range(SEEDS):
         run = Interleaving(seed, intervals=(10,))
         for _ in range(6):
             run.run(steps=20)
@@ -142,7 +145,7 @@ class FromNow(TaskScheduleBase):
 
 
 def test_a_schedule_that_answers_from_now_is_asked_once_for_each_occurrence_in_any_interleaving() -> None:
-    for seed in range(1_000):
+    for seed in range(SEEDS):
         run = Interleaving(seed, intervals=(10,))
         run.configure([run.instances[0], instance("c:FromNow", 0, schedule=FromNow(run.server))])
         run.run(steps=150)

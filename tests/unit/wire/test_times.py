@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diracx.tasks.plumbing.wire.times import duration, from_rfc3339, to_rfc3339
+from diracx.tasks.plumbing.wire.times import from_rfc3339, to_rfc3339
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,3 @@ def test_a_time_without_an_offset_is_refused(moment: datetime) -> None:
 def test_what_is_no_datetime_is_refused(moment: Any) -> None:
     with pytest.raises(ValueError, match=r"is no datetime; use e\.g\. datetime\.now\(UTC\)"):
         to_rfc3339(moment)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0.0 s"), (9.96, "10.0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3_725, "1 h 2 min"), (90_061, "1 d 1 h")],
-)
-def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from markupsafe import Markup
 
+from diracx.tasks.plumbing.operations import figures
 from diracx.tasks.plumbing.wire.times import readable_time
 
 NOTHING: Final = "\u2013"
@@ -24,8 +25,6 @@ MAX_JSON_CHARS: Final = 20_000
 """Longer arguments, labels and results are cut."""
 
 _SUSPECT: Final = re.compile(r"[^\x20-\x7e\n]")
-_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-_BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def visible(value: object) -> object:
@@ -52,23 +51,8 @@ def count(number: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write a duration in its two largest units, e.g. `2 h 5 min`; below 10 s with one decimal."""
-    if seconds is None:
-        return NOTHING
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s".replace(".0 s", " s")
-    left, words = round(seconds), list[str]()
-    for size, unit in _UNITS:
-        if left >= size:
-            words.append(f"{left // size} {unit}")
-            left %= size
-        elif words:
-            break
-        if len(words) == 2:
-            break
-    return " ".join(words)
+    """Write a duration in its two largest units; see `figures.duration`."""
+    return NOTHING if seconds is None else figures.duration(seconds)
 
 
 def coarse(seconds: float | None) -> str:
@@ -93,14 +77,8 @@ def rate(per_second: float | None) -> str:
 
 
 def size(octets: float | None) -> str:
-    """Write a number of bytes in units of 1,024."""
-    if octets is None:
-        return NOTHING
-    for unit in _BYTES[:-1]:
-        if octets < 1_000:
-            return f"{octets:.0f} {unit}" if octets >= 10 or unit == "B" else f"{octets:.1f} {unit}"
-        octets /= 1_024
-    return f"{octets:.1f} {_BYTES[-1]}"
+    """Write a number of bytes; see `figures.size`."""
+    return NOTHING if octets is None else figures.size(octets)
 
 
 def moment(at: datetime | None) -> str:

@@ -270,7 +270,7 @@ async def test_an_unretryable_error_ends_at_once(mesh: TaskMesh) -> None:
     await run_to_the_end(mesh, Hopeless())
     assert len(began) == 1
     (letter,) = await mesh.dead_letters()
-    assert letter.headers["Dead-Reason"].startswith("it cannot be retried after 1 executions: ")
+    assert letter.headers["Dead-Reason"].startswith("it cannot be retried after 1 execution: ")
 
 
 async def test_a_requested_retry_is_told_without_a_traceback_and_the_policy_still_counts(

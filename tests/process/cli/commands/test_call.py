@@ -44,7 +44,7 @@ def test_a_failure_is_exit_1_with_the_traceback_from_the_authors_code_on(with_se
     story = done.stderr[done.stderr.index("Traceback") :].splitlines()
     assert "lollygag_tasks" in story[1]
     assert story[-2] == "ValueError: the cat is gone"
-    assert story[-1] == "failed; a worker would keep it as a dead letter: no retry is left after 1 executions"
+    assert story[-1] == "failed; a worker would keep it as a dead letter: no retry is left after 1 execution"
 
 
 def test_a_failure_names_the_next_step_of_a_worker(with_server: CommandLine) -> None:

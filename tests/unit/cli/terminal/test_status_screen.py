@@ -90,7 +90,7 @@ def test_every_number_is_readable_at_both_widths(width: int) -> None:
         "2026-12-01 06:00:00 UTC",
         "background medium  1234567      100      42            7  1 d 1 h",
         "node-7.example.org-123-scheduler leads; 1 standing by",
-        "2026-12-01 06:05:00 UTC, in 5 min 0 s",
+        "2026-12-01 06:05:00 UTC, in 5 min",
         "node-0.example.org 0  small  7/100   1234.5",
     ):
         assert words in text
@@ -219,7 +219,7 @@ def isolating(task: str | None) -> StatusSnapshot:
 def test_a_narrow_terminal_marks_a_worker_with_an_isolated_task_in_place_of_its_last_pull() -> None:
     lines = drawn(Screen(isolating(SUSPECT)), 80, 40)
     pulls = [re.split(" {2,}", line)[4] for line in lines if "7/100" in line]
-    assert pulls == ["1 min 11 s ago", "isolated", "1 min 11 s ago"]
+    assert pulls == ["1 min 12 s ago", "isolated", "1 min 12 s ago"]
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)
 
@@ -231,7 +231,7 @@ def test_a_wide_terminal_and_a_pipe_name_the_isolated_task() -> None:
         (row,) = (line for line in lines if "node-1.example.org 1" in line)
         assert row.endswith(f"  {SUSPECT}")
         assert row.index(SUSPECT) == head.index("isolated")
-        assert "1 min 11 s ago" in row
+        assert "1 min 12 s ago" in row
         assert max(map(len, lines)) <= 140
 
 
@@ -240,7 +240,7 @@ def test_a_long_name_of_an_isolated_task_is_cut_and_the_numbers_are_not() -> Non
     (row,) = (line for line in lines if "node-1.example.org 1" in line)
     assert row.endswith("…")
     assert "node-1.example.org 1  small  7/100" in row
-    assert "1 min 11 s ago" in row
+    assert "1 min 12 s ago" in row
     assert "  a_long_category:Reprocess" in row
     assert len(row) <= 120
 

@@ -15,9 +15,9 @@ from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.queues import Queues
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import print_table
+from diracx.tasks.plumbing.operations.figures import duration
 from diracx.tasks.plumbing.operations.history import History, HistoryReader
 from diracx.tasks.plumbing.operations.sampling import QueueSample, Sample, added, in_steps, percentile
-from diracx.tasks.plumbing.wire.times import duration
 
 MAX_ROWS: Final = 30
 """A table without --step has no more."""

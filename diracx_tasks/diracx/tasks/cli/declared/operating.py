@@ -100,7 +100,7 @@ def _queue_arguments(command: Command) -> Command:
 def status() -> None:
     """Show the queues, locks, scheduler and workers.
 
-    Waiting tasks have not been delivered yet. Tasks in hand are running. Parked tasks wait for a retry or a lock.
+    Waiting tasks have not been delivered yet. Running tasks are with a worker. Parked tasks wait for a retry or a lock.
     `oldest` is the age of the oldest waiting task. A worker that does not answer within two seconds is not listed.
     An isolated task may be killing its workers: the worker runs it alone at first.
     Alerts say what is wrong, each with the command that mends it.

@@ -15,10 +15,11 @@ from rich.text import Text
 from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.cli.terminal.tables import aligned
 from diracx.tasks.plumbing.jetstream.consumer_pause import UNTIL_RESUMED
+from diracx.tasks.plumbing.operations.figures import duration
 from diracx.tasks.plumbing.operations.status_document import Alert, QueueStatus, StatusSnapshot, WorkerStatus
-from diracx.tasks.plumbing.wire.times import duration, readable_time
+from diracx.tasks.plumbing.wire.times import readable_time
 
-_QUEUES: Final = ("queue", "waiting", "in hand", "parked", "redelivered", "oldest")
+_QUEUES: Final = ("queue", "waiting", "running", "parked", "redelivered", "oldest")
 _WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
 ISOLATED: Final = "isolated"
 """The column of isolated tasks, and the mark of a worker that has one."""

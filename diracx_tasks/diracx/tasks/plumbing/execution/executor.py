@@ -330,7 +330,8 @@ class Executor:
                 verdict = f"its retry policy failed ({policy_failure.type}: {policy_failure.message})"
         if retry_at is not None:
             return Retry(self._clock.corrected(retry_at), failure)
-        reason = f"{verdict} after {job.attempt + 1} executions: {failure.type}: {failure.message}"
+        number = job.attempt + 1
+        reason = f"{verdict} after {number} execution{'s' if number > 1 else ''}: {failure.type}: {failure.message}"
         if job.registered.task_class.dlq_eligible:
             return Dead(reason, failure)
         return Discarded(reason, failure)

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text
+from diracx.tasks.plumbing.operations.figures import duration, size
 from diracx.tasks.plumbing.operations.status_document import (
     Alert,
     Status,
@@ -21,7 +22,7 @@ from diracx.tasks.plumbing.operations.status_document import (
     StreamStatus,
 )
 from diracx.tasks.plumbing.wire.names import Namespace
-from diracx.tasks.plumbing.wire.times import duration, readable_time
+from diracx.tasks.plumbing.wire.times import readable_time
 
 __all__ = ["LEVELS", "NEARLY_FULL", "Alert", "alerts_of"]
 
@@ -54,7 +55,6 @@ LEVELS: Final[dict[str, Literal["critical", "warning"]]] = {
 NEARLY_FULL: Final = 0.8
 """The part of a limit from which on a stream, a bucket or the storage is nearly full."""
 _FULL: Final = 0.99
-_MEBIBYTE: Final = 1 << 20
 _MAX_NAMED: Final = 5
 """Of a kind; more are counted."""
 
@@ -112,14 +112,10 @@ def _missing(snapshot: StatusSnapshot) -> Iterator[Alert]:
         yield _alert("consumer-missing", f"no worker can take tasks from {_listed(queues)}: no such consumer", setup)
 
 
-def _size(count: int) -> str:
-    return f"{count / _MEBIBYTE:,.1f} MiB" if count >= _MEBIBYTE else f"{count:,} bytes"
-
-
 def _storage(storage: StorageStatus | None) -> Iterator[Alert]:
     if storage is None or not storage.max_bytes or storage.bytes < NEARLY_FULL * storage.max_bytes:
         return
-    used = f"{_size(storage.bytes)} of {_size(storage.max_bytes)} are used"
+    used = f"{size(storage.bytes)} of {size(storage.max_bytes)} are used"
     if storage.bytes >= _FULL * storage.max_bytes:
         yield _alert("storage-full", f"the storage of the streams is full, {used}: writes fail", "nats account info")
     else:
@@ -129,7 +125,7 @@ def _storage(storage: StorageStatus | None) -> Iterator[Alert]:
 def _stream(status: Status, stream: StreamStatus) -> Iterator[Alert]:
     """Whether a stream that refuses messages has room. One that removes old ones is full as a rule."""
     used, most, option = stream.bytes, stream.max_bytes, "max-bytes"
-    text = f"{_size(used)} of {_size(most)}" if most else ""
+    text = f"{size(used)} of {size(most)}" if most else ""
     if stream.max_messages and (not most or stream.messages / stream.max_messages > used / most):
         used, most, option = stream.messages, stream.max_messages, "max-msgs"
         text = f"{used:,} of {most:,} messages"

@@ -1,4 +1,4 @@
-"""Times as RFC 3339: on the wire in UTC, with microseconds and `Z`; for people to the second. Durations for people."""
+"""Times as RFC 3339: on the wire in UTC, with microseconds and `Z`; for people to the second."""
 
 from __future__ import annotations
 
@@ -37,17 +37,6 @@ def readable_time(moment: datetime, timespec: str = "seconds") -> str:
         timespec: The precision, as `datetime.isoformat` takes it.
     """
     return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in its two largest units, e.g. `2 h 5 min`."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    for unit, size, smaller, fraction in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // fraction} {smaller}"
-    raise AssertionError(seconds)
 
 
 def from_rfc3339(text: str) -> datetime:

@@ -34,7 +34,7 @@ async def test_a_dead_letter_is_listed_with_arguments_labels_and_all_errors(with
         "id": task_id,
         "args": {"why": "mice"},
         "labels": {"vo": "lhcb", "x": "a=b"},
-        "reason": "no retry is left after 1 executions: ValueError: mice",
+        "reason": "no retry is left after 1 execution: ValueError: mice",
         "attempts": 1,
     }
     assert list(error) == ["type", "message", "traceback", "worker", "at"]
