@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
-    slow, others = [], []
+    slow, others = list[pytest.Item](), list[pytest.Item]()
     for item in items:
         (slow if item.get_closest_marker("slow") else others).append(item)
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
