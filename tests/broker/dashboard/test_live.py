@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from contextlib import suppress
 from typing import Any
@@ -11,6 +13,7 @@ import httpx
 import pytest
 
 from diracx.tasks.dashboard import live
+from diracx.tasks.dashboard.mesh import ANSWER_SECONDS
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -128,3 +131,23 @@ async def _through_an_outage(site: Site, server: EmbeddedServer) -> None:
             assert (await site.client.get("/")).status_code == 200
             return
     raise AssertionError("the stream ended")
+
+
+async def test_a_server_that_hangs_is_told_before_a_reader_gives_up(own_server: EmbeddedServer) -> None:
+    names = Namespace("diracx")
+    settings = ConnectionSettings(servers=(own_server.url,))
+    async with Connection.open(settings, name="a test", inbox_prefix="_INBOX_test") as connection:
+        await ensure(connection, assets(names))
+        async with signed_in(connection, names) as site:
+            await site.text("/")
+            os.kill(own_server.pid, signal.SIGSTOP)
+            site.dashboard.mesh.forget()  # what was read a moment ago would serve for one more
+            try:
+                # All of them, and whoever decides what is ready, wait for one answer.
+                async with asyncio.timeout(2 * ANSWER_SECONDS):
+                    paths = ("/", "/schedules", "/locks", "/configuration", "/ready")
+                    answers = await asyncio.gather(*map(site.client.get, paths))
+            finally:
+                os.kill(own_server.pid, signal.SIGCONT)
+            assert {answer.status_code for answer in answers} == {503}
+            assert answers[-1].text.startswith("the mesh does not answer: ")

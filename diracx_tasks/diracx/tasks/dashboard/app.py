@@ -103,6 +103,7 @@ class Dashboard:
         """The parts of a page, and the variables of its templates."""
         variables: dict[str, Any] = {"may_act": may_act, "query": query, "now": self.mesh.connection.clock.now()}
         variables["going_on"] = self.jobs.running()
+        await self.mesh.answers.get()
         try:
             variables |= await page.view(self.mesh, query)
         except ApiError as error:
@@ -244,8 +245,13 @@ class Dashboard:
         return PlainTextResponse("ok\n")
 
     async def _ready(self, request: Request) -> Response:
-        ready = self.mesh.connection.is_connected
-        return PlainTextResponse("ok\n" if ready else "not connected to NATS\n", 200 if ready else 503)
+        if not self.mesh.connection.is_connected:
+            return PlainTextResponse("not connected to NATS\n", 503)
+        try:
+            await self.mesh.answers.get()
+        except TaskError as error:
+            return PlainTextResponse(f"the mesh does not answer: {error}\n", 503)
+        return PlainTextResponse("ok\n")
 
     async def _http_error(self, request: Request, error: HTTPException) -> Response:
         texts = {404: "there is no such page", 405: "this page is not for that"}

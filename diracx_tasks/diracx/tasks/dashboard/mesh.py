@@ -30,6 +30,8 @@ FRESH_SECONDS: Final = 1.0
 """A reading serves for so long."""
 HISTORY_SECONDS: Final = 30.0
 """The history gets a sample a minute."""
+ANSWER_SECONDS: Final = 4.0
+"""How long a viewer waits for a server that does not answer at all. What the pages read has five seconds a request."""
 MAX_FAILURES: Final = 30
 MAX_PARKED: Final = 30
 MAX_SEARCHES: Final = 2
@@ -128,6 +130,8 @@ class Mesh:
         self.recent = Recent(Sampler(connection, namespace))
         self._search = TaskSearch(connection, namespace, registry)
         self._searches = asyncio.Semaphore(MAX_SEARCHES)
+        self.answers = Shared[Any](partial(connection.api, "INFO", timeout=ANSWER_SECONDS))
+        """Asked before all else, so that a server that hangs is told in seconds, whatever a page has to read."""
         self.snapshot = Shared[StatusSnapshot](StatusReader(connection, namespace).read)
         self.load = Shared[Sample | None](self.recent.look)
         self.history = Shared[History](self._history, HISTORY_SECONDS)
@@ -135,6 +139,7 @@ class Mesh:
         self.failures = Shared[list[RecentFailure]](partial(recent_failures, connection, namespace, limit=MAX_FAILURES))
         self.parked = Shared[SearchResult](partial(self.search, Wanted((State.PARKED,), limit=MAX_PARKED)), 3.0)
         self._shared: tuple[Shared[Any], ...] = (
+            self.answers,
             self.snapshot,
             self.load,
             self.history,
