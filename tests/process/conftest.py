@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -33,6 +34,18 @@ TASKS = (
     "Spawns",
 )
 BROKEN = ("Unpreparable", "NoDataclass")
+MEASURED = ("cli", "embedded")
+"""The folders of tests whose processes are measured with `--cov`. Elsewhere processes run what is measured in one."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coverage_of_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave most processes unmeasured: to measure one doubles the time of its start."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.relative_to(Path(__file__).parent).parts[0] not in MEASURED:
+            for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+                patch.delenv(name)
+        yield
 
 
 @pytest.fixture
