@@ -9,7 +9,9 @@ import pytest
 
 from diracx.tasks.dashboard.access import MAX_FAILURES
 from diracx.tasks.dashboard.guard import HEADERS
+from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.topology import ensure
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.dashboards import TOKEN, listening, signed_in
 from support.operated_mesh import NAMES, operated_mesh
@@ -151,6 +153,17 @@ async def test_an_observer_sees_all_pages_and_changes_nothing() -> None:
                 assert "/actions/pause" in await other.text("/")
 
 
+async def test_a_user_who_may_not_ask_the_workers_sees_the_rest() -> None:
+    with secured_server(NAMES.name, without=["$SRV."]) as server:
+        async with (
+            connected(server, NAMES.name, "operator") as operator,
+            signed_in(operator, NAMES) as site,
+        ):
+            await ensure(operator, assets(NAMES), tolerant=False)
+            assert "What failed cannot be told: " in await site.text("/tasks")
+            assert "No periodic task is installed" in await site.text("/schedules")
+
+
 async def test_the_users_of_a_proxy_need_no_token_and_only_operators_act(
     connection: Connection, topology: Namespace
 ) -> None:
@@ -185,15 +198,17 @@ async def test_a_user_header_from_elsewhere_than_the_proxy_is_not_believed(
 
 @pytest.mark.parametrize("cut", [True, False], ids=["cut off by the proxy", "left by the proxy"])
 async def test_a_proxy_may_show_it_under_a_path(connection: Connection, topology: Namespace, cut: bool) -> None:
-    async with listening(connection, topology, root_path="/tasks") as site:
-        top = "" if cut else "/tasks"
-        assert (await site.client.get(f"{top}/")).headers["location"] == "/tasks/login"
+    root = "/diracx-tasks"
+    async with listening(connection, topology, root_path=root) as site:
+        top = "" if cut else root
+        assert (await site.client.get(f"{top}/")).headers["location"] == f"{root}/login"
         answer = await site.client.get(f"{top}/login", params={"token": TOKEN})
-        assert "Path=/tasks" in answer.headers["set-cookie"]
+        assert f"Path={root}" in answer.headers["set-cookie"]
         session = answer.headers["set-cookie"].partition(";")[0]
-        page = await site.client.get(f"{top}/", headers={"cookie": session})
-        assert 'href="/tasks/static/style.css"' in page.text
-        assert 'data-events="/tasks/events/overview"' in page.text
+        for path, name in (("/", "overview"), ("/tasks", "tasks"), ("/locks", "locks"), ("/task?id=7", "task")):
+            page = await site.client.get(f"{top}{path}", headers={"cookie": session})
+            assert f'href="{root}/static/style.css"' in page.text
+            assert f'data-events="{root}/events/{name}' in page.text
 
 
 async def test_who_signs_out_has_no_session_any_more(connection: Connection, topology: Namespace) -> None:

@@ -59,6 +59,14 @@ async def test_all_of_a_filter_are_purged_but_not_those_that_die_after_the_quest
     assert await seqs(client) == [5, 7]
 
 
+async def test_a_link_cannot_say_what_was_counted(client: Client, box: DeadLetterBox) -> None:
+    await box.fill(2)
+    confirmation = await client.confirm("purge", everything="1", total="1", last="999999999")
+    assert "2 dead letters are removed for good" in confirmation.text
+    values = dict(confirmation.form("/actions/purge").values)
+    assert (values["total"], int(values["last"]) < 100) == ("2", True)
+
+
 async def test_what_cannot_be_replayed_is_named_and_stays(client: Client, box: DeadLetterBox) -> None:
     await box.add()
     await box.advise(12_345)

@@ -140,10 +140,11 @@ async def test_markers_are_neither_listed_as_locks_nor_released(
     reader = LockReader(connection, topology)
     assert await reader.all() == []
     assert await reader.one(lock.key) is None
-    assert not await reader.release(lock.key)
     await lock.acquire(bucket, new_owner())
-    assert [len(held.holders) for held in await reader.all()] == [1]
-    assert await reader.release(lock.key)
+    (held,) = await reader.all()
+    assert len(held.holders) == 1
+    assert await reader.release(held)
+    assert not await reader.release(held)
     await (await ExclusiveRWLock(JOB, 1).acquire(bucket, new_owner())).release()
     assert await bucket.keys() == []
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import ConcurrencyLimiter
-from diracx.tasks.plumbing.operations.locks import HeldLock, LockHolder, LockReader
+from diracx.tasks.plumbing.operations.locks import HeldLock, LockHolder, LockReader, OtherHolderError
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 from support.locking import new_owner
@@ -52,9 +54,41 @@ async def test_a_release_deletes_every_key_of_one_lock(
     for key in ("conc.a.b./0", "conc.a.b./1", "mutex.job.7"):
         await bucket.create(key, holder("a"))
     reader = LockReader(connection, topology)
-    assert await reader.release("conc.a.b")
+    limiter = await held(reader, "conc.a.b")
+    assert await reader.release(limiter)
     assert await bucket.keys() == ["mutex.job.7"]
-    assert not await reader.release("conc.a.b")
+    assert not await reader.release(limiter)
+
+
+async def held(reader: LockReader, key: str) -> HeldLock:
+    lock = await reader.one(key)
+    assert lock is not None
+    return lock
+
+
+@pytest.mark.parametrize("key", ["mutex.job.7", "rw.job.7./readers.1", "leader.scheduler"])
+async def test_a_lock_that_somebody_else_holds_by_now_is_not_released(
+    connection: Connection, topology: Namespace, bucket: Bucket, key: str
+) -> None:
+    revision = await bucket.create(key, holder("early"))
+    reader = LockReader(connection, topology)
+    seen = await held(reader, key.partition("./")[0])
+    await bucket.delete(key, revision)
+    await bucket.create(key, holder("late", LATER))
+    with pytest.raises(OtherHolderError, match=f"{seen.key} is held by another one by now, late i on w: look again"):
+        await reader.release(seen)
+    assert await bucket.keys() == [key]
+
+
+async def test_the_holders_of_a_limiter_may_be_others_by_now(
+    connection: Connection, topology: Namespace, bucket: Bucket
+) -> None:
+    await bucket.create("conc.a.b./0", holder("early"))
+    reader = LockReader(connection, topology)
+    seen = await held(reader, "conc.a.b")
+    await bucket.create("conc.a.b./1", holder("late", LATER))
+    assert await reader.release(seen)
+    assert await bucket.keys() == []
 
 
 async def test_a_limiter_for_one_vo_is_a_lock_of_its_own(
@@ -66,7 +100,7 @@ async def test_a_limiter_for_one_vo_is_a_lock_of_its_own(
     reader = LockReader(connection, topology)
     assert [lock.key for lock in await reader.all()] == ["conc.job.7", "conc.job.7./vo.atlas", "conc.job.7./vo.lhcb"]
     assert await reader.count() == 3
-    assert await reader.release("conc.job.7./vo.atlas")
+    assert await reader.release(await held(reader, "conc.job.7./vo.atlas"))
     assert sorted(await bucket.keys()) == ["conc.job.7./slots.0", "conc.job.7./vo.lhcb./slots.0"]
 
 

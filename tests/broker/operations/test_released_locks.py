@@ -57,7 +57,7 @@ async def released(mesh: TaskMesh, task: Holds, seconds: float) -> list[Noticed]
         reader = LockReader(mesh.connection, mesh.namespace)
         lock = await reader.one("mutex.job.held")
         assert lock is not None
-        assert await reader.release(lock.key)
+        assert await reader.release(lock)
         try:
             return await holders_notice(mesh.connection, mesh.namespace, lock, seconds)
         finally:

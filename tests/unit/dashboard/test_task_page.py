@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from diracx.tasks.dashboard.pages.task import Event, time_line
+import pytest
+
+from diracx.tasks.dashboard.pages.task import Event, style_of, time_line
 from diracx.tasks.plumbing.operations.locks import LockHolder
 from diracx.tasks.plumbing.operations.task_document import BusyLock, DeadTask, Running, State, TaskDocument
 from diracx.tasks.plumbing.wire.failure import Failure
@@ -61,3 +63,11 @@ def test_the_submission_comes_first_also_if_the_worker_s_clock_is_behind() -> No
         id="0192", state=State.PARKED, why=[], submitted=NOON + MINUTE, attempts=1, errors=[failure(0)], parent=None
     )
     assert [event.text.partition(" on ")[0] for event in time_line(task)] == ["submitted", "attempt 1 failed"]
+
+
+@pytest.mark.parametrize(
+    ("status", "style"),
+    [(None, "good"), ("succeeded", "good"), ("failed", "bad"), ("expired", "warning"), ("cancelled", "warning")],
+)
+def test_the_colour_of_a_task_that_is_done_is_that_of_its_result(status: str | None, style: str) -> None:
+    assert style_of(TaskDocument(id="1", state=State.DONE, why=[], status=status)) == style

@@ -31,6 +31,8 @@ logger = logging.getLogger("diracx.tasks.dashboard")
 
 MAX_JOBS: Final = 200
 """The results of so many jobs are kept; those that go on are known in any case."""
+COUNTED: Final = ("total", "last")
+"""The values of a confirmation page that it counted itself: what stands in an address is never taken for them."""
 AT_ONCE_SECONDS: Final = 1.0
 """A job that takes longer has a page of its own."""
 
@@ -131,6 +133,8 @@ class Jobs:
 
     def sent(self, form: str, visitor: Visitor) -> Job | None:
         """What a confirmation page has begun already: its button was pressed twice."""
+        if not form:
+            return None
         return next((job for job in self._jobs.values() if job.form == form and job.by == visitor.name), None)
 
     def running(self) -> list[Job]:
@@ -140,7 +144,7 @@ class Jobs:
     async def start(self, action: Action, mesh: Mesh, values: Values, plan: Plan, visitor: Visitor) -> Job:
         """Carry out an action, and wait a moment for its end."""
         form = values.get("form", "")
-        if form and (known := self.sent(form, visitor)) is not None:
+        if (known := self.sent(form, visitor)) is not None:
             return known
         begun = mesh.connection.clock.now()
         job = Job(secrets.token_urlsafe(9), plan.title, visitor.name, plan.back, begun, form=form)

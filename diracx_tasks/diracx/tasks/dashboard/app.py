@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from diracx.tasks.dashboard.access import SESSION_SECONDS, TOKEN_HOLDER, Gate, Visitor
-from diracx.tasks.dashboard.actions import Action, Jobs, RefusedError, job_page
+from diracx.tasks.dashboard.actions import COUNTED, Action, Job, Jobs, RefusedError, job_page
 from diracx.tasks.dashboard.event_stream import EventStream
 from diracx.tasks.dashboard.guard import Guard, visitor_of
 from diracx.tasks.dashboard.live import Live, Parts, TooManyViewersError
@@ -30,6 +30,8 @@ from diracx.tasks.plumbing.exceptions import ServerError, TaskError
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 
 STATIC: Final = Path(__file__).with_name("static")
+OWN_NAMES: Final = frozenset({"actions", "events", "job", "live", "login", "logout", "ready", "static"})
+"""How the paths begin that are no pages of the mesh."""
 MAX_FORM_BYTES: Final = 1 << 17
 MAX_FORM_VALUES: Final = 2_000
 MAX_VALUE_CHARS: Final = 1_000
@@ -176,7 +178,8 @@ class Dashboard:
         return action
 
     async def _confirm(self, request: Request) -> Response:
-        plan = await self._action(request).plan(self.mesh, request.query_params)
+        asked = [each for each in request.query_params.multi_items() if each[0] not in COUNTED]
+        plan = await self._action(request).plan(self.mesh, QueryParams(asked))
         around = self._around(request, None, request.query_params) | {"title": plan.title}
         return HTMLResponse(
             self.renderer.render(
@@ -188,9 +191,16 @@ class Dashboard:
         action, values, visitor = self._action(request), await _form_of(request), visitor_of(request)
         if not self.gate.is_csrf(visitor, values.get("csrf", "")):
             raise HTTPException(403, "the form is not of this session: load the page again")
-        plan = await action.plan(self.mesh, values)
-        job = await self.jobs.start(action, self.mesh, values, plan, visitor)
-        self.live.forget()
+        # Before it is planned anew, which fails if it has been done: there is nothing left to do.
+        job = self.jobs.sent(values.get("form", ""), visitor)
+        if job is None:
+            plan = await action.plan(self.mesh, values)
+            job = await self.jobs.start(action, self.mesh, values, plan, visitor)
+            self.live.forget()
+        return self._told(job)
+
+    def _told(self, job: Job) -> Response:
+        """Lead to the result of a job, or to its page while it runs."""
         if job.result is None:
             return RedirectResponse(self.renderer.url("/job", id=job.id), 303)
         joint = "&" if "?" in job.back else "?"

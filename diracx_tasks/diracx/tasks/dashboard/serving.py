@@ -11,7 +11,7 @@ from typing import Final
 import uvicorn
 
 from diracx.tasks.dashboard.access import LOOPBACK_NAMES, PROXIES, AccessSettings, Gate, is_loopback
-from diracx.tasks.dashboard.app import Dashboard
+from diracx.tasks.dashboard.app import OWN_NAMES, Dashboard
 from diracx.tasks.dashboard.connections import MAX_CONNECTIONS, PromptProtocol
 from diracx.tasks.dashboard.letter_actions import PurgeLetters, ReplayLetters
 from diracx.tasks.dashboard.lock_actions import ReleaseLock
@@ -21,7 +21,7 @@ from diracx.tasks.dashboard.queue_actions import PauseQueue, ResumeQueue
 from diracx.tasks.dashboard.schedule_actions import RunNow
 from diracx.tasks.dashboard.task_actions import CancelTask
 
-__all__ = ["LOOPBACK_NAMES", "PROXIES", "AccessSettings", "Mesh", "is_loopback", "listen", "serving"]
+__all__ = ["LOOPBACK_NAMES", "PROXIES", "TAKEN", "AccessSettings", "Mesh", "is_loopback", "listen", "serving"]
 
 
 PAGES: Final = (
@@ -43,6 +43,8 @@ ACTIONS: Final = (
     RunNow(),
     ReleaseLock(),
 )
+TAKEN: Final = frozenset({each.path.split("/")[1] for each in PAGES} | OWN_NAMES) - {""}
+"""What a path behind a proxy must not begin with: where the proxy cuts it off, and where not, could not be told."""
 CLOSE_SECONDS: Final = 1
 """Requests that are being answered have this time at the end."""
 

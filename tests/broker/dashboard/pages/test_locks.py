@@ -110,6 +110,26 @@ async def test_each_kind_says_what_its_release_means(
     assert "is held" in gone.text
 
 
+async def test_a_lock_that_another_one_holds_by_now_is_not_released(client: Client, bucket: Bucket) -> None:
+    revision = await bucket.create("mutex.job.7", holder("a:B", "dead"))
+    form = (await client.confirm("release", key="mutex.job.7")).form("/actions/release")
+    await bucket.delete("mutex.job.7", revision)
+    await bucket.create("mutex.job.7", holder("a:B", "healthy"))
+    page = await client.post("release", form.values)
+    assert "mutex.job.7 is held by another one by now, a:B healthy on w: look again" in page.text
+    assert await bucket.keys() == ["mutex.job.7"]
+    without = [each for each in form.values if each[0] not in ("holders", "form")]
+    assert "orm does not say who held it" in (await client.post("release", without)).text
+
+
+async def test_a_release_that_is_pressed_twice_is_told_twice(client: Client, bucket: Bucket) -> None:
+    await bucket.create("conc.job.7./0", holder("a:B", "x"))
+    form = (await client.confirm("release", key="conc.job.7")).form("/actions/release")
+    for _ in range(2):
+        page = await client.post("release", form.values)
+        assert (page.status, "eleased conc.job.7" in page.text) == (200, True), page.text
+
+
 async def test_texts_of_others_are_harmless(client: Client, bucket: Bucket) -> None:
     key = f"mutex.job.{escape(HOSTILE)}"
     await bucket.create(key, holder(HOSTILE, HOSTILE, HOSTILE))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -110,6 +111,25 @@ async def test_a_lock_is_released_after_a_yes_and_all_its_keys_go(bucket: Bucket
     assert "lollygag:SyncOwnersTask 0192 on reader-1: it does not answer. If it lives, its task runs" in done.stderr
     assert await bucket.keys() == ["mutex.job.8"]
     await (await ExclusiveRWLock(JOB, 7).acquire(bucket, new_owner())).release()
+
+
+async def test_a_lock_that_another_one_holds_by_the_answer_is_not_released(
+    bucket: Bucket, environment: dict[str, str]
+) -> None:
+    acquired = await MutexLock(JOB, 8).acquire(bucket, new_owner("w1"))
+    asking = await asyncio.create_subprocess_exec(
+        str(CONSOLE_SCRIPT), "locks", "release", "mutex.job.8", env=environment, stdin=PIPE, stderr=PIPE
+    )
+    assert asking.stderr is not None
+    asked = await asyncio.wait_for(asking.stderr.readuntil(b"Release mutex.job.8?"), 30)
+    assert b"on w1 since" in asked
+    await acquired.release()
+    await MutexLock(JOB, 8).acquire(bucket, new_owner("w2"))
+    _, rest = await asyncio.wait_for(asking.communicate(b"y\n"), 30)
+    assert asking.returncode == 75
+    told = b"nothing was released: mutex.job.8 is held by another one by now, lollygag:SyncOwnersTask 0192 on w2"
+    assert told in rest
+    assert await bucket.keys() == ["mutex.job.8"]
 
 
 async def test_the_leadership_has_no_task_that_runs_on(bucket: Bucket, environment: dict[str, str]) -> None:

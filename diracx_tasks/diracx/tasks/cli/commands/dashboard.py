@@ -65,7 +65,8 @@ def command(
     settings = _settings(dashboard, host, given, user_header, proxies, operators, hosts, root_path, read_only)
     listening = _listen(dashboard, host, port)
     with listening:
-        asyncio.run(_serve(dashboard, settings, listening, host, read_only, access))
+        # A token of somebody's own is a secret that logs must not keep.
+        asyncio.run(_serve(dashboard, settings, listening, host, read_only, given is None, access))
 
 
 def missing_library() -> str | None:
@@ -127,7 +128,11 @@ def _settings(
     read_only: bool,
 ) -> Any:
     if not _ROOT_PATH.fullmatch(root_path):
-        raise click.BadParameter(f"{root_path!r} is not a path such as /tasks", param_hint=["--root-path"])
+        raise click.BadParameter(f"{root_path!r} is not a path such as /diracx-tasks", param_hint=["--root-path"])
+    if (first := root_path.split("/")[1] if root_path else "") in dashboard.TAKEN:
+        raise click.BadParameter(
+            f"/{first} is a path of the dashboard's own; choose one such as /diracx-{first}", param_hint=["--root-path"]
+        )
     if user_header is not None and not _HEADER.fullmatch(user_header):
         raise click.BadParameter(f"{user_header!r} is not the name of a header", param_hint=["--user-header"])
     for option, needed in (("--proxy", proxies), ("--operator", operators)):
@@ -170,7 +175,7 @@ def _bound(dashboard: Any, host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    dashboard: Any, settings: Any, listening: socket.socket, host: str, read_only: bool, access: Access
+    dashboard: Any, settings: Any, listening: socket.socket, host: str, read_only: bool, told: bool, access: Access
 ) -> None:
     signals = StopSignals(end_after=END_SECONDS, end_code=ExitCode.DONE)
     signals.cancel_this_task()
@@ -182,7 +187,7 @@ async def _serve(
                 mesh = dashboard.Mesh(connection, namespace, installed_tasks(), read_only=read_only)
                 signals.on_signal(stop.set)
                 async with dashboard.serving(mesh, settings, listening):
-                    say(_address(settings, host, listening.getsockname()[1]))
+                    say(_address(settings, host, listening.getsockname()[1], told=told))
                     await stop.wait()
                 logger.info("the dashboard has ended")
         except asyncio.CancelledError:
@@ -190,9 +195,12 @@ async def _serve(
                 raise
 
 
-def _address(settings: Any, host: str, port: int) -> str:
+def _address(settings: Any, host: str, port: int, *, told: bool) -> str:
+    """Where the dashboard is. `told`: with its token, which was made for this run alone."""
     name = f"[{host}]" if ":" in host else host
     top = f"http://{name}:{port}{settings.root_path}"
     if settings.token is None:
         return f"the dashboard is on {top}/ for the users of the proxy"
+    if not told:
+        return f"the dashboard is on {top}/login"
     return f"the dashboard is on {top}/login?token={quote(settings.token, safe='')}"

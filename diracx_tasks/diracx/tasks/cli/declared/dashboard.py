@@ -61,7 +61,10 @@ from diracx.tasks.cli.options import Number, declared, log_option, runs, server_
     help="A further name under which browsers reach the dashboard, e.g. that of the proxy; repeatable.",
 )
 @click.option(
-    "--root-path", default="", metavar="PATH", help="The path under which a proxy shows the dashboard, e.g. /tasks."
+    "--root-path",
+    default="",
+    metavar="PATH",
+    help="The path under which a proxy shows the dashboard, e.g. /diracx-tasks.",
 )
 @click.option("--read-only", is_flag=True, help="Show, and change nothing.")
 @click.option("--stop-with-input", is_flag=True, hidden=True, help="Stop when standard input ends.")

@@ -19,7 +19,9 @@ CANCELLABLE: Final = (State.DELAYED, State.WAITING, State.PARKED, State.RUNNING)
 """Where a task may be so that it can be cancelled."""
 MAX_HOLDERS: Final = 5
 """So many holders of a lock are named; a limiter may have many."""
-_STYLES: Final = {State.RUNNING: "busy", State.DEAD: "bad", State.PARKED: "warning", State.DONE: "good"}
+_STYLES: Final = {State.RUNNING: "busy", State.DEAD: "bad", State.PARKED: "warning"}
+_STYLES_OF_RESULTS: Final = {None: "good", "succeeded": "good", "failed": "bad"}
+"""Of tasks that are done; others have ended without having run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,13 @@ class Event:
     """`good`, `bad`, `now`, `later`, or nothing."""
     details: str = ""
     """A traceback."""
+
+
+def style_of(task: TaskDocument) -> str:
+    """The class of the tag that says how a task is."""
+    if task.state is State.DONE:
+        return _STYLES_OF_RESULTS.get(task.status, "warning")
+    return _STYLES.get(task.state, "")
 
 
 def time_line(task: TaskDocument) -> list[Event]:
@@ -103,7 +112,7 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
     task = await mesh.lookup.find(wanted)
     return {
         "task": task,
-        "style": _STYLES.get(task.state, ""),
+        "style": style_of(task),
         "events": time_line(task),
         "args": words.pretty(task.args),
         "value": None if task.result is None or task.result.value is None else words.pretty(task.result.value),

@@ -13,7 +13,6 @@ from diracx.tasks.dashboard.mesh import Mesh
 from diracx.tasks.dashboard.pages import Page, View
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks
-from diracx.tasks.plumbing.operations.recent_failures import RecentFailure
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_search import STATES, SearchResult, Wanted
 from diracx.tasks.plumbing.worker.snapshot import InFlightTask
@@ -95,7 +94,7 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
         "states": STATES,
         **(await _running(mesh)),
         "parked": await mesh.parked.get(),
-        "failures": await _failures(mesh),
+        **(await _failures(mesh)),
         "most": MAX_SHOWN,
         "brief": brief,
     }
@@ -112,11 +111,11 @@ async def _running(mesh: Mesh) -> dict[str, Any]:
     return {"running": rows[:MAX_SHOWN], "silent": silent, "left_off": left_off, "why_not": None}
 
 
-async def _failures(mesh: Mesh) -> list[RecentFailure]:
+async def _failures(mesh: Mesh) -> dict[str, Any]:
     try:
-        return await mesh.failures.get()
-    except PermissionDeniedError:
-        return []
+        return {"failures": await mesh.failures.get(), "no_failures": "No failure that a running worker remembers."}
+    except PermissionDeniedError as error:
+        return {"failures": [], "no_failures": f"What failed cannot be told: {error}."}
 
 
 def brief(args: object) -> str:

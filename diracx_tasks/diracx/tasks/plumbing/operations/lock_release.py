@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from diracx.tasks.plumbing.exceptions import shown
-from diracx.tasks.plumbing.operations.locks import NOTICE_SECONDS, HeldLock, Noticed
+from diracx.tasks.plumbing.operations.locks import LIMITERS, NOTICE_SECONDS, HeldLock, Noticed
 from diracx.tasks.plumbing.wire.times import readable_time
 
 UNTIL_NOTICED: Final = "its task runs on, beside the next owner, until it renews the lock (a third of its time to live)"
 MAX_NAMED: Final = 5
-_FORGOTTEN: Final = {"rate": "admissions in its window", "conc": "holders"}
-"""What the release of a limiter forgets, by its kind."""
 
 
 def of_holders(lock: HeldLock) -> str:
@@ -31,8 +29,8 @@ def of_meanwhile(lock: HeldLock) -> list[str]:
     """What goes on after the release of a lock, in sentences."""
     if lock.kind == "leader":
         return ["It is the leadership of the schedulers: one of them takes it. No occurrence is lost or comes twice."]
-    if lock.kind in _FORGOTTEN:
-        return [f"It is a limiter: its {_FORGOTTEN[lock.kind]} are forgotten, so more tasks than its limit may run."]
+    if lock.kind in LIMITERS:
+        return [f"It is a limiter: its {LIMITERS[lock.kind]} are forgotten, so more tasks than its limit may run."]
     if not lock.holders:
         return []
     expires = "" if lock.expires_in is None else f", in {lock.expires_in:.0f} s"

@@ -7,13 +7,14 @@ that `nats kv del` leaves are no locks: they stand in nobody's way.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from diracx.tasks.plumbing.clock import boottime
-from diracx.tasks.plumbing.exceptions import shown
+from diracx.tasks.plumbing.exceptions import TaskError, shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
@@ -25,6 +26,12 @@ from diracx.tasks.plumbing.wire.names import Namespace
 NOTICE_SECONDS: Final = 15.0
 """How long `holders_notice` waits: a holder renews its lock at a third of its time to live, 10 s by default."""
 LOOK_SECONDS: Final = 0.5
+LIMITERS: Final = {"rate": "admissions in its window", "conc": "holders"}
+"""The kinds of locks that many hold by design, with what a release forgets."""
+
+
+class OtherHolderError(TaskError):
+    """A lock is held by somebody whom the operator who releases it has not seen."""
 
 
 class LockHolder(msgspec.Struct, frozen=True):
@@ -97,6 +104,18 @@ async def _look(connection: Connection, namespace: Namespace, lock: HeldLock, re
     return found
 
 
+def refuse_other_holders(lock: HeldLock, known: Collection[LockHolder]) -> None:
+    """Check that nobody else holds a lock than an operator has seen. The holders of limiters change all the time.
+
+    Raises:
+        OtherHolderError: Somebody else does.
+    """
+    others = [] if lock.kind in LIMITERS else [holder for holder in lock.holders if holder not in known]
+    if others:
+        named = f"{shown(others[0].task)} {shown(others[0].id)} on {shown(others[0].worker)}"
+        raise OtherHolderError(f"{shown(lock.key)} is held by another one by now, {named}: look again")
+
+
 class LockReader:
     """Reads the lock bucket, and releases locks.
 
@@ -129,13 +148,18 @@ class LockReader:
         keys = (await self.stored_keys()).get(key)
         return None if keys is None else held_lock(key, keys)
 
-    async def release(self, key: str) -> bool:
-        """Delete all keys of a lock; return False if there was none.
+    async def release(self, lock: HeldLock) -> bool:
+        """Delete all keys of a lock; return False if there is none.
 
         A live holder notices at its next renewal, and its task is cancelled. Until then it runs at the same time as the
         next holder.
+
+        Raises:
+            OtherHolderError: Somebody holds it who did not when `lock` was read. Nothing was released.
         """
-        keys = (await self.stored_keys()).get(key, [])
+        keys = (await self.stored_keys()).get(lock.key, [])
+        if keys:
+            refuse_other_holders(held_lock(lock.key, keys), lock.holders)
         for stored in keys:
             await self._bucket.delete(stored.key, stored.revision)
         return bool(keys)

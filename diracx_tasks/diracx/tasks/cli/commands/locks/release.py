@@ -14,7 +14,7 @@ from diracx.tasks.cli.terminal.output import note
 from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.exceptions import ServerError
 from diracx.tasks.plumbing.operations.lock_release import UNTIL_NOTICED, of_holders, of_meanwhile, told
-from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader, holders_notice
+from diracx.tasks.plumbing.operations.locks import HeldLock, LockReader, OtherHolderError, holders_notice
 
 
 def command(*, key: str, yes: bool, access: Access) -> int:
@@ -37,7 +37,12 @@ async def _held(access: Access, key: str) -> HeldLock | None:
 async def _release(access: Access, lock: HeldLock) -> ExitCode:
     namespace = namespace_of(access)
     async with operator_connection(access, "locks") as connection:
-        if not await LockReader(connection, namespace).release(lock.key):
+        try:
+            released = await LockReader(connection, namespace).release(lock)
+        except OtherHolderError as error:
+            note(f"nothing was released: {error}")
+            return ExitCode.LOCKED
+        if not released:
             note(f"{lock.key} was given back meanwhile")
             return ExitCode.DONE
         note(f"released {lock.key}")
