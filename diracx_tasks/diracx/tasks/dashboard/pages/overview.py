@@ -158,8 +158,12 @@ def _remarks(worker: WorkerStatus) -> Iterable[str]:
     yield from (f"gives back {task}: {why}" for task, why in worker.not_served.items())
 
 
-def totals(snapshot: StatusSnapshot) -> list[tuple[str, str, str]]:
-    """The figures of the whole mesh: name, value and an explanation."""
+def totals(snapshot: StatusSnapshot, load: Sample | None) -> list[tuple[str, str, str]]:
+    """The figures of the whole mesh: name, value and an explanation.
+
+    Args:
+        load: The last half minute; None: it is not known what was done in it.
+    """
     status = snapshot.status
     slots = sum(worker.slots for worker in status.workers)
     parked = [queue.parked for queue in status.queues if queue.parked is not None]
@@ -169,8 +173,16 @@ def totals(snapshot: StatusSnapshot) -> list[tuple[str, str, str]]:
         ("parked", words.count(sum(parked) if parked else None), "for a retry or a lock"),
         ("delayed", words.count(status.delayed), "for later"),
         ("dead letters", words.count(status.dead_letters), ""),
-        ("done", words.rate(sum(worker.per_second for worker in status.workers)), "over 10 s"),
+        _done(load),
     ]
+
+
+def _done(load: Sample | None) -> tuple[str, str, str]:
+    # Not the deliveries of the workers: most of those may have been given back, for a busy lock for example.
+    if load is None or load.seconds <= 0:
+        return ("done", words.NOTHING, "")
+    succeeded = sum(queue.succeeded for queue in load.queues.values())
+    return ("done", words.rate(succeeded / load.seconds), f"over {words.duration(load.seconds)}")
 
 
 async def view(mesh: Mesh, query: QueryParams) -> View:
@@ -181,7 +193,7 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
     return {
         "at": snapshot.at,
         "alerts": snapshot.status.alerts,
-        "totals": totals(snapshot),
+        "totals": totals(snapshot, load),
         "sizes": list(Size),
         "queues": queue_matrix(snapshot, load),
         "spans": SPANS,
