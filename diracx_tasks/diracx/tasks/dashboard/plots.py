@@ -1,6 +1,6 @@
 """Plots as SVG, drawn here: no script, no library, colours by class from the style sheet.
 
-Each has a text alternative, which says what a reader takes from the picture: the latest value and the largest.
+Each has a text alternative, which says what a reader takes from the picture: the value of now and the largest.
 """
 
 from __future__ import annotations
@@ -44,11 +44,8 @@ class Series:
     """The class that colours it, `s1` to `s5`."""
     values: Sequence[float | None]
     """A value for each time of the plot; None leaves a gap."""
-
-    @property
-    def latest(self) -> float | None:
-        """The last value that is known."""
-        return next((value for value in reversed(self.values) if value is not None), None)
+    latest: float | None
+    """The value of now; None: there is none now, whatever there was before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class Plot:
     @property
     def is_empty(self) -> bool:
         """Whether no value is known."""
-        return all(each.latest is None for each in self.series)
+        return all(value is None for each in self.series for value in each.values)
 
     @property
     def text(self) -> str:

@@ -36,9 +36,12 @@ def plots(samples: Sequence[Sample], now: datetime, span: Span) -> list[Plot]:
     start = end - span.step * span.steps
     steps = in_steps(samples, start, end, span.steps)
     times = [start + span.step * (at + 0.5) for at in range(span.steps)]
+    # A step that has only begun has no sample yet: the one before tells of now.
+    last = -1 if steps[-1] is not None else -2
 
     def line(name: str, style: str, value: Callable[[Sample], float | None]) -> Series:
-        return Series(name, style, [None if sample is None else value(sample) for sample in steps])
+        values = [None if sample is None else value(sample) for sample in steps]
+        return Series(name, style, values, values[last])
 
     def plot(title: str, write: Callable[[float | None], str], *series: Series) -> Plot:
         return Plot(title, start, end, times, series, write)
