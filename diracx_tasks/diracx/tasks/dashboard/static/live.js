@@ -24,14 +24,24 @@
   }
 
   function morphChildren(from, to) {
-    const keyed = new Map();
-    for (const child of from.childNodes) if (keyOf(child)) keyed.set(keyOf(child), child);
+    const children = [...to.childNodes];
+    const wantedKeys = new Set(children.map(keyOf).filter(Boolean));
+    const keyed = new Map(); // a key may be there more than once
+    for (const child of from.childNodes) {
+      const key = keyOf(child);
+      if (key) keyed.set(key, [...(keyed.get(key) ?? []), child]);
+    }
     let at = from.firstChild;
-    for (const wanted of [...to.childNodes]) {
+    for (const wanted of children) {
       const key = keyOf(wanted);
       let found = at;
-      if (key) found = keyed.get(key) ?? null;
-      else while (found && keyOf(found)) found = found.nextSibling;
+      if (key) {
+        found = keyed.get(key)?.shift() ?? null;
+        // What has left before it is removed: were this node moved instead, it would lose the focus and a selection.
+        while (found && at && at !== found && !wantedKeys.has(keyOf(at))) at = removed(at);
+      } else {
+        while (found && keyOf(found)) found = found.nextSibling;
+      }
       if (found && sameKind(found, wanted)) {
         if (found !== at) from.insertBefore(found, at);
         else at = at.nextSibling;
@@ -40,11 +50,14 @@
         from.insertBefore(document.importNode(wanted, true), at);
       }
     }
-    while (at) {
-      const next = at.nextSibling;
-      at.remove();
-      at = next;
-    }
+    while (at) at = removed(at);
+  }
+
+  // Removes a node; gives the next one.
+  function removed(node) {
+    const next = node.nextSibling;
+    node.remove();
+    return next;
   }
 
   function morph(from, to) {
