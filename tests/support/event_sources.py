@@ -12,7 +12,7 @@ _IN_PLACE: Final = """
 window.sources = [];
 window.EventSource = class extends EventTarget {
   static CONNECTING = 0; static OPEN = 1; static CLOSED = 2;
-  readyState = 1;
+  readyState = 0;
   constructor() { super(); window.sources.push(this); }
   close() { this.readyState = 2; }
 };

@@ -3,9 +3,11 @@
 "use strict";
 (() => {
   const SILENT_MS = 30000; // the dashboard says at least every 10 s that it is there
+  const RETRY_MS = 15000; // after a refusal
   const address = document.body.dataset.events;
   const news = document.getElementById("news");
   let source = null;
+  let retry; // the timer of the next attempt after a refusal
   let heard = Date.now();
 
   const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.id || node.dataset.key || "" : "");
@@ -105,14 +107,17 @@
   }
 
   function listen() {
-    source = new EventSource(address);
-    source.addEventListener("part", take);
-    source.addEventListener("alive", () => (heard = Date.now()));
-    source.onerror = () => {
-      if (source.readyState === EventSource.CLOSED) {
+    leave(); // there is one stream, and one timer at most
+    const opened = new EventSource(address);
+    source = opened;
+    opened.addEventListener("part", take);
+    opened.addEventListener("alive", () => (heard = Date.now()));
+    opened.onerror = () => {
+      if (opened.readyState === EventSource.CLOSED) {
         // It was refused: the session is over, or there is no room.
         tell(`No news since ${sinceHeard()} UTC: the dashboard does not go on with this page.`, "Load it again");
-        setTimeout(listen, 15000);
+        leave();
+        if (!document.hidden) retry = setTimeout(listen, RETRY_MS);
       } else {
         tell(`No news since ${sinceHeard()} UTC: the dashboard does not answer. It goes on by itself.`);
       }
@@ -120,6 +125,7 @@
   }
 
   function leave() {
+    clearTimeout(retry);
     if (source) source.close();
     source = null;
   }
@@ -127,10 +133,7 @@
   if (address) {
     listen();
     setInterval(() => {
-      if (source && source.readyState === EventSource.OPEN && Date.now() - heard > SILENT_MS) {
-        leave();
-        listen();
-      }
+      if (source && source.readyState === EventSource.OPEN && Date.now() - heard > SILENT_MS) listen();
     }, 5000);
     // A page that nobody sees costs nothing.
     document.addEventListener("visibilitychange", () => {
