@@ -34,6 +34,7 @@ LABELS_OF_PROMETHEUS = frozenset({"le", "job", "instance"})
 
 _NAME = re.compile(r"\b(?:diracx_tasks|messaging|jetstream)_[a-z_]+\b")
 _SELECTED = re.compile(r"\{([^{}]*)\}")
+_QUOTED = re.compile(r'"[^"]*"')
 _GROUPED = re.compile(r"\b(?:by|on|without|ignoring)\s*\(([^()]*)\)")
 
 
@@ -57,7 +58,7 @@ def expressions() -> list[str]:
 
 def metrics_in(expression: str) -> set[str]:
     """The names of the metrics in an expression."""
-    return set(_NAME.findall(_GROUPED.sub("", _SELECTED.sub("", expression))))
+    return set(_NAME.findall(_QUOTED.sub("", _GROUPED.sub("", _SELECTED.sub("", expression)))))
 
 
 def labels_in(expression: str) -> set[str]:

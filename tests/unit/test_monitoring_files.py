@@ -7,7 +7,9 @@ import json
 import re
 import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -93,48 +95,86 @@ def test_prometheus_reads_every_expression(tmp_path: Path) -> None:
 
 
 QUEUE = '{diracx_tasks_priority="normal", diracx_tasks_size="small"}'
+CONSUMER = '{stream_name="DIRACX_TASKS", consumer_name="normal-small", is_consumer_leader="true"}'
+WELL = {
+    "diracx_tasks_scheduler_leader": "1+0x300",
+    f"diracx_tasks_queue_waiting{QUEUE}": "5+0x300",
+    f"diracx_tasks_queue_parked{QUEUE}": "2+0x300",
+    'diracx_tasks_worker_up{diracx_tasks_size="small"}': "1+0x300",
+    "diracx_tasks_dead_letters": "7+0x300",
+}
+OTHER_QUEUES = {
+    f'jetstream_consumer_num_pending{{stream_name="DIRACX_TASKS", consumer_name="other-{number}"}}': "0+0x60"
+    for number in range(8)
+}
+NOT_TAKEN = {
+    **OTHER_QUEUES,
+    f"jetstream_consumer_num_pending{CONSUMER}": "1000+0x60",
+    f"jetstream_consumer_num_ack_pending{CONSUMER}": "1+0x60",
+    f"jetstream_consumer_delivered_consumer_seq{CONSUMER}": "77+0x60",
+}
+
+
+class Case(NamedTuple):
+    """What is measured, one value a minute, and which alert it raises."""
+
+    alert: str
+    """Empty: none."""
+    measured: Mapping[str, str]
+    """Added to `WELL`."""
+    minutes: int = 20
+    """After which the alerts are looked at."""
+
+
 CASES = {
-    # What is measured, one value a minute, and the alerts that it raises after 20 minutes.
-    "DiracxTasksNoLeader": {"diracx_tasks_scheduler_leader": "0+0x30"},
-    "DiracxTasksNoWorker": {
-        "diracx_tasks_scheduler_leader": "1+0x30",
-        f"diracx_tasks_queue_waiting{QUEUE}": "5+0x30",
-        'diracx_tasks_worker_up{diracx_tasks_size="large"}': "1+0x30",
-    },
-    "DiracxTasksWait": {
-        "diracx_tasks_scheduler_leader": "1+0x30",
-        f"diracx_tasks_queue_oldest_seconds{QUEUE}": "4000+60x30",
-    },
-    "DiracxTasksDeadLetters": {"diracx_tasks_scheduler_leader": "1+0x30", "diracx_tasks_dead_letters": "1+1x30"},
-    "DiracxTasksStreamNearlyFull": {
-        "diracx_tasks_scheduler_leader": "1+0x30",
-        'jetstream_stream_total_bytes{stream_name="DIRACX_TASKS"}': "90+0x30",
-        'jetstream_stream_limit_bytes{stream_name="DIRACX_TASKS"}': "100+0x30",
-        'jetstream_stream_total_bytes{stream_name="DIRACX_LATER"}': "90+0x30",
-        'jetstream_stream_limit_bytes{stream_name="DIRACX_LATER"}': "-1+0x30",
-    },
-    "": {
-        "diracx_tasks_scheduler_leader": "1+0x30",
-        f"diracx_tasks_queue_waiting{QUEUE}": "5+0x30",
-        'diracx_tasks_worker_up{diracx_tasks_size="small"}': "1+0x30",
-        "diracx_tasks_dead_letters": "7+0x30",
-    },
+    "nobody leads": Case("DiracxTasksNoLeader", {"diracx_tasks_scheduler_leader": "0+0x30"}),
+    "tasks wait for a size without a worker": Case(
+        "DiracxTasksNoWorker",
+        {
+            'diracx_tasks_queue_waiting{diracx_tasks_priority="normal", diracx_tasks_size="large"}': "5+0x30",
+            'diracx_tasks_queue_parked{diracx_tasks_priority="normal", diracx_tasks_size="large"}': "0+0x30",
+        },
+    ),
+    "the only worker of a size was killed with three tasks": Case(
+        "DiracxTasksNoWorker",
+        {
+            'diracx_tasks_queue_waiting{diracx_tasks_priority="normal", diracx_tasks_size="large"}': "0+0x30",
+            'diracx_tasks_queue_parked{diracx_tasks_priority="normal", diracx_tasks_size="large"}': "3+0x30",
+        },
+    ),
+    "a task is old": Case("DiracxTasksWait", {f"diracx_tasks_queue_oldest_seconds{QUEUE}": "4000+60x30"}),
+    "dead letters": Case("DiracxTasksDeadLetters", {"diracx_tasks_dead_letters": "1+1x30"}),
+    "a stream is nearly full": Case(
+        "DiracxTasksStreamNearlyFull",
+        {
+            'jetstream_stream_total_bytes{stream_name="DIRACX_TASKS"}': "90+0x30",
+            'jetstream_stream_limit_bytes{stream_name="DIRACX_TASKS"}': "100+0x30",
+            'jetstream_stream_total_bytes{stream_name="DIRACX_LATER"}': "90+0x30",
+            'jetstream_stream_limit_bytes{stream_name="DIRACX_LATER"}': "-1+0x30",
+        },
+    ),
+    "nobody pulls, and a killed worker had a task": Case("DiracxTasksNobodyPulls", NOT_TAKEN, minutes=50),
+    "all slots have tasks that take long": Case(
+        "", {**NOT_TAKEN, f"diracx_tasks_queue_in_flight{QUEUE}": "1+0x60"}, minutes=50
+    ),
+    "all is well": Case("", {}),
 }
 
 
 @needs_promtool
-@pytest.mark.parametrize("alert", CASES)
-def test_an_alert_is_raised_by_what_it_tells_of(alert: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_an_alert_is_raised_by_what_it_tells_of(case: Case, tmp_path: Path) -> None:
     promtool = find_promtool()
     assert promtool is not None
-    series = [{"series": name, "values": values} for name, values in CASES[alert].items()]
-    others = [rule["alert"] for rule in rules() if rule["alert"] != alert]
-    expected = [{"eval_time": "20m", "alertname": other, "exp_alerts": []} for other in others]
-    case = {"interval": "1m", "input_series": series, "alert_rule_test": expected}
-    if alert:
-        firing = {"expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})', "eval_time": "20m"}
-        case["promql_expr_test"] = [firing | {"exp_samples": [{"labels": "{}", "value": 1}]}]
+    series = [{"series": name, "values": values} for name, values in (WELL | dict(case.measured)).items()]
+    others = [rule["alert"] for rule in rules() if rule["alert"] != case.alert]
+    at = f"{case.minutes}m"
+    expected = [{"eval_time": at, "alertname": other, "exp_alerts": []} for other in others]
+    test: dict[str, Any] = {"interval": "1m", "input_series": series, "alert_rule_test": expected}
+    if case.alert:
+        firing = {"expr": f'count(ALERTS{{alertname="{case.alert}", alertstate="firing"}})', "eval_time": at}
+        test["promql_expr_test"] = [firing | {"exp_samples": [{"labels": "{}", "value": 1}]}]
     written = tmp_path / "case.yaml"
-    written.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": [case]}))
+    written.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": [test]}))
     done = subprocess.run([promtool, "test", "rules", written], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -160,6 +160,16 @@ def test_a_queue_with_tasks_and_no_worker_of_its_size_is_told_unless_it_is_pause
     assert with_status(queues=paused, workers=workers).name == "queue-paused"
 
 
+def test_parked_tasks_need_a_worker_too() -> None:
+    killed = [a_queue(Priority.NORMAL, Size.LARGE, parked=3), a_queue(Priority.BACKGROUND, Size.LARGE, parked=None)]
+    alert = with_status(queues=killed, workers=[a_worker(Size.SMALL)])
+    assert (alert.name, alert.command) == ("queue-not-served", "diracx-task-run worker --worker-size large")
+    assert alert.text.endswith("and tasks wait: 3 tasks in normal-large (3 parked)")
+    both = [a_queue(Priority.NORMAL, Size.LARGE, waiting=2, parked=1)]
+    assert with_status(queues=both, workers=[]).text.endswith("3 tasks in normal-large (1 parked)")
+    assert alerts_of(healthy(status={"queues": killed, "workers": [a_worker(Size.LARGE)]})) == []
+
+
 def test_paused_queues_share_one_command() -> None:
     queues = [
         a_queue(Priority.NORMAL, Size.LARGE, paused_until=UNTIL_RESUMED),

@@ -16,6 +16,7 @@ from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text
 from diracx.tasks.plumbing.operations.figures import duration, size
 from diracx.tasks.plumbing.operations.status_document import (
     Alert,
+    QueueStatus,
     Status,
     StatusSnapshot,
     StorageStatus,
@@ -174,10 +175,11 @@ def _queues(snapshot: StatusSnapshot) -> Iterator[Alert]:
     paused = [queue for queue in status.queues if queue.paused_until is not None]
     if snapshot.workers_asked:
         served = {worker.size for worker in status.workers}
-        idle = [queue for queue in status.queues if queue.waiting and queue.size not in served and queue not in paused]
+        idle = [queue for queue in status.queues if _unsettled(queue) and queue.size not in served]
+        idle = [queue for queue in idle if queue not in paused]
         for size in dict.fromkeys(queue.size for queue in idle):
-            waiting = [f"{_counted(queue.waiting, 'task')} in {queue.name}" for queue in idle if queue.size == size]
-            text = f"no worker of size {size} answers, and tasks wait: {', '.join(waiting)}"
+            tasks = ", ".join(_counted_tasks(queue) for queue in idle if queue.size == size)
+            text = f"no worker of size {size} answers, and tasks wait: {tasks}"
             yield _alert("queue-not-served", text, _run(status, f"worker --worker-size {size}"))
     if paused:
         ends = {queue.name: pause_end_text(queue.paused_until) for queue in paused if queue.paused_until}
@@ -185,6 +187,16 @@ def _queues(snapshot: StatusSnapshot) -> Iterator[Alert]:
         if len(ends) == len(status.queues) > 1 and len(set(ends.values())) == 1:
             text, which = f"all queues, each until {next(iter(ends.values()))}", "--all"
         yield _alert("queue-paused", f"paused: {text}", _run(status, f"resume {which}"))
+
+
+def _unsettled(queue: QueueStatus) -> int:
+    """Tasks that a worker has to take. Also a parked one: it stays so for good while no worker of its size pulls."""
+    return queue.waiting + (queue.parked or 0)
+
+
+def _counted_tasks(queue: QueueStatus) -> str:
+    parked = f" ({queue.parked:,} parked)" if queue.parked else ""
+    return f"{_counted(_unsettled(queue), 'task')} in {queue.name}{parked}"
 
 
 def _workers(snapshot: StatusSnapshot) -> Iterator[Alert]:
