@@ -157,6 +157,10 @@ CASES = {
     "all slots have tasks that take long": Case(
         "", {**NOT_TAKEN, f"diracx_tasks_queue_in_flight{QUEUE}": "1+0x60"}, minutes=50
     ),
+    "one queue of nine is missing": Case("DiracxTasksQueueMissing", OTHER_QUEUES),
+    "all nine queues are missing": Case(
+        "DiracxTasksQueueMissing", {'jetstream_server_total_streams{server_name="a"}': "3+0x30"}
+    ),
     "all is well": Case("", {}),
 }
 
