@@ -96,6 +96,7 @@ def test_prometheus_reads_every_expression(tmp_path: Path) -> None:
 
 QUEUE = '{diracx_tasks_priority="normal", diracx_tasks_size="small"}'
 CONSUMER = '{stream_name="DIRACX_TASKS", consumer_name="normal-small", is_consumer_leader="true"}'
+REFUSED = '{messaging_destination_name="diracx.tasks.normal.small", error_type="ApiError"}'
 WELL = {
     "diracx_tasks_scheduler_leader": "1+0x300",
     f"diracx_tasks_queue_waiting{QUEUE}": "5+0x300",
@@ -160,6 +161,26 @@ CASES = {
     "one queue of nine is missing": Case("DiracxTasksQueueMissing", OTHER_QUEUES),
     "all nine queues are missing": Case(
         "DiracxTasksQueueMissing", {'jetstream_server_total_streams{server_name="a"}': "3+0x30"}
+    ),
+    "each of some workers lost its first lock": Case(
+        "DiracxTasksLocksLost",
+        {
+            f'diracx_tasks_lock_lost_total{{diracx_tasks_lock_kind="mutex", instance="w{number}"}}': "_x7 1+0x30"
+            for number in range(20)
+        },
+    ),
+    "a worker lost another lock": Case(
+        "DiracxTasksLocksLost", {'diracx_tasks_lock_lost_total{diracx_tasks_lock_kind="mutex"}': "5+0x15 6+0x30"}
+    ),
+    "the first submission was refused": Case(
+        "DiracxTasksRefused", {f"messaging_client_sent_messages_total{REFUSED}": "_x16 1+0x30"}
+    ),
+    "events of long ago": Case(
+        "",
+        {
+            'diracx_tasks_lock_lost_total{diracx_tasks_lock_kind="mutex"}': "5+0x60",
+            f"messaging_client_sent_messages_total{REFUSED}": "5+0x60",
+        },
     ),
     "all is well": Case("", {}),
 }
