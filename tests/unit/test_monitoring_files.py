@@ -116,6 +116,13 @@ NOT_TAKEN = {
 }
 
 
+def executions(outcome: str, error: str = "", instance: str = "w") -> str:
+    """The series of what has run of one task in a worker."""
+    labels = {"diracx_tasks_name": "a:B", "diracx_tasks_outcome": outcome, "error_type": error, "instance": instance}
+    selected = ", ".join(f'{name}="{value}"' for name, value in labels.items() if value)
+    return f"messaging_process_duration_seconds_count{{{selected}}}"
+
+
 class Case(NamedTuple):
     """What is measured, one value a minute, and which alert it raises."""
 
@@ -182,8 +189,38 @@ CASES = {
             f"messaging_client_sent_messages_total{REFUSED}": "5+0x60",
         },
     ),
+    "an hourly task fails each time": Case(
+        "DiracxTasksFail", {executions("discarded", "ValueError"): "1+0x59 2+0x59 3+0x59 4+0x59"}, minutes=150
+    ),
+    "an hourly task fails each time, in another worker": Case(
+        "DiracxTasksFail",
+        {executions("dead", "ValueError", f"w{hour}"): f"_x{hour * 60 + 1} 1+0x250" for hour in range(3)},
+        minutes=150,
+    ),
+    "a task fails, and waits for its lock more often": Case(
+        "DiracxTasksFail",
+        {executions("dead", "ValueError"): "1+1x200", executions("lock_busy"): "12+12x200"},
+        minutes=60,
+    ),
+    "a task that runs often begins to fail": Case(
+        "DiracxTasksFail",
+        {executions("succeeded"): "0+10x120 1200+0x60", executions("retry", "ValueError"): "0+0x120 0+10x60"},
+        minutes=150,
+    ),
+    "a task failed once": Case("", {executions("dead", "ValueError"): "_x5 1+0x60"}, minutes=50),
+    "a task fails seldom": Case(
+        "", {executions("succeeded"): "0+2x200", executions("retry", "ValueError"): "0+1x200"}, minutes=190
+    ),
     "all is well": Case("", {}),
 }
+
+
+def test_only_executions_are_in_the_durations_of_the_dashboard() -> None:
+    """A delivery that waits for a lock ends in milliseconds."""
+    shown = [target["expr"] for panel in panels() if "uration" in panel["title"] for target in panel["targets"]]
+    selected = [each for expr in shown for each in re.findall(r"messaging_process_duration_seconds_\w+\{.*?\}", expr)]
+    assert len(selected) == 3
+    assert all('diracx_tasks_outcome=~"succeeded|retry|dead|discarded"' in each for each in selected)
 
 
 @needs_promtool
