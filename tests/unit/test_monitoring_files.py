@@ -97,6 +97,7 @@ def test_prometheus_reads_every_expression(tmp_path: Path) -> None:
 QUEUE = '{diracx_tasks_priority="normal", diracx_tasks_size="small"}'
 CONSUMER = '{stream_name="DIRACX_TASKS", consumer_name="normal-small", is_consumer_leader="true"}'
 REFUSED = '{messaging_destination_name="diracx.tasks.normal.small", error_type="ApiError"}'
+DEAD = '{diracx_tasks_name="a:B", diracx_tasks_outcome="dead", error_type="ValueError"}'
 WELL = {
     "diracx_tasks_scheduler_leader": "1+0x300",
     f"diracx_tasks_queue_waiting{QUEUE}": "5+0x300",
@@ -152,6 +153,23 @@ CASES = {
     ),
     "a task is old": Case("DiracxTasksWait", {f"diracx_tasks_queue_oldest_seconds{QUEUE}": "4000+60x30"}),
     "dead letters": Case("DiracxTasksDeadLetters", {"diracx_tasks_dead_letters": "1+1x30"}),
+    "dead letters that were fewer than a purge removed": Case(
+        "DiracxTasksDeadLetters",
+        {
+            "diracx_tasks_dead_letters": "200+0x30 10+1x30",
+            f"messaging_client_consumed_messages_total{DEAD}": "7+0x30 8+1x30",
+        },
+        minutes=50,
+    ),
+    "the first dead letter of a worker, after a purge": Case(
+        "DiracxTasksDeadLetters",
+        {
+            "diracx_tasks_dead_letters": "200+0x30 1+0x30",
+            f"messaging_client_consumed_messages_total{DEAD}": "_x30 1+0x30",
+        },
+        minutes=50,
+    ),
+    "dead letters of long ago": Case("", {f"messaging_client_consumed_messages_total{DEAD}": "7+0x60"}, minutes=50),
     "a stream is nearly full": Case(
         "DiracxTasksStreamNearlyFull",
         {
