@@ -56,6 +56,10 @@ def test_each_command_is_one_that_there_is(command: str) -> None:
     assert all(word in shown.output for word in words if word.startswith("--")), command
 
 
+def test_no_command_sets_a_limit_that_may_be_lower_than_the_present_one() -> None:
+    assert not [command for rule in rules() if "--max-" in (command := rule["annotations"]["command"])]
+
+
 def test_metrics_of_the_exporter_are_those_that_it_has() -> None:
     named = set().union(*map(metrics_in, expressions()))
     assert {name for name in named if name.startswith("jetstream_")} <= OF_THE_EXPORTER
@@ -177,6 +181,13 @@ CASES = {
             'jetstream_stream_limit_bytes{stream_name="DIRACX_TASKS"}': "100+0x30",
             'jetstream_stream_total_bytes{stream_name="DIRACX_LATER"}': "90+0x30",
             'jetstream_stream_limit_bytes{stream_name="DIRACX_LATER"}': "-1+0x30",
+        },
+    ),
+    "the history is full, which removes its oldest": Case(
+        "",
+        {
+            'jetstream_stream_total_bytes{stream_name="DIRACX_HISTORY"}': "100+0x30",
+            'jetstream_stream_limit_bytes{stream_name="DIRACX_HISTORY"}': "100+0x30",
         },
     ),
     "nobody pulls, and a killed worker had a task": Case("DiracxTasksNobodyPulls", NOT_TAKEN, minutes=50),
