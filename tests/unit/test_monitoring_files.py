@@ -141,6 +141,10 @@ class Case(NamedTuple):
 
 CASES = {
     "nobody leads": Case("DiracxTasksNoLeader", {"diracx_tasks_scheduler_leader": "0+0x30"}),
+    "a scheduler leads and cannot read the queues": Case(
+        "DiracxTasksNotMeasured",
+        {f"diracx_tasks_queue_{name}{QUEUE}": "5+0x9 stale" for name in ("waiting", "parked")},
+    ),
     "tasks wait for a size without a worker": Case(
         "DiracxTasksNoWorker",
         {
