@@ -126,17 +126,71 @@ async def test_a_mesh_without_the_stream_has_no_history_and_its_leader_says_so_o
         )
 
 
-async def test_a_sample_that_cannot_be_taken_ends_nothing_and_is_told_by_those_who_need_the_stream(
+async def test_a_missing_stream_beside_the_tasks_counts_as_empty(
     mesh: TaskMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
+    names = mesh.namespace
     async with keeping(mesh, Leadership()) as keeper:
-        await wait_until(lambda: keeper.latest is not None, description="there is a sample")
-        await mesh.connection.api(f"STREAM.DELETE.{mesh.namespace.dead_letters_stream}")
-        await wait_until(lambda: keeper.latest is None, description="a sample fails")
-        await ensure(mesh.connection, assets(mesh.namespace))
-        await wait_until(lambda: keeper.latest is not None, description="there is a sample again")
+        for stream in (names.dead_letters_stream, names.later_stream):
+            await mesh.connection.api(f"STREAM.DELETE.{stream}")
+        await until_next_sample(keeper)
+        await until_next_sample(keeper)
+        assert keeper.latest is not None
+        assert (keeper.latest.dead_letters, keeper.latest.delayed) == (0, 0)
+        await ensure(mesh.connection, assets(names))
     assert caplog.messages == []
+
+
+async def until_next_sample(keeper: HistoryKeeper) -> None:
+    seen = keeper.latest
+    await wait_until(lambda: keeper.latest not in (None, seen), description="there is another sample")
+
+
+async def test_the_latest_sample_outlives_failed_tries_for_a_while_and_those_who_need_the_stream_tell_of_them(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "diracx.tasks.scheduler")
+    async with keeping(mesh, Leadership(), store_seconds=2.0) as keeper:
+        await until_next_sample(keeper)
+        await mesh.connection.api(f"STREAM.DELETE.{mesh.namespace.tasks_stream}")
+        failed = "no sample: JetStream says: stream not found (code 404, err_code 10059)"
+        await wait_until(lambda: failed in caplog.messages, description="a sample fails")
+        assert keeper.latest is not None
+        assert list(keeper.gauges())[1:], "telemetry goes on with it"
+        await wait_until(lambda: keeper.latest is None, description="it is too old")
+        await ensure(mesh.connection, assets(mesh.namespace))
+        await until_next_sample(keeper)
+    assert not [each for each in caplog.records if each.levelno >= logging.INFO]
+
+
+async def test_a_refused_sample_is_told_once_and_takes_nothing_from_telemetry(
+    mesh: TaskMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    stream = mesh.namespace.history_stream
+    config = (await mesh.connection.api(f"STREAM.INFO.{stream}"))["config"]
+    await mesh.connection.api(f"STREAM.UPDATE.{stream}", config | {"max_msg_size": 10})
+    gone: list[int] = []
+    async with keeping(mesh, Leadership(), store_seconds=0.2) as keeper:
+        await until_next_sample(keeper)
+
+        def is_told() -> bool:
+            gone.extend([1] if keeper.latest is None else [])
+            return bool(caplog.messages)
+
+        await wait_until(is_told, description="the refusal is told")
+        for _ in range(10):
+            await until_next_sample(keeper)
+        assert not gone
+        (said,) = caplog.messages
+        assert said.startswith(f"{NO_HISTORY}: JetStream says: message size exceeds maximum allowed")
+        await mesh.connection.api(f"STREAM.UPDATE.{stream}", config)
+        await until_stored(mesh, 1)
+        await wait_until(
+            lambda: caplog.messages[1:] == ["the history of the mesh is kept again"], description="its end"
+        )
 
 
 async def test_what_somebody_wrote_by_hand_is_no_sample(mesh: TaskMesh) -> None:

@@ -5,7 +5,8 @@
 * A mesh works without the stream, as one does that an earlier version has set up. The leader then says once that no
   history is kept, and what to do. Nothing else depends on it: samples are taken beside the schedules and the
   leadership, and no failure of theirs ends the scheduler.
-* The latest sample is what telemetry reports of the mesh, also where no history is kept.
+* The latest sample is what telemetry reports of the mesh, also where no history is kept, and for a minute after the
+  last one that could be taken: one failed try makes no gap.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -24,7 +26,7 @@ from diracx.tasks.plumbing.background import in_background
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
-from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError, PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError, NotConnectedError, PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.publish import publish
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message
@@ -69,7 +71,11 @@ class HistoryKeeper:
         store_seconds: float = STORE_SECONDS,
     ) -> None:
         self.latest: Sample | None = None
-        """None: the scheduler does not lead, or the last try failed."""
+        """None: the scheduler does not lead, or no sample could be taken for `store_seconds`."""
+        self._taken = 0.0
+        """When the latest sample was taken, by the clock of the event loop."""
+        self._stores_after = 0.0
+        """When the next sample may be stored, by the same clock: the server has denied it."""
         self._connection = connection
         self._namespace = namespace
         self._leads = leads
@@ -89,35 +95,60 @@ class HistoryKeeper:
                 pause = await self._step()
             else:
                 self.latest = self._sampler = self._minute = self._told = None
+                self._stores_after = 0.0
             await asyncio.sleep(pause)
 
     async def _step(self) -> float:
         """Take a sample, and store the minute if it is over. Returns the seconds until the next step."""
         try:
-            await self._take()
+            minute = await self._take()
         except PermissionDeniedError as error:
             self.latest = None
-            self._tell(f"{error}; write the users of the server anew (`diracx-task-run setup --export`), and reload it")
+            self._deny(error)
             return DENIED_SECONDS
         except (ServerUnavailableError, ApiError) as error:
-            self.latest = None
+            self._drop_old()
             logger.debug("no sample: %s", error)  # the parts of the scheduler that cannot do without tell of it
         except Exception as error:
-            self.latest = None
-            if self._told is None:
-                logger.exception("no history of the mesh is kept, and all else goes on: an error in the scheduler")
-            self._told = str(error)
+            self._drop_old()
+            self._fail(error)
+        else:
+            if minute is not None:
+                await self._try_to_store(minute)
         return self._sample_seconds
 
-    async def _take(self) -> None:
+    async def _take(self) -> Sample | None:
+        """Take a sample. Returns the minute that it ends, to be stored; None: the minute goes on."""
         self._sampler = self._sampler or Sampler(self._connection, self._namespace, leads=True)
         sample = self.latest = await self._sampler.sample()
+        self._taken = monotonic()
         begun = sample if self._minute is None else self._minute
-        self._minute = sample if self._minute is None else merged([self._minute, sample])
-        if self._number(sample.at) > self._number(begun.at) and self._leads():
-            # One that gets no answer may be stored all the same: it is not told twice.
-            minute, self._minute = self._minute, None
+        minute = self._minute = sample if self._minute is None else merged([self._minute, sample])
+        if self._number(sample.at) <= self._number(begun.at) or not self._leads():
+            return None
+        # One that gets no answer may be stored all the same: it is not told twice.
+        self._minute = None
+        return minute
+
+    def _drop_old(self) -> None:
+        if monotonic() - self._taken >= self._store_seconds:
+            self.latest = None
+
+    async def _try_to_store(self, minute: Sample) -> None:
+        """Store a minute. What the server refuses is told, and takes nothing from the samples."""
+        if monotonic() < self._stores_after:
+            return
+        try:
             await self._store(minute)
+        except PermissionDeniedError as error:
+            self._deny(error)
+            self._stores_after = monotonic() + DENIED_SECONDS
+        except NotConnectedError as error:
+            logger.debug("no sample is stored: %s", error)  # the connection tells of it
+        except (ServerUnavailableError, ApiError) as error:
+            self._tell(str(error))
+        except Exception as error:
+            self._fail(error)
 
     def _number(self, moment: datetime) -> int:
         """The number of a minute."""
@@ -132,6 +163,15 @@ class HistoryKeeper:
             logger.info("the history of the mesh is kept again")
         self._told = None
         return None
+
+    def _deny(self, error: PermissionDeniedError) -> None:
+        self._tell(f"{error}; write the users of the server anew (`diracx-task-run setup --export`), and reload it")
+
+    def _fail(self, error: Exception) -> None:
+        """Tell of an error in the scheduler itself; for an `except` block."""
+        if self._told is None:
+            logger.exception("no history of the mesh is kept, and all else goes on: an error in the scheduler")
+        self._told = str(error)
 
     def _tell(self, reason: str) -> None:
         if self._told is None:

@@ -7,6 +7,7 @@
 * The first sample has no sample before it: its counts are 0, and `seconds` is 0.
 * How many tasks were submitted follows from what left the queues and by how much they grew. So a task that an operator
   purges counts against it, and it is never below 0.
+* A missing stream of dead letters or of later tasks counts as empty, as in `status`, which has an alert for it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.micro import PREFIX, ask_all, endpoint_data
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.service_answers import SchedulerStats, WorkerLoad
-from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, in_flight_by_subject
+from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, in_flight_by_subject, or_zero
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.bounds import AwareTime, Count, Seconds
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -120,7 +121,7 @@ class Sampler:
         Raises:
             PermissionDeniedError: This user may not read a stream, or not ask the workers.
             ServerUnavailableError: No answer.
-            ApiError: A stream is missing.
+            ApiError: The stream of tasks is missing.
         """
         load = await self._reader.load(ask_schedulers=self._leads is None)
         counted = self._counted(load)
@@ -194,8 +195,8 @@ class _LoadReader(StatusReader):
         info, consumers, delayed, dead = await asyncio.gather(
             self._connection.api(f"STREAM.INFO.{names.tasks_stream}"),
             self._consumers(),
-            self._count_subjects(names.later_stream, f"{names.name}.delayed.*"),
-            self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>"),
+            or_zero(self._count_subjects(names.later_stream, f"{names.name}.delayed.*")),
+            or_zero(self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>")),
         )
         # Right after the depths: workers answer at once, though it takes a moment until no more answers come.
         workers, schedulers = await asyncio.gather(

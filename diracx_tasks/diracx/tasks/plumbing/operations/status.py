@@ -139,11 +139,11 @@ class StatusReader:
         """The numbers of delayed tasks, dead letters, locks, open groups and notes of cancellation."""
         names = self._namespace
         return await asyncio.gather(
-            _or_zero(self._count_subjects(names.later_stream, f"{names.name}.delayed.*")),
-            _or_zero(self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>")),
-            _or_zero(LockReader(self._connection, names).count()),
-            _or_zero(GroupReader(self._connection, names).open_groups()),
-            _or_zero(self._count_subjects(names.later_stream, f"{names.name}.cancelled.*.*")),
+            or_zero(self._count_subjects(names.later_stream, f"{names.name}.delayed.*")),
+            or_zero(self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>")),
+            or_zero(LockReader(self._connection, names).count()),
+            or_zero(GroupReader(self._connection, names).open_groups()),
+            or_zero(self._count_subjects(names.later_stream, f"{names.name}.cancelled.*.*")),
         )
 
     async def _count_subjects(self, stream: str, pattern: str) -> int:
@@ -152,7 +152,7 @@ class StatusReader:
         return int(answer.get("total", 0))
 
     async def _enabled_schedules(self) -> int:
-        states = await _or_zero(JetStreamScheduleStore(self._connection, self._namespace).read_all())
+        states = await or_zero(JetStreamScheduleStore(self._connection, self._namespace).read_all())
         return sum(stored.state.enabled and not stored.state.ended for stored in states.values()) if states else 0
 
     async def _gone_workers(
@@ -194,7 +194,7 @@ class StatusReader:
         subject = self._namespace.task_subject(priority, size)
         stream, own = self._namespace.tasks_stream, None if in_flight is None else in_flight.get(subject, 0)
         if info is None:
-            stored = await _or_zero(self._count_messages(stream, subject))
+            stored = await or_zero(self._count_messages(stream, subject))
             unsettled = executing = min(stored, own or 0)
             waiting, redelivered, first = stored - executing, 0, 1
         else:
@@ -220,7 +220,7 @@ class StatusReader:
         return int((found["state"].get("subjects") or {}).get(subject, 0))
 
 
-async def _or_zero(reading: Awaitable[T]) -> T | Literal[0]:
+async def or_zero(reading: Awaitable[T]) -> T | Literal[0]:
     """What was read; 0 where its stream is missing."""
     try:
         return await reading
