@@ -15,18 +15,18 @@ NO_PARKED = "No task waits for a retry or a lock."
 NO_RESULT = "No task that has not succeeded fits."
 
 
-@pytest.mark.parametrize(("incomplete", "said", "not_said"), [([], NO_PARKED, MORE), ([State.PARKED], MORE, NO_PARKED)])
-def test_no_parked_task_is_told_only_if_all_were_read(incomplete: list[State], said: str, not_said: str) -> None:
-    html = Renderer("", {}).render("tasks/parked.html", parked=SearchResult([], incomplete), brief=brief)
+@pytest.mark.parametrize(("unread", "said", "not_said"), [([], NO_PARKED, MORE), ([State.PARKED], MORE, NO_PARKED)])
+def test_no_parked_task_is_told_only_if_all_were_read(unread: list[State], said: str, not_said: str) -> None:
+    html = Renderer("", {}).render("tasks/parked.html", parked=SearchResult([], unread, unread=unread), brief=brief)
     assert said in html
     assert not_said not in html
 
 
 @pytest.mark.parametrize(
-    ("incomplete", "said", "not_said"), [([], NO_RESULT, MORE), ([State.WAITING], MORE, NO_RESULT)]
+    ("unread", "said", "not_said"), [([], NO_RESULT, MORE), ([State.WAITING], MORE, NO_RESULT)]
 )
-def test_that_nothing_fits_is_told_only_if_all_were_read(incomplete: list[State], said: str, not_said: str) -> None:
-    found = SearchResult([], incomplete)
+def test_that_nothing_fits_is_told_only_if_all_were_read(unread: list[State], said: str, not_said: str) -> None:
+    found = SearchResult([], unread, unread=unread)
     variables = {"form": search_form(QueryParams("name=a:B")), "found": found, "brief": brief}
     html = Renderer("", {}).render("tasks/results.html", **variables)
     assert said in html

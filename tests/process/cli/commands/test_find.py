@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 from support.command_line import CommandLine, OnTheServer
 
 FIELDS = "id task state queue submitted until attempts worker since reason args labels locks"
+
+
+def assert_labels_of_failed_tasks_are_not_known(
+    failed: subprocess.CompletedProcess[str], with_others: subprocess.CompletedProcess[str]
+) -> None:
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert "workers do not keep the labels of what failed" in failed.stderr
+    assert (with_others.returncode, with_others.stdout) == (0, "")
+    assert with_others.stderr == (
+        "no task is found\nworkers do not keep the labels of what failed: none that is failed is listed\n"
+    )
 
 
 async def test_tasks_are_found_by_state_name_and_label(with_server: CommandLine, on_the_server: OnTheServer) -> None:
@@ -17,13 +29,15 @@ async def test_tasks_are_found_by_state_name_and_label(with_server: CommandLine,
     )
     runs, waits = (done.stdout.strip() for done in submitted)
     await with_server.wait_for_line("begin a")
-    table, by_label, by_state, limited, wrong = with_server.each(
+    table, by_label, by_state, limited, wrong, failed, with_failed = with_server.each(
         [
             ["find"],
             ["find", "--label", "of=atlas", "--json"],
             ["find", "--state", "running", "--state", "dead", "--task", "lollygag:Waits", "--json"],
             ["find", "--limit", "1", "--state", "waiting", "--task", "lollygag:Nobody"],
             ["find", "--label", "atlas"],
+            ["find", "--label", "of=atlas", "--state", "failed"],
+            ["find", "--label", "of=nobody", "--state", "failed", "--state", "waiting"],
         ]
     )
     lines = [line.split() for line in table.stdout.splitlines()]
@@ -42,5 +56,6 @@ async def test_tasks_are_found_by_state_name_and_label(with_server: CommandLine,
     assert (limited.returncode, limited.stdout, limited.stderr) == (0, "", "no task is found\n")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "'atlas' is not NAME=VALUE" in wrong.stderr
+    assert_labels_of_failed_tasks_are_not_known(failed, with_failed)
     for name in ("a", "b"):
         with_server.release(name)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import rich_click as click
 
 from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
 from diracx.tasks.cli.arguments import labels_from
@@ -13,7 +16,20 @@ from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.operations.task_document import State
-from diracx.tasks.plumbing.operations.task_search import STATES, FoundTask, SearchResult, TaskSearch, Wanted
+from diracx.tasks.plumbing.operations.task_search import (
+    MAX_MESSAGES,
+    STATES,
+    FoundTask,
+    SearchResult,
+    TaskSearch,
+    Wanted,
+)
+from diracx.tasks.plumbing.worker.snapshot import MAX_ENDED
+
+MAX_LIMIT: Final = 10_000
+"""The highest value of `--limit`."""
+_MAX_NAMED: Final = 5
+"""More workers are counted."""
 
 _COLUMNS = ("id", "task", "state", "queue", "submitted", "until", "attempts", "worker", Prose("reason"))
 
@@ -22,6 +38,9 @@ def command(
     *, states: Sequence[str], task: str | None, labels: Sequence[str], limit: int, as_json: bool, access: Access
 ) -> None:
     wanted = Wanted([State(each) for each in states] or STATES, task, labels_from(labels), limit)
+    if wanted.labels and set(wanted.states) == {State.FAILED}:
+        problem = "workers do not keep the labels of what failed: search it by --task, or search other states"
+        raise click.BadParameter(problem, param_hint=["--label"])
     result = asyncio.run(_find(access, wanted))
     if as_json:
         print_document(result.tasks)
@@ -29,10 +48,37 @@ def command(
         print_table(_COLUMNS, [_row(each) for each in result.tasks])
     else:
         note("no task is found")
-    if result.incomplete:
-        note(f"there may be more that are {' or '.join(result.incomplete)}; --limit {10 * limit} shows more")
+    for line in gaps(wanted, result):
+        note(line)
+
+
+def gaps(wanted: Wanted, result: SearchResult) -> Iterator[str]:
+    """What the search does not tell, a line each."""
+    if result.limited:
+        limit = min(10 * wanted.limit, MAX_LIMIT)
+        advice = f"; --limit {limit} shows more" if limit > wanted.limit else ""
+        yield f"there may be more that are {' or '.join(result.limited)}{advice}"
+    if unread := [state for state in result.unread if state is not State.FAILED]:
+        yield f"{MAX_MESSAGES:,} messages were read and not all: there may be more that are {' or '.join(unread)}"
+    if State.FAILED in result.unread:
+        yield f"workers were asked for the latest {MAX_ENDED} failures: there may be more that are failed"
+    if wanted.labels and State.FAILED in wanted.states:
+        yield "workers do not keep the labels of what failed: none that is failed is listed"
     if not result.workers_known:
-        note("this user may not ask the workers: running tasks are listed as parked")
+        yield "this user may not ask the workers: running tasks are listed as parked"
+        if State.FAILED in wanted.states:
+            yield "this user may not ask the workers: none that is failed is listed"
+    if not {State.RUNNING, State.PARKED} & set(wanted.states):
+        return
+    if result.silent:
+        yield f"no answer from {_listed(result.silent)}: running tasks may be listed as parked"
+    if result.left_off:
+        yield f"workers did not name {result.left_off:,} of their running tasks: these may be listed as parked"
+
+
+def _listed(workers: Sequence[str]) -> str:
+    more = len(workers) - _MAX_NAMED
+    return ", ".join(map(shown, workers[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 async def _find(access: Access, wanted: Wanted) -> SearchResult:

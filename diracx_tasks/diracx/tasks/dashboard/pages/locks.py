@@ -69,7 +69,7 @@ class LockFacts:
             for key in task.locks:
                 # Without its arguments, which may be large: the tasks are kept.
                 by_key[key].append(replace(task, args=None, labels={}))
-        return Waiting(by_key, not result.incomplete)
+        return Waiting(by_key, not (result.limited or result.unread))
 
     def forget(self) -> None:
         """See `Facts`."""

@@ -9,8 +9,9 @@ No index leads from a name or a label to messages. Each state has a place that i
     dead       the stream of dead letters, the latest first
     failed     the workers tell their latest failures, the latest first; neither arguments nor labels
 
-At most `MAX_MESSAGES` of a stream are read. A search that ends there, or at its limit, says that it is not complete. A
-task that moves meanwhile may be missed, or be listed in the state that it has left.
+At most `MAX_MESSAGES` of a stream are read. A search that ends there, or at its limit, says that it is not complete. So
+does one for running or parked tasks if a worker does not say all that it runs: what it leaves out looks parked. A task
+that moves meanwhile may be missed, or be listed in the state that it has left.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -33,7 +35,7 @@ from diracx.tasks.plumbing.jetstream.message_batches import read_batches
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage
 from diracx.tasks.plumbing.operations import task_reasons
 from diracx.tasks.plumbing.operations.busy_locks import LockLookup
-from diracx.tasks.plumbing.operations.in_flight import tasks_in_flight
+from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.recent_failures import RecentFailure, recent_failures
 from diracx.tasks.plumbing.operations.task_document import State
@@ -87,7 +89,7 @@ class Wanted:
     task: str | None = None
     """Their name; None: any."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Labels by name; a label that is no text is compared in its JSON."""
+    """Labels by name; a label that is no text is compared in its JSON. Nothing that is `FAILED` fits any."""
     limit: int = 50
     """The number of tasks to find in each state."""
 
@@ -105,9 +107,41 @@ class SearchResult:
     tasks: list[FoundTask]
     """By state, in the order of `STATES`; within a state the oldest first, dead letters the latest first."""
     incomplete: list[State] = field(default_factory=list)
-    """The states of which there may be more."""
+    """The states of which there may be more, or others than those in `tasks`."""
+    limited: list[State] = field(default_factory=list)
+    """Those of them of which a higher limit shows more."""
+    unread: list[State] = field(default_factory=list)
+    """Those of them whose search ended before all was read, after `MAX_MESSAGES` messages, or where workers name no
+    more failures. A higher limit shows no more."""
     workers_known: bool = True
     """False: this user may not ask the workers, so running tasks are listed as parked."""
+    silent: list[str] = field(default_factory=list)
+    """The ids of workers that are there and do not say what they run: it is listed as parked."""
+    left_off: int = 0
+    """Running tasks that the workers have and did not name: they are listed as parked."""
+
+    def note_end(self, state: State, end: _End) -> None:
+        """Note how the search for a state ended."""
+        asks_workers = state in (State.RUNNING, State.PARKED)
+        if end is not _End.ALL or (asks_workers and (self.silent or self.left_off)):
+            self.incomplete.append(state)
+        if end is _End.LIMIT:
+            self.limited.append(state)
+        elif end is _End.UNREAD:
+            self.unread.append(state)
+
+
+class _End(Enum):
+    """How the search for a state ended."""
+
+    ALL = auto()
+    """All was read."""
+    LIMIT = auto()
+    """As many were found as were wanted, and there are more."""
+    UNREAD = auto()
+    """Not all was read."""
+    UNKNOWN = auto()
+    """What is searched is not known of tasks in this state."""
 
 
 _Read: TypeAlias = tuple[StoredMessage, Envelope | None, FoundTask]
@@ -131,21 +165,26 @@ class TaskSearch:
 
     async def find(self, wanted: Wanted) -> SearchResult:
         """Search once."""
-        (running, known), floors = await asyncio.gather(self._running(), self._records.delivered())
-        result = SearchResult([], workers_known=known)
+        workers, floors = await asyncio.gather(self._workers(), self._records.delivered())
+        running = {task.sequence: (worker.worker, task) for worker in workers or () for task in worker.tasks}
+        result = SearchResult(
+            [],
+            workers_known=workers is not None,
+            silent=[worker.worker for worker in workers or () if not worker.answered],
+            left_off=sum(worker.left_off for worker in workers or ()),
+        )
         for state in (*STATES, State.FAILED):
             if state not in wanted.states:
                 continue
             if state is State.DEAD:
-                found, complete = await self._dead(wanted)
+                found, end = await self._dead(wanted)
             elif state is State.FAILED:
-                found, complete = await self._failed(wanted)
+                found, end = await self._failed(wanted)
             else:
-                read, complete = await _first(self._of(state, running, floors), wanted)
+                read, end = await _first(self._of(state, running, floors), wanted)
                 found = await self._explained(read) if state is State.PARKED else [each for *_, each in read]
             result.tasks += found
-            if not complete:
-                result.incomplete.append(state)
+            result.note_end(state, end)
         return result
 
     def _of(
@@ -158,13 +197,12 @@ class TaskSearch:
             return self._delayed()
         return self._queued(state, running, floors)
 
-    async def _running(self) -> tuple[dict[int, tuple[str, InFlightTask]], bool]:
-        """The tasks in flight by the sequence of their message, each with its worker; and whether they are known."""
+    async def _workers(self) -> list[WorkerTasks] | None:
+        """All workers with their tasks in flight; None: this user may not ask them."""
         try:
-            workers = await tasks_in_flight(self._connection, self._namespace)
+            return await tasks_in_flight(self._connection, self._namespace)
         except PermissionDeniedError:
-            return {}, False
-        return {task.sequence: (worker.worker, task) for worker in workers for task in worker.tasks}, True
+            return None
 
     async def _in_workers(self, running: Mapping[int, tuple[str, InFlightTask]]) -> AsyncIterator[_Read | None]:
         for sequence, (worker, task) in sorted(running.items(), key=lambda each: each[1][1].since):
@@ -193,21 +231,25 @@ class TaskSearch:
         async for message in read_batches(self._connection, names.later_stream, f"{names.name}.delayed.*"):
             yield self._read(message, State.DELAYED, until=scheduled_for(message))
 
-    async def _dead(self, wanted: Wanted) -> tuple[list[FoundTask], bool]:
+    async def _dead(self, wanted: Wanted) -> tuple[list[FoundTask], _End]:
         letters = await DeadLetterReader(self._connection, self._namespace).latest(
             wanted.limit + 1, lambda letter: wanted.fits(letter.task or "", letter.labels or {})
         )
         found = [_of_letter(letter) for letter in reversed(letters)]
-        return found[: wanted.limit], len(found) <= wanted.limit
+        return found[: wanted.limit], _End.ALL if len(found) <= wanted.limit else _End.LIMIT
 
-    async def _failed(self, wanted: Wanted) -> tuple[list[FoundTask], bool]:
+    async def _failed(self, wanted: Wanted) -> tuple[list[FoundTask], _End]:
+        if wanted.labels:
+            return [], _End.UNKNOWN
         try:
             failures = await recent_failures(self._connection, self._namespace)
         except PermissionDeniedError:
-            return [], True
+            return [], _End.UNKNOWN
         found = [_of_failure(each) for each in failures if wanted.fits(each.ended.task, {})]
+        if len(found) > wanted.limit:
+            return found[: wanted.limit], _End.LIMIT
         # So many are asked for: there may be more.
-        return found[: wanted.limit], len(found) <= wanted.limit and len(failures) < MAX_ENDED
+        return found, _End.ALL if len(failures) < MAX_ENDED else _End.UNREAD
 
     async def _explained(self, parked: Sequence[_Read]) -> list[FoundTask]:
         """Parked tasks, each with what its attempts and its locks say."""
@@ -278,7 +320,7 @@ def label_text(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-async def _first(found: AsyncIterator[_Read | None], wanted: Wanted) -> tuple[list[_Read], bool]:
+async def _first(found: AsyncIterator[_Read | None], wanted: Wanted) -> tuple[list[_Read], _End]:
     """The first of them that are wanted, and whether these are all."""
     chosen: list[_Read] = []
     read = 0
@@ -286,8 +328,8 @@ async def _first(found: AsyncIterator[_Read | None], wanted: Wanted) -> tuple[li
         read += 1
         if each is not None and wanted.fits(each[2].task, each[2].labels):
             if len(chosen) == wanted.limit:
-                return chosen, False
+                return chosen, _End.LIMIT
             chosen.append(each)
         if read >= MAX_MESSAGES:
-            return chosen, False
-    return chosen, True
+            return chosen, _End.UNREAD
+    return chosen, _End.ALL
