@@ -14,6 +14,7 @@ from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.hearing import listening
 from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
+from diracx.tasks.plumbing.jetstream.stream_messages import read_message
 from diracx.tasks.plumbing.locks.acquired import LockOwner
 from diracx.tasks.plumbing.operations import storage
 from diracx.tasks.plumbing.operations.alerts import LEVELS, Alert
@@ -24,6 +25,7 @@ from diracx.tasks.plumbing.scheduler import Scheduler, SchedulerSettings
 from diracx.tasks.plumbing.scheduler.vos import VirtualOrganisations
 from diracx.tasks.plumbing.schedules import IntervalSeconds
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import from_rfc3339
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
 from support.mesh import TaskMesh
@@ -130,6 +132,34 @@ async def test_tasks_that_fell_due_and_are_not_taken_by_a_full_stream_are_told(
 
     await wait_until(mended, description="the source goes on", timeout=30)
     await mesh.connection.api(f"STREAM.PURGE.{stream}")
+
+
+async def test_a_young_task_that_fell_due_does_not_hide_one_that_is_stuck(
+    mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.register(Record)
+    await Record(1).schedule()
+    connection, stream, later = mesh.connection, mesh.namespace.tasks_stream, mesh.namespace.later_stream
+    used = (await connection.api(f"STREAM.INFO.{stream}"))["state"]["bytes"]
+    await edit_stream(connection, stream, max_bytes=used + 10)
+    due = mesh.namespace.due_subject(Record.priority, Record.size)
+    monkeypatch.setattr(storage, "LATE_AFTER", timedelta(seconds=1.5))
+    monkeypatch.setattr(storage, "LOOK_BACK", timedelta(seconds=0.5))
+    await connection.request(due, b"{}")
+    stuck = await read_message(connection, later, last_by_subj=due)
+    assert stuck is not None
+
+    async def is_late() -> bool:
+        info = await connection.api(f"STREAM.INFO.{later}")
+        return from_rfc3339(info["ts"]) - stuck.stored >= storage.LATE_AFTER
+
+    await wait_until(is_late, description="it is late")
+    assert "due-not-sourced" in await alerts(connection, mesh.namespace)
+    await connection.request(due, b"{}")
+    assert "due-not-sourced" in await alerts(connection, mesh.namespace), "also beside one that fell due just now"
+    await connection.api(f"STREAM.PURGE.{later}", {"filter": due})
+    await edit_stream(connection, stream, max_bytes=-1)
+    await connection.api(f"STREAM.PURGE.{stream}")
 
 
 async def test_tasks_that_fell_due_and_wait_in_a_full_queue_are_where_they_belong(

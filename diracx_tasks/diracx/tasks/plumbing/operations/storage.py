@@ -28,6 +28,8 @@ LATE_AFTER: Final = timedelta(seconds=5)
 """A task that fell due so long ago should be in its queue; it takes milliseconds, on a cluster up to some seconds."""
 LOOK_BACK: Final = timedelta(seconds=30)
 """A task that fell due within this time is looked for, else the latest."""
+LOOK_FURTHER_BACK: Final = timedelta(hours=1)
+"""Where only young ones fell due within `LOOK_BACK`, one of this time is looked for: they must not hide it."""
 MAX_SEARCHED: Final = 1_000
 """Among so many messages of the stream of tasks."""
 _NANOSECONDS: Final = 1_000_000_000
@@ -113,12 +115,17 @@ class StorageReader:
 
     async def _late(self, now: datetime) -> StoredMessage | None:
         """A task that fell due some time ago and has not ended, of the last half minute if there is one."""
-        later, due = self._namespace.later_stream, f"{self._namespace.name}.due.*.*"
-        since = to_rfc3339(now - LOOK_BACK)
-        found = await read_message(self._connection, later, start_time=since, next_by_subj=due)
-        if found is None:
-            found = await read_message(self._connection, later, last_by_subj=due)
-        return found if found is not None and now - found.stored >= LATE_AFTER else None
+        due = f"{self._namespace.name}.due.*.*"
+        queries: tuple[dict[str, Any], ...] = (
+            {"start_time": to_rfc3339(now - LOOK_BACK), "next_by_subj": due},
+            {"start_time": to_rfc3339(now - LOOK_FURTHER_BACK), "next_by_subj": due},
+            {"last_by_subj": due},
+        )
+        for query in queries:
+            found = await read_message(self._connection, self._namespace.later_stream, **query)
+            if found is not None and now - found.stored >= LATE_AFTER:
+                return found
+        return None
 
     async def _is_taken(self, due: StoredMessage) -> bool:
         """Whether the stream of tasks has a task that fell due, or a later one: they are taken in their order. Behind
