@@ -230,6 +230,16 @@ def test_replicas_that_are_behind_are_told() -> None:
     assert alert.text == "catching up: stream DIRACX_LATER: server-2 is offline; bucket diracx_locks: has no leader"
 
 
+def test_what_tasks_need_and_nobody_leads_is_critical() -> None:
+    elsewhere = healthy(leaderless=["stream DIRACX_DLQ", "bucket diracx_results"])
+    assert alerts_of(elsewhere) == [], "they are among those that catch up"
+    (alert,) = alerts_of(healthy(leaderless=["stream DIRACX_LATER", "bucket diracx_locks", "consumer normal-small"]))
+    assert (alert.level, alert.name, alert.command) == ("critical", "no-leader", "nats stream report")
+    assert alert.text.startswith("stream DIRACX_LATER, bucket diracx_locks, consumer normal-small have no leader: ")
+    (alert,) = alerts_of(healthy(leaderless=["stream DIRACX_TASKS", "consumer normal-small"]))
+    assert alert.text.startswith("stream DIRACX_TASKS has no leader: ")
+
+
 def test_the_most_important_alert_comes_first_and_critical_ones_before_warnings() -> None:
     alerts = alerts_of(healthy(status={"dead_letters": 1, "held": [HeldTask("a:B", None)]}, missing=["stream X"]))
     assert [alert.name for alert in alerts] == ["stream-missing", "dead-letters", "task-held"]

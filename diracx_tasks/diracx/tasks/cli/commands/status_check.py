@@ -3,7 +3,8 @@
 0 `OK: ...`; 1 `WARNING: ...`, if no alert is critical; 2 `CRITICAL: ...`; 3 `UNKNOWN: ...`, with no server or no
 permission.
 
-A server that answers and has no JetStream, and a namespace that is not there, are critical: no task runs.
+A server that answers and has no JetStream, a namespace that is not there, and a mesh of which nothing has a leader or
+answers, though the connection is up, are critical: no task runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import print_document, print_text
 from diracx.tasks.cli.terminal.printable import one_line
 from diracx.tasks.plumbing.exceptions import ServerError, ServerUnavailableError, near_names, shown
-from diracx.tasks.plumbing.jetstream.errors import JetStreamUnavailableError, PermissionDeniedError
+from diracx.tasks.plumbing.jetstream.errors import (
+    JetStreamUnavailableError,
+    NoLeaderError,
+    NoRespondersError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+)
 from diracx.tasks.plumbing.operations.alerts import LEVELS, Alert
 from diracx.tasks.plumbing.operations.status import StatusReader
 
@@ -72,13 +79,16 @@ def check(*, ignore: Sequence[str], as_json: bool, access: Access) -> State:
 
 
 async def _look(access: Access, ignore: frozenset[str]) -> tuple[State, Check]:
-    namespace = namespace_of(access)
+    namespace, is_up = namespace_of(access), False
     try:
         async with operator_connection(access, "status") as connection:
-            with mesh_expected(namespace):
-                status = (await StatusReader(connection, namespace).read()).status
+            try:
+                with mesh_expected(namespace):
+                    status = (await StatusReader(connection, namespace).read()).status
+            finally:
+                is_up = connection.is_connected
     except ServerError as error:
-        state = State.UNKNOWN if _is_unknown(error) else State.CRITICAL
+        state = State.UNKNOWN if _is_unknown(error, is_up=is_up) else State.CRITICAL
         return state, Check(state=state.name, text=str(error), alerts=[], ignored=[])
     counted = [alert for alert in status.alerts if alert.name not in ignore]
     ignored = [alert for alert in status.alerts if alert.name in ignore]
@@ -88,8 +98,15 @@ async def _look(access: Access, ignore: frozenset[str]) -> tuple[State, Check]:
     return state, Check(state=state.name, text=text, alerts=counted, ignored=ignored)
 
 
-def _is_unknown(error: ServerError) -> bool:
-    if isinstance(error, JetStreamUnavailableError):
+def _is_unknown(error: ServerError, *, is_up: bool) -> bool:
+    """Whether nothing is known of the mesh.
+
+    Args:
+        is_up: Whether the connection was up when the error came.
+    """
+    if isinstance(error, JetStreamUnavailableError | NoLeaderError) or (
+        is_up and isinstance(error, NoRespondersError | RequestTimeoutError)
+    ):
         return False
     return isinstance(error, ServerUnavailableError | PermissionDeniedError)
 

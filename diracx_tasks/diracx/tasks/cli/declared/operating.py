@@ -27,6 +27,7 @@ ALERTS: Final = (
     "stream-missing",
     "bucket-missing",
     "consumer-missing",
+    "no-leader",
     "storage-full",
     "stream-full",
     "dead-letters-full",

@@ -26,8 +26,10 @@ from diracx.tasks.plumbing.jetstream.errors import (
     RequestTimeoutError,
 )
 
-_ANSWER_SECONDS: Final = 2.0
-"""A stream without a leader does not answer, or says that it has none."""
+ANSWER_SECONDS: Final = 2.0
+"""How long a look at a stream or consumer of a cluster takes. Without a leader it does not answer, or says so."""
+NO_LEADER_ERRORS: Final = (NoLeaderError, NoRespondersError, RequestTimeoutError)
+"""How such a look fails in a cluster where nobody leads the stream or consumer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,8 @@ async def _info(connection: Connection, asset: Asset) -> dict[str, Any] | None:
     kind = "CONSUMER" if asset.kind == "consumer" else "STREAM"
     names = f"{asset.stream}.{asset.name}" if asset.kind == "consumer" else asset.stream
     try:
-        return await connection.api(f"{kind}.INFO.{names}", timeout=_ANSWER_SECONDS)
-    except (NoLeaderError, NoRespondersError, RequestTimeoutError):
+        return await connection.api(f"{kind}.INFO.{names}", timeout=ANSWER_SECONDS)
+    except NO_LEADER_ERRORS:
         return {"cluster": {}}  # nobody leads it
     except PermissionDeniedError:
         return None

@@ -31,6 +31,7 @@ LEVELS: Final[dict[str, Literal["critical", "warning"]]] = {
     "stream-missing": "critical",
     "bucket-missing": "critical",
     "consumer-missing": "critical",
+    "no-leader": "critical",
     "storage-full": "critical",
     "stream-full": "critical",
     "dead-letters-full": "critical",
@@ -64,6 +65,7 @@ def alerts_of(snapshot: StatusSnapshot) -> list[Alert]:
     """The alerts of a mesh at one moment, the most important first."""
     found = [
         *_missing(snapshot),
+        *_leaderless(snapshot),
         *_storage(snapshot.status.storage),
         *(alert for stream in snapshot.status.streams for alert in _stream(snapshot.status, stream)),
         *_due(snapshot),
@@ -111,6 +113,18 @@ def _missing(snapshot: StatusSnapshot) -> Iterator[Alert]:
         return
     if queues := [queue.name for queue in status.queues if queue.missing]:
         yield _alert("consumer-missing", f"no worker can take tasks from {_listed(queues)}: no such consumer", setup)
+
+
+def _leaderless(snapshot: StatusSnapshot) -> Iterator[Alert]:
+    """What tasks cannot run without. The other streams and buckets are among those that catch up."""
+    names = Namespace(snapshot.status.namespace)
+    vital = {f"stream {names.tasks_stream}", f"stream {names.later_stream}", f"bucket {names.locks_bucket}"}
+    found = [each for each in snapshot.leaderless if each in vital]
+    if f"stream {names.tasks_stream}" not in found:  # which takes its consumers with it
+        found += [each for each in snapshot.leaderless if each.startswith("consumer ")]
+    if found:
+        text = f"{_listed(found)} {'has' if len(found) == 1 else 'have'} no leader: tasks that need it do not run"
+        yield _alert("no-leader", text, "nats stream report")
 
 
 def _storage(storage: StorageStatus | None) -> Iterator[Alert]:

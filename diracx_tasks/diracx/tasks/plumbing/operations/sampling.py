@@ -26,7 +26,7 @@ from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.micro import PREFIX, ask_all, endpoint_data
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.service_answers import SchedulerStats, WorkerLoad
-from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, in_flight_by_subject, or_zero
+from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, in_flight_by_subject
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.bounds import AwareTime, Count, Seconds
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -195,8 +195,8 @@ class _LoadReader(StatusReader):
         info, consumers, delayed, dead = await asyncio.gather(
             self._connection.api(f"STREAM.INFO.{names.tasks_stream}"),
             self._consumers(),
-            or_zero(self._count_subjects(names.later_stream, f"{names.name}.delayed.*")),
-            or_zero(self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>")),
+            self._or_zero(self._count_subjects(names.later_stream, f"{names.name}.delayed.*")),
+            self._or_zero(self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>")),
         )
         # Right after the depths: workers answer at once, though it takes a moment until no more answers come.
         workers, schedulers = await asyncio.gather(

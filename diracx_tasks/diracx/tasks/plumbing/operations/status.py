@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -24,9 +25,9 @@ from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.consumer_pause import paused_until
-from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
+from diracx.tasks.plumbing.jetstream.errors import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from diracx.tasks.plumbing.jetstream.micro import ask_all, endpoint_data
-from diracx.tasks.plumbing.jetstream.replicas import catching_up, read_replicas
+from diracx.tasks.plumbing.jetstream.replicas import ANSWER_SECONDS, NO_LEADER_ERRORS, catching_up, read_replicas
 from diracx.tasks.plumbing.jetstream.stream_messages import read_message, request_to_count
 from diracx.tasks.plumbing.operations.alerts import alerts_of
 from diracx.tasks.plumbing.operations.gone_workers import GoneWorkers
@@ -52,6 +53,10 @@ from diracx.tasks.plumbing.worker.snapshot import HeldTask
 __all__ = ["QueueStatus", "SchedulerStatus", "Status", "StatusReader", "StatusSnapshot", "WorkerStatus"]
 
 T = TypeVar("T")
+Consumers: TypeAlias = Mapping[str, Mapping[str, Any] | None]
+"""Consumers of the stream of tasks by name; None: it has no leader."""
+LIST_SECONDS: Final = 3.0
+"""How long a list of consumers may take in a cluster: while one of them has no leader, it is asked for again."""
 
 
 class StatusReader:
@@ -69,11 +74,9 @@ class StatusReader:
     async def read(self) -> StatusSnapshot:
         """Read the status once. What is missing on the server counts as empty, and is an alert."""
         names = self._namespace
-        (workers, schedulers), stored, consumers, counts, replicas = await asyncio.gather(
+        (workers, schedulers), (stored, consumers, counts), replicas = await asyncio.gather(
             self._ask_services(),
-            self._storage.read(),
-            self._consumers(),
-            self._counts(),
+            self._stored(),
             # A server that stands alone has no replicas to ask for.
             read_replicas(self._connection, assets(names) if self._connection.in_cluster else ()),
         )
@@ -81,15 +84,26 @@ class StatusReader:
         status = self._status(queues, counts, workers or (), schedulers or (), stored)
         status = msgspec.structs.replace(status, catching_up=catching_up(replicas))
         nobody_leads = schedulers is not None and status.scheduler.leader is None
+        nobody_leads = nobody_leads and names.later_stream not in stored.leaderless  # where the schedules are
         snapshot = StatusSnapshot(
             status=status,
             missing=stored.missing,
+            leaderless=[
+                *stored.leaderless.values(),
+                *(f"consumer {name}" for name, info in consumers.items() if info is None),
+            ],
             due=stored.due,
             schedules=await self._enabled_schedules() if nobody_leads else None,
             gone=await self._gone_workers(workers, status, consumers),
             workers_asked=workers is not None,
         )
         return replace(snapshot, status=msgspec.structs.replace(status, alerts=alerts_of(snapshot)))
+
+    async def _stored(self) -> tuple[StoredMesh, Consumers, tuple[int, int, int, int | None, int]]:
+        """What is stored, the consumers, and the counts. A stream without a leader is asked once: it costs seconds."""
+        stored = await self._storage.read()
+        consumers, counts = await asyncio.gather(self._consumers(stored.leaderless), self._counts(stored.leaderless))
+        return stored, consumers, counts
 
     def _status(
         self,
@@ -125,26 +139,69 @@ class StatusReader:
             ask_all(self._connection, scheduler_service(self._namespace), shape=SchedulerStats),
         )
 
-    async def _consumers(self) -> dict[str, dict[str, Any]]:
-        """The consumers of the stream of tasks by name; an operator may have created others than the nine."""
+    async def _consumers(self, leaderless: Container[str] = ()) -> Consumers:
+        """The consumers of the stream of tasks; an operator may have created others than the nine."""
+        names, nine = self._namespace, [Namespace.consumer(priority, size) for priority in Priority for size in Size]
+        if names.tasks_stream in leaderless:
+            return dict.fromkeys(nine)
+        in_cluster = self._connection.in_cluster
         try:
-            answer = await self._connection.api(f"CONSUMER.LIST.{self._namespace.tasks_stream}")
+            answer = await self._connection.api(
+                f"CONSUMER.LIST.{names.tasks_stream}", timeout=LIST_SECONDS if in_cluster else None
+            )
+        except NO_LEADER_ERRORS:
+            if not in_cluster:
+                raise
+            # The list is incomplete as long as one of them has no leader.
+            found = await asyncio.gather(*map(self._consumer, nine))
+            return {name: info for name, info in zip(nine, found, strict=True) if info != {}}
         except ApiError as error:
             if error.err_code != STREAM_NOT_FOUND:
                 raise
             return {}
         return {each["name"]: each for each in answer["consumers"] or ()}
 
-    async def _counts(self) -> tuple[int, int, int, int | None, int]:
+    async def _consumer(self, name: str) -> dict[str, Any] | None:
+        """One consumer; None: it has no leader; empty: it is missing."""
+        subject = f"CONSUMER.INFO.{self._namespace.tasks_stream}.{name}"
+        try:
+            return await self._connection.api(subject, timeout=ANSWER_SECONDS)
+        except NO_LEADER_ERRORS:
+            return None
+        except ApiError as error:
+            if error.err_code not in (CONSUMER_NOT_FOUND, STREAM_NOT_FOUND):
+                raise
+            return {}
+
+    async def _counts(self, leaderless: Container[str]) -> tuple[int, int, int, int | None, int]:
         """The numbers of delayed tasks, dead letters, locks, open groups and notes of cancellation."""
         names = self._namespace
+
+        async def of(stream: str, read: Callable[[], Awaitable[T]]) -> T | Literal[0]:
+            return 0 if stream in leaderless else await self._or_zero(read())
+
+        def subjects(stream: str, pattern: str) -> Awaitable[int]:
+            return of(stream, partial(self._count_subjects, stream, f"{names.name}.{pattern}"))
+
         return await asyncio.gather(
-            or_zero(self._count_subjects(names.later_stream, f"{names.name}.delayed.*")),
-            or_zero(self._count_subjects(names.dead_letters_stream, f"{names.name}.dlq.>")),
-            or_zero(LockReader(self._connection, names).count()),
-            or_zero(GroupReader(self._connection, names).open_groups()),
-            or_zero(self._count_subjects(names.later_stream, f"{names.name}.cancelled.*.*")),
+            subjects(names.later_stream, "delayed.*"),
+            subjects(names.dead_letters_stream, "dlq.>"),
+            of(f"KV_{names.locks_bucket}", LockReader(self._connection, names).count),
+            of(names.later_stream, GroupReader(self._connection, names).open_groups),
+            subjects(names.later_stream, "cancelled.*.*"),
         )
+
+    async def _or_zero(self, reading: Awaitable[T]) -> T | Literal[0]:
+        """What was read; 0 where its stream is missing, or has no leader in its cluster."""
+        try:
+            return await reading
+        except NO_LEADER_ERRORS:
+            if not self._connection.in_cluster:
+                raise
+        except ApiError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+        return 0
 
     async def _count_subjects(self, stream: str, pattern: str) -> int:
         """The number of subjects of a stream that match and have messages."""
@@ -152,11 +209,11 @@ class StatusReader:
         return int(answer.get("total", 0))
 
     async def _enabled_schedules(self) -> int:
-        states = await or_zero(JetStreamScheduleStore(self._connection, self._namespace).read_all())
+        states = await self._or_zero(JetStreamScheduleStore(self._connection, self._namespace).read_all())
         return sum(stored.state.enabled and not stored.state.ended for stored in states.values()) if states else 0
 
     async def _gone_workers(
-        self, workers: list[dict[str, Any]] | None, status: Status, consumers: Mapping[str, Mapping[str, Any]]
+        self, workers: list[dict[str, Any]] | None, status: Status, consumers: Consumers
     ) -> list[GoneWorker]:
         if workers is None:
             return []
@@ -169,14 +226,13 @@ class StatusReader:
         }
         return await self._gone.find(workers, parked, leases, status.locks, status.at)
 
-    async def _queues(
-        self, infos: Mapping[str, Mapping[str, Any]], in_flight: Mapping[str, int] | None, now: datetime
-    ) -> list[QueueStatus]:
+    async def _queues(self, infos: Consumers, in_flight: Mapping[str, int] | None, now: datetime) -> list[QueueStatus]:
         """The nine queues in their order."""
         queues = [(priority, size) for priority in Priority for size in Size]
-        return await asyncio.gather(
+        found = await asyncio.gather(
             *(self._queue(*each, infos.get(self._namespace.consumer(*each)), in_flight, now) for each in queues)
         )
+        return [msgspec.structs.replace(queue, missing=queue.name not in infos) for queue in found]
 
     async def _queue(
         self,
@@ -189,19 +245,22 @@ class StatusReader:
         """The status of a queue.
 
         Args:
-            info: Its consumer; None: it is missing. Then all tasks wait that no worker has in flight.
+            info: Its consumer; None: it is missing, or has no leader. Then all tasks wait that no worker has in flight.
         """
         subject = self._namespace.task_subject(priority, size)
         stream, own = self._namespace.tasks_stream, None if in_flight is None else in_flight.get(subject, 0)
         if info is None:
-            stored = await or_zero(self._count_messages(stream, subject))
+            stored = await self._or_zero(self._count_messages(stream, subject))
             unsettled = executing = min(stored, own or 0)
             waiting, redelivered, first = stored - executing, 0, 1
         else:
             unsettled, waiting = int(info["num_ack_pending"]), int(info["num_pending"])
             executing = unsettled if own is None else min(unsettled, own)
             redelivered, first = int(info["num_redelivered"]), info["delivered"]["stream_seq"] + 1
-        oldest = await read_message(self._connection, stream, seq=first, next_by_subj=subject) if waiting else None
+        oldest = None
+        if waiting:
+            reading = read_message(self._connection, stream, seq=first, next_by_subj=subject)
+            oldest = await self._or_zero(reading) or None
         return QueueStatus(
             subject=subject,
             priority=priority,
@@ -211,23 +270,13 @@ class StatusReader:
             redelivered=redelivered,
             oldest_seconds=None if oldest is None else max(0.0, round((now - oldest.stored) / timedelta(seconds=1), 3)),
             paused_until=None if info is None else paused_until(info),
-            missing=info is None,
             parked=None if own is None else unsettled - executing,
         )
 
     async def _count_messages(self, stream: str, subject: str) -> int:
-        found = await self._connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject})
+        patience = ANSWER_SECONDS if self._connection.in_cluster else None
+        found = await self._connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject}, timeout=patience)
         return int((found["state"].get("subjects") or {}).get(subject, 0))
-
-
-async def or_zero(reading: Awaitable[T]) -> T | Literal[0]:
-    """What was read; 0 where its stream is missing."""
-    try:
-        return await reading
-    except ApiError as error:
-        if error.err_code != STREAM_NOT_FOUND:
-            raise
-        return 0
 
 
 def _ack_wait(consumer: Mapping[str, Any] | None) -> timedelta:

@@ -177,6 +177,9 @@ class StatusSnapshot:
     """Whether this user may ask the workers and schedulers; False: they are not listed."""
     missing: Sequence[str] = ()
     """Streams and buckets that the server does not have, e.g. `stream DIRACX_DLQ`."""
+    leaderless: Sequence[str] = ()
+    """Streams and buckets, named as in `missing`, and consumers, e.g. `consumer normal-small`, that nobody leads. They
+    count as empty. Only on a cluster."""
     due: DueTasks = DueTasks(0)
     schedules: int | None = None
     """Schedules that are enabled; None: not known. They are counted while nobody leads."""

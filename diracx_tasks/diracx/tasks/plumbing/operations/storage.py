@@ -1,8 +1,9 @@
 """What the streams and buckets of a mesh hold, which are missing, and whether what falls due is handed over.
 
-A missing one does not end the reading. The server names no cause for tasks that are not handed over but an error of the
-source; a full stream of tasks and a silent source are told apart here. Where there is a hint, one task that fell due is
-looked for in the stream of tasks: what falls due stays in the stream of later until its task has ended.
+A missing one does not end the reading, and neither does one without a leader, which only a cluster has. The server
+names no cause for tasks that are not handed over but an error of the source; a full stream of tasks and a silent source
+are told apart here. Where there is a hint, one task that fell due is looked for in the stream of tasks: what falls due
+stays in the stream of later until its task has ended.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.assets import Asset, assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError, PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.handover import SILENT_SECONDS
 from diracx.tasks.plumbing.jetstream.headers import STREAM_SOURCE
 from diracx.tasks.plumbing.jetstream.message_batches import read_batches
+from diracx.tasks.plumbing.jetstream.replicas import ANSWER_SECONDS, NO_LEADER_ERRORS
 from diracx.tasks.plumbing.jetstream.stream_messages import StoredMessage, read_message
 from diracx.tasks.plumbing.operations.status_document import DueTasks, StorageStatus, StreamStatus
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -46,6 +49,9 @@ class StoredMesh:
     """E.g. `bucket diracx_locks`."""
     storage: StorageStatus | None
     due: DueTasks
+    leaderless: Mapping[str, str]
+    """The streams of which nothing is known, since nobody leads them, e.g. `KV_diracx_locks`, with the names that they
+    have in `missing`."""
 
 
 class StorageReader:
@@ -60,25 +66,39 @@ class StorageReader:
         """Read them once.
 
         Raises:
-            ServerUnavailableError: No answer.
+            ServerUnavailableError: No answer; in a cluster, for no stream at all.
             ApiError: All are missing; or as `Connection.api`.
         """
-        storage, *found = await asyncio.gather(self._account(), *(self._info(asset) for asset in self._assets))
-        infos = {asset.stream: info for asset, info in zip(self._assets, found, strict=True) if info is not None}
+        storage, found = await asyncio.gather(self._account(), asyncio.gather(*map(self._info, self._assets)))
+        answers = {asset.stream: answer for asset, answer in zip(self._assets, found, strict=True)}
+        infos = {stream: answer for stream, answer in answers.items() if isinstance(answer, dict)}
+        errors = {stream: answer for stream, answer in answers.items() if isinstance(answer, ServerUnavailableError)}
         if not infos:
+            for error in errors.values():
+                raise error
             raise ApiError(404, STREAM_NOT_FOUND, "stream not found")
         at = max(from_rfc3339(info["ts"]) for info in infos.values())
         return StoredMesh(
             at=at,
             streams=[_stream(asset, infos[asset.stream]) for asset in self._assets if asset.stream in infos],
-            missing=[str(asset) for asset in self._assets if asset.stream not in infos],
+            missing=[str(asset) for asset in self._assets if answers[asset.stream] is None],
             storage=storage,
-            due=await self._due(infos, at),
+            due=await self._due_if_led(infos, at),
+            leaderless={asset.stream: str(asset) for asset in self._assets if asset.stream in errors},
         )
 
-    async def _info(self, asset: Asset) -> dict[str, Any] | None:
+    @property
+    def _patience(self) -> float | None:
+        return ANSWER_SECONDS if self._connection.in_cluster else None
+
+    async def _info(self, asset: Asset) -> dict[str, Any] | ServerUnavailableError | None:
+        """What the server tells of a stream; the error where nobody leads it; None: it is missing."""
         try:
-            return await self._connection.api(f"STREAM.INFO.{asset.stream}")
+            return await self._connection.api(f"STREAM.INFO.{asset.stream}", timeout=self._patience)
+        except NO_LEADER_ERRORS as error:
+            if not self._connection.in_cluster:
+                raise
+            return error
         except ApiError as error:
             if error.err_code != STREAM_NOT_FOUND:
                 raise
@@ -86,11 +106,23 @@ class StorageReader:
 
     async def _account(self) -> StorageStatus | None:
         try:
-            info = await self._connection.api("INFO")
+            info = await self._connection.api("INFO", timeout=self._patience)
         except PermissionDeniedError:
+            return None
+        except NO_LEADER_ERRORS:  # the cluster itself has no leader
+            if not self._connection.in_cluster:
+                raise
             return None
         limit = int(info.get("limits", {}).get("max_storage", -1))
         return StorageStatus(bytes=int(info.get("storage", 0)), max_bytes=limit if limit > 0 else None)
+
+    async def _due_if_led(self, infos: Mapping[str, dict[str, Any]], now: datetime) -> DueTasks:
+        try:
+            return await self._due(infos, now)
+        except NO_LEADER_ERRORS:  # the leader ended meanwhile
+            if not self._connection.in_cluster:
+                raise
+            return DueTasks(0)
 
     async def _due(self, infos: Mapping[str, dict[str, Any]], now: datetime) -> DueTasks:
         """The tasks that the stream of tasks should have taken by now."""
