@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.key_value import Bucket
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import ConcurrencyLimiter
+from diracx.tasks.plumbing.operations import locks
 from diracx.tasks.plumbing.operations.locks import HeldLock, LockHolder, LockReader, OtherHolderError
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import from_rfc3339
@@ -102,6 +104,41 @@ async def test_a_limiter_for_one_vo_is_a_lock_of_its_own(
     assert await reader.count() == 3
     assert await reader.release(await held(reader, "conc.job.7./vo.atlas"))
     assert sorted(await bucket.keys()) == ["conc.job.7./slots.0", "conc.job.7./vo.lhcb./slots.0"]
+
+
+async def test_a_count_of_locks_with_many_keys_reads_none_of_them(
+    connection: Connection, topology: Namespace, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in (*(f"rate.job.x./slots.{slot}" for slot in range(4)), "mutex.job.7"):
+        await bucket.create(key, holder("a"))
+    await connection.request(f"$KV.{bucket.name}.mutex.job.8", b"", headers={"KV-Operation": "DEL"})
+    asked: list[str] = []
+    api = connection.api
+
+    async def counting(subject: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+        asked.append(subject)
+        return await api(subject, *arguments, **options)
+
+    monkeypatch.setattr(connection, "api", counting)
+    reader = LockReader(connection, topology)
+    assert await reader.count() == 2
+    assert len(asked) > 6, "each key was read"
+    asked.clear()
+    monkeypatch.setattr(locks, "MAX_KEYS_READ", 5)
+    assert await reader.count() == 3, "a marker may be one of them"
+    assert set(asked) == {f"STREAM.INFO.KV_{bucket.name}"}
+
+
+async def test_locks_of_all_kinds_but_one_are_read_if_they_are_few(
+    connection: Connection, topology: Namespace, bucket: Bucket
+) -> None:
+    for key in (*(f"rate.job.x./slots.{slot}" for slot in range(9)), "mutex.job.7", "conc.a.b./0", "conc.a.b./1"):
+        await bucket.create(key, holder("a"), timedelta(seconds=30))
+    reader = LockReader(connection, topology)
+    found = await reader.all_but("rate", 3)
+    assert [(lock.key, len(lock.holders)) for lock in found] == [("conc.a.b", 2), ("mutex.job.7", 1)]
+    assert all(lock.expires_in is not None for lock in found)
+    assert await reader.all_but("rate", 2) == []
 
 
 async def test_a_namespace_without_a_lock_bucket_is_recognised(connection: Connection, names: Namespace) -> None:

@@ -21,7 +21,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -198,18 +198,32 @@ class Bucket:
         prefix = self._subject("")
         return [subject.removeprefix(prefix) for subject in subjects]
 
-    async def living_keys(self) -> list[str]:
-        """List all keys without markers, in no order; overdue keys are listed. It asks for each key, many at a time."""
+    async def living_keys(self, most: int | None = None) -> list[str]:
+        """List all keys without markers, in no order; overdue keys are listed. It asks for each key, many at a time.
+
+        Args:
+            most: Ask for so many keys at the most; if there are more, all are listed, with markers. None: any number.
+        """
+        keys = await self.keys()
+        if most is not None and len(keys) > most:
+            return keys
+        return [self._key(message) for message in await self._living(keys)]
+
+    async def look_at(self, keys: Iterable[str]) -> list[StoredKey]:
+        """Read these keys, many at a time: in their order, without markers, with overdue ones. Nothing is removed."""
+        if self._connection.clock.ahead is None:
+            await self._ask_clock()
+        return [self._stored_key(message) for message in await self._living(keys)]
+
+    async def _living(self, keys: Iterable[str]) -> list[StoredMessage]:
         reads = asyncio.Semaphore(_READS_AT_ONCE)
 
-        async def lives(key: str) -> bool:
+        async def last(key: str) -> StoredMessage | None:
             async with reads:
-                message = await self._last(key)
-            return message is not None and not _is_marker(message)
+                return await self._last(key)
 
-        keys = await self.keys()
-        living = await asyncio.gather(*map(lives, keys))
-        return [key for key, is_living in zip(keys, living, strict=True) if is_living]
+        found = await asyncio.gather(*map(last, keys))
+        return [message for message in found if message is not None and not _is_marker(message)]
 
     async def oldest(self, below: str | None = None) -> StoredKey | None:
         """The key that was stored first, of all keys or of those `<below>.<one more token>`; None when there is none.

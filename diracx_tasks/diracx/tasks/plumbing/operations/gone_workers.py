@@ -27,8 +27,8 @@ from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.status_document import GoneWorker
 from diracx.tasks.plumbing.wire.names import Namespace
 
-MAX_LOCKS_READ: Final = 500
-"""With more locks than this their holders are not read: a look takes one request for each."""
+MAX_KEYS_READ: Final = 500
+"""Where locks have more keys than this, their holders are not read: a look takes one request for each."""
 _WORKER: Final = re.compile(rf".*-\d+-({'|'.join(Size)})(-[a-z0-9]+)?")
 """The ids of workers, those of earlier versions too. `call` and schedulers hold locks as well."""
 _ADMISSIONS: Final = "rate"
@@ -72,7 +72,7 @@ class GoneWorkers:
             The workers, sorted by id.
         """
         there = {answer["metadata"]["id"]: answer for answer in answers}
-        held = await self._held(there, parked) if any(parked.values()) and 0 < locks <= MAX_LOCKS_READ else {}
+        held = await self._held(there, parked) if any(parked.values()) and locks else {}
         lost = self._lost(there, parked, leases, now)
         self._remember(there, now)
         found = {}
@@ -90,8 +90,7 @@ class GoneWorkers:
         """The workers that hold locks and do not answer, with the number of their locks."""
         holders = Counter(
             worker
-            for lock in await self._locks.all()
-            if lock.kind != _ADMISSIONS
+            for lock in await self._locks.all_but(_ADMISSIONS, MAX_KEYS_READ)
             for worker in {holder.worker for holder in lock.holders}
         )
         found = {}

@@ -1,13 +1,13 @@
 """The locks of a mesh as an operator sees them, and the release of a lock.
 
-Each key of the bucket is read. A lock that is acquired or released at the same time may be listed or not. The markers
-that `nats kv del` leaves are no locks: they stand in nobody's way.
+Each key of the bucket is read, but for the count of many. A lock that is acquired or released at the same time may be
+listed or not. The markers that `nats kv del` leaves are no locks: they stand in nobody's way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Final
 
@@ -26,6 +26,8 @@ from diracx.tasks.plumbing.wire.names import Namespace
 NOTICE_SECONDS: Final = 15.0
 """How long `holders_notice` waits: a holder renews its lock at a third of its time to live, 10 s by default."""
 LOOK_SECONDS: Final = 0.5
+MAX_KEYS_READ: Final = 1_000
+"""For a count of the locks, which each status has. A limiter may consist of ten thousand keys."""
 LIMITERS: Final = {"rate": "admissions in its window", "conc": "holders"}
 """The kinds of locks that many hold by design, with what a release forgets."""
 
@@ -140,8 +142,14 @@ class LockReader:
         return [held_lock(key, keys) for key, keys in sorted((await self.stored_keys()).items())]
 
     async def count(self) -> int:
-        """The number of locks in `all`."""
-        return len({_lock_of(key) for key in await self._bucket.living_keys()})
+        """The number of locks in `all`. Among more than `MAX_KEYS_READ` keys a marker counts as a lock."""
+        return len({_lock_of(key) for key in await self._bucket.living_keys(MAX_KEYS_READ)})
+
+    async def all_but(self, kind: str, most: int) -> list[HeldLock]:
+        """All locks that are not of this kind, sorted by key; none if they consist of more than `most` keys."""
+        keys = [key for key in await self._bucket.keys() if key.partition(".")[0] != kind]
+        stored = await self._bucket.look_at(keys) if len(keys) <= most else []
+        return [held_lock(key, of_lock) for key, of_lock in sorted(_by_lock(stored).items())]
 
     async def one(self, key: str) -> HeldLock | None:
         """One lock by its key; None if nobody holds it."""
@@ -166,10 +174,14 @@ class LockReader:
 
     async def stored_keys(self) -> dict[str, list[StoredKey]]:
         """The keys of each lock, by the key of the lock."""
-        locks: dict[str, list[StoredKey]] = {}
-        async for stored in self._bucket.stored():
-            locks.setdefault(_lock_of(stored.key), []).append(stored)
-        return locks
+        return _by_lock([stored async for stored in self._bucket.stored()])
+
+
+def _by_lock(keys: Iterable[StoredKey]) -> dict[str, list[StoredKey]]:
+    locks: dict[str, list[StoredKey]] = {}
+    for stored in keys:
+        locks.setdefault(_lock_of(stored.key), []).append(stored)
+    return locks
 
 
 def _lock_of(key: str) -> str:

@@ -123,7 +123,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Tasks that were submitted for later and have not fallen due."""
     dead_letters: int
     locks: int
-    """The number of locks in `locks list`, which include limiters and the leadership of the scheduler."""
+    """The number of locks in `locks list`, which include limiters and the leadership of the scheduler. Among more than
+    1,000 keys, also those that `nats kv del` removed."""
     scheduler: SchedulerStatus
     workers: list[WorkerStatus]
     held: list[HeldTask]
