@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
 
-from diracx.tasks.plumbing.background import in_background
-from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.operations import task_search
@@ -20,6 +14,7 @@ from diracx.tasks.plumbing.operations.task_search import FoundTask, SearchResult
 from diracx.tasks.plumbing.operations.worker_service import advertised, worker_service
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
+from support.answering import WORKER, answering
 from support.failing_tasks import Dies, Later
 from support.mesh import TaskMesh
 from support.recording_tasks import Record, Wait
@@ -116,32 +111,14 @@ async def test_a_search_that_ends_early_says_so(mesh: TaskMesh, monkeypatch: pyt
 async def test_what_workers_do_not_say_of_running_tasks_is_told(mesh: TaskMesh) -> None:
     mesh.allows_residue = True
     connection, service = mesh.connection, worker_service(mesh.namespace)
-    worker = {"id": "w1", "metadata": {"id": "host-1-small-w1", "size": "small", "host": "host", "pid": "1"}}
-    async with answering(connection, f"$SRV.PING.{service}", worker):
+    async with answering(connection, f"$SRV.PING.{service}", WORKER):
         result = await search(mesh, states=[State.RUNNING, State.PARKED, State.WAITING])
         assert (result.silent, result.left_off) == (["host-1-small-w1"], 0)
         assert (result.incomplete, result.limited) == ([State.RUNNING, State.PARKED], [])
-        async with answering(connection, f"$SRV.TASKS.{service}", worker | {"tasks": [], "left_off": 2}):
+        async with answering(connection, f"$SRV.TASKS.{service}", WORKER | {"tasks": [], "left_off": 2}):
             result = await search(mesh)
     assert (result.silent, result.left_off) == ([], 2)
     assert (result.incomplete, result.limited) == ([State.RUNNING, State.PARKED], [])
-
-
-@asynccontextmanager
-async def answering(connection: Connection, subject: str, answer: object) -> AsyncIterator[None]:
-    """Answer each request on a subject within the block."""
-    asked: asyncio.Queue[str] = asyncio.Queue()
-
-    async def answers() -> None:
-        while True:
-            await connection.publish(await asked.get(), json.dumps(answer).encode())
-
-    listening = await connection.client.listen(subject, lambda message: asked.put_nowait(message.reply))
-    try:
-        async with in_background(answers=answers()):
-            yield
-    finally:
-        await connection.client.leave(listening)
 
 
 async def test_a_message_that_is_no_task_is_found_and_says_why(mesh: TaskMesh) -> None:
