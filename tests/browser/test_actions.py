@@ -28,7 +28,7 @@ async def test_an_operator_pauses_resumes_runs_cancels_and_releases(mesh: Schedu
         await page.goto(f"{site.url}/locks")
         await page.get_by_role("button", name="Release mutex.job.alice").click()
         assert f"Held by test:Holds {busy.runs}" in await confirm(page, "Release it")
-        assert "eleased mutex.job.alice" in await shown_result(page)
+        assert "released mutex.job.alice" in await shown_result(page)
 
         # The next holder.
         await page.goto(f"{site.url}/tasks")

@@ -119,8 +119,11 @@ async def confirm(page: Page, button: str) -> str:
 
 
 async def shown_result(page: Page) -> str:
-    """The line that tells how an action has ended, also if it takes so long that it has a page of its own."""
-    return await page.locator("[role=alert], #part-progress strong").inner_text()
+    """The line that tells how an action has ended, also if it takes so long that it has a page of its own.
+
+    In small letters, since there the line begins with a capital.
+    """
+    return (await page.locator("[role=alert], #part-progress strong").inner_text()).lower()
 
 
 def _is_refusal(line: str) -> bool:
