@@ -17,12 +17,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from time import monotonic
 from typing import Final
 
 import msgspec
 
 from diracx.tasks.plumbing.background import in_background
+from diracx.tasks.plumbing.clock import boottime
 from diracx.tasks.plumbing.exceptions import ServerUnavailableError
 from diracx.tasks.plumbing.jetstream.assets import assets
 from diracx.tasks.plumbing.jetstream.connection import Connection
@@ -73,9 +73,9 @@ class HistoryKeeper:
         self.latest: Sample | None = None
         """None: the scheduler does not lead, or no sample could be taken for `store_seconds`."""
         self._taken = 0.0
-        """When the latest sample was taken, by the clock of the event loop."""
+        """When the latest sample was taken, on the clock `boottime`."""
         self._stores_after = 0.0
-        """When the next sample may be stored, by the same clock: the server has denied it."""
+        """When the next sample may be stored, on the same clock: the server has denied it."""
         self._connection = connection
         self._namespace = namespace
         self._leads = leads
@@ -121,7 +121,7 @@ class HistoryKeeper:
         """Take a sample. Returns the minute that it ends, to be stored; None: the minute goes on."""
         self._sampler = self._sampler or Sampler(self._connection, self._namespace, leads=True)
         sample = self.latest = await self._sampler.sample()
-        self._taken = monotonic()
+        self._taken = boottime()
         begun = sample if self._minute is None else self._minute
         minute = self._minute = sample if self._minute is None else merged([self._minute, sample])
         if self._number(sample.at) <= self._number(begun.at) or not self._leads():
@@ -131,18 +131,18 @@ class HistoryKeeper:
         return minute
 
     def _drop_old(self) -> None:
-        if monotonic() - self._taken >= self._store_seconds:
+        if boottime() - self._taken >= self._store_seconds:
             self.latest = None
 
     async def _try_to_store(self, minute: Sample) -> None:
         """Store a minute. What the server refuses is told, and takes nothing from the samples."""
-        if monotonic() < self._stores_after:
+        if boottime() < self._stores_after:
             return
         try:
             await self._store(minute)
         except PermissionDeniedError as error:
             self._deny(error)
-            self._stores_after = monotonic() + DENIED_SECONDS
+            self._stores_after = boottime() + DENIED_SECONDS
         except NotConnectedError as error:
             logger.debug("no sample is stored: %s", error)  # the connection tells of it
         except (ServerUnavailableError, ApiError) as error:
