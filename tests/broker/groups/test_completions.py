@@ -75,7 +75,8 @@ async def test_the_only_slot_of_a_worker_is_free_for_the_next_child_while_one_is
             begun += 1
 
     async def held(self: JetStreamGroupStore, change: Change) -> tuple[dict[int, int], int]:
-        await wait_until(lambda: begun > 1, description="the next child has begun")
+        # When the fourth has begun, the second and the third have ended: they go together into the next write.
+        await wait_until(lambda: begun > 3, description="three more children have begun")
         return await write(self, change)
 
     monkeypatch.setattr(JetStreamGroupStore, "write", held)
