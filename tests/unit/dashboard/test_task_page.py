@@ -8,8 +8,15 @@ import pytest
 
 from diracx.tasks.dashboard.pages.task import Event, style_of, time_line
 from diracx.tasks.plumbing.operations.locks import LockHolder
-from diracx.tasks.plumbing.operations.task_document import BusyLock, DeadTask, Running, State, TaskDocument
+from diracx.tasks.plumbing.operations.task_document import (
+    BusyLock,
+    DeadTask,
+    Running,
+    State,
+    TaskDocument,
+)
 from diracx.tasks.plumbing.wire.failure import Failure
+from support.task_lookups import past_delivery
 
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -40,6 +47,26 @@ def test_what_happened_is_in_order_and_what_is_to_come_follows() -> None:
     assert lock.text.startswith("waits for the lock conc.job.7, held by a:B 0 since 2026-12-01T11:59:00Z, a:B 1")
     assert lock.text.endswith("a:B 4 since 2026-12-01T11:59:00Z and 2 more")
     assert later == Event(NOON + 5 * MINUTE, "runs at the earliest", "later")
+
+
+def test_what_the_workers_remember_stands_among_what_is_stored() -> None:
+    locked = past_delivery(NOON + MINUTE, "lock_busy", "mutex.job.7 is held by c:D 9 on v")
+    told = past_delivery(NOON + 2 * MINUTE, "retry", "at 2", error="ValueError")
+    task = TaskDocument(
+        id="0192",
+        state=State.PARKED,
+        why=[],
+        submitted=NOON,
+        attempts=2,
+        errors=[failure(2), failure(3)],
+        past=[locked, told],
+    )
+    _, waited, first, second = time_line(task)
+    assert waited == Event(NOON + MINUTE, "given back by w: mutex.job.7 is held by c:D 9 on v")
+    assert (first.text, second.text) == (
+        "attempt 1 failed on w: ValueError: at 2",
+        "attempt 2 failed on w: ValueError: at 3",
+    )
 
 
 def test_a_running_and_a_dead_task_tell_so() -> None:

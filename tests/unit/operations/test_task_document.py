@@ -11,6 +11,7 @@ from diracx.tasks.plumbing.operations.task_document import (
     DeadTask,
     GroupState,
     KeptResult,
+    PastDelivery,
     ResultError,
     Running,
     TaskDocument,
@@ -35,5 +36,6 @@ def test_the_changelog_has_all_fields_of_the_document_in_their_order() -> None:
         dead_letter=written(DeadTask),
         result=written(KeptResult, error=written(ResultError)),
         groups=f"[{written(GroupState)}]",
+        past=f"[{written(PastDelivery)}]",
     )
     assert f"`task` `{document}`" in (DOCS / "CHANGELOG.md").read_text("utf-8")

@@ -20,10 +20,11 @@ AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
             EndedTask("0192", "a:B", "normal-small", "retry", "ValueError", "no owner", 2, AT, 0.25),
             (
                 b'{"id":"0192","task":"a:B","queue":"normal-small","outcome":"retry","error":"ValueError",'
-                b'"message":"no owner","attempt":2,"at":"2026-12-01T06:00:00Z","seconds":0.25}'
+                b'"message":"no owner","attempt":2,"at":"2026-12-01T06:00:00Z","seconds":0.25,"status":null}'
             ),
         ),
         (EndedQuery(5, given_back=True), b'{"limit":5,"given_back":true}'),
+        (EndedQuery(ids=("0192",)), b'{"ids":["0192"]}'),
         (
             InFlightTask("0192", "a:B", "diracx.tasks.normal.small", 7, AT, 1, "executing", trace_id="0a"),
             (
@@ -58,6 +59,11 @@ def test_a_document_stays_as_it_is_and_further_fields_do_not_disturb_its_readers
     assert msgspec.json.encode(document) == text
     later = text[:-1] + b',"of_a_later_version":[1]}'
     assert msgspec.json.decode(later, type=type(document)) == document
+
+
+def test_what_an_earlier_worker_tells_of_a_delivery_that_ended_can_be_read() -> None:
+    told = {"id": "7", "task": "a:B", "queue": "q", "outcome": "dead", "error": "", "message": "m", "attempt": 1}
+    assert msgspec.convert(told | {"at": AT, "seconds": 0.5}, EndedTask).status is None
 
 
 def test_what_an_earlier_worker_tells_of_a_task_in_flight_can_be_read() -> None:

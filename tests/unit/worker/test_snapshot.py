@@ -143,6 +143,25 @@ def test_what_did_not_succeed_is_told_the_newest_first_and_what_was_given_back_o
     )
     assert (failed.message, failed.attempt, failed.at, failed.seconds) == ("x" * 300, 1, AT, 0.0)
     assert (dropped.outcome, dropped.error, dropped.message) == ("discarded", "", "expired")
+    assert [each.id for each in counters.ended(EndedQuery(given_back=True, ids=("3", "2", "9")))] == ["3", "2"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (Retry(AT, FAILURE), None),
+        (LOCKED, None),
+        (Dead("poison"), "failed"),
+        (Discarded("no retry is left"), "failed"),
+        (Discarded("too late", FAILURE, expired=True), "expired"),
+        (Cancelled("an operator"), "cancelled"),
+    ],
+)
+def test_what_ended_the_task_says_how(outcome: Outcome, status: str | None) -> None:
+    counters = Counters()
+    recorded(counters, outcome)
+    (ended,) = counters.ended(EndedQuery(given_back=True))
+    assert ended.status == status
 
 
 def test_busy_locks_push_out_no_failure_and_the_memory_is_bounded() -> None:

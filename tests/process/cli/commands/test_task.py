@@ -20,7 +20,7 @@ AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
 FIELDS = (
     "id state why status until task queue sequence place args labels submitted due expires attempts errors running "
     "locks parent group index callback_of cancelled dead_letter result groups "
-    "trace_id replayed deliveries"
+    "trace_id replayed deliveries past"
 )
 
 

@@ -12,8 +12,10 @@ from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.details import json_text, labels_text, print_details, time_text
 from diracx.tasks.cli.terminal.output import print_document
+from diracx.tasks.plumbing.operations.past_deliveries import past_events
 from diracx.tasks.plumbing.operations.task_document import GroupState, State, TaskDocument
 from diracx.tasks.plumbing.operations.task_lookup import TaskLookup
+from diracx.tasks.plumbing.wire.times import readable_time
 
 
 def command(*, id: str, as_json: bool, access: Access) -> int:  # noqa: A002 - the name that the help shows
@@ -50,6 +52,7 @@ def _fields(document: TaskDocument) -> dict[str, str | None]:
         "expires": time_text(document.expires),
         "replayed": time_text(document.replayed),
         "attempts": str(document.attempts) if document.attempts else None,
+        "past": "\n".join(f"{readable_time(event.at)} {event.text}" for event in past_events(document)),
         "deliveries": str(document.deliveries) if document.deliveries > 1 else None,
         "parent": document.parent,
         "group": child,

@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 from diracx.tasks.dashboard import words
 from diracx.tasks.dashboard.mesh import Mesh
 from diracx.tasks.dashboard.pages import Page, View
+from diracx.tasks.plumbing.operations.past_deliveries import past_events
 from diracx.tasks.plumbing.operations.task_document import State, TaskDocument
 from diracx.tasks.plumbing.wire.times import readable_time
 
@@ -66,6 +67,8 @@ def _past(task: TaskDocument) -> Iterator[Event]:
         where = f" on {error.worker}" if error.worker else ""
         text = f"attempt {number} failed{where}: {error.type}: {error.message}"
         yield Event(error.at, text, "bad", error.traceback)
+    for event in past_events(task):
+        yield Event(event.at, event.text, "bad" if event.failed else "")
     if task.cancelled is not None:
         by = f" by {task.cancelled.by}" if task.cancelled.by else ""
         yield Event(task.cancelled.at, f"cancelled{by} ({task.cancelled.kind})", "bad")

@@ -6,11 +6,13 @@ letter is stored, see `dead_letters.reader`. A worker of an earlier version does
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from diracx.tasks.plumbing.enums import Size
+from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.micro import PREFIX, ask_all
@@ -32,20 +34,26 @@ class RecentFailure:
 
 
 async def recent_failures(
-    connection: Connection, namespace: Namespace, *, limit: int = MAX_ENDED, given_back: bool = False
+    connection: Connection,
+    namespace: Namespace,
+    *,
+    limit: int = MAX_ENDED,
+    given_back: bool = False,
+    ids: Sequence[str] = (),
 ) -> list[RecentFailure]:
     """Ask all workers for their latest failures, the newest first. It takes about half a second, two at the most.
 
     Args:
         limit: Return so many at the most, and ask each worker for as many.
         given_back: Whether to ask for what was only given back, too, e.g. since a lock was busy.
+        ids: Of the tasks whose failures are asked for; empty: all.
 
     Raises:
         PermissionDeniedError: This user may not ask the workers.
         NotConnectedError: Nothing was sent.
     """
     service = worker_service(namespace)
-    query = EndedQuery(limit, given_back)
+    query, wanted = EndedQuery(limit, given_back, tuple(ids)), set(map(shown, ids))
     answers = await ask_all(connection, service, ENDED, msgspec.json.encode(query), shape=EndedAnswer)
     if answers is None:
         raise PermissionDeniedError("publish", f"{PREFIX}.{ENDED}.{service}")
@@ -53,5 +61,6 @@ async def recent_failures(
         RecentFailure(answer["metadata"]["id"], Size(answer["metadata"]["size"]), ended)
         for answer in answers
         for ended in msgspec.convert(answer["ended"], list[EndedTask])
+        if not wanted or ended.id in wanted  # a worker of an earlier version tells of all
     ]
     return sorted(found, key=lambda each: each.ended.at, reverse=True)[:limit]

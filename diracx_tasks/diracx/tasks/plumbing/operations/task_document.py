@@ -83,6 +83,28 @@ class CancellationNote(msgspec.Struct, frozen=True, kw_only=True):
     by: str | None
 
 
+class PastDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery of the task that ended, and was no success, as its worker remembers it."""
+
+    task: str
+    """Its name."""
+    worker: str
+    at: datetime
+    """When it ended."""
+    seconds: float
+    """How long the worker had it."""
+    attempt: int
+    """1 at the first execution. Only failed ones raise the count."""
+    outcome: str
+    """One word, see `EndedTask.outcome`."""
+    error: str
+    """The type of the error; empty if the task raised none."""
+    message: str
+    """The message of the error, else the reason."""
+    status: str | None
+    """How the task has ended with it: `failed`, `expired` or `cancelled`; None: it went on, or that is not known."""
+
+
 class ResultError(msgspec.Struct, frozen=True):
     """The error in a kept result."""
 
@@ -174,3 +196,6 @@ class TaskDocument(msgspec.Struct, frozen=True, kw_only=True):
     """When it was put back into its queue after it was a dead letter; None: it was not, or that is not known."""
     deliveries: int = 0
     """How often the server had delivered it when its attempts were written down last; 0: nothing was."""
+    past: list[PastDelivery] = []
+    """Its latest deliveries that ended and were no successes, the earliest first, as the workers that run now remember
+    them."""

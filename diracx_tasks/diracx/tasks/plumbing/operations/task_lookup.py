@@ -3,7 +3,7 @@
 No index leads from the id of a task to its message, so the places where it can be are asked, the cheapest first:
 
     delayed tasks      by a subject that contains the id
-    workers            each tells its tasks in flight with that id
+    workers            each tells its tasks in flight with that id, and its latest deliveries of it that did not succeed
     queues             read from the oldest message on, in batches, until it is found; the way tells its place
     group, result      by keys that contain the id
     dead letters       read to the end: the latest counts
@@ -18,6 +18,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from diracx.tasks.plumbing.cancellations.note import Kind
 from diracx.tasks.plumbing.dead_letters.dead_letter import DeadLetter
 from diracx.tasks.plumbing.dead_letters.replay import is_replay
@@ -31,12 +33,14 @@ from diracx.tasks.plumbing.operations.busy_locks import LockLookup
 from diracx.tasks.plumbing.operations.group_lookup import GroupReader, child_place
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.locks import LockReader
+from diracx.tasks.plumbing.operations.past_deliveries import past_deliveries
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
 from diracx.tasks.plumbing.operations.task_document import (
     BusyLock,
     CancellationNote,
     DeadTask,
     GroupState,
+    PastDelivery,
     Running,
     State,
     TaskDocument,
@@ -117,6 +121,12 @@ class TaskLookup:
             ServerUnavailableError: No answer.
             ServerError: The namespace does not exist.
         """
+        past, document = await asyncio.gather(
+            past_deliveries(self._connection, self._namespace, wanted), self._find(wanted)
+        )
+        return _with_past(document, past) if past else document
+
+    async def _find(self, wanted: str) -> TaskDocument:
         snapshot, workers, delayed = await asyncio.gather(
             StatusReader(self._connection, self._namespace).read(),
             self._in_flight(wanted),
@@ -310,6 +320,15 @@ class TaskLookup:
             state, why = State.CANCELLED, why[:1]
         fields: dict[str, Any] = {"task": group.callback, "callback_of": group.id, "parent": group.parent}
         return TaskDocument(id=wanted, state=state, why=why, groups=[group, *spawned], **fields)
+
+
+def _with_past(document: TaskDocument, past: list[PastDelivery]) -> TaskDocument:
+    """The document with what the workers remember, which also tells how a task ended of which nothing is stored."""
+    changes: dict[str, Any] = {"past": past, "task": document.task or past[-1].task}
+    if document.state is State.UNKNOWN and (status := past[-1].status) is not None:
+        state = State.CANCELLED if status == Status.CANCELLED else State.DONE
+        changes |= {"state": state, "status": status, "why": [task_reasons.of_past(past[-1])]}
+    return msgspec.structs.replace(document, **changes)
 
 
 def _tried(record: AttemptRecord | None) -> dict[str, Any]:

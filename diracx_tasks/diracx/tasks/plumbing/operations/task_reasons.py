@@ -13,7 +13,14 @@ from diracx.tasks.plumbing.exceptions import shown
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks
 from diracx.tasks.plumbing.operations.status import QueueStatus, Status
-from diracx.tasks.plumbing.operations.task_document import BusyLock, CancellationNote, GroupState, KeptResult, Running
+from diracx.tasks.plumbing.operations.task_document import (
+    BusyLock,
+    CancellationNote,
+    GroupState,
+    KeptResult,
+    PastDelivery,
+    Running,
+)
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.times import readable_time
 from diracx.tasks.plumbing.worker.isolation import ISOLATE_AFTER_CRASHES
@@ -199,6 +206,13 @@ def of_result(result: KeptResult) -> str:
     where = f" on {result.worker}" if result.worker else ""
     error = "" if result.error is None else f": {result.error.type}: {' '.join(result.error.message.split())}"
     return f"it {_has_ended(result.status)}{when}{where}{error}"
+
+
+def of_past(last: PastDelivery) -> str:
+    """How it has ended, by what the worker remembers of its last delivery."""
+    why = f"{last.error}: {last.message}" if last.error else last.message
+    told = f"it {_has_ended(last.status or '')} at {readable_time(last.at)} on {last.worker}: {' '.join(why.split())}"
+    return f"{told}; nothing else of it is stored"
 
 
 def of_callback(group: GroupState) -> str:

@@ -23,6 +23,7 @@ from diracx.tasks.plumbing.execution.job import (
 )
 from diracx.tasks.plumbing.jetstream.delivery import Delivery
 from diracx.tasks.plumbing.observability.telemetry import Received, Telemetry
+from diracx.tasks.plumbing.wire.ending import Status
 from diracx.tasks.plumbing.wire.envelope import TASK_DUE, TASK_ID, TASK_LABELS, TASK_NAME, read_labels, trace_id_of
 from diracx.tasks.plumbing.wire.failure import Failure
 from diracx.tasks.plumbing.wire.times import from_rfc3339
@@ -47,6 +48,20 @@ OUTCOME_WORDS: Final[dict[type[Outcome], str]] = {
 def outcome_in_words(outcome: Outcome) -> str:
     """The outcome in one word, as telemetry shows it."""
     return OUTCOME_WORDS[type(outcome)]
+
+
+def status_of(outcome: Outcome) -> Status | None:
+    """How the task has ended; None: it goes on, elsewhere or later."""
+    match outcome:
+        case Succeeded():
+            return Status.SUCCEEDED
+        case Cancelled():
+            return Status.CANCELLED
+        case Discarded(expired=True):
+            return Status.EXPIRED
+        case Dead() | Discarded():
+            return Status.FAILED
+    return None
 
 
 def error_of(outcome: Outcome) -> str | None:

@@ -29,7 +29,7 @@ from diracx.tasks.plumbing.wire.bounds import AwareTime, Count
 from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_ID, TASK_NAME, TASK_PART
 from diracx.tasks.plumbing.wire.failure import Failure, message_of
 from diracx.tasks.plumbing.worker.leases import Lease
-from diracx.tasks.plumbing.worker.observation import error_of, outcome_in_words, queue_of
+from diracx.tasks.plumbing.worker.observation import error_of, outcome_in_words, queue_of, status_of
 
 RATE_WINDOW_SECONDS: Final = 10.0
 WAIT_BOUNDS_SECONDS: Final = (
@@ -212,6 +212,9 @@ class EndedTask(msgspec.Struct, frozen=True):
     """When it ended, by the server's clock."""
     seconds: float
     """How long the worker had it."""
+    status: str | None = None
+    """How the task has ended: `failed`, `expired` or `cancelled`. None: it goes on, or the worker is of an earlier
+    version."""
 
 
 class EndedQuery(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -221,6 +224,8 @@ class EndedQuery(msgspec.Struct, frozen=True, omit_defaults=True):
     """At most so many, the latest."""
     given_back: bool = False
     """Whether those that were only given back are asked for, too. A busy lock gives back the same tasks many times."""
+    ids: tuple[str, ...] = ()
+    """Of the tasks that are asked for; empty: all."""
 
 
 class Counters:
@@ -300,6 +305,9 @@ class Counters:
         found = list(self._ended)
         if query.given_back:
             found = sorted([*found, *self._given_back], key=lambda each: each.at)
+        if query.ids:
+            wanted = set(map(shown, query.ids))
+            found = [each for each in found if each.id in wanted]
         return found[::-1][: max(0, query.limit)]
 
     def sample(self) -> None:
@@ -333,6 +341,7 @@ def _ended(lease: Lease, outcome: Outcome, at: datetime) -> EndedTask:
         attempt=1 if attempts is None else attempts.record.failed + (not attempts.failure_written),
         at=at,
         seconds=round(lease.elapsed, 6),
+        status=status_of(outcome),
     )
 
 
