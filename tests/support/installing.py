@@ -25,7 +25,7 @@ def run_python(*arguments: str, command_line: CommandLine | None = None, folder:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, f"python {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}"
     return done.stdout

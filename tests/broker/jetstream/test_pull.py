@@ -187,7 +187,7 @@ async def test_a_queue_that_is_deleted_meanwhile_ends_the_wait_as_a_problem(pull
 async def test_a_queue_that_is_missing_is_a_problem_for_probe_and_wait(puller: PullClient) -> None:
     await puller.put(REALTIME, "r")
     await delete_consumer(puller, NORMAL)
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(8):
         count, problem = await puller.pull.probe(10)
         assert (count, puller.bodies) == (1, ["r"])
         assert problem is not None
@@ -196,7 +196,7 @@ async def test_a_queue_that_is_missing_is_a_problem_for_probe_and_wait(puller: P
 
 
 async def test_a_stream_that_is_missing_is_a_problem_at_once(connection: Connection, names: Namespace) -> None:
-    async with pulling(connection, names) as puller, asyncio.timeout(4):
+    async with pulling(connection, names) as puller, asyncio.timeout(8):
         count, problem = await puller.pull.probe(10)
         assert count == 0
         assert problem is not None

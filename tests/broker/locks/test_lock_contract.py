@@ -193,7 +193,7 @@ async def test_a_stream_of_readers_does_not_starve_a_writer(store: LockStore) ->
     for _ in range(5):
         await a_reader_comes_and_the_first_one_goes()
         assert inside, "there is always a reader while no writer asks"
-    await wait_until(the_writer_is_in, description="the writer gets in", timeout=5)
+    await wait_until(the_writer_is_in, description="the writer gets in")
     await inside.pop().release()
 
 

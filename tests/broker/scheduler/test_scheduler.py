@@ -65,11 +65,12 @@ async def more_than(mesh: SchedulingMesh, count: int) -> bool:
 
 async def test_a_standby_leads_at_once_when_the_leader_stops_in_order(mesh: SchedulingMesh) -> None:
     mesh.register(Hourly)
-    async with mesh.scheduling(name="second") as second:
+    minute = timedelta(minutes=1)  # so long it would wait for a leader that vanished
+    async with mesh.scheduling(name="second", takeover=minute) as second:
         await wait_until(lambda: second.leads, description="the only one leads")
-        async with mesh.scheduling(name="first") as first:
+        async with mesh.scheduling(name="first", takeover=minute) as first:
             second.stop()
-            await wait_until(lambda: first.leads, description="the standby leads", timeout=3)
+            await wait_until(lambda: first.leads, description="the standby leads")
 
 
 async def test_published_occurrences_fall_due_without_any_scheduler(mesh: SchedulingMesh) -> None:
@@ -136,7 +137,7 @@ async def test_a_disabled_schedule_stops_and_an_enabled_one_continues(mesh: Sche
         await wait_until(mesh.waiting, description="an occurrence")
         await mesh.configuration.write("tasks: {'test:Ticks': {enabled: false}}")
         await settled(mesh, "Ticks", enabled=False)
-        await wait_until(lambda: _none_held(mesh, "test.Ticks"), description="everything is withdrawn", timeout=3)
+        await wait_until(lambda: _none_held(mesh, "test.Ticks"), description="everything is withdrawn")
         await mesh.configuration.write("tasks: {'test:Ticks': {enabled: true}}")
         await settled(mesh, "Ticks")
         assert await mesh.held()

@@ -209,7 +209,7 @@ async def test_the_gate_closes_again_for_a_second_suspect_once_the_first_one_has
         second = 3 - first
         may_end[first].set()
         await wait_until(lambda: not worker.snapshot.pulls, description="the worker takes nothing more")
-        await wait_until(no_pull_waits, description="and has ended its wait for messages", timeout=5)
+        await wait_until(no_pull_waits, description="and has ended its wait for messages")
         assert running == [11]
         may_end[11].set()
         await wait_until(lambda: running == [second], description="the second one runs")

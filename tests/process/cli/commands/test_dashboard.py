@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import time
 
 import httpx
 import pytest
@@ -26,7 +25,7 @@ async def link_of(process: LoggedProcess) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_prints_a_link_answers_and_ends_at_once_also_with_an_open_stream(
+async def test_it_prints_a_link_answers_and_ends_also_with_an_open_stream(
     with_server: CommandLine, on_the_server: OnTheServer, number: signal.Signals
 ) -> None:
     await on_the_server.set_up()
@@ -43,9 +42,7 @@ async def test_it_prints_a_link_answers_and_ends_at_once_also_with_an_open_strea
             while "event: part" not in await anext(lines):
                 pass
             process.process.send_signal(number)
-            began = time.monotonic()
             assert await process.ended() == 0
-            assert time.monotonic() - began < 2
     assert "Traceback" not in process.log
 
 

@@ -55,7 +55,7 @@ async def test_two_vos_are_configured_compared_shown_and_rolled_back(
         (file := acme.folder / "mesh.yaml").write_text(configured(5))
         done = acme("config", "set", "mesh.yaml")
         assert (done.returncode, done.stderr) == (0, "")
-        await wait_until(lambda: limit() == 5, description="the limit is in force", timeout=2)
+        await wait_until(lambda: limit() == 5, description="the limit is in force")
 
         file.write_text(configured(6, vos="lhcb, atlas, cms"))
         rows = [line.split() for line in acme("config", "diff", "mesh.yaml").stdout.splitlines()[-5:]]
@@ -69,7 +69,7 @@ async def test_two_vos_are_configured_compared_shown_and_rolled_back(
         assert limit() == 5
 
         assert acme("config", "set", "mesh.yaml").returncode == 0
-        await wait_until(lambda: limit() == 6, description="the new limit is in force", timeout=2)
+        await wait_until(lambda: limit() == 6, description="the new limit is in force")
         limits = acme.json("config", "show")["limits"]
         assert [(each["kind"], each["vo"], each["limit"], each["path"]) for each in limits] == [
             ("rate_limit", "atlas", 3, f"tasks.{TRANSFER}.vos.atlas"),
@@ -80,7 +80,7 @@ async def test_two_vos_are_configured_compared_shown_and_rolled_back(
         assert [each["object"] for each in limits] == [None, None, ["job", "default"], ["job", "7"]]
 
         assert acme("config", "rollback").returncode == 0
-        await wait_until(lambda: limit() == 5, description="the old limit is in force again", timeout=2)
+        await wait_until(lambda: limit() == 5, description="the old limit is in force again")
 
 
 async def test_twenty_of_many_revisions_are_kept_and_the_oldest_can_be_restored(
