@@ -131,7 +131,7 @@ async def test_an_expired_task_is_dropped_with_a_warning(mesh: TaskMesh, caplog:
     await mesh.burst()
     assert ran == [2]
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "dropped test:Record (message 1): expired at 2026-01-01T00:00:00+00:00 before it was done"
+        "dropped test:Record (message 1): expired at 2026-01-01T00:00:00Z before it was done"
     ]
     assert not await mesh.dead_letters()
 
@@ -159,7 +159,7 @@ async def test_a_task_that_failed_is_not_retried_past_its_expiry_and_its_failure
     async with mesh.working():
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
     assert ran == [1]
-    reason = f"expired at {expires:%FT%T}+00:00 before it was done; it failed 1 times, the last with ValueError: no"
+    reason = f"expired at {expires:%FT%T}Z before it was done; it failed 1 times, the last with ValueError: no"
     letters = await mesh.dead_letters()
     if eligible:
         assert [letter.headers["Dead-Reason"] for letter in letters] == [reason]
@@ -193,7 +193,7 @@ async def test_a_task_that_was_given_back_does_not_begin_after_its_expiry(
         await wait_until(lambda: _equals(mesh.waiting(), 0), description="it was given up")
     await hold.release()
     assert not ran
-    assert caplog.messages == [f"dropped test:Locked (message 1): expired at {expires:%FT%T}+00:00 before it was done"]
+    assert caplog.messages == [f"dropped test:Locked (message 1): expired at {expires:%FT%T}Z before it was done"]
 
 
 async def test_a_message_that_is_exhausted_and_to_be_dropped_is_dropped(

@@ -234,5 +234,5 @@ def test_the_next_occurrence_of_a_changed_schedule_is_told_not_one_that_has_happ
     with caplog.at_level(logging.INFO, "diracx.tasks.scheduler"):
         run.configure([instance("c:T0", 3600)])
         one.get_through()
-    (told,) = [record.getMessage() for record in caplog.records if "next at" in record.getMessage()]
-    assert told == "c:T0: every 3600 s, next at 2026-12-01 13:00:00+00:00"
+    (told,) = [record.getMessage() for record in caplog.records if "next:" in record.getMessage()]
+    assert told == "c:T0: every 3600 s, next: 2026-12-01T13:00:00Z"

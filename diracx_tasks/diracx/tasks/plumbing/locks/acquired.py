@@ -36,6 +36,7 @@ import msgspec
 from diracx.tasks.plumbing.clock import Clock, boottime
 from diracx.tasks.plumbing.exceptions import LockLostError, UnableToAcquireLockError, shown
 from diracx.tasks.plumbing.key_value_store import Entry, LockStore, RevisionConflictError
+from diracx.tasks.plumbing.wire.times import readable_time
 
 SAFETY_MARGIN = timedelta(seconds=1)
 """An owner stops trusting its lock this long before the key may expire."""
@@ -75,7 +76,7 @@ class LockOwner(msgspec.Struct, frozen=True, omit_defaults=True):
         return cls(secrets.token_hex(16), task, id, worker, since or datetime.now(UTC))
 
     def __str__(self) -> str:
-        return f"{self.task} {shown(self.id)} on {self.worker} since {self.since.isoformat(timespec='seconds')}"
+        return f"{self.task} {shown(self.id)} on {self.worker} since {readable_time(self.since)}"
 
 
 _encode = msgspec.json.Encoder().encode

@@ -38,6 +38,7 @@ from diracx.tasks.plumbing.locks import RevisionConflictError
 from diracx.tasks.plumbing.scheduler.instances import Instance
 from diracx.tasks.plumbing.scheduler.planning import Plan, arguments_changed, decide, next_decision
 from diracx.tasks.plumbing.scheduler.state import Occurrence, ScheduleKey, ScheduleState
+from diracx.tasks.plumbing.wire.times import readable_time
 
 logger = logging.getLogger("diracx.tasks.scheduler")
 
@@ -378,17 +379,21 @@ def _log_change(change: Change, before: StoredState | None, now: datetime) -> No
     old = None if before is None else before.state
     if state.ended:
         if old is None or not old.ended or old.schedule != state.schedule:
-            last = max(state.pending, default=state.last)
-            logger.warning("%s: %s ends; its last occurrence is %s", key, state.schedule, last or "long past")
+            last = _told(max(state.pending, default=state.last), "long past")
+            logger.warning("%s: %s ends; its last occurrence is %s", key, state.schedule, last)
     elif old is None or (not old.enabled and state.enabled) or (old.schedule != state.schedule and state.enabled):
-        logger.info("%s: %s, next at %s", key, state.schedule, state.next_after(now))
+        logger.info("%s: %s, next: %s", key, state.schedule, _told(state.next_after(now), "not known yet"))
     elif old.arguments != state.arguments:
         logger.info("%s: its arguments are %s from now on", key, state.arguments.decode() or "{}")
     if old is not None and old.enabled and not state.enabled:
         logger.info("%s is no longer scheduled: %s", key, change.instance.disabled_reason or "disabled")
     if change.plan.catch_up is not None:
-        since = None if old is None else old.after
+        since = _told(None if old is None else old.after, "the start")
         logger.warning(
             "%s: caught up with the occurrence of %s; other occurrences missed since %s are skipped",
-            *(key, change.plan.catch_up, since),
+            *(key, readable_time(change.plan.catch_up), since),
         )
+
+
+def _told(moment: datetime | None, otherwise: str) -> str:
+    return otherwise if moment is None else readable_time(moment)

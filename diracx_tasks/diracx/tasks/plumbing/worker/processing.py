@@ -59,6 +59,7 @@ from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.envelope import FORMAT_VERSION, TASK_ID, TASK_NAME, TASK_PART, Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
+from diracx.tasks.plumbing.wire.times import readable_time
 from diracx.tasks.plumbing.worker.attempts import Attempts, AttemptStore, StaleAttemptError
 from diracx.tasks.plumbing.worker.holds import Holds
 from diracx.tasks.plumbing.worker.isolation import (
@@ -102,7 +103,7 @@ Screened: TypeAlias = Job | Outcome | NotKnownHere | StoreChildren
 
 
 def _expired(at: datetime, record: AttemptRecord, dlq_eligible: bool) -> Dead | Discarded:
-    reason, failure = f"expired at {at.isoformat(timespec='seconds')} before it was done", record.last_failure
+    reason, failure = f"expired at {readable_time(at)} before it was done", record.last_failure
     if record.failed:
         last = "" if failure is None else f", the last with {failure.type}: {failure.message}"
         reason = f"{reason}; it failed {record.failed} times{last}"
