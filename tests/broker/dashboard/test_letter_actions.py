@@ -105,6 +105,24 @@ async def test_a_long_run_shows_its_progress_to_everybody_and_goes_on_after_it_w
     assert await seqs(client) == []
 
 
+async def test_two_operators_who_replay_the_same_letters_put_back_each_once(
+    connection: Connection, topology: Namespace, client: Client, box: DeadLetterBox
+) -> None:
+    count = 200
+    await box.fill(count, advised=False)
+    # Each with a dashboard of its own: neither knows of the job of the other.
+    async with visiting(connection, topology) as other:
+        asked = [await each.confirm("replay", everything="1") for each in (client, other)]
+        forms = [each.form("/actions/replay").values for each in asked]
+        await asyncio.gather(client.post("replay", forms[0]), other.post("replay", forms[1]))
+        for each in (client, other):
+            await wait_until(lambda each=each: not each.dashboard.jobs.running(), description="it ends")  # type: ignore[misc]
+        told = [job for each in (client, other) for job in each.dashboard.jobs._jobs.values()]
+    assert await seqs(client) == []
+    assert len({task.headers["Nats-Msg-Id"] for task in await box.put_back(count)}) == count
+    assert sum(job.done for job in told) == count, [job.result for job in told]
+
+
 async def test_a_run_is_shown_on_the_list_while_it_goes_on(
     client: Client, box: DeadLetterBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,7 @@ def test_every_number_is_readable_at_both_widths(width: int) -> None:
         "background medium  1234567      100      42            7  1 d 1 h",
         "node-7.example.org-123-scheduler leads; 1 standing by",
         "2026-12-01 06:05:00 UTC, in 5 min",
-        "node-0.example.org 0  small  7/100   1234.5",
+        "node-0.example.org 0  small  7/100     1234.5",
     ):
         assert words in text
     assert "…" not in text

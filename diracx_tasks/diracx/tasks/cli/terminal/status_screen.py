@@ -20,7 +20,7 @@ from diracx.tasks.plumbing.operations.status_document import Alert, QueueStatus,
 from diracx.tasks.plumbing.wire.times import readable_time
 
 _QUEUES: Final = ("queue", "waiting", "running", "parked", "redelivered", "oldest")
-_WORKERS: Final = ("worker", "size", "busy", "tasks/s", "last pull", "up")
+_WORKERS: Final = ("worker", "size", "busy", "settled/s", "last pull", "up")
 ISOLATED: Final = "isolated"
 """The column of isolated tasks, and the mark of a worker that has one."""
 MISSING: Final = "missing"

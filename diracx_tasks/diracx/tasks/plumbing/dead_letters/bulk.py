@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 
 from diracx.tasks.plumbing.dead_letters.dead_tasks import DeadTask, dead_tasks, remove_dead_task
 from diracx.tasks.plumbing.dead_letters.reader import OnRead, Selects
-from diracx.tasks.plumbing.dead_letters.replay import NotReplayableError, Replayer
+from diracx.tasks.plumbing.dead_letters.replay import GONE_MEANWHILE, NotReplayableError, Replayer
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -56,11 +56,11 @@ async def replay_selected(
 
     async def replay(task: DeadTask) -> None:
         try:
-            await replayer.replay(task)
+            put_back = await replayer.replay(task)
         except NotReplayableError as error:
             on_done(error)
         else:
-            on_done()
+            on_done(None if put_back else NotReplayableError(task.seq, GONE_MEANWHILE))
 
     await _work_through("replaying", dead_tasks(connection, namespace, selects, last=last, on_read=on_read), replay)
     return finished

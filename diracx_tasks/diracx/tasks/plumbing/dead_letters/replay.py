@@ -37,7 +37,7 @@ Every run first finishes the replays whose markers it finds. Crash points:
 Both read the same dead letter, and the marker refuses the batch of the later one. If the earlier run has already
 removed the marker, the `Nats-Msg-Id` refuses the batch, for the two minutes of the stream's duplicate window. So a run
 may be stopped for two minutes at most between reading a dead letter and storing its batch. In each case the later run
-goes on with the removal, where every step may be repeated.
+goes on with the removal, where every step may be repeated, and tells that another run has put the task back.
 
 # Full queue
 
@@ -67,6 +67,7 @@ from diracx.tasks.plumbing.wire.names import Namespace
 
 REPLAY_TTL: Final = "168h"
 """How long a replayed task waits in the stream `later` for room in a queue that filled up in the meantime."""
+GONE_MEANWHILE: Final = "it was replayed or purged in the meantime"
 _REPLAY: Final = "replay-"
 """How the `Nats-Msg-Id` of a replayed task begins."""
 
@@ -118,8 +119,11 @@ class Replayer:
             await self._remove_marker(marker)
         return finished
 
-    async def replay(self, task: DeadTask) -> None:
+    async def replay(self, task: DeadTask) -> bool:
         """Put one dead task back into its queue, and remove what the dead letter stream holds of it.
+
+        Returns:
+            Whether this call put it back. False: another run had, and may have been cut off since.
 
         Raises:
             NotReplayableError: There is no message to put back; nothing was changed.
@@ -132,6 +136,7 @@ class Replayer:
             BatchMessage(self._due_subject(task, message), message.body, _headers(task, message.headers)),
         ]
         await self._check_room(task, message)
+        put_back = True
         try:
             await publish_batch(self._connection, batch)
         except ApiError as error:
@@ -140,15 +145,17 @@ class Replayer:
                     f"dead letter {task.seq} was refused by {self._namespace.later_stream}: {error.description}; "
                     "nothing was changed"
                 ) from error
+            put_back = False
         await remove_dead_task(self._connection, self._namespace, task)
         await self._remove_marker(marker)
+        return put_back
 
     async def _read_task_message(self, task: DeadTask) -> StoredMessage:
         """The dead letter, or the message in the task stream if there is no dead letter."""
         letters, tasks = self._namespace.dead_letters_stream, self._namespace.tasks_stream
         message = await read_message(self._connection, letters, seq=task.seq)
         if message is None or message.stored_us != task.stored_us:
-            raise NotReplayableError(task.seq, "it was replayed or purged in the meantime")
+            raise NotReplayableError(task.seq, GONE_MEANWHILE)
         if task.has_dead_letter:
             return message
         message = await read_message(self._connection, tasks, seq=task.sequence) if task.sequence else None
