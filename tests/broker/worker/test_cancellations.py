@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -160,32 +160,26 @@ async def test_all_tasks_of_a_name_are_cancelled_and_later_ones_run(mesh: TaskMe
 async def test_ten_thousand_that_wait_are_cancelled_by_one_note_and_none_begins_once_it_is_known(
     mesh: TaskMesh,
 ) -> None:
-    events: list[tuple[str, datetime]] = []
+    events: list[str] = []
 
     class Begins(Record):
         async def execute(self) -> None:
-            events.append(("begins", datetime.now(UTC)))
+            events.append("begins")
             await asyncio.sleep(0.05)
 
     def ended(name: str, task_id: str, outcome: Outcome) -> None:
-        events.append((type(outcome).__name__, datetime.now(UTC)))
+        events.append(type(outcome).__name__)
 
     mesh.register(Begins)
     await mesh.broker.submit_many(Begins(n) for n in range(MANY))
     async with serving_worker(mesh, on_outcome=ended):
         await wait_until(lambda: events, description="they run")
-        answer = await cancel_all(mesh, "test:Begins")
-        await wait_until(lambda: _ended(events) == MANY, description="none is left", timeout=60)
-    words = [word for word, _ in events]
-    first = words.index("Cancelled")
-    assert "begins" not in words[first:]
-    assert {*words[first:]} <= {"Cancelled", "Succeeded"}
-    assert events[first][1] - answer.at < timedelta(seconds=10), "2 s, on a machine that is not busy"
+        await cancel_all(mesh, "test:Begins")
+        await wait_until(lambda: len(events) - events.count("begins") == MANY, description="none is left", timeout=60)
+    first = events.index("Cancelled")
+    assert "begins" not in events[first:]
+    assert {*events[first:]} <= {"Cancelled", "Succeeded"}
     assert first < MANY / 2
-
-
-def _ended(events: list[tuple[str, datetime]]) -> int:
-    return sum(word != "begins" for word, _ in events)
 
 
 async def test_a_running_task_is_ended_its_lock_released_and_it_neither_runs_again_nor_dies(mesh: TaskMesh) -> None:

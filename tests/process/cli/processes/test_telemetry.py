@@ -60,7 +60,7 @@ def test_a_collector_that_does_not_answer_delays_the_end_by_seconds(stuck: Comma
     assert (
         "not sent within 2 s, and given up: the latest spans (OTEL_TRACES_EXPORTER: stuck); the latest met" in lines[0]
     )
-    assert took < 9  # 2 s, and the start of a process, on a machine with other things to do
+    assert took < 15  # 2 s, and a start on a machine with other things to do; 20 s and a start without the limit
     assert "Traceback" not in done.stderr
     assert "by force" not in done.stderr
 
