@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -59,23 +60,30 @@ async def test_viewers_with_other_rights_do_not_share_a_page(connection: Connect
                     break
 
 
-async def opened_by_hand(site: Site) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """The stream of the overview on a connection of its own, which nobody reads."""
+@asynccontextmanager
+async def opened_by_hand(site: Site, *, buffered: int = 2**16) -> AsyncIterator[asyncio.StreamReader]:
+    """The stream of the overview, on a connection of its own.
+
+    Args:
+        buffered: So many bytes are taken from the socket before somebody reads.
+    """
     cookie = "; ".join(f"{name}={value}" for name, value in site.client.cookies.items())
     host = site.url.removeprefix("http://")
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(host.partition(":")[2]), limit=64)
-    writer.write(f"GET /events/overview HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n\r\n".encode())
-    await wait_until(lambda: site.dashboard.live.viewers == 1, description="it looks")
-    return reader, writer
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(host.partition(":")[2]), limit=buffered)
+    try:
+        writer.write(f"GET /events/overview HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n\r\n".encode())
+        await wait_until(lambda: site.dashboard.live.viewers == 1, description="it looks")
+        yield reader
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def test_a_viewer_that_does_not_read_holds_nothing_up(connection: Connection, topology: Namespace) -> None:
-    async with signed_in(connection, topology) as site:
-        _, writer = await opened_by_hand(site)
+    async with AsyncExitStack() as viewer, signed_in(connection, topology) as site:
+        await viewer.enter_async_context(opened_by_hand(site, buffered=64))
         await site.sees("overview", "queues", "normal")
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
 
 
 async def test_the_end_of_the_dashboard_ends_open_streams_and_waits_for_none(
@@ -83,11 +91,12 @@ async def test_the_end_of_the_dashboard_ends_open_streams_and_waits_for_none(
 ) -> None:
     # Longer than a slow machine takes, and shorter than what ends a test that hangs.
     monkeypatch.setattr(serving, "CLOSE_SECONDS", 60)
-    async with signed_in(connection, topology) as site:
-        reader, writer = await opened_by_hand(site)
-    assert "timeout graceful shutdown exceeded" not in caplog.text
-    assert b"event: part" in await reader.read()
-    writer.close()
+    async with AsyncExitStack() as viewer:
+        async with signed_in(connection, topology) as site:
+            reader = await viewer.enter_async_context(opened_by_hand(site))
+            await reader.readuntil(b"event: part")
+        assert "timeout graceful shutdown exceeded" not in caplog.text
+        assert (await reader.read()).endswith(b"0\r\n\r\n"), "the stream has ended in order"
 
 
 async def test_there_is_an_end_of_the_room_for_viewers(
