@@ -28,6 +28,13 @@ class Breaks(BaseTask):
         raise ValueError(f"{HOSTILE}{self.n}")
 
 
+@dataclasses.dataclass
+class Dies(Breaks):
+    """Becomes a dead letter by its first failure."""
+
+    dlq_eligible = True
+
+
 async def test_the_failures_of_a_worker_are_told_the_newest_first_and_successes_are_not(mesh: TaskMesh) -> None:
     recording_tasks.reset()
     mesh.register(Record, Breaks)
@@ -48,6 +55,19 @@ async def test_the_failures_of_a_worker_are_told_the_newest_first_and_successes_
     assert (ended.task, ended.queue, ended.outcome) == ("test:Breaks", "normal-small", "discarded")
     assert (ended.error, ended.message, ended.attempt) == ("ValueError", f"{HOSTILE}2", 1)
     assert 0 <= ended.seconds < 60
+
+
+async def test_a_task_that_dies_at_its_first_attempt_says_so(mesh: TaskMesh) -> None:
+    mesh.register(Dies)
+    counters = Counters()
+    async with (
+        mesh.working(counters=counters) as worker,
+        advertised(worker, counters, mesh.connection, mesh.namespace),
+    ):
+        await Dies(1).schedule()
+        await wait_until(lambda: counters.deliveries == 1, description="it has ended")
+        (failure,) = await recent_failures(mesh.connection, mesh.namespace)
+    assert (failure.ended.outcome, failure.ended.attempt) == ("dead", 1)
 
 
 async def test_a_worker_of_an_earlier_version_has_no_failures_to_tell(mesh: TaskMesh) -> None:

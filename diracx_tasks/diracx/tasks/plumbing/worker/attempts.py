@@ -287,6 +287,7 @@ class AttemptStore:
                 "exhaust",
                 lambda record: replace(_with(record, failure), exhausted=reason, dropped=dropped),
             )
+            attempts.failure_written |= failure is not None
 
     async def interrupt(self, attempts: Attempts) -> None:
         """Record that a counted execution was interrupted, which is neither a failure nor a crash.

@@ -28,7 +28,7 @@ from diracx.tasks.plumbing.worker.isolation import IsolationGate
 from diracx.tasks.plumbing.worker.leases import Lease, LeaseKeeper, shown_name
 from diracx.tasks.plumbing.worker.processing import Processor
 from diracx.tasks.plumbing.worker.slots import Slots
-from diracx.tasks.plumbing.worker.snapshot import InFlightQuery, InFlightTask
+from diracx.tasks.plumbing.worker.snapshot import InFlightQuery, InFlightTask, attempt_number
 
 logger = logging.getLogger("diracx.tasks.worker")
 
@@ -183,7 +183,7 @@ class InFlight:
             subject=delivery.subject,
             sequence=delivery.sequence,
             since=now - timedelta(seconds=at - lease.started),
-            attempt=1 if lease.attempts is None else lease.attempts.record.failed + 1,
+            attempt=attempt_number(lease.attempts),
             state=state,
             cancelled_since=None if asked is None else now - timedelta(seconds=at - asked),
             cancelled_for=None if cancelled is None else cancelled.reason,

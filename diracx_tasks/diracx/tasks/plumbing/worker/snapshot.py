@@ -28,6 +28,7 @@ from diracx.tasks.plumbing.execution.job import (
 from diracx.tasks.plumbing.wire.bounds import AwareTime, Count
 from diracx.tasks.plumbing.wire.envelope import TASK_GROUP, TASK_ID, TASK_NAME, TASK_PART
 from diracx.tasks.plumbing.wire.failure import Failure, message_of
+from diracx.tasks.plumbing.worker.attempts import Attempts
 from diracx.tasks.plumbing.worker.leases import Lease
 from diracx.tasks.plumbing.worker.observation import error_of, outcome_in_words, queue_of, status_of
 
@@ -337,12 +338,16 @@ def _ended(lease: Lease, outcome: Outcome, at: datetime) -> EndedTask:
         outcome=outcome_in_words(outcome),
         error="" if failure is None else failure.type,
         message=_message(outcome, failure)[:MAX_MESSAGE_CHARS],
-        # Once it is written down, the failure is among those of the record.
-        attempt=1 if attempts is None else attempts.record.failed + (not attempts.failure_written),
+        attempt=attempt_number(attempts),
         at=at,
         seconds=round(lease.elapsed, 6),
         status=status_of(outcome),
     )
+
+
+def attempt_number(attempts: Attempts | None) -> int:
+    """Which attempt a delivery is; the first is 1. Its failure counts among those of the record once it is there."""
+    return 1 if attempts is None else attempts.record.failed + (not attempts.failure_written)
 
 
 def _message(outcome: Outcome, failure: Failure | None) -> str:
