@@ -50,3 +50,12 @@ async def test_pages_are_readable_and_actions_work(mesh: SchedulingMesh, browser
         await page.get_by_label("Token").wait_for()
         await open_session(page, site.url)
         await wait_until(lambda: page.url == f"{site.url}/", description="the overview is shown")
+
+
+async def test_a_page_that_does_not_keep_up_says_of_when_it_is(mesh: SchedulingMesh, browser_url: str) -> None:
+    async with opened_page(browser_url, scripts=False) as page, listening(mesh.connection, mesh.namespace) as site:
+        await open_session(page, site.url)
+        assert (await page.locator("#news").inner_text()).startswith("As of ")
+        await page.get_by_role("button", name="Pause normal-small").click()
+        await page.get_by_role("button", name="Pause it").wait_for()
+        assert not await page.locator("#news").inner_text(), "there is nothing to keep up"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 
 import pytest
@@ -67,3 +68,13 @@ def test_the_table_of_workers_calls_deliveries_what_they_are() -> None:
     html = Renderer("", {}).render("overview/workers.html", worker_groups=groups, at=NOON)
     assert '<th scope="col" class="number">deliveries</th>' in html
     assert '<td class="number" data-label="deliveries">50/s</td>' in html
+
+
+def test_whoever_may_not_ask_the_workers_is_not_told_that_there_are_none() -> None:
+    silent = dataclasses.replace(a_snapshot(), workers_asked=False)
+    assert ("in flight", "0", "") in totals(silent, None)
+    for part in ("workers", "scheduler"):
+        variables = {"worker_groups": [], "scheduler": silent.status.scheduler, "asked": False}
+        html = Renderer("", {}).render(f"overview/{part}.html", **variables)
+        assert "this user may not ask them" in html
+        assert "answers" not in html

@@ -79,3 +79,18 @@ def test_json_is_indented_and_cut_to_what_a_browser_bears() -> None:
     assert words.pretty({"a": [1]}) == '{\n  "a": [\n    1\n  ]\n}'
     assert words.pretty("x" * 50_000).endswith("\n[cut: 50,002 characters]")
     assert len(words.pretty("x" * 50_000)) < 21_000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("it waits for a lock", "It waits for a lock"),
+        ("paused: normal-small", "Paused: normal-small"),
+        ("host-1-small has it since noon", "host-1-small has it since noon"),
+        ("lollygag:SyncOwnersTask is held", "lollygag:SyncOwnersTask is held"),
+        ("mutex.job.42 is held", "mutex.job.42 is held"),
+        ("", ""),
+    ],
+)
+def test_a_sentence_begins_with_a_capital_and_a_name_stays_as_it_is(text: str, said: str) -> None:
+    assert words.sentence(text) == said

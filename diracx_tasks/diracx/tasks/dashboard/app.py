@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,7 @@ from diracx.tasks.dashboard.pages import Page
 from diracx.tasks.dashboard.rendering import Renderer
 from diracx.tasks.plumbing.exceptions import ServerError, TaskError
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
+from diracx.tasks.plumbing.operations.alerts import command_line
 
 STATIC: Final = Path(__file__).with_name("static")
 OWN_NAMES: Final = frozenset({"actions", "events", "job", "live", "login", "logout", "ready", "static"})
@@ -58,6 +60,7 @@ class Dashboard:
         navigation = [each for each in shown if each.in_navigation]
         shared = {
             "namespace": mesh.namespace.name,
+            "run": partial(command_line, mesh.namespace.name),
             "navigation": navigation,
             "signs_out": gate.settings.token is not None,
         }
@@ -98,8 +101,8 @@ class Dashboard:
     def _may_act(self, visitor: Visitor) -> bool:
         return visitor.may_act and not self.mesh.read_only
 
-    def _news(self, problem: str | None, since: Any) -> str:
-        return self.renderer.render("news.html", problem=problem, since=since)
+    def _news(self, problem: str | None, since: datetime | None, *, live: bool = True) -> str:
+        return self.renderer.render("news.html", problem=problem, since=since, live=live)
 
     async def _read(self, page: Page, query: QueryParams, may_act: bool) -> tuple[Parts, Mapping[str, Any]]:
         """The parts of a page, and the variables of its templates."""
@@ -132,7 +135,7 @@ class Dashboard:
             "may_act": self._may_act(visitor),
             "query": query,
             "told": job if job is not None and job.result is not None else None,
-            "news": self._news(None, None),
+            "news": "",
             "events": "" if page is None else self.renderer.url(f"/events/{page.name}", **dict(query)),
         }
 
@@ -145,7 +148,8 @@ class Dashboard:
             around |= {"news": self._news(str(error), None)}
             text = self.renderer.render("unavailable.html", **around, problem=str(error))
             return HTMLResponse(text, 503)
-        news = self._news(None, self.mesh.connection.clock.now())
+        # Its stream says that it is live: without scripts it is not.
+        news = self._news(None, self.mesh.connection.clock.now(), live=False)
         return HTMLResponse(self.renderer.page(page, parts, {**variables, **around, "news": news}))
 
     async def _events(self, request: Request) -> Response:

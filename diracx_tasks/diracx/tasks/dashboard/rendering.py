@@ -37,6 +37,7 @@ class Renderer:
         )
         filters = (
             words.brief,
+            words.sentence,
             words.count,
             words.duration,
             words.coarse,

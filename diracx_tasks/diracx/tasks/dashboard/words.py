@@ -39,6 +39,13 @@ def brief(text: str) -> str:
     return text if len(text) <= MAX_BRIEF_CHARS else f"{text[:MAX_BRIEF_CHARS]}…"
 
 
+def sentence(text: str) -> str:
+    """Begin a sentence with a capital letter, unless it begins with a name: those of workers, queues, tasks and locks
+    have other characters than letters.
+    """
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].rstrip(":,;").isalpha() else text
+
+
 def pretty(value: object) -> str:
     """Write JSON that a person reads, cut to a length that a browser bears."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

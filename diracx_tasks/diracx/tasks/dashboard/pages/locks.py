@@ -19,7 +19,7 @@ from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_search import FoundTask, Wanted
 
 MAX_ROWS: Final = 300
-MAX_HOLDERS: Final = 20
+MAX_HOLDERS: Final = 5
 MAX_WAITING: Final = 5
 """So many of the tasks that wait for a lock are named."""
 MAX_PARKED: Final = 500

@@ -165,11 +165,12 @@ def totals(snapshot: StatusSnapshot, load: Sample | None) -> list[tuple[str, str
         load: The last half minute; None: it is not known what was done in it.
     """
     status = snapshot.status
-    slots = sum(worker.slots for worker in status.workers)
+    slots = words.count(sum(worker.slots for worker in status.workers))
+    slots = f"of {slots} slots" if snapshot.workers_asked else ""
     parked = [queue.parked for queue in status.queues if queue.parked is not None]
     return [
         ("waiting", words.count(sum(queue.waiting for queue in status.queues)), ""),
-        ("in flight", words.count(sum(queue.in_hand for queue in status.queues)), f"of {words.count(slots)} slots"),
+        ("in flight", words.count(sum(queue.in_hand for queue in status.queues)), slots),
         ("parked", words.count(sum(parked) if parked else None), "for a retry or a lock"),
         ("delayed", words.count(status.delayed), "for later"),
         ("dead letters", words.count(status.dead_letters), ""),
@@ -200,6 +201,7 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
         "span": span,
         "plots": plots(mesh.recent.joined(history.samples), snapshot.at, span),
         "kept": history.kept,
+        "asked": snapshot.workers_asked,
         "worker_groups": worker_groups(snapshot),
         "scheduler": snapshot.status.scheduler,
         "next_occurrence": upcoming,

@@ -25,7 +25,7 @@ from diracx.tasks.plumbing.operations.status_document import (
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.wire.times import readable_time
 
-__all__ = ["LEVELS", "NEARLY_FULL", "Alert", "alerts_of"]
+__all__ = ["LEVELS", "NEARLY_FULL", "Alert", "alerts_of", "command_line"]
 
 LEVELS: Final[dict[str, Literal["critical", "warning"]]] = {
     "stream-missing": "critical",
@@ -82,10 +82,13 @@ def _alert(name: str, text: str, command: str | None = None) -> Alert:
     return Alert(level=LEVELS[name], name=name, text=text, command=command)
 
 
+def command_line(namespace: str, words: str) -> str:
+    """A command line for a mesh, e.g. `dlq list` for the one of a namespace."""
+    return f"diracx-task-run {words}" + ("" if namespace == Namespace().name else f" --namespace {namespace}")
+
+
 def _run(status: Status, words: str) -> str:
-    """A command line for this mesh."""
-    namespace = "" if status.namespace == Namespace().name else f" --namespace {status.namespace}"
-    return f"diracx-task-run {words}{namespace}"
+    return command_line(status.namespace, words)
 
 
 def _listed(names: Sequence[str]) -> str:
