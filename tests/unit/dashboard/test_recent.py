@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from diracx.tasks.dashboard.recent import Recent
-from diracx.tasks.plumbing.operations.sampling import QueueSample, Sample
+from diracx.tasks.plumbing.operations.sampling import Load, QueueSample, Sample
 
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
 QUEUE = "normal-small"
+LOAD = Load(NOON, [], 0, 0, [], leader=True)
 
 
 def a_sample(at: datetime, seconds: float) -> Sample:
@@ -20,21 +20,14 @@ def a_sample(at: datetime, seconds: float) -> Sample:
 
 
 class Samples:
-    """Gives samples as a sampler does, each since the one before, and none while another is taken."""
+    """Gives samples as a sampler does, each since the one before."""
 
     def __init__(self) -> None:
         self.at = NOON
         self.step = 0.0
-        self.taken = 0
-        self._busy = False
 
-    async def sample(self) -> Sample:
-        assert not self._busy, "one after the other"
-        self._busy = True
-        await asyncio.sleep(0)
-        self._busy = False
+    def sample_of(self, load: Load) -> Sample:
         self.at += timedelta(seconds=self.step)
-        self.taken += 1
         return a_sample(self.at, self.step)
 
 
@@ -44,36 +37,37 @@ def watching() -> tuple[Recent, Samples]:
     return Recent(cast(Any, samples)), samples
 
 
-async def test_two_who_look_at_once_take_their_samples_one_after_the_other() -> None:
+def test_a_reading_that_a_later_one_has_overtaken_changes_no_rate() -> None:
     recent, samples = watching()
     samples.step = 2.0
-    await asyncio.gather(recent.look(), recent.look())
-    assert samples.taken == 2
+    before = recent.look(LOAD)
+    samples.step = -1.0
+    assert recent.look(LOAD) == before
 
 
-async def test_rates_are_those_of_the_last_half_minute() -> None:
+def test_rates_are_those_of_the_last_half_minute() -> None:
     recent, samples = watching()
-    assert await recent.look() is None, "one sample has no time"
+    assert recent.look(LOAD) is None, "one sample has no time"
     samples.step = 2.0
     for _ in range(60):
-        latest = await recent.look()
+        latest = recent.look(LOAD)
     assert latest is not None
     assert 28 <= latest.seconds <= 34
     assert latest.queues[QUEUE].succeeded == latest.seconds
 
 
-async def test_a_time_in_which_nobody_looked_tells_no_rate() -> None:
+def test_a_time_in_which_nobody_looked_tells_no_rate() -> None:
     recent, samples = watching()
     samples.step = 600.0
-    assert await recent.look() is None
+    assert recent.look(LOAD) is None
     assert recent.joined([]) == []
 
 
-async def test_the_memory_holds_a_day_by_the_minute_and_what_the_mesh_keeps_comes_first() -> None:
+def test_the_memory_holds_a_day_by_the_minute_and_what_the_mesh_keeps_comes_first() -> None:
     recent, samples = watching()
     samples.step = 30.0
     for _ in range(3 * 2 * 1_440):
-        await recent.look()
+        recent.look(LOAD)
     own = recent.joined([])
     assert 1_435 <= len(own) <= 1_445
     assert sum(each.queues[QUEUE].succeeded for each in own) == sum(each.seconds for each in own)

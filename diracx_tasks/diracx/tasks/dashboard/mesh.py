@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
@@ -18,7 +19,7 @@ from diracx.tasks.plumbing.jetstream.errors import ApiError, PermissionDeniedErr
 from diracx.tasks.plumbing.operations.history import History, HistoryReader
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.recent_failures import RecentFailure, recent_failures
-from diracx.tasks.plumbing.operations.sampling import Sample, Sampler
+from diracx.tasks.plumbing.operations.sampling import Sample, Sampler, load_of
 from diracx.tasks.plumbing.operations.status import StatusReader, StatusSnapshot
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_lookup import TaskLookup
@@ -110,6 +111,15 @@ class Facts(Protocol):
 F = TypeVar("F", bound=Facts)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What stands in a mesh, and what it did of late."""
+
+    snapshot: StatusSnapshot
+    load: Sample | None
+    """The last half minute; None: it is not known what was done in it."""
+
+
 class Mesh:
     """One mesh, for the pages and the actions.
 
@@ -132,22 +142,26 @@ class Mesh:
         self._searches = asyncio.Semaphore(MAX_SEARCHES)
         self.answers = Shared[Any](partial(connection.api, "INFO", timeout=ANSWER_SECONDS))
         """Asked before all else, so that a server that hangs is told in seconds, whatever a page has to read."""
-        self.snapshot = Shared[StatusSnapshot](StatusReader(connection, namespace).read)
-        self.load = Shared[Sample | None](self.recent.look)
+        self._status = StatusReader(connection, namespace)
+        self.reading = Shared[Reading](self._read)
         self.history = Shared[History](self._history, HISTORY_SECONDS)
         self.in_flight = Shared[list[WorkerTasks]](partial(tasks_in_flight, connection, namespace, details=True))
         self.failures = Shared[list[RecentFailure]](partial(recent_failures, connection, namespace, limit=MAX_FAILURES))
         self.parked = Shared[SearchResult](partial(self.search, Wanted((State.PARKED,), limit=MAX_PARKED)), 3.0)
         self._shared: tuple[Shared[Any], ...] = (
             self.answers,
-            self.snapshot,
-            self.load,
+            self.reading,
             self.history,
             self.in_flight,
             self.failures,
             self.parked,
         )
         self._facts: dict[type[Facts], Facts] = {}
+
+    async def _read(self) -> Reading:
+        snapshot = await self._status.read()
+        load = load_of(snapshot)
+        return Reading(snapshot, None if load is None else self.recent.look(load))
 
     async def _history(self) -> History:
         try:

@@ -17,8 +17,8 @@ DURATIONS: Final = {"": "until it is resumed", "900": "15 minutes", "3600": "1 h
 
 
 async def _queue(mesh: Mesh, name: str) -> QueueStatus:
-    snapshot = await mesh.snapshot.get()
-    for queue in snapshot.status.queues:
+    reading = await mesh.reading.get()
+    for queue in reading.snapshot.status.queues:
         if name == queue.name:
             if queue.missing:
                 raise RefusedError(f"the queue {name} is missing: diracx-task-run setup creates it")

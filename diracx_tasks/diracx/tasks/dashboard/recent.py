@@ -6,13 +6,12 @@ nothing of the time in which nobody looked.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from diracx.tasks.plumbing.operations.sampling import Sample, Sampler, merged
+from diracx.tasks.plumbing.operations.sampling import Load, Sample, Sampler, merged
 
 DAY: Final = timedelta(days=1)
 RATE_WINDOW: Final = timedelta(seconds=30)
@@ -27,26 +26,27 @@ class Recent:
     """The samples of one mesh, the latest in fine steps, and those of a day by the minute.
 
     Args:
-        sampler: Takes them, for nobody else.
+        sampler: Makes them, for nobody else.
     """
 
     def __init__(self, sampler: Sampler) -> None:
-        self._sampler, self._looking = sampler, asyncio.Lock()
+        self._sampler = sampler
         self._fine: deque[Sample] = deque()
         self._minutes: deque[Sample] = deque()
         """What this process saw itself, about one a minute."""
         self._open: list[Sample] = []
         """The samples of the minute that goes on."""
 
-    async def look(self) -> Sample | None:
-        """Take a sample; return the latest figures over `RATE_WINDOW`, None: there is no time to tell rates of.
+    def look(self, load: Load) -> Sample | None:
+        """Take a sample of what was read; return the latest figures over `RATE_WINDOW`.
 
-        Raises:
-            ServerError: As `Sampler.sample`.
+        Returns:
+            None: there is no time to tell rates of.
         """
-        # Each sample is the difference to the one before: two that are taken together would count twice.
-        async with self._looking:
-            sample = await self._sampler.sample()
+        self._take(self._sampler.sample_of(load))
+        return merged(list(self._fine)) if self._fine else None
+
+    def _take(self, sample: Sample) -> None:
         if 0 < sample.seconds <= OLD_SECONDS:
             self._fine.append(sample)
             self._open.append(sample)
@@ -57,7 +57,6 @@ class Recent:
             self._open.clear()
         while self._minutes and sample.at - self._minutes[0].at > DAY:
             self._minutes.popleft()
-        return merged(list(self._fine)) if self._fine else None
 
     def joined(self, kept: Sequence[Sample]) -> list[Sample]:
         """The samples that the mesh keeps, then what this process saw itself, the oldest first."""

@@ -17,7 +17,6 @@ from diracx.tasks.dashboard.pages.trends import SPANS, plots
 from diracx.tasks.plumbing.clock import TOLERANCE
 from diracx.tasks.plumbing.enums import Priority, Size
 from diracx.tasks.plumbing.jetstream.consumer_pause import pause_end_text
-from diracx.tasks.plumbing.jetstream.errors import ApiError, PermissionDeniedError
 from diracx.tasks.plumbing.operations.sampling import QueueSample, Sample, rate_in, rate_out, seconds_to_empty
 from diracx.tasks.plumbing.operations.status_document import QueueStatus, StatusSnapshot, WorkerStatus
 
@@ -188,7 +187,8 @@ def _done(load: Sample | None) -> tuple[str, str, str]:
 
 async def view(mesh: Mesh, query: QueryParams) -> View:
     """The variables of the overview."""
-    snapshot, load, history = await asyncio.gather(mesh.snapshot.get(), _load(mesh), mesh.history.get())
+    reading, history = await asyncio.gather(mesh.reading.get(), mesh.history.get())
+    snapshot, load = reading.snapshot, reading.load
     upcoming = snapshot.status.next
     span = SPANS.get(query.get("span", ""), SPANS["hour"])
     return {
@@ -207,13 +207,6 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
         "next_occurrence": upcoming,
         "next_in": None if upcoming is None else max(0.0, (upcoming - snapshot.at).total_seconds()),
     }
-
-
-async def _load(mesh: Mesh) -> Sample | None:
-    try:
-        return await mesh.load.get()
-    except (ApiError, PermissionDeniedError):  # rates are not known then; the status says why
-        return None
 
 
 PAGE = Page(

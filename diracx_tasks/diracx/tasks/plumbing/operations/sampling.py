@@ -26,7 +26,7 @@ from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.jetstream.micro import PREFIX, ask_all, endpoint_data
 from diracx.tasks.plumbing.operations.scheduler_service import scheduler_service
 from diracx.tasks.plumbing.operations.service_answers import SchedulerStats, WorkerLoad
-from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, in_flight_by_subject
+from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot, in_flight_by_subject
 from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.bounds import AwareTime, Count, Seconds
 from diracx.tasks.plumbing.wire.names import Namespace
@@ -123,7 +123,10 @@ class Sampler:
             ServerUnavailableError: No answer.
             ApiError: The stream of tasks is missing.
         """
-        load = await self._reader.load(ask_schedulers=self._leads is None)
+        return self.sample_of(await self._reader.load(ask_schedulers=self._leads is None))
+
+    def sample_of(self, load: Load) -> Sample:
+        """Make a sample of what was read, e.g. for the status: the mesh is not asked once more."""
         counted = self._counted(load)
         queues = {queue.name: self._queue(queue, counted) for queue in load.queues}
         sample = Sample(
@@ -138,7 +141,7 @@ class Sampler:
         self._before = sample
         return sample
 
-    def _counted(self, load: _Load) -> dict[str, QueueTotals]:
+    def _counted(self, load: Load) -> dict[str, QueueTotals]:
         """What all workers have done since the sample before, by queue. Keeps their totals for the next."""
         counted: dict[str, QueueTotals] = {}
         for answer in load.workers:
@@ -175,22 +178,33 @@ class Sampler:
         return msgspec.structs.replace(sample, submitted=submitted)
 
 
-class _Load(msgspec.Struct, frozen=True):
+class Load(msgspec.Struct, frozen=True):
     """What stands in a mesh."""
 
     at: datetime
     queues: list[QueueStatus]
     delayed: int
     dead_letters: int
-    workers: list[dict[str, Any]]
+    workers: Sequence[Mapping[str, Any]]
     """The answers of the workers."""
     leader: bool
+
+
+def load_of(snapshot: StatusSnapshot) -> Load | None:
+    """What stands in a mesh by its status; None: this user may not ask the workers, or not all queues could be read."""
+    status = snapshot.status
+    tasks = f"stream {Namespace(status.namespace).tasks_stream}"
+    unread = any(each == tasks or each.startswith("consumer ") for each in (*snapshot.missing, *snapshot.leaderless))
+    if unread or not snapshot.workers_asked:
+        return None
+    leads = status.scheduler.leader is not None
+    return Load(status.at, status.queues, status.delayed, status.dead_letters, snapshot.answers, leads)
 
 
 class _LoadReader(StatusReader):
     """Reads of a status only what samples need: the leading scheduler does so all day."""
 
-    async def load(self, *, ask_schedulers: bool) -> _Load:
+    async def load(self, *, ask_schedulers: bool) -> Load:
         names, service = self._namespace, worker_service(self._namespace)
         info, consumers, delayed, dead = await asyncio.gather(
             self._connection.api(f"STREAM.INFO.{names.tasks_stream}"),
@@ -206,7 +220,7 @@ class _LoadReader(StatusReader):
         if workers is None:
             raise PermissionDeniedError("publish", f"{PREFIX}.STATS.{service}")
         at = from_rfc3339(info["ts"])
-        return _Load(
+        return Load(
             at=at,
             queues=await self._queues(consumers, in_flight_by_subject(workers), at),
             delayed=delayed,

@@ -96,6 +96,7 @@ class StatusReader:
             schedules=await self._enabled_schedules() if nobody_leads else None,
             gone=await self._gone_workers(workers, status, consumers),
             workers_asked=workers is not None,
+            answers=workers or (),
         )
         return replace(snapshot, status=msgspec.structs.replace(status, alerts=alerts_of(snapshot)))
 

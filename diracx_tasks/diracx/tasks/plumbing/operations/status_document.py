@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -185,6 +185,8 @@ class StatusSnapshot:
     schedules: int | None = None
     """Schedules that are enabled; None: not known. They are counted while nobody leads."""
     gone: Sequence[GoneWorker] = ()
+    answers: Sequence[Mapping[str, Any]] = ()
+    """What the workers answered, from which a sample is made as well."""
 
     @property
     def at(self) -> datetime:
