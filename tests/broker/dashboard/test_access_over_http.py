@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 
 import httpx
@@ -103,6 +105,27 @@ async def test_a_post_of_another_site_changes_nothing(
         answer = await site.client.post("/actions/pause", data=values, headers=headers)
         assert answer.status_code in (403, 421)
         assert await unpaused(connection, topology)
+
+
+async def test_a_form_whose_session_has_ended_is_asked_again_after_signing_in(
+    connection: Connection, topology: Namespace
+) -> None:
+    async with signed_in(connection, topology) as site:
+        values = await site.form("/actions/pause", queue="normal-small")
+        site.client.cookies.clear()
+        answer = await site.client.post("/actions/pause", data=values | {"seconds": "900"})
+        assert answer.status_code == 401
+        assert "The session has ended, and nothing was done" in answer.text
+        (then,) = re.findall(r'name="next" value="([^"]*)"', answer.text)
+        answer = await site.client.post("/login", data={"token": TOKEN, "next": html.unescape(then)})
+        assert answer.headers["location"].startswith("/actions/pause?queue=normal-small")
+        assert "Pause it" in (await site.client.get(answer.headers["location"])).text
+        assert "Pause normal-small" in await site.text("/")
+        # What cannot be asked again leads to the overview.
+        site.client.cookies.clear()
+        for sent in ({"content": b"{}"}, {"data": {"seq": ["1" * 9] * 1_000}}):
+            answer = await site.client.post("/actions/purge", **sent)
+            assert (answer.status_code, 'name="next" value="/"' in answer.text) == (401, True)
 
 
 @pytest.mark.parametrize("csrf", ["", "0" * 64])

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from diracx.tasks.dashboard.access import SESSION_SECONDS, TOKEN_HOLDER, Gate, Visitor
 from diracx.tasks.dashboard.actions import COUNTED, Action, Job, Jobs, RefusedError, job_page
@@ -38,6 +39,8 @@ MAX_FORM_BYTES: Final = 1 << 17
 MAX_FORM_VALUES: Final = 2_000
 MAX_VALUE_CHARS: Final = 1_000
 """A value in the address of a page is cut there."""
+MAX_NEXT_CHARS: Final = 4_000
+"""Of the address of a confirmation page that is shown after signing in."""
 WRONG_TOKEN_SECONDS: Final = 0.5
 """The answer to a wrong token takes so long."""
 
@@ -75,7 +78,7 @@ class Dashboard:
         site = Starlette(routes=self._routes(shown), exception_handlers=errors)
         site.router.redirect_slashes = False  # it would lead to a host and a path that a proxy has changed
         # Outside all else, so that every answer has the headers.
-        self.app = Guard(site, gate, cookie)
+        self.app = Guard(site, gate, cookie, self._ended)
 
     def _routes(self, pages: Iterable[Page]) -> list[Route | Mount]:
         return [
@@ -231,6 +234,19 @@ class Dashboard:
         if wait:
             answer.headers["retry-after"] = f"{wait:.0f}"
         return answer
+
+    async def _ended(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a form whose session has ended: after signing in, its confirmation page asks anew."""
+        try:
+            values = await _form_of(Request(scope, receive))
+        except (HTTPException, ClientDisconnect):
+            values = QueryParams()
+        again = [each for each in values.multi_items() if each[0] not in (*COUNTED, "csrf", "form")]
+        then = f"{scope['path']}?{urlencode(again)}"
+        if not again or len(then) > MAX_NEXT_CHARS or not scope["path"].startswith("/actions/"):
+            then = "/"
+        text = self.renderer.render("login.html", problem="the session has ended, and nothing was done", next=then)
+        await HTMLResponse(text, 401)(scope, receive, send)
 
     def _sender(self, request: Request) -> tuple[str, str]:
         forwarded = request.headers.getlist("x-forwarded-for")

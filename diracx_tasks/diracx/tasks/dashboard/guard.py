@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diracx.tasks.dashboard.access import Gate, Visitor
@@ -39,10 +39,11 @@ class Guard:
 
     Args:
         cookie: The name of the cookie of a session.
+        ended: Answers a form that is sent without a session.
     """
 
-    def __init__(self, app: ASGIApp, gate: Gate, cookie: str) -> None:
-        self._app, self._gate, self._cookie = app, gate, cookie
+    def __init__(self, app: ASGIApp, gate: Gate, cookie: str, ended: ASGIApp) -> None:
+        self._app, self._gate, self._cookie, self._ended = app, gate, cookie, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -69,7 +70,7 @@ class Guard:
             return path.removeprefix(root) or "/"
         return path
 
-    def _refusal(self, scope: Scope, path: str, static: bool) -> Response | None:
+    def _refusal(self, scope: Scope, path: str, static: bool) -> ASGIApp | None:
         """What to answer in place of the page; None: the request may pass. It names the visitor in the state."""
         headers = Headers(scope=scope)
         if (why := self._gate.why_not_host(headers.get("host", ""))) is not None and path not in ("/live", "/ready"):
@@ -87,11 +88,13 @@ class Guard:
             return None
         return self._without_session(scope, path)
 
-    def _without_session(self, scope: Scope, path: str) -> Response:
+    def _without_session(self, scope: Scope, path: str) -> ASGIApp:
         if self._gate.settings.token is None:
             return PlainTextResponse(
                 "the proxy in front of the dashboard names no user, or is not the one expected\n", 401
             )
+        if scope["method"] == "POST":
+            return self._ended
         if path.startswith(EVENTS) or scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("there is no session: load the page again\n", 401)
         asked = path + (f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else "")
