@@ -26,6 +26,19 @@ def read(headers: dict[str, str], body: bytes = b"{}") -> DeadLetter:
     return DeadLetter.from_message(StoredMessage("diracx.dlq.a.B.1", 7, STORED, {"Task-Name": "a:B", **headers}, body))
 
 
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("malformed: no name", "malformed"),
+        ("given up on normal-small after 3 deliveries, message 1", "given up"),
+        ("unknown task 'lollygag:Gone'; did you mean lollygag:Good?", "unknown task"),
+        ('unknown task "it\'s:Gone"', "unknown task"),
+    ],
+)
+def test_without_an_error_the_kind_of_death_stands_for_it(reason: str, kind: str) -> None:
+    assert read({"Dead-Reason": reason}).error_type == kind
+
+
 @pytest.mark.parametrize("text", NUMBERS, ids=lambda text: text[:5] or "empty")
 def test_what_is_no_number_is_not_known(text: str) -> None:
     headers = {"Dead-Executions": text, "Dead-Stored": text, "Dead-Sequence": text}

@@ -40,8 +40,8 @@ CLOCK_SKEW: Final = timedelta(minutes=1)
 """How far apart the clocks of two servers may be: one stores the message, another dates its advisory."""
 
 _TERMINATED: Final = ".MSG_TERMINATED."
-_KIND_ENDS: Final = re.compile(r":| on | after ")
-"""What ends the kind of death in a reason, as `malformed: ...`, `given up on normal-small after 3 deliveries`."""
+_KIND_ENDS: Final = re.compile(r""":| ['"]| on | after """)
+"""What ends the kind of death in a reason, as `malformed: ...`, `unknown task 'a:B'`, `given up on normal-small`."""
 
 
 class _AdvisoryBody(msgspec.Struct):
