@@ -90,6 +90,8 @@ class Job:
     result: str | None = None
     """How it ended, in a sentence; None: it has not."""
     failed: bool = False
+    task: str | None = None
+    """The id of the task that it submitted; None: it submitted none."""
     notes: list[str] = field(default_factory=list)
     """Further lines for the operator, e.g. what could not be done; a few."""
 

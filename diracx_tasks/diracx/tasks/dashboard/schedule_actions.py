@@ -42,6 +42,7 @@ class RunNow:
             raise RefusedError(str(error)) from None
         if started.unchecked is not None:
             job.notes.append(started.unchecked)
+        job.task = started.id
         return f"submitted as {started.id}"
 
     @staticmethod
