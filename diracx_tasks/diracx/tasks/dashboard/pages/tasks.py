@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -85,19 +86,16 @@ def search_form(query: QueryParams) -> SearchForm:
 async def view(mesh: Mesh, query: QueryParams) -> View:
     """The variables of the page."""
     form = search_form(query)
-    found: SearchResult | None = None
-    if form.wanted is not None:
-        found = await mesh.search(form.wanted)
-    return {
-        "form": form,
-        "found": found,
-        "states": STATES,
-        **(await _running(mesh)),
-        "parked": await mesh.parked.get(),
-        **(await _failures(mesh)),
-        "most": MAX_SHOWN,
-        "brief": brief,
-    }
+    # At once: each of them asks the workers, and waits for the last that answers.
+    found, running, parked, failures = await asyncio.gather(
+        _found(mesh, form), _running(mesh), mesh.parked.get(), _failures(mesh)
+    )
+    shown = {"form": form, "found": found, "states": STATES, "parked": parked, "brief": brief}
+    return {**shown, **running, **failures}
+
+
+async def _found(mesh: Mesh, form: SearchForm) -> SearchResult | None:
+    return None if form.wanted is None else await mesh.search(form.wanted)
 
 
 async def _running(mesh: Mesh) -> dict[str, Any]:
