@@ -84,7 +84,7 @@ async def test_a_task_of_which_nothing_is_stored_has_its_lock_waits_and_attempts
     assert waited.text.startswith("given back")
     assert f" by {worker.id}: mutex.job.4711 is held by lollygag:SyncOwnersTask 0192 on holder since " in waited.text
     assert first.text == f"attempt 1 failed on {worker.id}: ValueError: no such owner"
-    assert second.text == f"dropped on {worker.id}: ValueError: no such owner"
+    assert second.text == f"attempt 2 failed for good on {worker.id}: ValueError: no such owner"
     assert not set(found.past) & set(of_other), "those of another task"
 
 

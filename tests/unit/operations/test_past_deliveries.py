@@ -48,7 +48,7 @@ def test_what_repeats_is_one_line_with_its_count_and_its_last_worker() -> None:
     [
         (delivery(1, "retry", "bad", error="E", attempt=2), "attempt 2 failed on w: E: bad"),
         (delivery(1, "dead", "poison"), "became a dead letter on w: poison"),
-        (delivery(1, "discarded", "bad", error="E", status="failed"), "dropped on w: E: bad"),
+        (delivery(1, "discarded", "bad", error="E", status="failed"), "attempt 1 failed for good on w: E: bad"),
         (delivery(1, "discarded", "bad", error="E", status="expired"), "dropped on w: it had expired"),
         (delivery(1, "cancelled", "alice has", status="cancelled"), "dropped on w: alice has"),
         (delivery(1, "held", "tasks.a:B"), "given back by w: tasks.a:B"),

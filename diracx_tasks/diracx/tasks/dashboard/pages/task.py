@@ -20,6 +20,15 @@ CANCELLABLE: Final = (State.DELAYED, State.WAITING, State.PARKED, State.RUNNING)
 """Where a task may be so that it can be cancelled."""
 MAX_HOLDERS: Final = 5
 """So many holders of a lock are named; a limiter may have many."""
+MAX_CHILDREN: Final = 200
+"""A group links to so many of its children, and to the last one."""
+_CALLBACKS: Final = {
+    None: "runs after the last of them",
+    "complete": "was released after the last of them",
+    "expired": "was released since the time of the group was over",
+    "cancelled": "was withdrawn by an operator",
+}
+"""What became of the callback of a group, by how the group has ended."""
 _STYLES: Final = {State.RUNNING: "busy", State.DEAD: "bad", State.PARKED: "warning"}
 _STYLES_OF_RESULTS: Final = {None: "good", "succeeded": "good", "failed": "bad"}
 """Of tasks that are done; others have ended without having run."""
@@ -117,6 +126,8 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
         "task": task,
         "style": style_of(task),
         "events": time_line(task),
+        "most_children": MAX_CHILDREN,
+        "callbacks": _CALLBACKS,
         "args": words.pretty(task.args),
         "value": None if task.result is None or task.result.value is None else words.pretty(task.result.value),
         "cancellable": task.state in CANCELLABLE and task.cancelled is None,

@@ -112,6 +112,8 @@ def _text(delivery: PastDelivery, often: str) -> str:
             return f"became a dead letter{often} on {delivery.worker}: {why}"
         case "discarded" if delivery.status == Status.EXPIRED:
             return f"dropped{often} on {delivery.worker}: it had expired"
+        case "discarded" if delivery.error:
+            return f"attempt {delivery.attempt} failed for good{often} on {delivery.worker}: {why}"
         case "discarded" | "cancelled":
             return f"dropped{often} on {delivery.worker}: {why}"
     return f"given back{often} by {delivery.worker}: {why}"
