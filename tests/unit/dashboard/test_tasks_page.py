@@ -25,7 +25,7 @@ def test_no_parked_task_is_told_only_if_all_were_read(unread: list[State], said:
 @pytest.mark.parametrize(("unread", "said", "not_said"), [([], NO_RESULT, MORE), ([State.WAITING], MORE, NO_RESULT)])
 def test_that_nothing_fits_is_told_only_if_all_were_read(unread: list[State], said: str, not_said: str) -> None:
     found = SearchResult([], unread, unread=unread)
-    variables = {"form": search_form(QueryParams("name=a:B")), "found": found, "brief": brief}
+    variables = {"form": search_form(QueryParams("name=a:B")), "found": found, "brief": brief, "meant": []}
     html = Renderer("", {}).render("tasks/results.html", **variables)
     assert said in html
     assert not_said not in html

@@ -7,6 +7,8 @@ from diracx.tasks.plumbing.operations.worker_service import worker_service
 from diracx.tasks.plumbing.wire.names import Namespace
 from support.answering import WORKER, answering
 from support.dashboard_client import visiting
+from support.mesh import TaskMesh
+from support.recording_tasks import Record
 
 
 async def test_what_workers_do_not_say_of_running_tasks_is_told(connection: Connection, topology: Namespace) -> None:
@@ -19,3 +21,12 @@ async def test_what_workers_do_not_say_of_running_tasks_is_told(connection: Conn
     said = "Workers did not name 2 of their running tasks: these may be listed as parked."
     async with left_off, visiting(connection, topology) as client:
         assert said in (await client.get("/tasks")).text
+
+
+async def test_a_part_of_a_name_leads_to_the_whole_name(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    async with visiting(mesh.connection, mesh.namespace, mesh.registry) as client:
+        page = await client.get("/tasks?name=record&label=vo%3Dlhcb")
+        assert "Did you mean test:Record?" in page.text
+        assert "/tasks?name=test%3ARecord&label=vo%3Dlhcb" in page.links
+        assert "Did you mean" not in (await client.get("/tasks?name=test%3ARecord")).text

@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 
 from diracx.tasks.dashboard.mesh import Mesh
 from diracx.tasks.dashboard.pages import Page, View
+from diracx.tasks.plumbing.exceptions import near_names
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks
 from diracx.tasks.plumbing.operations.task_document import State
@@ -91,7 +92,14 @@ async def view(mesh: Mesh, query: QueryParams) -> View:
         _found(mesh, form), _running(mesh), mesh.parked.get(), _failures(mesh)
     )
     shown = {"form": form, "found": found, "states": STATES, "parked": parked, "brief": brief}
+    shown["meant"] = _meant(mesh, form.name) if found is not None and not found.tasks else []
     return {**shown, **running, **failures}
+
+
+def _meant(mesh: Mesh, name: str) -> list[str]:
+    """The names that somebody may have meant with one of which no task was found; a name is searched as a whole."""
+    known = {task.name for task in mesh.registry}
+    return [] if not name or name in known else near_names(name, sorted(known))
 
 
 async def _found(mesh: Mesh, form: SearchForm) -> SearchResult | None:
