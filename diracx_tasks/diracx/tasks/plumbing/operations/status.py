@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -286,7 +287,8 @@ def _ack_wait(consumer: Mapping[str, Any] | None) -> timedelta:
 
 
 def _worker_rank(worker: WorkerStatus) -> tuple[int, str]:
-    return list(Size).index(worker.size), worker.id
+    # node9 stands before node10.
+    return list(Size).index(worker.size), re.sub("[0-9]+", lambda number: number[0].zfill(12), worker.id)
 
 
 def in_flight_by_subject(workers: Iterable[Mapping[str, Any]]) -> Counter[str]:
