@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from diracx.tasks.dashboard import words
 from diracx.tasks.dashboard.pages.trends import SPANS, plots
-from diracx.tasks.dashboard.plots import Plot
+from diracx.tasks.dashboard.plots import Plot, Series
 from diracx.tasks.dashboard.rendering import Renderer
 from diracx.tasks.plumbing.operations.sampling import QueueSample, Sample
 
@@ -60,3 +61,14 @@ def test_a_wait_that_is_over_is_a_dash_in_the_key_and_in_the_text() -> None:
     assert "waiting <b>0</b>" in html
     assert not plot.is_empty
     assert drawn("hour", (0, IDLE))["Queue wait"].is_empty
+
+
+def test_a_value_between_two_gaps_is_a_dot_and_others_are_a_line() -> None:
+    values = [None, 3.0, None, 1.0, 2.0]
+    times = [NOON + timedelta(minutes=minute) for minute in range(len(values))]
+    plot = Plot("Any", NOON, times[-1], times, [Series("one", "s1", values, 2.0)], words.count)
+    lines = re.findall(r'<path class="series ([^"]*)" d="([^"]*)"', plot.svg)
+    assert [(style, path.count("M"), path.count("L"), path.count("h0")) for style, path in lines] == [
+        ("s1", 2, 1, 0),
+        ("dots s1", 1, 0, 1),
+    ]

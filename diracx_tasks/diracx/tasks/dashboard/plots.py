@@ -83,8 +83,10 @@ class Plot:
         top = _rounded_up(max((v for each in self.series for v in each.values if v is not None), default=0.0))
         parts = [*self._grid(top), *self._marks()]
         for each in self.series:
-            line = Markup('<path class="series {0}" d="{1}"/>').format(each.style, self._path(each.values, top))
-            parts.append(line)
+            line, dots = self._path(each.values, top), self._dots(each.values, top)
+            parts.append(Markup('<path class="series {0}" d="{1}"/>').format(each.style, line))
+            if dots:
+                parts.append(Markup('<path class="series dots {0}" d="{1}"/>').format(each.style, dots))
         box = Markup('<svg class="plot" viewBox="0 0 {0} {1}" role="img" aria-label="{2}">')
         return box.format(WIDTH, HEIGHT, self.text) + Markup("").join(parts) + Markup("</svg>")
 
@@ -114,10 +116,18 @@ class Plot:
             if value is None:
                 pen = "M"
                 continue
-            # A line of no length is drawn as a dot: a value between two gaps.
-            words.append(f"{pen}{self._x(at)} {_y(value, top)}" + ("h0" if pen == "M" else ""))
+            words.append(f"{pen}{self._x(at)} {_y(value, top)}")
             pen = "L"
         return "".join(words)
+
+    def _dots(self, values: Sequence[float | None], top: float) -> str:
+        """Values between two gaps, each as a line of no length: of those there is no other line."""
+        around = zip([None, *values], values, [*values[1:], None], self.times, strict=False)
+        return "".join(
+            f"M{self._x(at)} {_y(value, top)}h0"
+            for before, value, after, at in around
+            if value is not None and before is None and after is None
+        )
 
     def _x(self, at: datetime) -> float:
         share = (at - self.start) / (self.end - self.start)
