@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import rich_click as click
 
@@ -15,6 +15,7 @@ from diracx.tasks.plumbing.jetstream import JetStreamBroker
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.connection.settings import ConnectionSettings
 from diracx.tasks.plumbing.jetstream.errors import STREAM_NOT_FOUND, ApiError
+from diracx.tasks.plumbing.operations.storage import StorageReader
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.names import Namespace
 
@@ -76,9 +77,9 @@ def producer(access: Access, registry: TaskRegistry, command: str) -> AbstractAs
     )
 
 
-@contextmanager
-def mesh_expected(namespace: Namespace) -> Iterator[None]:
-    """Explain the server's "stream not found" within the block: the namespace does not exist.
+@asynccontextmanager
+async def mesh_expected(connection: Connection, namespace: Namespace) -> AsyncIterator[None]:
+    """Explain the server's "stream not found" within the block: what is missing, and the command that creates it.
 
     Raises:
         ServerError: A stream or bucket of the namespace is missing.
@@ -88,7 +89,24 @@ def mesh_expected(namespace: Namespace) -> Iterator[None]:
     except ApiError as error:
         if error.err_code != STREAM_NOT_FOUND:
             raise
-        raise ServerError(
-            f"namespace {namespace.name} does not exist on this server: start a worker or a scheduler in it, "
-            "or create it with `diracx-task-run setup`"
-        ) from None
+        raise ServerError(await _missing_text(connection, namespace)) from None
+
+
+async def _missing_text(connection: Connection, namespace: Namespace) -> str:
+    missing, none_exists = list[str](), False
+    # A producer may not ask; then all that is known is that something was not found.
+    with suppress(ServerError):
+        missing, none_exists = await StorageReader(connection, namespace).missing()
+    if missing and not none_exists:
+        return missing_text(missing)
+    whole = "does not exist on this server" if missing else "does not exist on this server, or only in part"
+    return (
+        f"namespace {namespace.name} {whole}: start a worker or a scheduler in it, "
+        "or create it with `diracx-task-run setup`"
+    )
+
+
+def missing_text(missing: Sequence[str]) -> str:
+    """What is missing of a namespace that exists, e.g. `bucket diracx_locks`, and the command that creates it."""
+    are, it = ("is", "it") if len(missing) == 1 else ("are", "them")
+    return f"{', '.join(missing)} {are} missing on this server: create {it} with `diracx-task-run setup`"

@@ -69,9 +69,8 @@ class Queues:
         """
         namespace = namespace_of(access)
         names = self.names(namespace)
-        async with operator_connection(access, command) as connection:
-            with mesh_expected(namespace):
-                yield connection, [await _read(connection, namespace, name) for name in names]
+        async with operator_connection(access, command) as connection, mesh_expected(connection, namespace):
+            yield connection, [await _read(connection, namespace, name) for name in names]
 
 
 def _named(text: str, namespace: Namespace) -> str:

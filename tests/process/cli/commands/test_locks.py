@@ -93,7 +93,7 @@ async def test_nothing_held_is_an_empty_list(bucket: Bucket, environment: dict[s
 async def test_a_server_without_the_bucket_is_a_warning(environment: dict[str, str], namespace: str) -> None:
     listed = await run(environment, "list", "--json")
     assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
-    assert f"there is no bucket {namespace}_locks" in listed.stderr
+    assert f"bucket {namespace}_locks is missing on this server" in listed.stderr
 
 
 async def test_a_lock_is_released_after_a_yes_and_all_its_keys_go(bucket: Bucket, environment: dict[str, str]) -> None:

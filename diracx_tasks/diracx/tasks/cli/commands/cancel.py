@@ -49,9 +49,8 @@ def _targets(ids: tuple[str, ...], tasks: tuple[str, ...], groups: tuple[str, ..
 
 async def _cancel(access: Access, targets: list[Target]) -> list[Answer]:
     namespace = namespace_of(access)
-    async with operator_connection(access, "cancel") as connection:
-        with mesh_expected(namespace):
-            return await Canceller(connection, namespace, by=author()).cancel(targets)
+    async with operator_connection(access, "cancel") as connection, mesh_expected(connection, namespace):
+        return await Canceller(connection, namespace, by=author()).cancel(targets)
 
 
 def lines(answer: Answer) -> list[str]:

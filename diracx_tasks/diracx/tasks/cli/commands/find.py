@@ -84,9 +84,8 @@ def _listed(workers: Sequence[str]) -> str:
 async def _find(access: Access, wanted: Wanted) -> SearchResult:
     namespace = namespace_of(access)
     registry = installed_tasks()
-    async with operator_connection(access, "find") as connection:
-        with mesh_expected(namespace):
-            return await TaskSearch(connection, namespace, registry).find(wanted)
+    async with operator_connection(access, "find") as connection, mesh_expected(connection, namespace):
+        return await TaskSearch(connection, namespace, registry).find(wanted)
 
 
 def _row(found: FoundTask) -> list[object]:

@@ -40,6 +40,5 @@ async def _read(access: Access, task_id: str) -> ResultRecord:
         inbox_prefix=namespace.inbox_prefix("producer"),
         other_api_prefixes=(namespace.imported_api,),
     )
-    async with connecting as connection:
-        with mesh_expected(namespace):
-            return await ResultReader(connection, namespace).wait(task_id, timeout=0)
+    async with connecting as connection, mesh_expected(connection, namespace):
+        return await ResultReader(connection, namespace).wait(task_id, timeout=0)

@@ -53,9 +53,8 @@ def _show(watch: bool, interval: timedelta, as_json: bool, access: Access) -> No
 
 async def _once(access: Access, as_json: bool) -> None:
     namespace = namespace_of(access)
-    async with operator_connection(access, "status") as connection:
-        with mesh_expected(namespace):
-            snapshot = await StatusReader(connection, namespace).read()
+    async with operator_connection(access, "status") as connection, mesh_expected(connection, namespace):
+        snapshot = await StatusReader(connection, namespace).read()
     console = Console()
     if as_json:
         print_document(snapshot.status)
@@ -121,7 +120,7 @@ async def _snapshots(access: Access, interval: timedelta) -> AsyncIterator[Statu
     async with operator_connection(access, "status") as connection:
         reader = StatusReader(connection, namespace)
         while True:
-            with mesh_expected(namespace):
+            async with mesh_expected(connection, namespace):
                 try:
                     yield await reader.read()
                 except ServerUnavailableError as error:

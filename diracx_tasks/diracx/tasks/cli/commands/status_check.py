@@ -83,7 +83,7 @@ async def _look(access: Access, ignore: frozenset[str]) -> tuple[State, Check]:
     try:
         async with operator_connection(access, "status") as connection:
             try:
-                with mesh_expected(namespace):
+                async with mesh_expected(connection, namespace):
                     status = (await StatusReader(connection, namespace).read()).status
             finally:
                 is_up = connection.is_connected

@@ -32,9 +32,8 @@ def command(*, id: str, as_json: bool, access: Access) -> int:  # noqa: A002 - t
 async def _find(access: Access, task_id: str) -> TaskDocument:
     namespace = namespace_of(access)
     registry = installed_tasks()
-    async with operator_connection(access, "task") as connection:
-        with mesh_expected(namespace):
-            return await TaskLookup(connection, namespace, registry).find(task_id)
+    async with operator_connection(access, "task") as connection, mesh_expected(connection, namespace):
+        return await TaskLookup(connection, namespace, registry).find(task_id)
 
 
 def _fields(document: TaskDocument) -> dict[str, str | None]:

@@ -87,6 +87,17 @@ class StorageReader:
             leaderless={asset.stream: str(asset) for asset in self._assets if asset.stream in errors},
         )
 
+    async def missing(self) -> tuple[list[str], bool]:
+        """The streams and buckets that are missing, e.g. `bucket diracx_locks`, and whether these are all.
+
+        Raises:
+            ServerUnavailableError: No answer; not in a cluster, where a stream may have no leader.
+            ApiError: As `Connection.api`.
+        """
+        answers = await asyncio.gather(*map(self._info, self._assets))
+        missing = [str(asset) for asset, answer in zip(self._assets, answers, strict=True) if answer is None]
+        return missing, len(missing) == len(self._assets)
+
     @property
     def _patience(self) -> float | None:
         return ANSWER_SECONDS if self._connection.in_cluster else None

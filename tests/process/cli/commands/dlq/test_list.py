@@ -105,7 +105,7 @@ def test_where_nothing_is_set_up_there_are_no_dead_letters_and_nothing_is_create
 ) -> None:
     for done in with_server.each([("dlq", "list", "--json")] * 2):
         assert (done.returncode, json.loads(done.stdout)) == (0, [])
-        assert f"there is no stream {namespace.upper()}_DLQ" in done.stderr
+        assert f"stream {namespace.upper()}_DLQ is missing on this server" in done.stderr
 
 
 async def test_list_selects_by_task_and_by_time(with_server: CommandLine, box: DeadLetterBox) -> None:

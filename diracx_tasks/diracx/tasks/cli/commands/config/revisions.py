@@ -20,9 +20,8 @@ async def read_revisions(access: Access) -> list[Revision]:
         ServerError: They cannot be read.
     """
     namespace = namespace_of(access)
-    async with operator_connection(access, "config") as connection:
-        with mesh_expected(namespace):
-            return await ConfigurationBucket(connection, namespace).revisions()
+    async with operator_connection(access, "config") as connection, mesh_expected(connection, namespace):
+        return await ConfigurationBucket(connection, namespace).revisions()
 
 
 def find(revisions: Sequence[Revision], number: int) -> Revision:

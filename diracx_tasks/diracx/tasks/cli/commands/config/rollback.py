@@ -35,7 +35,7 @@ async def _roll_back(access: Access, number: int | None, registry: TaskRegistry)
     namespace = namespace_of(access)
     async with operator_connection(access, "config") as connection:
         bucket = ConfigurationBucket(connection, namespace, author=author())
-        with mesh_expected(namespace):
+        async with mesh_expected(connection, namespace):
             revisions = await bucket.revisions()
         restored = _before_the_last(revisions) if number is None else find(revisions, number)
         if restored.text is None:

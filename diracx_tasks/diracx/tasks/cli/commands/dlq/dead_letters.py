@@ -10,7 +10,7 @@ from typing import Any
 
 import rich_click as click
 
-from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.access import missing_text, namespace_of, operator_connection
 from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.interaction import progress
 from diracx.tasks.cli.terminal.output import note
@@ -44,10 +44,7 @@ class DeadLetters:
         async with operator_connection(access, "dlq") as connection:
             size = await DeadLetterReader(connection, namespace).size()
             if size is None:
-                note(
-                    f"warning: there is no stream {namespace.dead_letters_stream} on this server: neither a worker nor "
-                    f"`diracx-task-run setup` has run in namespace {namespace.name}",
-                )
+                note(f"warning: {missing_text([f'stream {namespace.dead_letters_stream}'])}")
             yield cls(connection, namespace, size)
 
     @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from diracx.tasks.cli.access import namespace_of, operator_connection
+from diracx.tasks.cli.access import missing_text, namespace_of, operator_connection
 from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import print_table
@@ -27,10 +27,7 @@ async def _locks(access: Access) -> list[HeldLock]:
     async with operator_connection(access, "locks") as connection:
         reader = LockReader(connection, namespace)
         if not await reader.exists():
-            note(
-                f"warning: there is no bucket {namespace.locks_bucket} on this server: neither a worker nor "
-                f"`diracx-task-run setup` has run in namespace {namespace.name}"
-            )
+            note(f"warning: {missing_text([f'bucket {namespace.locks_bucket}'])}")
             return []
         return await reader.all()
 

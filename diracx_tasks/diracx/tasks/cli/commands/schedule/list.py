@@ -57,9 +57,8 @@ def _last_run(listed: ListedSchedule) -> str | None:
 
 async def _schedules(access: Access, registry: TaskRegistry, named: Sequence[str]) -> Schedules:
     namespace = namespace_of(access)
-    async with operator_connection(access, "schedule") as connection:
-        with mesh_expected(namespace):
-            try:
-                return await ScheduleReader(connection, namespace, registry).read(named)
-            except NoSuchScheduleError as error:
-                raise click.UsageError(str(error)) from None
+    async with operator_connection(access, "schedule") as connection, mesh_expected(connection, namespace):
+        try:
+            return await ScheduleReader(connection, namespace, registry).read(named)
+        except NoSuchScheduleError as error:
+            raise click.UsageError(str(error)) from None

@@ -1,0 +1,33 @@
+"""A stream or a bucket is missing in a mesh that is there: the command names it, and the command that creates it."""
+
+from __future__ import annotations
+
+from diracx.tasks.testing import wait_until
+from support.command_line import CommandLine, OnTheServer
+from support.pull_client import NORMAL, PullClient
+
+
+async def test_what_is_missing_is_named_with_the_command_that_creates_it(
+    with_server: CommandLine, on_the_server: OnTheServer
+) -> None:
+    names = on_the_server.names
+    needed = {
+        names.results_bucket: [["result", "1"]],
+        names.locks_bucket: [["find", "--state", "parked"], ["locks", "list"]],
+        names.config_bucket: [["config", "show"], ["config", "history"], ["schedule", "list"]],
+        names.dead_letters_stream: [["dlq", "list"], ["dlq", "list", "--group-by", "task"]],
+    }
+    await on_the_server.set_up()
+    # Delivered and with no worker, the task is parked: `find` looks for the lock that it waits for.
+    client = PullClient(on_the_server.connection, names)
+    await client.put(NORMAL, "{}")
+    await wait_until(lambda: client.probed(1), description="it is delivered")
+    for name in needed:
+        stream = name if name == names.dead_letters_stream else f"KV_{name}"
+        await on_the_server.connection.api(f"STREAM.DELETE.{stream}")
+        for done in with_server.each(needed[name]):
+            kind = "bucket" if stream.startswith("KV_") else "stream"
+            text = f"{kind} {name} is missing on this server: create it with `diracx-task-run setup`"
+            assert text in done.stderr, done
+            assert "does not exist" not in done.stderr
+        await on_the_server.set_up()
