@@ -95,6 +95,7 @@ async def test_a_dead_letter_that_was_purged_or_replayed_is_remembered(mesh: Tas
         await wait_until(lambda: counters.deliveries == 1, description="it died")
         dead = await find(mesh, task_id)
         assert (dead.state, len(dead.past), past_events(dead)) == (State.DEAD, 1, []), "its dead letter tells all"
+        assert [each.attempt for each in dead.past] == [1], "it was executed once"
         (letter,) = [each async for each in dead_tasks(mesh.connection, mesh.namespace, lambda _: True, last=2)]
         await Replayer(mesh.connection, mesh.namespace).replay(letter)
         await wait_until(lambda: counters.deliveries == 2, description="it died again")
