@@ -17,6 +17,7 @@ from support import recording_tasks
 from support.answering import WORKER, answering
 from support.failing_tasks import Dies, Later
 from support.mesh import TaskMesh
+from support.pull_client import pulling
 from support.recording_tasks import Record, Wait
 
 
@@ -57,6 +58,7 @@ async def test_each_state_is_found_with_what_it_waits_for(mesh: TaskMesh) -> Non
     assert [(each.id, each.worker) for each in running if each.reason == "executing"] == [(holder, worker.id)]
     assert set(failed) == {retried, dead}
     assert (failed[retried].worker, failed[retried].reason) == (worker.id, "retry: ValueError: no such owner")
+    assert [failed[each].attempts for each in (retried, dead)] == [1, 1], "each was executed once"
     assert blocked.reason is not None
     assert f"it waits for mutex.job.alice, held by test:Locked {holder} on {worker.id}" in blocked.reason
     assert blocked.locks == ["mutex.job.alice"]
@@ -85,10 +87,39 @@ async def wait_until_parked(mesh: TaskMesh, wanted: str) -> FoundTask:
 
     async def parked() -> bool:
         latest[:] = [each for each in (await search(mesh, states=[State.PARKED])).tasks if each.id == wanted]
-        return bool(latest) and latest[0].reason is not None
+        return bool(latest) and bool(latest[0].locks)
 
     await wait_until(parked, description="the second one is parked")
     return latest[0]
+
+
+async def test_what_keeps_a_queue_from_the_workers_is_the_reason_of_its_tasks(mesh: TaskMesh) -> None:
+    mesh.register(Record)
+    mesh.allows_residue = True
+    consumer = f"{mesh.namespace.tasks_stream}.normal-small"
+    lost, waiting = await Record(1).schedule(), await Record(2).schedule()
+
+    async def reasons() -> dict[str, str]:
+        return {each.id: str(each.reason) for each in (await search(mesh)).tasks}
+
+    async def only_one_is_left() -> bool:
+        return await mesh.waiting() == 1
+
+    no_worker = "no worker of size small answers: start one with `diracx-task-run worker --worker-size small`"
+    assert await reasons() == {lost: no_worker, waiting: no_worker}
+    # As a worker that vanishes with it: nobody says that he has it.
+    async with pulling(mesh.connection, mesh.namespace) as puller:
+        await puller.pull.probe(1)
+        await wait_until(lambda: puller.delivered, description="the first one is delivered")
+    await mesh.connection.api(f"CONSUMER.PAUSE.{consumer}", {"pause_until": "2099-01-01T00:00:00Z"})
+    async with mesh.working() as worker, advertised(worker, worker.counters, mesh.connection, mesh.namespace):
+        paused = await reasons()
+        assert (
+            "its queue is paused until 2099-01-01T00:00:00Z: `diracx-task-run resume normal-small`" in paused[waiting]
+        )
+        await mesh.connection.api(f"CONSUMER.PAUSE.{consumer}", {"pause_until": "0001-01-01T00:00:00Z"})
+        await wait_until(only_one_is_left, description="the other one is served")
+        assert (await reasons())[lost].startswith("no worker says that it has it: one gave it back, vanished with it, ")
 
 
 async def test_a_search_that_ends_early_says_so(mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diracx.tasks.testing import wait_until
 from support.command_line import CommandLine, OnTheServer
-from support.pull_client import NORMAL, PullClient
+from support.pull_client import NORMAL, pulling
 
 
 async def test_what_is_missing_is_named_with_the_command_that_creates_it(
@@ -19,9 +19,9 @@ async def test_what_is_missing_is_named_with_the_command_that_creates_it(
     }
     await on_the_server.set_up()
     # Delivered and with no worker, the task is parked: `find` looks for the lock that it waits for.
-    client = PullClient(on_the_server.connection, names)
-    await client.put(NORMAL, "{}")
-    await wait_until(lambda: client.probed(1), description="it is delivered")
+    async with pulling(on_the_server.connection, names) as puller:
+        await puller.put(NORMAL, "{}")
+        await wait_until(lambda: puller.probed(1), description="it is delivered")
     for name in needed:
         stream = name if name == names.dead_letters_stream else f"KV_{name}"
         await on_the_server.connection.api(f"STREAM.DELETE.{stream}")

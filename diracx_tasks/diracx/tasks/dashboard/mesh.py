@@ -138,12 +138,12 @@ class Mesh:
         self.lookup = TaskLookup(connection, namespace, registry)
         self._kept = HistoryReader(connection, namespace)
         self.recent = Recent(Sampler(connection, namespace))
-        self._search = TaskSearch(connection, namespace, registry)
         self._searches = asyncio.Semaphore(MAX_SEARCHES)
         self.answers = Shared[Any](partial(connection.api, "INFO", timeout=ANSWER_SECONDS))
         """Asked before all else, so that a server that hangs is told in seconds, whatever a page has to read."""
         self._status = StatusReader(connection, namespace)
         self.reading = Shared[Reading](self._read)
+        self._search = TaskSearch(connection, namespace, registry, self._snapshot)
         self.history = Shared[History](self._history, HISTORY_SECONDS)
         self.in_flight = Shared[list[WorkerTasks]](partial(tasks_in_flight, connection, namespace, details=True))
         self.failures = Shared[list[RecentFailure]](partial(recent_failures, connection, namespace, limit=MAX_FAILURES))
@@ -162,6 +162,9 @@ class Mesh:
         snapshot = await self._status.read()
         load = load_of(snapshot)
         return Reading(snapshot, None if load is None else self.recent.look(load))
+
+    async def _snapshot(self) -> StatusSnapshot:
+        return (await self.reading.get()).snapshot
 
     async def _history(self) -> History:
         try:

@@ -41,7 +41,7 @@ async def test_tasks_are_found_by_state_name_and_label(with_server: CommandLine,
         ]
     )
     lines = [line.split() for line in table.stdout.splitlines()]
-    assert lines[0] == ["id", "task", "state", "queue", "submitted", "until", "attempts", "worker", "reason"]
+    assert lines[0] == ["id", "task", "state", "queue", "submitted", "until", "attempts", "worker", "since", "reason"]
     assert [line[:4] for line in lines[1:]] == [
         [runs, "lollygag:Waits", "running", "normal-small"],
         [waits, "lollygag:Waits", "waiting", "normal-small"],
@@ -53,6 +53,8 @@ async def test_tasks_are_found_by_state_name_and_label(with_server: CommandLine,
     (running,) = json.loads(by_state.stdout)
     assert (running["id"], running["state"], running["args"]) == (runs, "running", {"name": "a"})
     assert f"-{worker.pid}-small" in running["worker"]
+    assert f"{running['since'][:19]}Z" in lines[1], "since when it runs"
+    assert table.stdout.splitlines()[2].endswith(" all slots of size small are in use: 1 in 1 worker")
     assert (limited.returncode, limited.stdout, limited.stderr) == (0, "", "no task is found\n")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "'atlas' is not NAME=VALUE" in wrong.stderr

@@ -31,7 +31,7 @@ MAX_LIMIT: Final = 10_000
 _MAX_NAMED: Final = 5
 """More workers are counted."""
 
-_COLUMNS = ("id", "task", "state", "queue", "submitted", "until", "attempts", "worker", Prose("reason"))
+_COLUMNS = ("id", "task", "state", "queue", "submitted", "until", "attempts", "worker", "since", Prose("reason"))
 
 
 def command(
@@ -99,5 +99,6 @@ def _row(found: FoundTask) -> list[object]:
         found.until,
         attempts,
         found.worker,
+        found.since,
         found.reason,
     ]

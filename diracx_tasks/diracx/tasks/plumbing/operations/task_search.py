@@ -11,13 +11,14 @@ No index leads from a name or a label to messages. Each state has a place that i
 
 At most `MAX_MESSAGES` of a stream are read. A search that ends there, or at its limit, says that it is not complete. So
 does one for running or parked tasks if a worker does not say all that it runs: what it leaves out looks parked. A task
-that moves meanwhile may be missed, or be listed in the state that it has left.
+that moves meanwhile may be missed, or be listed in the state that it has left. Why a task of a queue does not run is
+told by the status of the mesh (its queue is paused, no worker serves it), by its attempts and by its locks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
@@ -38,10 +39,12 @@ from diracx.tasks.plumbing.operations.busy_locks import LockLookup
 from diracx.tasks.plumbing.operations.in_flight import WorkerTasks, tasks_in_flight
 from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.recent_failures import RecentFailure, recent_failures
-from diracx.tasks.plumbing.operations.task_document import State
+from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
+from diracx.tasks.plumbing.operations.task_document import BusyLock, State
 from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded, scheduled_for
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
+from diracx.tasks.plumbing.wire.ending import Status
 from diracx.tasks.plumbing.wire.envelope import Envelope
 from diracx.tasks.plumbing.wire.names import Namespace
 from diracx.tasks.plumbing.worker.snapshot import MAX_ENDED, InFlightTask
@@ -73,7 +76,7 @@ class FoundTask(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None = None
     """When that worker took it, or when it failed or died."""
     reason: str | None = None
-    """Why it is parked or dead, or what it does in its worker."""
+    """Why it does not run, or why it is dead, or what it does in its worker. None: it waits for its turn only."""
     args: Any = None
     """The fields of the task as JSON; None also if the body is not JSON."""
     labels: dict[str, Any] = {}
@@ -144,6 +147,29 @@ class _End(Enum):
     """What is searched is not known of tasks in this state."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Mesh:
+    """The mesh while tasks are searched."""
+
+    snapshot: StatusSnapshot
+    workers: list[WorkerTasks] | None
+    """None: this user may not ask them."""
+
+    def of_queue(self, subject: str, task: FoundTask) -> list[str]:
+        """Why no worker takes this task from its queue."""
+        vo = task.args.get("vo") if isinstance(task.args, dict) else None
+        status = None if self.workers is None else self.snapshot.status
+        return task_reasons.of_queue(self._queue(subject), task.task, vo, status)
+
+    def of_parked(self, subject: str) -> str:
+        """Where a task may be that was delivered, when nothing else tells."""
+        size = self._queue(subject).size
+        return task_reasons.of_parked([each for each in self.workers or () if not each.answered and each.size == size])
+
+    def _queue(self, subject: str) -> QueueStatus:
+        return next(each for each in self.snapshot.status.queues if each.subject == subject)
+
+
 _Read: TypeAlias = tuple[StoredMessage, Envelope | None, FoundTask]
 
 
@@ -154,14 +180,22 @@ class TaskSearch:
 
     Args:
         registry: The tasks that are installed here: their classes tell which locks a parked task waits for.
+        status: Reads the status of the mesh; None: as `StatusReader`.
     """
 
-    def __init__(self, connection: Connection, namespace: Namespace, registry: TaskRegistry) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        namespace: Namespace,
+        registry: TaskRegistry,
+        status: Callable[[], Awaitable[StatusSnapshot]] | None = None,
+    ) -> None:
         self._connection = connection
         self._namespace = namespace
         self._records = TaskRecords(connection, namespace)
         locks = LockReader(connection, namespace)
         self._locks = LockLookup(registry, locks, ConfigurationFollower(connection, namespace))
+        self._status = status or StatusReader(connection, namespace).read
 
     async def find(self, wanted: Wanted) -> SearchResult:
         """Search once."""
@@ -173,6 +207,7 @@ class TaskSearch:
             silent=[worker.worker for worker in workers or () if not worker.answered],
             left_off=sum(worker.left_off for worker in workers or ()),
         )
+        mesh: _Mesh | None = None
         for state in (*STATES, State.FAILED):
             if state not in wanted.states:
                 continue
@@ -182,7 +217,10 @@ class TaskSearch:
                 found, end = await self._failed(wanted)
             else:
                 read, end = await _first(self._of(state, running, floors), wanted)
-                found = await self._explained(read) if state is State.PARKED else [each for *_, each in read]
+                found = [each for *_, each in read]
+                if read and state in (State.PARKED, State.WAITING):
+                    mesh = mesh or _Mesh(await self._status(), workers)
+                    found = await self._explained(read, mesh)
             result.tasks += found
             result.note_end(state, end)
         return result
@@ -251,19 +289,25 @@ class TaskSearch:
         # So many are asked for: there may be more.
         return found, _End.ALL if len(failures) < MAX_ENDED else _End.UNREAD
 
-    async def _explained(self, parked: Sequence[_Read]) -> list[FoundTask]:
-        """Parked tasks, each with what its attempts and its locks say."""
-        if not parked:
-            return []
-        keys = await self._locks.read()
-        records = await asyncio.gather(*(self._records.attempts(message) for message, *_ in parked))
-        now = self._connection.clock.now()
+    async def _explained(self, found: Sequence[_Read], mesh: _Mesh) -> list[FoundTask]:
+        """Tasks of the queues, each with what its queue says; parked ones also with their attempts and their locks."""
+        parked = [(message, envelope) for message, envelope, task in found if task.state is State.PARKED]
+        keys = await self._locks.read() if parked else {}
+        records = await asyncio.gather(*(self._records.attempts(message) for message, _ in parked))
+        tried = {message.sequence: record for (message, _), record in zip(parked, records, strict=True)}
         explained = []
-        for (message, envelope, task), record in zip(parked, records, strict=True):
-            why = [] if record is None else task_reasons.of_record(record, now)
-            locks = [] if envelope is None else self._locks.busy_of(envelope, message.body, keys)[0]
-            why += task_reasons.of_locks(locks)
-            changes: dict[str, Any] = {"reason": "; ".join(why) or task.reason, "locks": [lock.key for lock in locks]}
+        for message, envelope, task in found:
+            record = tried.get(message.sequence)
+            locks, problem = list[BusyLock](), None
+            if envelope is not None and keys:
+                locks, problem = self._locks.busy_of(envelope, message.body, keys)
+            why = [] if task.reason is None else [task.reason]
+            why += task_reasons.of_expiry(None if envelope is None else envelope.expires, mesh.snapshot.at)
+            why += [] if record is None else task_reasons.of_record(record, mesh.snapshot.at)
+            why += [*mesh.of_queue(message.subject, task), *task_reasons.of_locks(locks)]
+            if not why and task.state is State.PARKED:
+                why = [problem or mesh.of_parked(message.subject)]
+            changes: dict[str, Any] = {"reason": "; ".join(why) or None, "locks": [lock.key for lock in locks]}
             if record is not None:
                 changes |= {"attempts": record.failed + record.crashes, "until": record.not_before}
             explained.append(replace(task, **changes))
@@ -302,13 +346,15 @@ def _of_letter(letter: DeadLetter) -> FoundTask:
 def _of_failure(failure: RecentFailure) -> FoundTask:
     ended = failure.ended
     error = f"{ended.error}: {ended.message}" if ended.error else ended.message
+    # What expired was not executed this time, and neither was what ended without an error.
+    idle = ended.status == Status.EXPIRED or not ended.error
     return FoundTask(
         id=ended.id,
         task=ended.task,
         state=State.FAILED,
         queue=ended.queue,
         submitted=None,
-        attempts=ended.attempt,
+        attempts=ended.attempt - idle,
         worker=failure.worker,
         since=ended.at,
         reason=f"{ended.outcome}: {error}",
