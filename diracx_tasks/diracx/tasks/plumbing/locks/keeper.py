@@ -259,7 +259,8 @@ class LockKeeper:
                 await (acquired.release() if begun else acquired.abandon())
         except (Exception, asyncio.CancelledError) as error:  # the key expires, and the outcome of the task stands
             reason = str(error) or repr(error)
-            logger.warning("releasing %s: %s; it expires within %s", shown(str(acquired.key)), reason, acquired.ttl)
+            seconds = acquired.ttl.total_seconds()
+            logger.warning("releasing %s: %s; it expires within %g s", shown(str(acquired.key)), reason, seconds)
 
 
 def in_order(locks: Iterable[BaseLock]) -> list[BaseLock]:

@@ -46,6 +46,8 @@ class ConnectionLog:
         if isinstance(error, UnexpectedEOF):
             return
         text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        if isinstance(error, TimeoutError) and text == TimeoutError.__name__:  # it has no words of its own
+            text = "no server answers in time"
         now = self._clock()
         before = self._logged_at.get(text)
         if before is not None and now - before < REPEAT_INTERVAL.total_seconds():
