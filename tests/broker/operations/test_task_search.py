@@ -15,6 +15,7 @@ from diracx.tasks.plumbing.operations.worker_service import advertised, worker_s
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
 from support.answering import WORKER, answering
+from support.cancelling import cancel
 from support.failing_tasks import Dies, Later
 from support.mesh import TaskMesh
 from support.pull_client import pulling
@@ -120,6 +121,25 @@ async def test_what_keeps_a_queue_from_the_workers_is_the_reason_of_its_tasks(me
         await mesh.connection.api(f"CONSUMER.PAUSE.{consumer}", {"pause_until": "0001-01-01T00:00:00Z"})
         await wait_until(only_one_is_left, description="the other one is served")
         assert (await reasons())[lost].startswith("no worker says that it has it: one gave it back, vanished with it, ")
+
+
+async def test_what_an_operator_has_cancelled_is_not_said_to_be_tried_again(mesh: TaskMesh) -> None:
+    mesh.register(Record, Later, Wait)
+    mesh.allows_residue = True
+    retried = await Later().schedule()
+    async with mesh.working() as worker, advertised(worker, worker.counters, mesh.connection, mesh.namespace):
+        await wait_until(lambda: worker.counters.deliveries == 1, description="it failed")
+    (before,) = (await search(mesh)).tasks
+    assert str(before.reason).startswith("it is tried again at ")
+    waiting = await Record(1).schedule()
+    await cancel(mesh, retried, task="test:Record")
+    later = await Record(2).schedule()
+    reasons = {each.id: str(each.reason) for each in (await search(mesh)).tasks}
+    assert reasons[retried].startswith("alice has cancelled it at ")
+    assert "; it is dropped when its turn comes; its turn comes at " in reasons[retried]
+    assert "tried again" not in reasons[retried]
+    assert reasons[waiting].startswith("alice has cancelled all test:Record submitted until ")
+    assert "cancelled" not in reasons[later]
 
 
 async def test_a_search_that_ends_early_says_so(mesh: TaskMesh, monkeypatch: pytest.MonkeyPatch) -> None:

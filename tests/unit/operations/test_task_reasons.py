@@ -23,7 +23,7 @@ from diracx.tasks.plumbing.operations.task_document import (
 )
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.failure import Failure
-from diracx.tasks.plumbing.worker.snapshot import HeldTask
+from diracx.tasks.plumbing.worker.snapshot import HeldTask, InFlightTask
 
 AT = datetime(2026, 12, 1, 6, tzinfo=UTC)
 NAME = "lollygag:SyncOwnersTask"
@@ -312,3 +312,25 @@ def a_group(ended: str | None, **counts: int) -> GroupState:
 )
 def test_a_group_says_how_far_it_is(group: GroupState, said: str) -> None:
     assert task_reasons.of_group(group) == said
+
+
+@pytest.mark.parametrize(
+    ("cancelled_for", "blocked_at", "text"),
+    [
+        (None, None, "executing"),
+        (None, "tasks.py:7", "it does not yield: its code is tasks.py:7"),
+        ("the worker stops", None, "was told to end: the worker stops"),
+        (
+            "the worker stops",
+            "tasks.py:7",
+            "was told to end: the worker stops; it does not yield: its code is tasks.py:7",
+        ),
+    ],
+)
+def test_what_a_task_in_flight_does_is_told_in_short(
+    cancelled_for: str | None, blocked_at: str | None, text: str
+) -> None:
+    task = InFlightTask("0192", NAME, "diracx.tasks.normal.small", 7, AT, 1, "executing")
+    since = None if cancelled_for is None else AT
+    task = msgspec.structs.replace(task, cancelled_since=since, cancelled_for=cancelled_for, blocked_at=blocked_at)
+    assert task_reasons.of_in_flight(task) == text

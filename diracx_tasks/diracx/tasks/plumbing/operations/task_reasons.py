@@ -24,6 +24,7 @@ from diracx.tasks.plumbing.operations.task_document import (
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.times import readable_time
 from diracx.tasks.plumbing.worker.isolation import ISOLATE_AFTER_CRASHES
+from diracx.tasks.plumbing.worker.snapshot import InFlightTask
 
 UNKNOWN_MEANS = (
     "nothing of this id is stored: it has ended and kept no result and no dead letter, or it was never submitted here"
@@ -43,6 +44,14 @@ def of_delay(until: datetime | None) -> str:
     if until is None:
         return "it has fallen due, and the server has not moved it to its queue: is the stream of tasks full?"
     return f"it was submitted for {readable_time(until)}"
+
+
+def of_in_flight(task: InFlightTask) -> str:
+    """What a task does in its worker, in short."""
+    said = [] if task.cancelled_since is None else [f"was told to end: {task.cancelled_for}"]
+    if task.blocked_at is not None:
+        said.append(f"it does not yield: its code is {task.blocked_at}")
+    return "; ".join(said) or task.state
 
 
 def of_expiry(expires: datetime | None, now: datetime) -> list[str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -26,6 +27,8 @@ from diracx.tasks.plumbing.wire.names import Namespace, escape
 from diracx.tasks.plumbing.wire.times import from_rfc3339
 
 _Decoded = TypeVar("_Decoded")
+Notes: TypeAlias = Mapping[tuple[Kind, str], Note]
+"""Notes by what they name."""
 _AT: Final = "@at "
 """Before the time, in the header of everything that this project schedules."""
 
@@ -97,11 +100,20 @@ class TaskRecords:
         stored = await self._last(f"KV_{bucket}", f"$KV.{bucket}.{escape(wanted)}")
         return None if stored is None else decoded(stored.body, KeptResult)
 
+    async def notes(self) -> Notes:
+        """All notes by which operators have cancelled something, for any number of `note_among`."""
+        stream, subjects = self._namespace.later_stream, self._namespace.all_cancelled
+        found: dict[tuple[Kind, str], Note] = {}
+        async for message in read_batches(self._connection, stream, subjects):
+            with suppress(ValueError):  # workers pass over it, too
+                note = Note.from_message(message)
+                found[note.kind, note.key] = note
+        return found
+
     async def note_on(self, message: StoredMessage) -> CancellationNote | None:
         """The note by which an operator has cancelled this task: itself, its group, or all of its name."""
         identity = Identity.of(message.headers, message.sequence, message.stored)
-        keys = {Kind.ID: identity.id, Kind.GROUP: identity.group, Kind.TASK: identity.task}
-        read = await asyncio.gather(*(self._note(kind, key) for kind, key in keys.items() if key))
+        read = await asyncio.gather(*(self._note(*key) for key in _note_keys(identity)))
         return next((_shown(note) for note in read if note is not None and note.concerns(identity)), None)
 
     async def note(self, kind: Kind, key: str) -> CancellationNote | None:
@@ -118,6 +130,18 @@ class TaskRecords:
 
     async def _last(self, stream: str, subject: str) -> StoredMessage | None:
         return await read_message(self._connection, stream, last_by_subj=subject)
+
+
+def note_among(notes: Notes, message: StoredMessage) -> CancellationNote | None:
+    """As `TaskRecords.note_on`, by what was read before."""
+    identity = Identity.of(message.headers, message.sequence, message.stored)
+    found = (notes[key] for key in _note_keys(identity) if key in notes)
+    return next((_shown(note) for note in found if note.concerns(identity)), None)
+
+
+def _note_keys(identity: Identity) -> list[tuple[Kind, str]]:
+    keys = ((Kind.ID, identity.id), (Kind.GROUP, identity.group), (Kind.TASK, identity.task))
+    return [(kind, key) for kind, key in keys if key]
 
 
 def _shown(note: Note) -> CancellationNote:

@@ -41,7 +41,7 @@ from diracx.tasks.plumbing.operations.locks import LockReader
 from diracx.tasks.plumbing.operations.recent_failures import RecentFailure, recent_failures
 from diracx.tasks.plumbing.operations.status import QueueStatus, StatusReader, StatusSnapshot
 from diracx.tasks.plumbing.operations.task_document import BusyLock, State
-from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded, scheduled_for
+from diracx.tasks.plumbing.operations.task_records import TaskRecords, decoded, note_among, scheduled_for
 from diracx.tasks.plumbing.overrides.follower import ConfigurationFollower
 from diracx.tasks.plumbing.registry import TaskRegistry
 from diracx.tasks.plumbing.wire.ending import Status
@@ -247,9 +247,13 @@ class TaskSearch:
             message = await self._records.queued(sequence)
             if message is None:  # settled meanwhile
                 continue
-            reason = task.state if task.blocked_at is None else f"it does not yield: its code is {task.blocked_at}"
             yield self._read(
-                message, State.RUNNING, worker=worker, since=task.since, reason=reason, attempts=task.attempt - 1
+                message,
+                State.RUNNING,
+                worker=worker,
+                since=task.since,
+                reason=task_reasons.of_in_flight(task),
+                attempts=task.attempt - 1,
             )
 
     async def _queued(
@@ -294,16 +298,19 @@ class TaskSearch:
         parked = [(message, envelope) for message, envelope, task in found if task.state is State.PARKED]
         keys = await self._locks.read() if parked else {}
         records = await asyncio.gather(*(self._records.attempts(message) for message, _ in parked))
+        notes = await self._records.notes() if mesh.snapshot.status.cancelled else {}
         tried = {message.sequence: record for (message, _), record in zip(parked, records, strict=True)}
-        explained = []
+        explained, now = list[FoundTask](), mesh.snapshot.at
         for message, envelope, task in found:
             record = tried.get(message.sequence)
             locks, problem = list[BusyLock](), None
             if envelope is not None and keys:
                 locks, problem = self._locks.busy_of(envelope, message.body, keys)
-            why = [] if task.reason is None else [task.reason]
-            why += task_reasons.of_expiry(None if envelope is None else envelope.expires, mesh.snapshot.at)
-            why += [] if record is None else task_reasons.of_record(record, mesh.snapshot.at)
+            note = note_among(notes, message)
+            why = [] if note is None else [task_reasons.of_cancelled(note, task_reasons.DROPPED)]
+            why += [] if task.reason is None else [task.reason]
+            why += task_reasons.of_expiry(None if envelope is None else envelope.expires, now)
+            why += [] if record is None else task_reasons.of_record(record, now, cancelled=note is not None)
             why += [*mesh.of_queue(message.subject, task), *task_reasons.of_locks(locks)]
             if not why and task.state is State.PARKED:
                 why = [problem or mesh.of_parked(message.subject)]
