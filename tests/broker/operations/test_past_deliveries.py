@@ -17,14 +17,17 @@ from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.operations.past_deliveries import past_deliveries, past_events
 from diracx.tasks.plumbing.operations.task_document import State
+from diracx.tasks.plumbing.operations.task_search import TaskSearch, Wanted
 from diracx.tasks.plumbing.operations.worker_service import ENDED, advertised, worker_service
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.plumbing.worker.worker import Worker
 from diracx.tasks.testing import wait_until
+from support import recording_tasks
 from support.failing_tasks import Dies
 from support.locking import new_owner
 from support.mesh import TaskMesh
+from support.recording_tasks import Soon, Wait
 from support.task_lookups import find
 
 LOCK = MutexLock(JOB, 4711)
@@ -107,6 +110,31 @@ async def test_a_dead_letter_that_was_purged_or_replayed_is_remembered(mesh: Tas
     assert (purged.state, purged.status) == (State.DONE, "failed")
     (both,) = past_events(purged)
     assert re.fullmatch(rf"became a dead letter 2 times until \S+, the last time on {worker.id}: .*", both.text)
+
+
+class FailsOnce(Wait):
+    """Fails, and runs at its second attempt until the test sets `go`."""
+
+    retry_policy = Soon()
+
+    async def execute(self) -> None:
+        if not recording_tasks.attempts_seen:
+            raise ValueError("no such owner")
+        await super().execute()
+
+
+async def test_the_execution_that_goes_on_is_none_of_the_attempts_that_failed(mesh: TaskMesh) -> None:
+    recording_tasks.reset()
+    mesh.register(FailsOnce)
+    async with told(mesh) as (_, _):
+        task_id = await FailsOnce(1).schedule()
+        await wait_until(lambda: recording_tasks.running == [1], description="its second attempt runs")
+        found = await find(mesh, task_id)
+        searched = await TaskSearch(mesh.connection, mesh.namespace, mesh.registry).find(Wanted([State.RUNNING]))
+        recording_tasks.go.set()
+    assert [(each.attempt, each.state) for each in found.running] == [(2, "executing")]
+    assert (found.attempts, len(found.errors)) == (1, 1)
+    assert [each.attempts for each in searched.tasks] == [1]
 
 
 async def test_a_worker_of_an_earlier_version_tells_of_all_tasks_and_only_this_one_counts(mesh: TaskMesh) -> None:

@@ -211,7 +211,9 @@ class TaskLookup:
             told = any(each.cancelled_since is not None for each in running)
             then = "" if told else task_reasons.ENDS
             fields = await self._with_note(self._read(message), fields["why"], then)
-            fields |= _tried(await self._records.attempts(message))
+            # It counts as a crash in the record until its end is written.
+            executing = sum(each.state == "executing" for each in running)
+            fields |= _tried(await self._records.attempts(message), executing)
         groups = await self._groups.spawned_by(wanted)
         return TaskDocument(id=wanted, state=State.RUNNING, running=running, groups=groups, **fields)
 
@@ -331,8 +333,13 @@ def _with_past(document: TaskDocument, past: list[PastDelivery]) -> TaskDocument
     return msgspec.structs.replace(document, **changes)
 
 
-def _tried(record: AttemptRecord | None) -> dict[str, Any]:
+def _tried(record: AttemptRecord | None, executing: int = 0) -> dict[str, Any]:
+    """What was tried of a task.
+
+    Args:
+        executing: The number of executions that go on.
+    """
     if record is None:
         return {}
-    attempts = record.failed + record.crashes
+    attempts = record.failed + max(0, record.crashes - executing)
     return {"attempts": attempts, "errors": list(record.failures), "deliveries": record.deliveries}
