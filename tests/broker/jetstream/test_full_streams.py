@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 
 import pytest
 
 from diracx.tasks.plumbing.base_task import BaseTask
+from diracx.tasks.plumbing.dead_letters.dead_tasks import dead_tasks
+from diracx.tasks.plumbing.dead_letters.replay import Replayer
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.exceptions import SendTaskError
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.testing import wait_until
+from support.failing_tasks import Dies
 from support.mesh import TaskMesh
 
 running: list[int] = []
@@ -65,3 +69,19 @@ async def test_a_full_queue_refuses_publishers_while_locks_and_settlements_go_on
     await Holds(9).schedule()
     await mesh.burst()
     assert ended[-1] == 9
+
+
+async def test_a_limit_of_messages_is_raised_by_the_option_that_is_named(mesh: TaskMesh) -> None:
+    mesh.register(Holds, Dies)
+    await Dies().schedule()
+    await mesh.burst()
+    (letter,) = [each async for each in dead_tasks(mesh.connection, mesh.namespace, lambda _: True, last=2)]
+    stream = mesh.namespace.tasks_stream
+    await Holds(1).schedule()
+    await mesh.edit_stream(stream, max_msgs=1)
+    mends = f"`nats stream edit {stream} --max-msgs=...`"
+    with pytest.raises(SendTaskError, match=re.escape(mends)):
+        await Holds(2).schedule()
+    with pytest.raises(SendTaskError, match=re.escape(mends)):
+        await Replayer(mesh.connection, mesh.namespace).replay(letter)
+    mesh.allows_residue = True

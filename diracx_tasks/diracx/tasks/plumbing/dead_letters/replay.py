@@ -173,9 +173,13 @@ class Replayer:
         stream = self._namespace.tasks_stream
         info = await self._connection.api(f"STREAM.INFO.{stream}")
         config, state = info["config"], info["state"]
-        full = 0 < config.get("max_bytes", -1) < state["bytes"] + len(message.body)
-        if full or 0 < config.get("max_msgs", -1) <= state["messages"]:
-            raise SendTaskError(f"dead letter {task.seq} was not replayed: {stream_full_text(stream)}")
+        exceeded = ""
+        if 0 < config.get("max_msgs", -1) <= state["messages"]:
+            exceeded = "maximum messages exceeded"
+        elif 0 < config.get("max_bytes", -1) < state["bytes"] + len(message.body):
+            exceeded = "maximum bytes exceeded"
+        if exceeded:
+            raise SendTaskError(f"dead letter {task.seq} was not replayed: {stream_full_text(stream, exceeded)}")
 
     async def _remove_marker(self, marker: str) -> None:
         await purge_subject(self._connection, self._namespace.later_stream, marker)

@@ -65,6 +65,11 @@ TOO_MANY_BATCHES = 10210
 """The stream has 50 atomic batches that were begun and not committed, also by publishers that died in the last 10 s."""
 
 
+def _raised_by(description: str) -> str:
+    """The option of `nats stream edit` that raises the limit which the server's words name."""
+    return "--max-msgs=..." if "messages" in description else "--max-bytes=..."
+
+
 def stream_full_text(stream: str, description: str = "") -> str:
     """The error text for a full stream and its remedy.
 
@@ -74,7 +79,7 @@ def stream_full_text(stream: str, description: str = "") -> str:
     detail = f" ({description})" if description else ""
     return (
         f"the stream {stream} is full{detail}: let workers drain it, or raise its limit with "
-        f"`nats stream edit {stream} --max-bytes=...`"
+        f"`nats stream edit {stream} {_raised_by(description)}`"
     )
 
 
@@ -86,7 +91,7 @@ def bucket_full_text(bucket: str, description: str) -> str:
     """
     return (
         f"the bucket {bucket} is full ({description}): keep results for a shorter time, or raise its limit with "
-        f"`nats stream edit KV_{bucket} --max-bytes=...`"
+        f"`nats stream edit KV_{bucket} {_raised_by(description)}`"
     )
 
 
