@@ -238,6 +238,10 @@ FAILURE = Failure("ValueError", "no such\nowner", "", "host-1-small", AT)
             AttemptRecord(1, unended=("a", "b")),
             ["2 executions of it began and never ended: it waits to be isolated"],
         ),
+        (
+            AttemptRecord(1, unended=tuple("abcde")),
+            ["5 executions of it began and never ended: it becomes a dead letter at its next delivery"],
+        ),
     ],
 )
 def test_an_attempt_record_says_what_comes_next(record: AttemptRecord, said: list[str]) -> None:
@@ -245,6 +249,8 @@ def test_an_attempt_record_says_what_comes_next(record: AttemptRecord, said: lis
 
 
 def test_the_next_turn_of_a_cancelled_task_is_no_retry() -> None:
+    crashed = AttemptRecord(1, unended=tuple("abcde"))
+    assert task_reasons.of_record(crashed, AT, cancelled=True) == ["5 executions of it began and never ended"]
     record = AttemptRecord(1, not_before=AT + timedelta(hours=1))
     assert task_reasons.of_record(record, AT, cancelled=True) == ["its turn comes at 2026-12-01T07:00:00Z"]
 

@@ -23,7 +23,7 @@ from diracx.tasks.plumbing.operations.task_document import (
 )
 from diracx.tasks.plumbing.wire.attempt_record import AttemptRecord
 from diracx.tasks.plumbing.wire.times import readable_time
-from diracx.tasks.plumbing.worker.isolation import ISOLATE_AFTER_CRASHES
+from diracx.tasks.plumbing.worker.isolation import ISOLATE_AFTER_CRASHES, POISON_AFTER_CRASHES
 from diracx.tasks.plumbing.worker.snapshot import InFlightTask
 
 UNKNOWN_MEANS = (
@@ -175,7 +175,9 @@ def of_record(record: AttemptRecord, now: datetime, *, cancelled: bool = False) 
     if record.unknown:
         said.append(f"{record.unknown} deliveries went to workers that do not know the task: see their log")
     if record.crashes >= ISOLATE_AFTER_CRASHES:
-        said.append(f"{record.crashes} executions of it began and never ended: it waits to be isolated")
+        poison = record.crashes >= POISON_AFTER_CRASHES
+        then = ": it becomes a dead letter at its next delivery" if poison else ": it waits to be isolated"
+        said.append(f"{record.crashes} executions of it began and never ended{'' if cancelled else then}")
     return said
 
 
