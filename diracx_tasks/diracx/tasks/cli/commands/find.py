@@ -8,13 +8,14 @@ from typing import Final
 
 import rich_click as click
 
-from diracx.tasks.cli.access import mesh_expected, namespace_of, operator_connection
+from diracx.tasks.cli.access import mesh_expected, missing_text, namespace_of, operator_connection
 from diracx.tasks.cli.arguments import labels_from
 from diracx.tasks.cli.installed import installed_tasks
 from diracx.tasks.cli.options import Access
 from diracx.tasks.cli.terminal.output import note, print_document
 from diracx.tasks.cli.terminal.tables import Prose, print_table
 from diracx.tasks.plumbing.exceptions import shown
+from diracx.tasks.plumbing.operations.storage import StorageReader
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_search import (
     MAX_MESSAGES,
@@ -41,13 +42,15 @@ def command(
     if wanted.labels and set(wanted.states) == {State.FAILED}:
         problem = "workers do not keep the labels of what failed: search it by --task, or search other states"
         raise click.BadParameter(problem, param_hint=["--label"])
-    result = asyncio.run(_find(access, wanted))
+    result, missing = asyncio.run(_find(access, wanted))
     if as_json:
         print_document(result.tasks)
     elif result.tasks:
         print_table(_COLUMNS, [_row(each) for each in result.tasks])
     else:
         note("no task is found")
+    if missing:
+        note(f"warning: {missing_text(missing)}")
     for line in gaps(wanted, result):
         note(line)
 
@@ -81,11 +84,16 @@ def _listed(workers: Sequence[str]) -> str:
     return ", ".join(map(shown, workers[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
-async def _find(access: Access, wanted: Wanted) -> SearchResult:
+async def _find(access: Access, wanted: Wanted) -> tuple[SearchResult, list[str]]:
+    """Search; return what was found, and which streams that were to be searched are missing."""
     namespace = namespace_of(access)
     registry = installed_tasks()
     async with operator_connection(access, "find") as connection, mesh_expected(connection, namespace):
-        return await TaskSearch(connection, namespace, registry).find(wanted)
+        result = await TaskSearch(connection, namespace, registry).find(wanted)
+        missing, _ = await StorageReader(connection, namespace).missing()
+    places = {State.DELAYED: namespace.later_stream, State.DEAD: namespace.dead_letters_stream}
+    searched = [f"stream {stream}" for state, stream in places.items() if state in wanted.states]
+    return result, [each for each in searched if each in missing]
 
 
 def _row(found: FoundTask) -> list[object]:

@@ -140,7 +140,7 @@ class TaskLookup:
         floors = await self._records.delivered()
         found, before = await self._records.find_queued(wanted, floors)
         if found is None:
-            return await self._of_elsewhere(wanted)
+            return self._with_missing(await self._of_elsewhere(wanted), snapshot)
         if found.sequence <= floors.get(found.subject, 0):
             return await self._of_parked(wanted, self._read(found), mesh)
         return await self._of_waiting(wanted, self._read(found), mesh, before + 1)
@@ -252,6 +252,17 @@ class TaskLookup:
 
     def _of_place(self, found: _Found, mesh: _Mesh, place: int) -> str:
         return task_reasons.of_place(place, self._queue(found, mesh), mesh.snapshot.status.queues)
+
+    def _with_missing(self, document: TaskDocument, snapshot: StatusSnapshot) -> TaskDocument:
+        """What is said of a task of which nothing was found: what is missing may have held it."""
+        names = self._namespace
+        held = (f"stream {names.later_stream}", f"stream {names.dead_letters_stream}", f"bucket {names.results_bucket}")
+        missing = [each for each in held if each in snapshot.missing]
+        if document.state is not State.UNKNOWN or not missing:
+            return document
+        are = "is" if len(missing) == 1 else "are"
+        text = f"{', '.join(missing)} {are} missing on this server, and might have told of it: `diracx-task-run setup`"
+        return msgspec.structs.replace(document, why=[*document.why, text])
 
     async def _of_elsewhere(self, wanted: str) -> TaskDocument:
         """It is neither delayed, nor in flight, nor in a queue."""
