@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
@@ -35,6 +36,20 @@ def test_a_written_time_is_utc_to_the_microsecond(moment: datetime) -> None:
     assert len(text) == len("2026-12-01T06:00:00.000000Z")
     assert text.endswith("Z")
     assert from_rfc3339(text) == moment.astimezone(UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("yesterday", "'yesterday' is not a time, e.g. 2026-12-01T06:00:00Z"),
+        ("yesterdaZ", "'yesterdaZ' is not a time, e.g. 2026-12-01T06:00:00Z"),
+        ("2026-13-01T06:00:00Z", "month must be in 1..12"),
+        ("2026-12-01T06:00:00", "2026-12-01T06:00:00 has no time zone; write e.g. 2026-12-01T06:00:00+01:00 or ...Z"),
+    ],
+)
+def test_what_is_no_time_is_refused_in_the_words_of_its_writer(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        from_rfc3339(text)
 
 
 def test_a_time_out_of_range_in_utc_is_refused() -> None:

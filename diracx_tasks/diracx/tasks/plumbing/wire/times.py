@@ -45,10 +45,15 @@ def from_rfc3339(text: str) -> datetime:
     Raises:
         ValueError: The text is not a time, has no offset, or is out of range in UTC.
     """
-    if text.endswith("Z"):  # as all times that we write; it stands for UTC
-        return datetime.fromisoformat(text)
-    # RFC 3339 allows `t` and `z`.
-    moment = datetime.fromisoformat(text.upper())
+    try:
+        if text.endswith("Z"):  # as all times that we write; it stands for UTC
+            return datetime.fromisoformat(text)
+        # RFC 3339 allows `t` and `z`.
+        moment = datetime.fromisoformat(text.upper())
+    except ValueError as error:
+        if "isoformat" not in str(error):  # it names the part that is wrong
+            raise
+        raise ValueError(f"{shown(repr(text))} is not a time, e.g. 2026-12-01T06:00:00Z") from None
     if moment.tzinfo is None:
         raise ValueError(f"{text} has no time zone; write e.g. 2026-12-01T06:00:00+01:00 or ...Z")
     return in_utc(moment)
