@@ -53,6 +53,7 @@ async def test_the_failures_of_a_worker_are_told_the_newest_first_and_successes_
     assert (found[0].worker, found[0].size) == (worker.id, Size.SMALL)
     ended = found[0].ended
     assert (ended.task, ended.queue, ended.outcome) == ("test:Breaks", "normal-small", "discarded")
+    assert found[0].outcome == "dropped", "as logs and counts call it"
     assert (ended.error, ended.message, ended.attempt) == ("ValueError", f"{HOSTILE}2", 1)
     assert 0 <= ended.seconds < 60
 

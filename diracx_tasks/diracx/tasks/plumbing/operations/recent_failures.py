@@ -32,6 +32,11 @@ class RecentFailure:
     """Of the worker."""
     ended: EndedTask
 
+    @property
+    def outcome(self) -> str:
+        """Its outcome in the words of logs and counts, in which a task is dropped, and not discarded."""
+        return "dropped" if self.ended.outcome == "discarded" else self.ended.outcome
+
 
 async def recent_failures(
     connection: Connection,

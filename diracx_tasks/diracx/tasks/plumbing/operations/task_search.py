@@ -364,7 +364,7 @@ def _of_failure(failure: RecentFailure) -> FoundTask:
         attempts=ended.attempt - idle,
         worker=failure.worker,
         since=ended.at,
-        reason=f"{ended.outcome}: {error}",
+        reason=f"{failure.outcome}: {error}",
     )
 
 
