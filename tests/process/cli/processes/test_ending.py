@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -54,6 +56,28 @@ def test_a_call_that_is_done_ends_with_its_code_and_says_what_its_task_left(
     assert (done.returncode, done.stdout) == (0, "Result: None\n")
     assert [each for each in left if each not in left_in(done.stderr)] == []
     assert "MainThread" not in done.stderr, "it has run all of its code"
+
+
+SLOW_LOG = """
+import logging, threading, time
+from diracx.tasks.cli.processes.ending import end_within
+
+begun = threading.Event()
+
+class Slow(logging.Handler):
+    def emit(self, record):
+        begun.set()
+        time.sleep(2)
+
+logging.getLogger().addHandler(Slow())
+end_within(0, 7, "a test")
+begun.wait()
+"""
+
+
+def test_the_interpreter_waits_for_an_end_by_force_that_is_at_work() -> None:
+    done = subprocess.run([sys.executable, "-c", SLOW_LOG], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (7, ""), "beside it the interpreter would end with 0, or crash"
 
 
 def test_an_embedded_server_ends_though_a_child_that_was_left_holds_its_pipe(unruly: CommandLine) -> None:

@@ -39,6 +39,7 @@ _LOG_SECONDS: Final = 1.0
 
 
 _timers: Final[list[threading.Timer]] = []
+"""In pairs: after each that logs stands the one that ends the process if that blocks."""
 
 before_force: Final[list[Callable[[], object]]] = []
 """Called on a thread of its own before this process is ended by force, for `BEFORE_FORCE_SECONDS` at the most."""
@@ -54,8 +55,9 @@ def _cancel_timers() -> None:
     """
     for timer in _timers:
         timer.cancel()
-    for timer in _timers:
-        timer.join(_LOG_SECONDS)  # one that is at work ends the process
+        # One that is at work ends the process, or the next one does, which is not cancelled yet. However long that
+        # takes, the interpreter must not end beside it.
+        timer.join()
 
 
 def end_in_time(code: int) -> None:
