@@ -10,12 +10,31 @@ from typing import Any, Final
 
 from diracx.tasks.plumbing.background import in_background
 from diracx.tasks.plumbing.jetstream.connection import Connection
+from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats
+from diracx.tasks.plumbing.operations.worker_service import worker_service
+from diracx.tasks.plumbing.wire.names import Namespace
 
 WORKER: Final[dict[str, Any]] = {
     "id": "w1",
     "metadata": {"id": "host-1-small-w1", "size": "small", "host": "host", "pid": "1"},
 }
 """The part of an answer that says which worker it comes from."""
+
+
+def earlier_worker(names: Namespace, **others: Any) -> Service:
+    """The service of a worker of an earlier version, `host-1-small`: it knows no question but those in `others`."""
+    return Service(
+        name=worker_service(names),
+        id="host-1-small",
+        version="0.1",
+        description="An earlier version",
+        metadata={"id": "host-1-small", "size": "small"},
+        endpoint="execute",
+        subject="a.*.small",
+        queue_group="small",
+        stats=ServiceStats,
+        **others,
+    )
 
 
 @asynccontextmanager

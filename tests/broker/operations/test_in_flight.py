@@ -14,7 +14,7 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
 from diracx.tasks.plumbing.execution.cancellation import Cancellation, Cause
 from diracx.tasks.plumbing.execution.execution import current_execution
-from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, ask_all, serving
+from diracx.tasks.plumbing.jetstream.micro import ask_all, serving
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.operations import worker_service as worker_service_module
@@ -24,6 +24,7 @@ from diracx.tasks.plumbing.wire.envelope import TASK_LABELS, TASK_NAME, TRACEPAR
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
+from support.answering import earlier_worker
 from support.mesh import TaskMesh
 from support.recording_tasks import Wait, WaitRealtime
 
@@ -197,17 +198,7 @@ async def test_a_worker_whose_loop_is_held_up_answers_from_another_thread_and_na
 
 
 async def test_a_worker_that_does_not_know_the_question_is_listed_as_one_that_did_not_answer(mesh: TaskMesh) -> None:
-    earlier = Service(
-        name=worker_service(mesh.namespace),
-        id="host-1-small",
-        version="0.1",
-        description="An earlier version",
-        metadata={"id": "host-1-small", "size": "small"},
-        endpoint="execute",
-        subject="a.*.small",
-        queue_group="small",
-        stats=ServiceStats,
-    )
+    earlier = earlier_worker(mesh.namespace)
     async with serving(mesh.connection, earlier):
         assert await asked(mesh) == WorkerTasks("host-1-small", Size.SMALL, [], answered=False)
     assert await tasks_in_flight(mesh.connection, mesh.namespace) == []

@@ -12,18 +12,19 @@ from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.dead_letters.dead_tasks import dead_tasks
 from diracx.tasks.plumbing.dead_letters.replay import Replayer
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, serving
+from diracx.tasks.plumbing.jetstream.micro import serving
 from diracx.tasks.plumbing.lock_registry import JOB
 from diracx.tasks.plumbing.locks import BaseLock, MutexLock
 from diracx.tasks.plumbing.operations.past_deliveries import past_deliveries, past_events
 from diracx.tasks.plumbing.operations.task_document import State
 from diracx.tasks.plumbing.operations.task_search import TaskSearch, Wanted
-from diracx.tasks.plumbing.operations.worker_service import ENDED, advertised, worker_service
+from diracx.tasks.plumbing.operations.worker_service import ENDED, advertised
 from diracx.tasks.plumbing.retry_policies import ExponentialBackoff
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.plumbing.worker.worker import Worker
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
+from support.answering import earlier_worker
 from support.failing_tasks import Dies
 from support.locking import new_owner
 from support.mesh import TaskMesh
@@ -140,16 +141,8 @@ async def test_the_execution_that_goes_on_is_none_of_the_attempts_that_failed(me
 async def test_a_worker_of_an_earlier_version_tells_of_all_tasks_and_only_this_one_counts(mesh: TaskMesh) -> None:
     ended = {"task": "a:B", "queue": "normal-small", "outcome": "retry", "error": "E", "message": "", "attempt": 1}
     ended |= {"at": "2026-12-01T06:00:00Z", "seconds": 1.0}
-    earlier = Service(
-        name=worker_service(mesh.namespace),
-        id="host-1-small",
-        version="0.1",
-        description="An earlier version",
-        metadata={"id": "host-1-small", "size": "small"},
-        endpoint="execute",
-        subject="a.*.small",
-        queue_group="small",
-        stats=ServiceStats,
+    earlier = earlier_worker(
+        mesh.namespace,
         questions={ENDED: lambda _: {"ended": [{"id": each, **ended} for each in ("one", "other")], "left_off": 0}},
     )
     async with serving(mesh.connection, earlier):

@@ -7,12 +7,13 @@ from contextlib import AsyncExitStack
 
 from diracx.tasks.plumbing.base_task import BaseTask
 from diracx.tasks.plumbing.enums import Size
-from diracx.tasks.plumbing.jetstream.micro import Service, ServiceStats, ask_all, serving
+from diracx.tasks.plumbing.jetstream.micro import ask_all, serving
 from diracx.tasks.plumbing.operations.recent_failures import recent_failures
 from diracx.tasks.plumbing.operations.worker_service import ENDED, advertised, worker_service
 from diracx.tasks.plumbing.worker.snapshot import Counters
 from diracx.tasks.testing import wait_until
 from support import recording_tasks
+from support.answering import earlier_worker
 from support.mesh import TaskMesh
 from support.recording_tasks import Record
 
@@ -72,17 +73,7 @@ async def test_a_task_that_dies_at_its_first_attempt_says_so(mesh: TaskMesh) -> 
 
 
 async def test_a_worker_of_an_earlier_version_has_no_failures_to_tell(mesh: TaskMesh) -> None:
-    earlier = Service(
-        name=worker_service(mesh.namespace),
-        id="host-1-small",
-        version="0.1",
-        description="An earlier version",
-        metadata={"id": "host-1-small", "size": "small"},
-        endpoint="execute",
-        subject="a.*.small",
-        queue_group="small",
-        stats=ServiceStats,
-    )
+    earlier = earlier_worker(mesh.namespace)
     async with serving(mesh.connection, earlier):
         assert await recent_failures(mesh.connection, mesh.namespace) == []
 

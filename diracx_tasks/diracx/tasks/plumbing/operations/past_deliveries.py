@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Final
 
+import msgspec
+
 from diracx.tasks.plumbing.jetstream.connection import Connection
 from diracx.tasks.plumbing.jetstream.errors import PermissionDeniedError
 from diracx.tasks.plumbing.operations.recent_failures import recent_failures
@@ -46,17 +48,7 @@ async def past_deliveries(connection: Connection, namespace: Namespace, wanted: 
     except PermissionDeniedError:
         return []
     return [
-        PastDelivery(
-            task=each.ended.task,
-            worker=each.worker,
-            at=each.ended.at,
-            seconds=each.ended.seconds,
-            attempt=each.ended.attempt,
-            outcome=each.ended.outcome,
-            error=each.ended.error,
-            message=each.ended.message,
-            status=each.ended.status,
-        )
+        msgspec.convert(msgspec.structs.asdict(each.ended) | {"worker": each.worker}, PastDelivery)
         for each in reversed(found)
     ]
 
@@ -66,7 +58,8 @@ def past_events(document: TaskDocument) -> list[PastEvent]:
 
     Deliveries in a row that ended alike are one event: a busy lock gives back the same task many times.
     """
-    untold = [each for each in _not_among(document.past, document.errors) if each not in _told_elsewhere(document)]
+    told = list(_told_elsewhere(document))
+    untold = [each for each in _not_among(document.past, document.errors) if each not in told]
     alike = groupby(untold, key=lambda each: (each.outcome, each.error, each.message, each.attempt))
     return [_event(list(deliveries)) for _, deliveries in alike]
 
